@@ -1,0 +1,162 @@
+"""Open a picture with Pillow, from a file a stranger made, as 8-bit RGB.
+
+Every reason why a picture can't be used is one `ImageError` with one line of text.
+"""
+
+import io
+import os
+import stat
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy
+import PIL.Image
+import PIL.ImageOps
+
+from .values import ACCEPTED, Pixels, to_stored
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
+"""Formats that are tried. A list, because Pillow's own starts other programs (EPS: Ghostscript)."""
+
+MAX_PIXELS = 89_478_485
+"""Pictures of more pixels are refused before they are decoded (Pillow's own limit only warns up to
+twice this number)."""
+
+
+class ImageError(ValueError):
+    """A picture that can't be used. The message is one line that says why."""
+
+
+def read_image(value: Any) -> PIL.Image.Image:
+    """Read a picture, whatever it was attached as.
+
+    value (Any): What `doc._.image` takes: a path, the bytes of an image file, an array, a PIL image.
+    RETURNS (PIL.Image.Image): Mode RGB, upright (EXIF rotation applied), the first frame of an
+        animation, transparency composited on white.
+    RAISES (ImageError): It can't be read; the message says why.
+    """
+    if isinstance(value, Pixels):
+        return value.to_pil()
+    if isinstance(value, (str, os.PathLike)):
+        return _read_file(Path(value))
+    if isinstance(value, bytes):
+        if not value:
+            raise ImageError("the bytes of the picture are empty")
+        return _decode(io.BytesIO(value), "the bytes of the picture")
+    try:
+        stored = to_stored(value)
+    except (TypeError, ValueError) as err:
+        raise ImageError(str(err)) from err
+    if stored is None:
+        raise ImageError(f"no picture: expected {ACCEPTED}")
+    return read_image(stored)
+
+
+def probe_image(value: Any) -> None:
+    """Check that a picture can be opened, by its header only: fast, and enough to find missing, empty
+    and foreign files. A file that was cut short is only noticed by `read_image`.
+
+    value (Any): What `doc._.image` takes.
+    RAISES (ImageError): It can't be opened; the message says why.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        path = Path(value)
+        _check_file(path)
+        with _open(path, str(path)):
+            pass
+    elif isinstance(value, bytes):
+        with _open(io.BytesIO(value), "the bytes of the picture"):
+            pass
+    elif not isinstance(value, Pixels):
+        read_image(value)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        info = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"no such file: {path}") from None
+    except (OSError, ValueError) as err:  # no permission, name too long, NUL in the name
+        raise ImageError(f"can't open {str(path)[:200]!r}: {err}") from None
+    if stat.S_ISDIR(info.st_mode):
+        raise ImageError(f"is a folder, not a picture: {path}")
+    if not stat.S_ISREG(info.st_mode):  # a pipe or a device would block or never end
+        raise ImageError(f"is not a regular file: {path}")
+    if info.st_size == 0:
+        raise ImageError(f"the file is empty: {path}")
+
+
+def _read_file(path: Path) -> PIL.Image.Image:
+    _check_file(path)
+    return _decode(path, str(path))
+
+
+def _open(source: Any, name: str) -> PIL.Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # The limit below is ours and it refuses; Pillow's warning would only repeat it.
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            image = PIL.Image.open(source, formats=FORMATS)
+    except PIL.UnidentifiedImageError:
+        raise ImageError(f"not a picture in a known format ({', '.join(FORMATS)}): {name}") from None
+    except Exception as err:  # Pillow's plugins raise nearly anything on malformed files
+        raise ImageError(f"can't be opened ({_reason(err)}): {name}") from err
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height}"
+        image.close()
+        raise ImageError(f"too large ({size}, at most {MAX_PIXELS} pixels): {name}")
+    return image
+
+
+def _decode(source: Any, name: str) -> PIL.Image.Image:
+    with _open(source, name) as image:
+        try:
+            return to_rgb(image)
+        except Exception as err:
+            raise ImageError(f"can't be decoded ({_reason(err)}): {name}") from err
+
+
+def _reason(err: Exception) -> str:
+    return " ".join(f"{type(err).__name__}: {err}".split())[:200]
+
+
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Convert to upright 8-bit RGB, whatever the mode.
+
+    image (PIL.Image.Image): Any mode; decoded here if it was opened lazily. For an animation the frame
+        it stands at.
+    RETURNS (PIL.Image.Image): Mode RGB. Transparency is composited on white (the colours behind
+        transparent pixels are arbitrary); 16-bit and float pictures are scaled to 8 bits rather than
+        clipped.
+    """
+    image.load()
+    image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return PIL.Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return PIL.Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: PIL.Image.Image) -> "numpy.ndarray[Any, Any]":
+    # Pillow's own conversion clips 16-bit values at 255 (white) and floats below 1 at 0 (black).
+    values = numpy.asarray(image).astype("float64")
+    values = numpy.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    if image.mode.startswith("I;16") or (image.mode == "I" and _fits(values, 255, 65535)):
+        scaled = values / 257.0
+    elif _fits(values, -1, 1.0) and image.mode == "F":
+        scaled = values * 255.0
+    elif _fits(values, -1, 255):
+        scaled = values
+    else:  # no scale is stated in the file: use the range that is there
+        low, high = values.min(), values.max()
+        scaled = (values - low) * (255.0 / (high - low))
+    result: numpy.ndarray[Any, Any] = scaled.clip(0, 255).round().astype("uint8")
+    return result
+
+
+def _fits(values: "numpy.ndarray[Any, Any]", above: float, most: float) -> bool:
+    return bool(values.min() >= 0 and above < values.max() <= most)

@@ -1,0 +1,68 @@
+"""Objects in a picture: boxes in its pixels, or ready crops. This module knows their form only."""
+
+import math
+import os
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+Region: TypeAlias = str | dict[str, Any]
+"""The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`
+with the box in pixels of the upright picture."""
+
+
+def normalize_regions(values: Any) -> list[Region]:
+    """Bring regions into their one stored form.
+
+    values (Iterable): Each a path of a crop (`str` or `Path`), four numbers `(x0, y0, x1, y1)` in pixels
+        of the upright picture, or a dict with `"box"` and optionally `"label"` and `"score"`.
+    RETURNS (List[Region]): Paths as `str`, boxes as dicts; made of plain types.
+    RAISES (TypeError): Something that is none of these.
+    """
+    if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"doc._.regions takes a list of boxes or of paths of crops; got {type(values).__name__}."
+        )
+    return [_normalize_region(value, i) for i, value in enumerate(values)]
+
+
+def _normalize_region(value: Any, i: int) -> Region:
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    label, score, box = None, None, value
+    if isinstance(value, dict):
+        box, label, score = value.get("box"), value.get("label"), value.get("score")
+    try:
+        numbers = [float(x) for x in box]  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != 4:
+        raise TypeError(
+            f"doc._.regions[{i}] is neither the path of a crop nor a box: {value!r}. A box is four numbers "
+            '(x0, y0, x1, y1) in pixels, or a dict {"box": ..., "label": ..., "score": ...}.'
+        )
+    return {
+        "box": numbers,
+        "label": None if label is None else str(label),
+        "score": None if score is None else float(score),
+    }
+
+
+def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, int, int]:
+    """Turn a box into whole pixels that lie inside the picture.
+
+    box (Iterable[float]): x0, y0, x1, y1 in pixels.
+    width (int): Width of the picture in pixels.
+    height (int): Height of the picture in pixels.
+    RETURNS (Tuple[int, int, int, int]): left, upper, right, lower, at least one pixel wide and high.
+    RAISES (ValueError): The box is not finite, inverted, or has no pixel inside the picture.
+    """
+    x0, y0, x1, y1 = box
+    if not all(math.isfinite(x) for x in (x0, y0, x1, y1)):
+        raise ValueError(f"the box is not finite: {[x0, y0, x1, y1]}")
+    left, upper = max(0, math.floor(x0)), max(0, math.floor(y0))
+    right, lower = min(width, math.ceil(x1)), min(height, math.ceil(y1))
+    if x1 <= x0 or y1 <= y0 or right <= left or lower <= upper:
+        raise ValueError(
+            f"the box {[x0, y0, x1, y1]} has no pixel inside the picture of {width} x {height}"
+        )
+    return left, upper, right, lower
