@@ -1,11 +1,11 @@
 """Multimodal information extraction for spaCy.
 
-Importing the package registers the `Doc._` attributes (see `spacy_mmib.extensions`) and nothing else:
-components, architectures and the rest are found by spaCy through entry points, and torch is imported
-only when a pipeline's model is built.
+This module imports nothing: srsly loads our msgpack hooks while spaCy itself is being imported, and torch
+must not be imported before a model is built. spaCy finds components, architectures and the rest through
+entry points; creating any pipeline registers the `Doc._` attributes (without a pipeline,
+`import spacy_mmib.extensions` does).
 """
 
-from . import extensions  # noqa: F401
 from .about import __version__
 
 __all__ = ["__version__"]

@@ -1,4 +1,4 @@
-"""`Doc._` and `Span._` attributes, and the msgpack hooks that let them be stored.
+"""`Doc._` and `Span._` attributes: what a post has beside its text.
 
 Everything lives in `Doc.user_data` under spaCy's own keys, in immutable or plain form, so that
 `Doc.to_bytes`, `DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep it.
@@ -11,12 +11,11 @@ Everything lives in `Doc.user_data` under spaCy's own keys, in immutable or plai
 | `ent._.confidence` | probability of a predicted entity, 0-1, or `None` |
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from spacy.tokens import Doc, Span
 
-from .images.values import Pixels, StoredImage, from_stored, image_key, to_stored
+from .images.values import StoredImage, from_stored, image_key, to_stored
 from .regions import Region, normalize_regions
 
 IMAGE_KEY = ("._.", "image", None, None)
@@ -76,21 +75,6 @@ def _set(doc: Doc, key: Any, value: Any) -> None:
         doc.user_data.pop(key, None)
     else:
         doc.user_data[key] = value
-
-
-def encode_pixels(obj: Any, chain: Callable[[Any], Any] | None = None) -> Any:
-    """Msgpack encoder for pictures that were attached as objects (registered in `srsly`)."""
-    if isinstance(obj, Pixels):
-        return {"__spacy_mmib_pixels__": [obj.kind, obj.height, obj.width, obj.data]}
-    return obj if chain is None else chain(obj)
-
-
-def decode_pixels(obj: Any, chain: Callable[[Any], Any] | None = None) -> Any:
-    """Msgpack decoder, the inverse of `encode_pixels`."""
-    if isinstance(obj, dict) and "__spacy_mmib_pixels__" in obj:
-        kind, height, width, data = obj["__spacy_mmib_pixels__"]
-        return Pixels("pil" if kind == "pil" else "array", int(height), int(width), data)
-    return obj if chain is None else chain(obj)
 
 
 def register_extensions() -> None:
