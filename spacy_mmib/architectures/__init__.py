@@ -1,0 +1,1 @@
+"""Registered builders, thin: they name the settings and put layers together."""

@@ -1,0 +1,87 @@
+"""`spacy-mmib.MMIB_NER.v1`."""
+
+from typing import Any, Literal
+
+from spacy.tokens import Doc
+from spacy.util import registry
+from thinc.api import Model
+from thinc.types import Floats2d
+
+from ..layers.data import PostVectors
+from ..layers.mmib import MMIBLayer, core_width
+from ..layers.ner_head import NERHeadLayer, build_ner_head
+from ..layers.post_encoder import encode_posts, init_post_encoder
+
+
+@registry.architectures("spacy-mmib.MMIB_NER.v1")
+def build_mmib_ner_v1(
+    tok2vec: Model[list[Doc], list[Floats2d]],
+    img2vec: Model[list[Doc], list[Floats2d]],
+    *,
+    hidden_size: int | None = None,
+    heads: int = 12,
+    dropout: float = 0.1,
+    feed_forward: Literal["transformer", "linear"] = "transformer",
+    kl_reduction: Literal["mean", "sum"] = "mean",
+    discriminator: Literal["scalar", "vector"] = "scalar",
+    max_negatives: int = 16,
+    initial_log_var: float = 0.0,
+    mixed_precision: bool = False,
+    grad_scaler_config: dict[str, Any] | None = None,
+) -> Model[list[Doc], PostVectors]:
+    """Build the model of `mmib_ner`: both encoders, the MMIB core (Eq. 4-9, 16-17, 20-26) and a CRF over
+    BIO tags (Eq. 18, 27).
+
+    tok2vec (Model[List[Doc], List[Floats2d]]): Text vectors, a row a token: any of spaCy's, a listener
+        of a shared `tok2vec` or `transformer` included.
+    img2vec (Model[List[Doc], List[Floats2d]]): Picture vectors, a row a region, row 0 the whole picture, no
+        rows without a picture.
+    hidden_size (Optional[int]): d. `None`: the width of the text vectors; another number projects them.
+    heads (int): Attention heads; must divide d. The paper has 12 with d = 768.
+    dropout (float): 0-1, within the core. The rate in [training] does not reach it.
+    feed_forward (str): "transformer" (Linear, GELU, Linear, 4d wide) or "linear" (one Linear, as in the
+        code released with the paper).
+    kl_reduction (str): "mean" over real positions and dimensions, or "sum" over both as in Eq. 21.
+    discriminator (str): "scalar" (Eq. 26), or "vector" as in the released code.
+    max_negatives (int): In-batch pictures set against each text in the alignment term; the released
+        code uses 1.
+    initial_log_var (float): Around where log sigma^2 starts. 0: noise as strong as the signal, as in the
+        paper; lower numbers let a pretrained encoder be fine-tuned in few steps.
+    mixed_precision (bool): Run the core in half precision where that is safe. GPU only.
+    grad_scaler_config (Optional[Dict[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
+    RETURNS (Model[List[Doc], PostVectors]): Gives C; its ref "head" makes entities or a loss of it.
+    """
+    settings = {
+        "heads": heads,
+        "dropout": dropout,
+        "feed_forward": feed_forward,
+        "kl_reduction": kl_reduction,
+        "discriminator": discriminator,
+        "max_negatives": max_negatives,
+        "initial_log_var": initial_log_var,
+    }
+    core = MMIBLayer(
+        hidden_size=hidden_size,
+        settings=settings,
+        mixed_precision=mixed_precision,
+        grad_scaler_config=grad_scaler_config,
+    )
+    head = NERHeadLayer()
+    return Model(
+        "mmib_ner",
+        encode_posts,
+        init=init,
+        layers=[tok2vec, img2vec, core, head],
+        refs={"tok2vec": tok2vec, "img2vec": img2vec, "core": core, "head": head},
+        dims={"nO": None},
+    )
+
+
+def init(
+    model: Model[list[Doc], PostVectors], X: list[Doc] | None = None, Y: Any = None
+) -> None:
+    """Initialize all sub-layers. The number of labels has to be there as dimension nO."""
+    init_post_encoder(model, X)
+    width = core_width(model.get_ref("core"))
+    assert width is not None
+    build_ner_head(model.get_ref("head"), width=width, n_labels=model.get_dim("nO"))

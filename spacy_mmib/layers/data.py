@@ -1,0 +1,64 @@
+"""What passes between components and layers. Free of torch, so that components can import it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy
+from thinc.types import Floats1d, Floats2d
+
+Term: TypeAlias = Literal["kl_text", "kl_image", "alignment"]
+
+TERMS: tuple[Term, ...] = ("kl_text", "kl_image", "alignment")
+"""The regularizer terms, by the names they have in configs, losses and logs."""
+
+
+@dataclass
+class CoreInput:
+    """Vectors of a batch of posts, none of them without tokens.
+
+    text (List[Floats2d]): A row a token.
+    image (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
+    image_keys (List[Optional[str]]): Equal for equal pictures.
+    """
+
+    text: list[Floats2d]
+    image: list[Floats2d]
+    image_keys: list[str | None]
+
+
+@dataclass
+class PostVectors:
+    """What the core makes of a batch of posts; as a gradient, the same with d(loss)/d(value).
+
+    context (List[Floats2d]): C, picture-aware text vectors, a row a token.
+    terms (Dict[str, Floats1d]): The regularizer terms that were computed (in training), shape (1,).
+    kl_per_dim (Dict[str, float]): Mean KL in nats per dimension by term, whatever the reduction of the
+        terms; only of modalities that occur in the batch. For logging; has no gradient.
+    """
+
+    context: list[Floats2d]
+    terms: dict[str, Floats1d] = field(default_factory=dict)
+    kl_per_dim: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class NERTargets:
+    """Gold tags of a batch of posts, none of them without tokens.
+
+    tags (List[numpy.ndarray]): int64 a token: 0 for O, 2j + 1 for B and 2j + 2 for I of label j, -1 where
+        the gold is unknown.
+    """
+
+    tags: list["numpy.ndarray[Any, Any]"]
+
+
+@dataclass
+class NERInput:
+    """What goes into the head.
+
+    context (List[Floats2d]): C, a row a token.
+    targets (Optional[NERTargets]): Gold tags in training, `None` at inference.
+    """
+
+    context: list[Floats2d]
+    targets: NERTargets | None = None

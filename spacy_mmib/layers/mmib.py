@@ -1,0 +1,106 @@
+"""The MMIB core as a Thinc layer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
+from thinc.types import Floats2d
+
+from ..torch_modules.core import CoreOutput, MMIBCore
+from .data import TERMS, CoreInput, PostVectors
+from .padding import pad, unpad
+from .torch_shim import Unbuilt, get_module, set_module, wrap_module
+
+def MMIBLayer(  # noqa: N802 (Thinc's naming of layers)
+    *,
+    hidden_size: int | None,
+    settings: dict[str, Any],
+    mixed_precision: bool = False,
+    grad_scaler_config: dict[str, Any] | None = None,
+) -> Model[CoreInput, PostVectors]:
+    """Make the layer.
+
+    hidden_size (Optional[int]): d; the width of the text vectors if `None`.
+    settings (Dict[str, Any]): Of `torch_modules.core.MMIBCore`, without its widths.
+    mixed_precision (bool): See `wrap_module`.
+    grad_scaler_config (Optional[Dict[str, Any]]): See `wrap_module`.
+    RETURNS (Model[CoreInput, PostVectors]): The layer. Its attribute "terms" says which regularizer
+        terms a training step computes.
+    """
+    layer = wrap_module(
+        _convert_inputs,
+        _convert_outputs,
+        mixed_precision=mixed_precision,
+        grad_scaler_config=grad_scaler_config,
+    )
+    layer.name = "mmib_core"
+    layer.attrs["hidden_size"] = hidden_size
+    layer.attrs["settings"] = settings
+    layer.attrs["terms"] = list(TERMS)
+    return layer
+
+
+def build_core(
+    layer: Model[CoreInput, PostVectors], *, text_width: int, image_width: int
+) -> None:
+    """Build the torch module, with new weights, once the widths of its inputs are known.
+
+    RAISES (ValueError): Settings that don't fit, e.g. heads that don't divide the hidden size.
+    """
+    width = layer.attrs["hidden_size"] or text_width
+    module = MMIBCore(
+        text_width=text_width, image_width=image_width, width=width, **layer.attrs["settings"]
+    )
+    set_module(layer, module)
+
+
+def core_width(layer: Model[CoreInput, PostVectors]) -> int | None:
+    """RETURNS (Optional[int]): d, the width of C; `None` before the core is built."""
+    module = get_module(layer)
+    return None if isinstance(module, Unbuilt) else int(module.settings["width"])
+
+
+def _convert_inputs(
+    model: Model[Any, Any], X: CoreInput, is_train: bool
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], tuple[list[Floats2d], list[Floats2d]]]]:
+    text, text_mask = pad(X.text, requires_grad=is_train)
+    image, image_mask = pad(X.image, requires_grad=is_train)
+    numbers: dict[str, int] = {}
+    ids = [-1 if key is None else numbers.setdefault(key, len(numbers)) for key in X.image_keys]
+    image_ids = torch.tensor(ids, device=text.device)
+    args = (text, text_mask, image, image_mask, image_ids, tuple(model.attrs["terms"]))
+
+    def backprop(d_inputs: ArgsKwargs) -> tuple[list[Floats2d], list[Floats2d]]:
+        d_text, d_image = d_inputs.args[0], d_inputs.args[2]
+        # No gradient at all reaches the pictures of a batch in which no post has one.
+        d_image = torch.zeros_like(image) if d_image is None else d_image
+        return (
+            unpad(d_text, [len(x) for x in X.text]),
+            unpad(d_image, [len(x) for x in X.image]),
+        )
+
+    return ArgsKwargs(args=args, kwargs={}), backprop
+
+
+def _convert_outputs(
+    model: Model[Any, Any], inputs_outputs: tuple[CoreInput, CoreOutput], is_train: bool
+) -> tuple[PostVectors, Callable[[PostVectors], ArgsKwargs]]:
+    X, output = inputs_outputs
+    lengths = [len(x) for x in X.text]
+    tensors = {name: getattr(output, name) for name in TERMS}
+    terms = {name: torch2xp(t.detach()) for name, t in tensors.items() if t is not None}
+    kl_per_dim = {name: float(value) for name, value in output.kl_per_dim.items()}
+    Y = PostVectors(unpad(output.context, lengths), terms, kl_per_dim)
+
+    def backprop(dY: PostVectors) -> ArgsKwargs:
+        d_context, _ = pad(dY.context)
+        roots, grads = [output.context], [d_context]
+        for name, d_term in dY.terms.items():
+            # A term of a batch without any picture is a constant zero, outside the graph.
+            if tensors[name].requires_grad:
+                roots.append(tensors[name])
+                grads.append(xp2torch(d_term))
+        return ArgsKwargs(args=(roots,), kwargs={"grad_tensors": grads})
+
+    return Y, backprop

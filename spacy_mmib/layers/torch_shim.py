@@ -1,0 +1,118 @@
+"""Wrap a torch module for Thinc such that it can be built late and travels as data.
+
+Widths and label counts are only known when a pipeline is initialized or loaded, so a wrapped module
+starts as a placeholder. Stored, it is its class's name, its settings and its tensors (safetensors inside
+msgpack): loading builds the module from its settings, and no pickle is ever read.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import safetensors.torch
+import srsly
+import torch
+from thinc.api import CupyOps, Model, PyTorchGradScaler, PyTorchWrapper_v3, get_current_ops
+from thinc.util import get_torch_default_device
+from torch import nn
+
+from ..torch_modules.backbone import Backbone
+from ..torch_modules.core import MMIBCore
+from ..torch_modules.ner_head import NERHead
+from ..util import warn
+
+MODULES: dict[str, Callable[..., nn.Module]] = {
+    "Backbone": Backbone,
+    "MMIBCore": MMIBCore,
+    "NERHead": NERHead,
+}
+"""The only classes that stored modules can name. Each takes its `settings` as keywords."""
+
+
+class Unbuilt(nn.Module):
+    """Stands where a module will be once its sizes are known."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """RAISES (ValueError): Always."""
+        raise ValueError(
+            "This model has no weights yet: its sizes are only known after nlp.initialize() (or "
+            "'spacy train'), or after loading a saved pipeline with spacy.load()."
+        )
+
+
+def wrap_module(
+    convert_inputs: Callable[..., Any],
+    convert_outputs: Callable[..., Any],
+    *,
+    mixed_precision: bool = False,
+    grad_scaler_config: dict[str, Any] | None = None,
+) -> Model[Any, Any]:
+    """Make a Thinc layer around a module that will be set by `set_module` or by loading.
+
+    convert_inputs (Callable): As in `thinc.api.PyTorchWrapper_v3`.
+    convert_outputs (Callable): As in `thinc.api.PyTorchWrapper_v3`.
+    mixed_precision (bool): Run whitelisted operations in half precision. GPU only: on CPU it is
+        ignored with a warning.
+    grad_scaler_config (Optional[Dict[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
+    RETURNS (Model): The layer.
+    """
+    if mixed_precision and not isinstance(get_current_ops(), CupyOps):
+        warn("mixed_precision = true is ignored: it needs a GPU, and this pipeline runs on CPU.")
+        mixed_precision = False
+    return cast(
+        Model[Any, Any],
+        PyTorchWrapper_v3(
+            Unbuilt(),
+            convert_inputs=convert_inputs,
+            convert_outputs=convert_outputs,
+            mixed_precision=mixed_precision,
+            grad_scaler=PyTorchGradScaler(mixed_precision, **(grad_scaler_config or {})),
+            serialize_model=serialize_module,
+            deserialize_model=deserialize_module,
+        ),
+    )
+
+
+def get_module(layer: Model[Any, Any]) -> nn.Module:
+    """RETURNS (nn.Module): The module a layer wraps, `Unbuilt` before initialization."""
+    module: nn.Module = layer.shims[0]._model
+    return module
+
+
+def set_module(layer: Model[Any, Any], module: nn.Module) -> None:
+    """Put a built module in the layer's shim, on the device of the current ops."""
+    layer.shims[0]._model = module.to(get_torch_default_device())
+
+
+def serialize_module(module: nn.Module) -> bytes:
+    """RETURNS (bytes): Class name, settings and tensors as msgpack and safetensors."""
+    msg: dict[str, Any] = {"module": None}
+    if not isinstance(module, Unbuilt):
+        state = {key: tensor.contiguous().cpu() for key, tensor in module.state_dict().items()}
+        msg = {
+            "module": type(module).__name__,
+            "settings": module.settings,
+            "state": safetensors.torch.save(state),
+        }
+    data: bytes = srsly.msgpack_dumps(msg)
+    return data
+
+
+def deserialize_module(module: nn.Module, data: bytes, device: torch.device) -> nn.Module:
+    """Build the stored module.
+
+    module (nn.Module): What was there before; not used.
+    data (bytes): See `serialize_module`.
+    device (torch.device): Where to put it.
+    RETURNS (nn.Module): The module, with its weights.
+    """
+    msg = srsly.msgpack_loads(data)
+    if msg["module"] is None:
+        return Unbuilt()
+    if msg["module"] not in MODULES:
+        raise ValueError(
+            f"The saved pipeline holds a module {msg['module']!r} that this version of spacy-mmib doesn't "
+            f"know (it knows {sorted(MODULES)}). Install the version it was saved with."
+        )
+    built = MODULES[msg["module"]](**msg["settings"])
+    built.load_state_dict(safetensors.torch.load(msg["state"]))
+    return built.to(device)

@@ -1,0 +1,66 @@
+"""Loss weights that change during training."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from thinc.api import registry
+
+
+class Warmup:
+    """Rises linearly from one value to another and stays there.
+
+    initial (float): Value of the first step.
+    final (float): Value from step `steps` on.
+    steps (int): Steps to get there.
+    """
+
+    def __init__(self, initial: float, final: float, steps: int) -> None:
+        self.initial, self.final, self.steps = initial, final, steps
+        self.step = 0
+
+    def __iter__(self) -> Iterator[float]:
+        return self
+
+    def __next__(self) -> float:
+        share = min(1.0, self.step / self.steps) if self.steps > 0 else 1.0
+        self.step += 1
+        return self.initial + share * (self.final - self.initial)
+
+
+@registry.schedules("spacy-mmib.warmup.v1")
+def warmup(initial: float = 0.0, final: float = 0.1, steps: int = 1000) -> Iterable[float]:
+    """Warm a loss weight up.
+
+    initial (float): Value of the first step.
+    final (float): Value from step `steps` on.
+    steps (int): Number of updates in between.
+    RETURNS (Iterable[float]): A value a step.
+    """
+    return Warmup(initial, final, steps)
+
+
+class Weight:
+    """A loss weight: a number, or the values of a schedule one after the other.
+
+    value (Union[float, Iterable[float]]): In spaCy 3 schedules are iterables. Where one ends its last
+        value stays.
+    """
+
+    def __init__(self, value: float | Iterable[float]) -> None:
+        self._schedule: Iterator[float] | None = None
+        self.current = 0.0
+        if isinstance(value, Iterable):
+            self._schedule = iter(value)
+        else:
+            self.current = float(value)
+
+    def next(self) -> float:
+        """RETURNS (float): The weight of the next update."""
+        if self._schedule is not None:
+            self.current = float(next(self._schedule, self.current))
+        return self.current
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Most of Thinc's schedules are generators, which can't be pickled. A copy that predicts in
+        # another process has no use for them.
+        return {"_schedule": None, "current": self.current}

@@ -1,0 +1,172 @@
+"""The MMIB core: text and picture vectors in, picture-aware text vectors and regularizer terms out."""
+
+from collections.abc import Collection
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import nn
+
+from .attention import AttentivePropagationEncoder, FeedForward
+from .regularizers import (
+    AlignmentDiscriminator,
+    Discriminator,
+    KLReduction,
+    at_least_float32,
+    kl_to_standard_normal,
+    masked_mean,
+    reduce_kl,
+)
+from .variational import Latent, VariationalEncoder
+
+Term: TypeAlias = Literal["kl_text", "kl_image", "alignment"]
+
+
+class CoreOutput(NamedTuple):
+    """What the core gives.
+
+    context (torch.Tensor): C, the picture-aware text vectors (Eq. 17), (b, n, d).
+    kl_text (Optional[torch.Tensor]): KL of the text's posterior (Eq. 20-21), (1,).
+    kl_image (Optional[torch.Tensor]): The same for pictures, (1,).
+    alignment (Optional[torch.Tensor]): The alignment loss (Eq. 24-26), (1,).
+    kl_per_dim (Dict[str, torch.Tensor]): The KLs that were computed as nats per dimension, whatever their
+        reduction; detached. A modality that is absent from the whole batch is absent here.
+
+    Terms that were not asked for, and all of them outside training, are `None`.
+    """
+
+    context: torch.Tensor
+    kl_text: torch.Tensor | None
+    kl_image: torch.Tensor | None
+    alignment: torch.Tensor | None
+    kl_per_dim: dict[str, torch.Tensor]
+
+
+class MMIBCore(nn.Module):
+    """Variational encoders, bi-directional fusion and both regularizers (Eq. 4-9, 16-17, 20-26).
+
+    text_width (int): Width of the text vectors X^T. Projected to `width` if it differs.
+    image_width (int): Width of the picture vectors; always projected (W_v).
+    width (int): d, the hidden size.
+    heads (int): h, attention heads; must divide `width`.
+    dropout (float): In every attentive propagation encoder.
+    feed_forward (str): "transformer" or "linear", see `AttentivePropagationEncoder`.
+    kl_reduction (str): "mean" or "sum", see `reduce_kl`.
+    discriminator (str): "scalar" or "vector", see `AlignmentDiscriminator`.
+    max_negatives (int): See `AlignmentDiscriminator`.
+    initial_log_var (float): See `VariationalEncoder`.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_width: int,
+        image_width: int,
+        width: int,
+        heads: int = 12,
+        dropout: float = 0.1,
+        feed_forward: FeedForward = "transformer",
+        kl_reduction: KLReduction = "mean",
+        discriminator: Discriminator = "scalar",
+        max_negatives: int = 16,
+        initial_log_var: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {
+            "text_width": text_width,
+            "image_width": image_width,
+            "width": width,
+            "heads": heads,
+            "dropout": dropout,
+            "feed_forward": feed_forward,
+            "kl_reduction": kl_reduction,
+            "discriminator": discriminator,
+            "max_negatives": max_negatives,
+            "initial_log_var": initial_log_var,
+        }
+        if kl_reduction not in ("mean", "sum"):
+            raise ValueError(f"kl_reduction is 'mean' or 'sum', not {kl_reduction!r}.")
+        self.width = width
+        self.kl_reduction: KLReduction = kl_reduction
+        self.text_projection: nn.Module = nn.Identity()
+        if text_width != width:
+            self.text_projection = nn.Linear(text_width, width)
+        self.image_projection = nn.Linear(image_width, width)
+        self.text_encoder = VariationalEncoder(width, heads, dropout, feed_forward, initial_log_var)
+        self.image_encoder = VariationalEncoder(
+            width, heads, dropout, feed_forward, initial_log_var
+        )
+        # Stands in the place of Z^V for a post without a picture. Directly in latent space: there is
+        # nothing to compress, so such a post has no posterior and no KL.
+        self.no_picture = nn.Parameter(torch.empty(width).normal_(std=width**-0.5))
+        self.image_to_text = AttentivePropagationEncoder(width, heads, dropout, feed_forward)
+        self.text_to_image = AttentivePropagationEncoder(width, heads, dropout, feed_forward)
+        self.discriminator = AlignmentDiscriminator(width, discriminator, max_negatives)
+
+    def forward(
+        self,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        image: torch.Tensor,
+        image_mask: torch.Tensor,
+        image_ids: torch.Tensor,
+        terms: Collection[Term] = ("kl_text", "kl_image", "alignment"),
+    ) -> CoreOutput:
+        """Fuse text and picture.
+
+        text (torch.Tensor): X^T before projection, (b, n, text_width).
+        text_mask (torch.Tensor): Bool (b, n); at least one True a post.
+        image (torch.Tensor): Picture vectors before W_v, (b, m + 1, image_width); m + 1 may be 0.
+        image_mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
+        image_ids (torch.Tensor): Long (b,), equal for equal pictures, negative for a post without.
+        terms (Collection[str]): The regularizer terms to compute, in training.
+        RETURNS (CoreOutput): See there.
+        """
+        with_picture = image_mask.any(-1)
+        text_latent = self.text_encoder(self.text_projection(text), text_mask)
+        kl_per_dim: dict[str, torch.Tensor] = {}
+        z_image, keys_mask, kl_image = self._encode_pictures(image, image_mask, terms, kl_per_dim)
+        fused = self.image_to_text(z_image, text_latent.z, text_mask)  # B, Eq. 16
+        context = self.text_to_image(text_latent.z, fused, keys_mask)  # C, Eq. 17
+        kl_text = alignment = None
+        if self.training and "kl_text" in terms:
+            kl_text, kl_per_dim["kl_text"] = self._kl(text_latent, text_mask)
+        if self.training and "alignment" in terms:
+            alignment = self.discriminator(
+                masked_mean(text_latent.z, text_mask),
+                masked_mean(z_image, keys_mask),
+                torch.where(with_picture, image_ids, -1),
+            )
+        return CoreOutput(at_least_float32(context), kl_text, kl_image, alignment, kl_per_dim)
+
+    def _kl(self, latent: Latent, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert latent.log_var is not None
+        kl = kl_to_standard_normal(latent.mu, latent.log_var, mask)
+        per_dim = reduce_kl(kl.detach(), mask, self.width, "mean")
+        return reduce_kl(kl, mask, self.width, self.kl_reduction), per_dim
+
+    def _encode_pictures(
+        self,
+        image: torch.Tensor,
+        mask: torch.Tensor,
+        terms: Collection[Term],
+        kl_per_dim: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """RETURNS (Tuple): Z^V with the learned row where there is no picture (b, max(m + 1, 1), d), its
+        mask, and KL of the picture posteriors, if asked for (then also in `kl_per_dim`).
+        """
+        with_picture = mask.any(-1)
+        rows = torch.nonzero(with_picture).squeeze(-1)
+        z = self.no_picture.expand(len(mask), max(mask.shape[1], 1), self.width)
+        keys_mask = mask.new_zeros(z.shape[:2])
+        keys_mask[:, 0] = True
+        kl_image = None
+        if self.training and "kl_image" in terms:
+            kl_image = z.new_zeros(1)
+        if len(rows):
+            # Only posts with a picture are encoded: attention over no key at all is undefined.
+            latent = self.image_encoder(self.image_projection(image[rows]), mask[rows])
+            z = z.to(latent.z.dtype).index_copy(0, rows, latent.z)
+            keys_mask = torch.where(with_picture.unsqueeze(-1), mask, keys_mask)
+            if kl_image is not None:
+                kl_image, kl_per_dim["kl_image"] = self._kl(latent, mask[rows])
+        return z, keys_mask, kl_image
