@@ -14,10 +14,21 @@ import numpy
 import PIL.Image
 import PIL.ImageOps
 
+# Pillow only tries formats whose plugins are imported, and importing all takes a while.
+from PIL import (  # noqa: F401
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
 from .values import ACCEPTED, Pixels, to_stored
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
-"""Formats that are tried. A list, because Pillow's own starts other programs (EPS: Ghostscript)."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that are tried (MPO files open as the JPEG they begin with). A list, because Pillow's own starts other programs (EPS: Ghostscript)."""
 
 MAX_PIXELS = 89_478_485
 """Pictures of more pixels are refused before they are decoded (Pillow's own limit only warns up to

@@ -5,6 +5,7 @@ starts as a placeholder. Stored, it is its class's name, its settings and its te
 msgpack): loading builds the module from its settings, and no pickle is ever read.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -26,6 +27,12 @@ MODULES: dict[str, Callable[..., nn.Module]] = {
     "NERHead": NERHead,
 }
 """The only classes that stored modules can name. Each takes its `settings` as keywords."""
+
+
+# nlp.pipe(n_process=...) forks where the platform forks. OpenMP's threads don't survive a fork, so a child
+# of a process that has already predicted would wait for them forever; one thread needs none.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class Unbuilt(nn.Module):

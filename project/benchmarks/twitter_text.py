@@ -1,0 +1,89 @@
+"""mmib_ner beside spaCy's own ner on the text of a corpus: same encoder, epochs, optimizer and seed.
+
+No picture is used, so this is no number of the paper's: it shows what the model costs or gains where there
+is nothing to see. Prints one table and writes it as JSON.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import spacy
+import typer
+from spacy.cli._util import setup_gpu
+from spacy.cli.train import train
+from spacy_mmib.corpus import create_corpus_v1
+from wasabi import msg
+
+CONFIGS = {"mmib_ner": "configs/ner_trf.cfg", "ner": "configs/baseline_trf.cfg"}
+
+
+def main(
+    data: Path = typer.Argument(..., help="Folder with train.spacy, dev.spacy and test.spacy"),
+    transformer: str = typer.Argument(..., help="Name or folder of a transformers model"),
+    output: Path = typer.Option(Path("project/training/twitter_text"), help="For the models"),
+    metrics: Path = typer.Option(Path("project/metrics/twitter_text.json"), help="For the table"),
+    epochs: int = typer.Option(5, help="Passes over the training data"),
+    batch_size: int = typer.Option(16, help="Posts in a batch"),
+    learn_rate: float = typer.Option(1e-4, help="Peak of the warmup_linear schedule"),
+    seed: int = typer.Option(0, help="For both trainings"),
+    gpu_id: int = typer.Option(-1, help="GPU, or -1 for CPU"),
+) -> None:
+    """Train both, one after the other, and print the table."""
+    reader = create_corpus_v1(data / "train.spacy")
+    n_posts = sum(1 for _ in reader(spacy.blank("en")))
+    steps_an_epoch = -(-n_posts // batch_size)
+    overrides = {
+        "paths.train": str(data / "train.spacy"),
+        "paths.dev": str(data / "dev.spacy"),
+        "components.transformer.model.name": transformer,
+        "training.max_epochs": epochs,
+        "training.eval_frequency": steps_an_epoch,
+        "training.batcher.size": batch_size,
+        "training.optimizer.learn_rate.initial_rate": learn_rate,
+        "training.optimizer.learn_rate.warmup_steps": steps_an_epoch // 2,
+        # One step more than there are: the last evaluation comes before the training ends.
+        "training.optimizer.learn_rate.total_steps": epochs * steps_an_epoch + 1,
+        "system.seed": seed,
+    }
+    # The picture encoder is part of the model but is never run: there is no picture.
+    unused = {
+        "components.mmib_ner.model.img2vec.arch": "resnet18",
+        "components.mmib_ner.model.img2vec.weights": None,
+    }
+    setup_gpu(gpu_id)
+    results: dict[str, Any] = {}
+    for component, config in CONFIGS.items():
+        msg.divider(f"{component} on {Path(transformer).name}")
+        extra = unused if component == "mmib_ner" else {}
+        train(config, output / component, use_gpu=gpu_id, overrides={**overrides, **extra})
+        results[component] = evaluate(output / component / "model-best", data)
+    print_table(results, epochs)
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    setting = {"epochs": epochs, "batch_size": batch_size, "learn_rate": learn_rate, "seed": seed}
+    metrics.write_text(json.dumps({"pictures": "none", **setting, "results": results}, indent=2))
+
+
+def evaluate(model: Path, data: Path) -> dict[str, dict[str, float]]:
+    """RETURNS (Dict[str, Dict[str, float]]): Scores (0-1) of the best epoch on dev, by split."""
+    nlp = spacy.load(model)
+    scores = {}
+    for split in ("dev", "test"):
+        found = nlp.evaluate(list(create_corpus_v1(data / f"{split}.spacy")(nlp)), batch_size=64)
+        scores[split] = {key: found[f"ents_{key}"] for key in "prf"}
+    return scores
+
+
+def print_table(results: dict[str, Any], epochs: int) -> None:
+    """Print precision, recall and F of both components on dev and test."""
+    msg.divider(f"text only, {epochs} epochs, epoch chosen on dev")
+    rows = []
+    for component, scores in results.items():
+        numbers = [f"{100 * scores[s][k]:.2f}" for s in ("dev", "test") for k in "prf"]
+        rows.append((component, *numbers))
+    header = ("", "dev P", "dev R", "dev F", "test P", "test R", "test F")
+    msg.table(rows, header=header, aligns=("l",) + ("r",) * 6, divider=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
