@@ -32,7 +32,7 @@ def _normalize_region(value: Any, i: int) -> Region:
     if isinstance(value, dict):
         box, label, score = value.get("box"), value.get("label"), value.get("score")
     try:
-        numbers = [float(x) for x in box]  # type: ignore[union-attr]
+        numbers = [float(x) for x in box]
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) != 4:

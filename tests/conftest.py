@@ -59,13 +59,6 @@ def mmib_data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(autouse=True)
-def _no_random_weights_warning(request):
-    """Encoders in tests have random weights on purpose."""
-    mark = pytest.mark.filterwarnings("ignore:.*random weights and is frozen")
-    request.node.add_marker(mark)
-
-
 def make_picture(colour: str, size: tuple[int, int] = (40, 30)) -> PIL.Image.Image:
     return PIL.Image.new("RGB", size, colour)
 

@@ -9,6 +9,7 @@ from conftest import MODEL, entities, make_examples, make_nlp, make_picture, new
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
+
 from spacy_mmib.pipeline.batching import batches_by_length
 from spacy_mmib.pipeline.collapse import CollapseMonitor
 from spacy_mmib.schedules import Weight
@@ -19,7 +20,9 @@ def test_overfits_what_only_the_pictures_can_tell(trained):
     gold = make_examples(trained)
     predicted = list(trained.pipe(new_docs(trained)))
     for eg, doc in zip(gold, predicted):
-        assert [(e.text, e.label_) for e in doc.ents] == [(e.text, e.label_) for e in eg.reference.ents]
+        assert [(e.text, e.label_) for e in doc.ents] == [
+            (e.text, e.label_) for e in eg.reference.ents
+        ]
         assert all(0.5 < ent._.confidence <= 1 for ent in doc.ents)
     assert trained.evaluate(gold)["ents_f"] == 1.0
     # without pictures the same texts can't be told apart
@@ -33,8 +36,14 @@ def test_overfits_what_only_the_pictures_can_tell(trained):
 def test_losses_have_their_own_keys_and_add_up():
     nlp = make_nlp(beta1=0.3, beta2=0.2, alignment_weight=0.5)
     losses = train(nlp, make_examples(nlp), steps=3)
-    assert set(losses) == {"mmib_ner"} | {f"mmib_ner_{t}" for t in ("task", "kl_text", "kl_image", "alignment")}
-    total = losses["mmib_ner_task"] + 0.3 * losses["mmib_ner_kl_text"] + 0.2 * losses["mmib_ner_kl_image"]
+    assert set(losses) == {"mmib_ner"} | {
+        f"mmib_ner_{t}" for t in ("task", "kl_text", "kl_image", "alignment")
+    }
+    total = (
+        losses["mmib_ner_task"]
+        + 0.3 * losses["mmib_ner_kl_text"]
+        + 0.2 * losses["mmib_ner_kl_image"]
+    )
     assert losses["mmib_ner"] == pytest.approx(total + 0.5 * losses["mmib_ner_alignment"], rel=1e-5)
     nlp.update(make_examples(nlp), losses=losses)
     assert losses["mmib_ner"] > total
@@ -139,7 +148,9 @@ def test_unknown_label_in_the_data_names_the_post():
     nlp = make_nlp()
     train(nlp, make_examples(nlp), steps=1)
     eg = Example.from_dict(nlp.make_doc("I saw Paris"), {"entities": [(6, 11, "GPE")]})
-    with pytest.raises(ValueError, match=r"label 'GPE' .* not one of \['ORG', 'PER'\].*I saw Paris"):
+    with pytest.raises(
+        ValueError, match=r"label 'GPE' .* not one of \['ORG', 'PER'\].*I saw Paris"
+    ):
         nlp.update([eg])
 
 
@@ -160,11 +171,19 @@ def test_missing_and_misaligned_gold_is_unknown_not_outside():
     # the entity "New York" begins inside a token of the prediction
     gold = Doc(nlp.vocab, words=["I", "love", "New", "York", "City"])
     gold.ents = [Span(gold, 2, 4, label="ORG")]
-    predicted = Doc(nlp.vocab, words=["I", "loveNew", "York", "City"], spaces=[True, True, True, False])
-    gold2 = Doc(nlp.vocab, words=["I", "love", "New", "York", "City"], spaces=[True, False, True, True, False])
+    predicted = Doc(
+        nlp.vocab, words=["I", "loveNew", "York", "City"], spaces=[True, True, True, False]
+    )
+    gold2 = Doc(
+        nlp.vocab,
+        words=["I", "love", "New", "York", "City"],
+        spaces=[True, False, True, True, False],
+    )
     gold2.ents = [Span(gold2, 2, 4, label="ORG")]
     assert component._get_tags(Example(predicted, gold2)).tolist() == [0, -1, -1, 0]
-    whole = component._get_tags(Example(Doc(nlp.vocab, words=["I", "love", "New", "York", "City"]), gold))
+    whole = component._get_tags(
+        Example(Doc(nlp.vocab, words=["I", "love", "New", "York", "City"]), gold)
+    )
     assert whole.tolist() == [0, 0, 2 * org + 1, 2 * org + 2, 0]
 
 
@@ -181,7 +200,10 @@ def test_masked_tokens_teach_nothing(masked):
         return Example(Doc(nlp.vocab, words=words), gold)
 
     examples = [example(words, [0], [2] if masked else [])]
-    examples += [example(["Jo", "met", "Rob", "here"], [0, 2]), example(["Rob", "met", "Jo"], [0, 2])]
+    examples += [
+        example(["Jo", "met", "Rob", "here"], [0, 2]),
+        example(["Rob", "met", "Jo"], [0, 2]),
+    ]
     train(nlp, examples, steps=50)
     found = [ent.text for ent in nlp(Doc(nlp.vocab, words=words)).ents]
     assert found == (["Mia", "Rob"] if masked else ["Mia"])
@@ -218,12 +240,14 @@ def test_a_post_alone_in_a_batch_and_in_any_order(trained):
     for position in (0, 17, 31):
         batch = others[:position] + [post()] + others[position:]
         full = [doc for doc in batch if len(doc)]
-        index = next(i for i, doc in enumerate(full) if doc.text == "Rob had dinner with us ".strip())
+        index = next(
+            i for i, doc in enumerate(full) if doc.text == "Rob had dinner with us ".strip()
+        )
         numpy.testing.assert_allclose(vectors(trained, batch)[index], alone, atol=1e-5)
         docs = list(trained.get_pipe("mmib_ner").pipe([d.copy() for d in batch], batch_size=32))
         assert entities(docs)[position] == expected
     shuffled = [others[i] for i in rng.permutation(31)]
-    by_text = lambda docs: {d.text: e for d, e in zip(docs, entities(docs))}  # noqa: E731
+    by_text = lambda docs: {d.text: e for d, e in zip(docs, entities(docs))}
     pipe = trained.get_pipe("mmib_ner").pipe
     in_order = list(pipe([d.copy() for d in others], batch_size=32))
     assert by_text(in_order) == by_text(list(pipe([d.copy() for d in shuffled], batch_size=5)))
@@ -365,7 +389,9 @@ def test_unreadable_pictures(policy, tmp_path):
         return found
 
     if policy == "warn":
-        with pytest.warns(MMIBWarning, match=r"Rob had dinner.*not a picture.*processed from its text"):
+        with pytest.warns(
+            MMIBWarning, match=r"Rob had dinner.*not a picture.*processed from its text"
+        ):
             results = list(nlp.pipe(docs()))
         assert "not a picture" in results[1]._.image_error
         assert results[0]._.image_error is None
@@ -405,7 +431,10 @@ def test_collapse_is_noticed_in_training(caplog):
     component = nlp.get_pipe("mmib_ner")
     component._monitor.window = 10
     component._monitor.threshold = 0.2  # reached in 60 updates rather than in some hundreds
-    with caplog.at_level("INFO", logger="spacy.mmib"), pytest.warns(MMIBWarning, match="picture posterior"):
+    with (
+        caplog.at_level("INFO", logger="spacy.mmib"),
+        pytest.warns(MMIBWarning, match="picture posterior"),
+    ):
         spacy.util.logger.propagate = True
         train(nlp, make_examples(nlp), steps=60)
     assert "KL per dimension of the picture posterior" in caplog.text

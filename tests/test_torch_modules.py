@@ -6,6 +6,7 @@ import math
 import numpy
 import pytest
 import torch
+
 from spacy_mmib.torch_modules.attention import AttentivePropagationEncoder
 from spacy_mmib.torch_modules.core import MMIBCore
 from spacy_mmib.torch_modules.ner_head import NERHead
@@ -27,7 +28,13 @@ def _seed():
 
 
 def make_core(**settings) -> MMIBCore:
-    settings = {"text_width": D, "image_width": 6, "width": D, "heads": 2, "dropout": 0.0} | settings
+    settings = {
+        "text_width": D,
+        "image_width": 6,
+        "width": D,
+        "heads": 2,
+        "dropout": 0.0,
+    } | settings
     return MMIBCore(**settings).double()
 
 
@@ -44,12 +51,16 @@ def make_inputs():
 
 def layer_norm(x, norm):
     mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) / numpy.sqrt(var + norm.eps) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    return (x - mean) / numpy.sqrt(
+        var + norm.eps
+    ) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
 
 
 @pytest.mark.parametrize("feed_forward", ["transformer", "linear"])
 def test_attention_encoder_is_equations_4_and_5(feed_forward):
-    encoder = AttentivePropagationEncoder(D, heads=2, dropout=0.0, feed_forward=feed_forward).double()
+    encoder = AttentivePropagationEncoder(
+        D, heads=2, dropout=0.0, feed_forward=feed_forward
+    ).double()
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     query, keys = torch.randn(1, 4, D).double(), torch.randn(1, N, D).double()
@@ -161,14 +172,21 @@ def test_both_kls_of_the_core(reduction):
     for i in range(B):
         x = text[i : i + 1, text_mask[i]]
         full = torch.ones(1, x.shape[1]).bool()
-        text_kls.append(reference_kl(core.text_encoder.mu(x, x, full), core.text_encoder.log_var(x, x, full)))
+        text_kls.append(
+            reference_kl(core.text_encoder.mu(x, x, full), core.text_encoder.log_var(x, x, full))
+        )
         if image_mask[i].any():
             v = core.image_projection(image[i : i + 1, image_mask[i]])
             full = torch.ones(1, v.shape[1]).bool()
             image_kls.append(
-                reference_kl(core.image_encoder.mu(v, v, full), core.image_encoder.log_var(v, v, full))
+                reference_kl(
+                    core.image_encoder.mu(v, v, full), core.image_encoder.log_var(v, v, full)
+                )
             )
-    for kls, got, name in ((text_kls, output.kl_text, "kl_text"), (image_kls, output.kl_image, "kl_image")):
+    for kls, got, name in (
+        (text_kls, output.kl_text, "kl_text"),
+        (image_kls, output.kl_image, "kl_image"),
+    ):
         per_dim = torch.cat([kl.flatten() for kl in kls]).mean()
         expected = per_dim if reduction == "mean" else torch.stack([kl.sum() for kl in kls]).mean()
         torch.testing.assert_close(got, expected.reshape(1))
@@ -183,34 +201,45 @@ def test_alignment_by_hand_for_a_batch_of_three():
     text, image = torch.randn(3, D).double(), torch.randn(3, D).double()
 
     def probability(t, v):
-        hidden = torch.relu(discriminator.text.weight @ t + discriminator.text.bias + discriminator.image.weight @ v)
+        hidden = torch.relu(
+            discriminator.text.weight @ t + discriminator.text.bias + discriminator.image.weight @ v
+        )
         return torch.sigmoid(discriminator.output[1].weight @ hidden + discriminator.output[1].bias)
 
     def expected(negatives, posts=(0, 1, 2)):
         loss = -torch.stack([probability(text[i], image[i]).log() for i in posts]).mean()
         if negatives:
-            loss -= torch.stack([(1 - probability(text[i], image[j])).log() for i, j in negatives]).mean()
+            loss -= torch.stack(
+                [(1 - probability(text[i], image[j])).log() for i, j in negatives]
+            ).mean()
         return loss.reshape(1)
 
     everyone = [(i, j) for i in range(3) for j in range(3) if i != j]
-    torch.testing.assert_close(discriminator(text, image, torch.tensor([0, 1, 2])), expected(everyone))
+    torch.testing.assert_close(
+        discriminator(text, image, torch.tensor([0, 1, 2])), expected(everyone)
+    )
     # posts 0 and 2 have the same picture: they are no negatives of each other
     same = [(i, j) for i, j in everyone if {i, j} != {0, 2}]
     torch.testing.assert_close(discriminator(text, image, torch.tensor([5, 1, 5])), expected(same))
     # post 1 has no picture
     torch.testing.assert_close(
-        discriminator(text, image, torch.tensor([0, -1, 2])), expected([(0, 2), (2, 0)], posts=(0, 2))
+        discriminator(text, image, torch.tensor([0, -1, 2])),
+        expected([(0, 2), (2, 0)], posts=(0, 2)),
     )
     # no negative, no negative term
     torch.testing.assert_close(discriminator(text, image, torch.tensor([7, 7, 7])), expected([]))
-    torch.testing.assert_close(discriminator(text, image, torch.tensor([-1, 4, -1])), expected([], posts=(1,)))
+    torch.testing.assert_close(
+        discriminator(text, image, torch.tensor([-1, 4, -1])), expected([], posts=(1,))
+    )
     assert discriminator(text, image, torch.tensor([-1, -1, -1])).item() == 0
 
 
 def test_number_of_negatives_is_bounded():
     discriminator = AlignmentDiscriminator(D, max_negatives=1)
     seen = []
-    discriminator.output.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    discriminator.output.register_forward_hook(
+        lambda module, inputs, output: seen.append(len(output))
+    )
     discriminator(torch.randn(5, D), torch.randn(5, D), torch.arange(5))
     assert seen == [5, 5]  # own pairs, then one negative each
 
@@ -219,10 +248,14 @@ def test_vector_discriminator_scores_every_dimension():
     discriminator = AlignmentDiscriminator(D, kind="vector").double()
     text, image = torch.randn(2, D).double(), torch.randn(2, D).double()
     joint = torch.cat([discriminator.text.weight, discriminator.image.weight], 1)
-    pair = lambda i, j: torch.sigmoid(joint @ torch.cat([text[i], image[j]]) + discriminator.text.bias)  # noqa: E731
+    pair = lambda i, j: torch.sigmoid(
+        joint @ torch.cat([text[i], image[j]]) + discriminator.text.bias
+    )
     expected = -torch.cat([pair(0, 0), pair(1, 1)]).log().mean()
     expected -= (1 - torch.cat([pair(0, 1), pair(1, 0)])).log().mean()
-    torch.testing.assert_close(discriminator(text, image, torch.tensor([0, 1])), expected.reshape(1))
+    torch.testing.assert_close(
+        discriminator(text, image, torch.tensor([0, 1])), expected.reshape(1)
+    )
 
 
 def test_alignment_pools_real_rows_only():
@@ -244,7 +277,10 @@ def make_head(n_labels=2) -> NERHead:
 
 
 def is_wellformed(path) -> bool:
-    return all(tag == 0 or tag % 2 or (i > 0 and path[i - 1] in (tag, tag - 1)) for i, tag in enumerate(path))
+    return all(
+        tag == 0 or tag % 2 or (i > 0 and path[i - 1] in (tag, tag - 1))
+        for i, tag in enumerate(path)
+    )
 
 
 def path_score(head, emissions, path):
@@ -278,7 +314,9 @@ def test_unknown_tags_are_summed_over():
         paths = all_paths(head, 4)
         agreeing = [p for p in paths if all(g in (-1, t) for g, t in zip(gold, p))]
         total = torch.logsumexp(torch.stack([path_score(head, emissions[0], p) for p in paths]), 0)
-        part = torch.logsumexp(torch.stack([path_score(head, emissions[0], p) for p in agreeing]), 0)
+        part = torch.logsumexp(
+            torch.stack([path_score(head, emissions[0], p) for p in agreeing]), 0
+        )
         torch.testing.assert_close(nll[0], total - part)
 
 
@@ -324,7 +362,9 @@ def test_entity_probability_by_brute_force():
     emissions = torch.randn(2, 4, head.n_tags).double()
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
     spans = [(0, 0, 2, 1), (0, 3, 4, 0), (1, 1, 3, 0), (1, 0, 1, 1)]
-    for (post, start, end, label), got in zip(spans, head.entity_probabilities(emissions, mask, spans)):
+    for (post, start, end, label), got in zip(
+        spans, head.entity_probabilities(emissions, mask, spans)
+    ):
         length = int(mask[post].sum())
         paths = all_paths(head, length)
         wanted = [2 * label + 1] + [2 * label + 2] * (end - start - 1)
@@ -333,7 +373,7 @@ def test_entity_probability_by_brute_force():
             for p in paths
             if list(p[start:end]) == wanted and (end == length or p[end] != 2 * label + 2)
         ]
-        weight = lambda some: sum(path_score(head, emissions[post], p).exp().item() for p in some)  # noqa: E731, B023
+        weight = lambda some: sum(path_score(head, emissions[post], p).exp().item() for p in some)
         assert got == pytest.approx(weight(having) / weight(paths), abs=1e-9)
 
 
@@ -384,7 +424,9 @@ def test_what_padding_holds_changes_nothing():
 def test_a_batch_without_any_picture():
     core = make_core()
     text, text_mask, *_ = make_inputs()
-    output = core(text, text_mask, text.new_zeros(B, 0, 6), torch.zeros(B, 0).bool(), torch.full((B,), -1))
+    output = core(
+        text, text_mask, text.new_zeros(B, 0, 6), torch.zeros(B, 0).bool(), torch.full((B,), -1)
+    )
     assert output.kl_image.item() == 0
     assert output.alignment.item() == 0
     assert "kl_image" not in output.kl_per_dim
@@ -415,12 +457,18 @@ def test_terms_that_are_switched_off_are_not_computed(monkeypatch):
 def test_other_text_widths_are_projected():
     core = MMIBCore(text_width=10, image_width=6, width=8, heads=2).eval()
     context = core(
-        torch.randn(1, 3, 10), torch.ones(1, 3).bool(), torch.randn(1, 1, 6), torch.ones(1, 1).bool(), torch.tensor([0])
+        torch.randn(1, 3, 10),
+        torch.ones(1, 3).bool(),
+        torch.randn(1, 1, 6),
+        torch.ones(1, 1).bool(),
+        torch.tensor([0]),
     ).context
     assert context.shape == (1, 3, 8)
 
 
-@pytest.mark.parametrize("settings", [{}, {"feed_forward": "linear", "discriminator": "vector", "kl_reduction": "sum"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"feed_forward": "linear", "discriminator": "vector", "kl_reduction": "sum"}]
+)
 def test_gradients_of_the_core(settings):
     core = make_core(**settings)
     text, text_mask, image, image_mask, ids = make_inputs()
@@ -428,10 +476,16 @@ def test_gradients_of_the_core(settings):
     def outputs(text, image, row):
         torch.manual_seed(3)  # the same noise at every evaluation
         core.no_picture.data = row.data
-        out = torch.func.functional_call(core, {"no_picture": row}, (text, text_mask, image, image_mask, ids))
+        out = torch.func.functional_call(
+            core, {"no_picture": row}, (text, text_mask, image, image_mask, ids)
+        )
         return out.context[text_mask], out.kl_text, out.kl_image, out.alignment
 
-    args = (text.requires_grad_(), image.requires_grad_(), core.no_picture.detach().clone().requires_grad_())
+    args = (
+        text.requires_grad_(),
+        image.requires_grad_(),
+        core.no_picture.detach().clone().requires_grad_(),
+    )
     assert torch.autograd.gradcheck(outputs, args)
 
 
@@ -440,7 +494,7 @@ def test_gradients_of_the_head():
     context = torch.randn(2, 3, D, dtype=torch.float64, requires_grad=True)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()
     for tags in ([[1, 2, 0], [3, 0, 0]], [[1, -1, 0], [-1, 4, 0]]):
-        loss = lambda c, tags=tags: head(c, mask, torch.tensor(tags))  # noqa: E731
+        loss = lambda c, tags=tags: head(c, mask, torch.tensor(tags))
         assert torch.autograd.gradcheck(loss, (context,))
     parameters = (head.emission.weight, head.crf.transitions)
     allowed = ~head.forbidden

@@ -6,28 +6,31 @@ is nothing to see. Prints one table and writes it as JSON.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import spacy
 import typer
 from spacy.cli._util import setup_gpu
 from spacy.cli.train import train
-from spacy_mmib.corpus import create_corpus_v1
 from wasabi import msg
 
+from spacy_mmib.corpus import create_corpus_v1
+
+MODELS = Path("project/training/twitter_text")
+METRICS = Path("project/metrics/twitter_text.json")
 CONFIGS = {"mmib_ner": "configs/ner_trf.cfg", "ner": "configs/baseline_trf.cfg"}
 
 
 def main(
-    data: Path = typer.Argument(..., help="Folder with train.spacy, dev.spacy and test.spacy"),
-    transformer: str = typer.Argument(..., help="Name or folder of a transformers model"),
-    output: Path = typer.Option(Path("project/training/twitter_text"), help="For the models"),
-    metrics: Path = typer.Option(Path("project/metrics/twitter_text.json"), help="For the table"),
-    epochs: int = typer.Option(5, help="Passes over the training data"),
-    batch_size: int = typer.Option(16, help="Posts in a batch"),
-    learn_rate: float = typer.Option(1e-4, help="Peak of the warmup_linear schedule"),
-    seed: int = typer.Option(0, help="For both trainings"),
-    gpu_id: int = typer.Option(-1, help="GPU, or -1 for CPU"),
+    data: Annotated[Path, typer.Argument(help="Has train.spacy, dev.spacy and test.spacy")],
+    transformer: Annotated[str, typer.Argument(help="Name or folder of a transformers model")],
+    output: Annotated[Path, typer.Option(help="For the models")] = MODELS,
+    metrics: Annotated[Path, typer.Option(help="For the table")] = METRICS,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Posts in a batch")] = 16,
+    learn_rate: Annotated[float, typer.Option(help="Peak of the warmup_linear schedule")] = 1e-4,
+    seed: Annotated[int, typer.Option(help="For both trainings")] = 0,
+    gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for CPU")] = -1,
 ) -> None:
     """Train both, one after the other, and print the table."""
     reader = create_corpus_v1(data / "train.spacy")

@@ -77,9 +77,7 @@ def build_mmib_ner_v1(
     )
 
 
-def init(
-    model: Model[list[Doc], PostVectors], X: list[Doc] | None = None, Y: Any = None
-) -> None:
+def init(model: Model[list[Doc], PostVectors], X: list[Doc] | None = None, Y: Any = None) -> None:
     """Initialize all sub-layers. The number of labels has to be there as dimension nO."""
     init_post_encoder(model, X)
     width = core_width(model.get_ref("core"))

@@ -28,7 +28,8 @@ from PIL import (  # noqa: F401
 from .values import ACCEPTED, Pixels, to_stored
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""Formats that are tried (MPO files open as the JPEG they begin with). A list, because Pillow's own starts other programs (EPS: Ghostscript)."""
+"""Formats that are tried (MPO files open as the JPEG they begin with). A list, because Pillow's own
+starts other programs (EPS: Ghostscript)."""
 
 MAX_PIXELS = 89_478_485
 """Pictures of more pixels are refused before they are decoded (Pillow's own limit only warns up to
@@ -110,7 +111,11 @@ def _open(source: Any, name: str) -> PIL.Image.Image:
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
             image = PIL.Image.open(source, formats=FORMATS)
     except PIL.UnidentifiedImageError:
-        raise ImageError(f"not a picture in a known format ({', '.join(FORMATS)}): {name}") from None
+        raise ImageError(
+            f"not a picture in a known format ({', '.join(FORMATS)}): {name}"
+        ) from None
+    except PIL.Image.DecompressionBombError:
+        raise ImageError(f"too large (at most {MAX_PIXELS} pixels): {name}") from None
     except Exception as err:  # Pillow's plugins raise nearly anything on malformed files
         raise ImageError(f"can't be opened ({_reason(err)}): {name}") from err
     if image.width * image.height > MAX_PIXELS:
@@ -164,7 +169,7 @@ def _to_8_bits(image: PIL.Image.Image) -> "numpy.ndarray[Any, Any]":
         scaled = values
     else:  # no scale is stated in the file: use the range that is there
         low, high = values.min(), values.max()
-        scaled = (values - low) * (255.0 / (high - low))
+        scaled = (values - low) / max(high - low, 1e-12) * 255.0
     result: numpy.ndarray[Any, Any] = scaled.clip(0, 255).round().astype("uint8")
     return result
 

@@ -11,10 +11,10 @@ import numpy
 if TYPE_CHECKING:
     import PIL.Image
 
-ImageValue: TypeAlias = Union[None, str, Path, bytes, "numpy.ndarray[Any, Any]", "PIL.Image.Image"]
+ImageValue: TypeAlias = Union[str, Path, bytes, "numpy.ndarray[Any, Any]", "PIL.Image.Image", None]
 """What users assign to `doc._.image`."""
 
-StoredImage: TypeAlias = Union[None, str, bytes, "Pixels"]
+StoredImage: TypeAlias = Union[str, bytes, "Pixels", None]
 """What is kept of it in `Doc.user_data`: immutable, so `Doc.copy` costs nothing, and serializable."""
 
 ACCEPTED = (
@@ -77,7 +77,9 @@ def to_stored(value: Any) -> StoredImage:
     if isinstance(value, numpy.ndarray):
         return _array_to_pixels(value)
     # Asking by module name keeps Pillow out of processes that never meet a PIL image.
-    if any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__):
+    if any(
+        cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__
+    ):
         from .reading import to_rgb
 
         try:

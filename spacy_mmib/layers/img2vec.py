@@ -24,7 +24,7 @@ from .torch_shim import get_module, set_module, wrap_module
 OnImageError: TypeAlias = Literal["warn", "raise"]
 
 
-def TorchvisionLayer(  # noqa: N802 (Thinc's naming of layers)
+def TorchvisionLayer(
     *,
     arch: str,
     weights: str | Path | None,
@@ -70,6 +70,12 @@ def init(
         backbone.load_classifier_state(_download_weights(arch, weights))
     elif weights is not None:
         backbone.load_classifier_state(_read_weights(arch, Path(weights)))
+    elif not model.attrs["trainable"]:
+        warn(
+            f"img2vec ({arch}) has random weights and is frozen, so it can tell little about a picture. Set "
+            "'weights' to one of torchvision's names (e.g. \"IMAGENET1K_V1\") or to a local state dict, or "
+            "'trainable' to true."
+        )
     set_module(model.layers[0], backbone)
     model.set_dim("nO", backbone.width, force=True)
 

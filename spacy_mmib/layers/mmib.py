@@ -10,9 +10,10 @@ from thinc.types import Floats2d
 from ..torch_modules.core import CoreOutput, MMIBCore
 from .data import TERMS, CoreInput, PostVectors
 from .padding import pad, unpad
-from .torch_shim import Unbuilt, get_module, set_module, wrap_module
+from .torch_shim import get_module, set_module, wrap_module
 
-def MMIBLayer(  # noqa: N802 (Thinc's naming of layers)
+
+def MMIBLayer(
     *,
     hidden_size: int | None,
     settings: dict[str, Any],
@@ -41,9 +42,7 @@ def MMIBLayer(  # noqa: N802 (Thinc's naming of layers)
     return layer
 
 
-def build_core(
-    layer: Model[CoreInput, PostVectors], *, text_width: int, image_width: int
-) -> None:
+def build_core(layer: Model[CoreInput, PostVectors], *, text_width: int, image_width: int) -> None:
     """Build the torch module, with new weights, once the widths of its inputs are known.
 
     RAISES (ValueError): Settings that don't fit, e.g. heads that don't divide the hidden size.
@@ -58,7 +57,7 @@ def build_core(
 def core_width(layer: Model[CoreInput, PostVectors]) -> int | None:
     """RETURNS (Optional[int]): d, the width of C; `None` before the core is built."""
     module = get_module(layer)
-    return None if isinstance(module, Unbuilt) else int(module.settings["width"])
+    return module.width if isinstance(module, MMIBCore) else None
 
 
 def _convert_inputs(
@@ -88,7 +87,7 @@ def _convert_outputs(
 ) -> tuple[PostVectors, Callable[[PostVectors], ArgsKwargs]]:
     X, output = inputs_outputs
     lengths = [len(x) for x in X.text]
-    tensors = {name: getattr(output, name) for name in TERMS}
+    tensors: dict[str, Any] = {name: getattr(output, name) for name in TERMS}
     terms = {name: torch2xp(t.detach()) for name, t in tensors.items() if t is not None}
     kl_per_dim = {name: float(value) for name, value in output.kl_per_dim.items()}
     Y = PostVectors(unpad(output.context, lengths), terms, kl_per_dim)

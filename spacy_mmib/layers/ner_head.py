@@ -14,7 +14,7 @@ from .padding import pad, unpad
 from .torch_shim import set_module, wrap_module
 
 
-def NERHeadLayer() -> Model[NERInput, Any]:  # noqa: N802 (Thinc's naming of layers)
+def NERHeadLayer() -> Model[NERInput, Any]:
     """RETURNS (Model[NERInput, Union[List[DecodedEntities], Floats1d]]): Entities of each post, or with
     targets the loss, shape (1,); its gradient callback gives d(context).
     """

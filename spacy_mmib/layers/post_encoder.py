@@ -28,7 +28,9 @@ def init_post_encoder(model: Model[Any, Any], docs: list[Doc] | None) -> tuple[i
     text_width = tok2vec.maybe_get_dim("nO")
     if text_width is None:  # wrappers that don't state it, e.g. of a transformer
         if not docs:
-            raise ValueError("The width of the tok2vec layer can't be inferred without any example.")
+            raise ValueError(
+                "The width of the tok2vec layer can't be inferred without any example."
+            )
         text_width = tok2vec.predict(docs[:1])[0].shape[1]
     image_width = img2vec.get_dim("nO")
     build_core(model.get_ref("core"), text_width=text_width, image_width=image_width)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -76,7 +77,7 @@ def make_mmib_ner(
     )
 
 
-class MMIBEntityRecognizer(TrainablePipe):  # type: ignore[misc]
+class MMIBEntityRecognizer(TrainablePipe):
     """Recognizes entities with MMIB: text and picture encoder, variational information bottleneck,
     cross-modal fusion, CRF.
 
@@ -179,8 +180,7 @@ class MMIBEntityRecognizer(TrainablePipe):  # type: ignore[misc]
         RAISES (ValueError): There is no label at all, or settings don't fit together.
         """
         validate_get_examples(get_examples, "MMIBEntityRecognizer.initialize")
-        # Initializing again starts over, so labels may be added again.
-        self.model.get_ref("head").set_dim("nO", None, force=True)
+        self._forget_sizes()  # initializing again starts over, so labels may be added again
         if labels is not None:
             for label in labels:
                 self.add_label(label)
@@ -196,6 +196,36 @@ class MMIBEntityRecognizer(TrainablePipe):  # type: ignore[misc]
         docs = [eg.predicted for eg in islice(get_examples(), 10)]
         self.model.set_dim("nO", len(self.labels), force=True)
         self.model.initialize(X=docs)
+
+    def _forget_sizes(self) -> None:
+        """Take back the sizes of the weights: Thinc refuses to change one that is set."""
+        head = self.model.get_ref("head")
+        for node, dim in ((self.model, "nO"), (head, "nI"), (head, "nO")):
+            node.set_dim(dim, None, force=True)
+
+    def from_bytes(
+        self, bytes_data: bytes, *, exclude: Iterable[str] = ()
+    ) -> "MMIBEntityRecognizer":
+        """Load from a bytestring, whatever sizes the component had before.
+
+        bytes_data (bytes): From `to_bytes`.
+        exclude (Iterable[str]): Names of serialization fields to leave out.
+        RETURNS (MMIBEntityRecognizer): The component.
+        """
+        self._forget_sizes()
+        super().from_bytes(bytes_data, exclude=exclude)
+        return self
+
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "MMIBEntityRecognizer":
+        """Load from a folder, whatever sizes the component had before.
+
+        path (Union[str, Path]): The folder.
+        exclude (Iterable[str]): Names of serialization fields to leave out.
+        RETURNS (MMIBEntityRecognizer): The component.
+        """
+        self._forget_sizes()
+        super().from_disk(path, exclude=exclude)
+        return self
 
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
         """Find the entities of a batch, without changing the docs (but for `doc._.image_error`).
@@ -312,9 +342,7 @@ class MMIBEntityRecognizer(TrainablePipe):  # type: ignore[misc]
             self.finish_update(sgd)
         return losses
 
-    def get_loss(
-        self, examples: Iterable[Example], scores: PostVectors
-    ) -> tuple[float, list[Any]]:
+    def get_loss(self, examples: Iterable[Example], scores: PostVectors) -> tuple[float, list[Any]]:
         """The task loss: negative log-likelihood of the gold tags, mean over posts (Eq. 27).
 
         examples (Iterable[Example]): The batch.
@@ -337,7 +365,9 @@ class MMIBEntityRecognizer(TrainablePipe):  # type: ignore[misc]
         self, vectors: PostVectors, d_context: list[Any], weights: dict[str, float]
     ) -> PostVectors:
         xp = self.model.ops.xp
-        d_terms = {term: xp.full_like(value, weights[term]) for term, value in vectors.terms.items()}
+        d_terms = {
+            term: xp.full_like(value, weights[term]) for term, value in vectors.terms.items()
+        }
         return PostVectors(d_context, d_terms)
 
     def _get_tags(self, example: Example) -> "numpy.ndarray[Any, Any]":

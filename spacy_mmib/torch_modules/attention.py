@@ -20,7 +20,11 @@ class AttentivePropagationEncoder(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, dropout: float = 0.1, feed_forward: FeedForward = "transformer"
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.1,
+        feed_forward: FeedForward = "transformer",
     ) -> None:
         super().__init__()
         if heads < 1 or width % heads:

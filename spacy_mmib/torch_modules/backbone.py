@@ -27,7 +27,8 @@ class Backbone(nn.Module):
         self.settings: dict[str, Any] = {"arch": arch, "preset": preset, "trainable": trainable}
         self.network, self.head_name = _without_head(_build(arch))
         if arch in WITH_AUXILIARY:  # their published weights expect another normalization
-            self.network.transform_input = bool(preset.get("transform_input", False))
+            transform_input = bool(preset.get("transform_input", False))
+            setattr(self.network, "transform_input", transform_input)  # noqa: B010
         self.trainable = trainable
         self.requires_grad_(trainable)
         self.train(trainable)
@@ -50,8 +51,13 @@ class Backbone(nn.Module):
         pictures (torch.Tensor): Prepared by the preset, (r, 3, height, width).
         RETURNS (torch.Tensor): (r, features), float32.
         """
+        training = self.training
+        if training and len(pictures) == 1:
+            # A single picture has no batch statistics (BatchNorm raises): use the running ones.
+            self.network.eval()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
             features: torch.Tensor = self.network(pictures)
+        self.network.train(training)
         return features.float()
 
     def load_classifier_state(self, state: dict[str, Any]) -> None:
@@ -70,7 +76,9 @@ class Backbone(nn.Module):
         except (RuntimeError, TypeError, AttributeError) as err:
             problem = " ".join(str(err).split())[:300]
         if problem is not None:
-            raise ValueError(f"The weights don't fit a torchvision {self.settings['arch']!r} ({problem}).")
+            raise ValueError(
+                f"The weights don't fit a torchvision {self.settings['arch']!r} ({problem})."
+            )
 
 
 def _build(arch: str) -> nn.Module:

@@ -99,9 +99,7 @@ class NERHead(nn.Module):
             emissions, emissions.masked_fill(~allowed, FORBIDDEN), mask, self._fill(tags)
         )
 
-    def _nll(
-        self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor
-    ) -> torch.Tensor:
+    def _nll(self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
         # The parameters follow the scores' type: probabilities are computed in float64.
         parameters = {name: p.to(emissions.dtype) for name, p in self.crf.named_parameters()}
         llh: torch.Tensor = torch.func.functional_call(
@@ -154,7 +152,9 @@ class NERHead(nn.Module):
         spans = [(post, *span) for post, found in enumerate(decoded) for span in found]
         confidences: list[float] = []
         for i in range(0, len(spans), ENTITIES_AT_ONCE):
-            confidences += self.entity_probabilities(emissions, mask, spans[i : i + ENTITIES_AT_ONCE])
+            confidences += self.entity_probabilities(
+                emissions, mask, spans[i : i + ENTITIES_AT_ONCE]
+            )
         remaining = iter(confidences)
         return [
             DecodedEntities(

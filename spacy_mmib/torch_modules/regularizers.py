@@ -72,9 +72,7 @@ class AlignmentDiscriminator(nn.Module):
     max_negatives (int): Pictures of at most this many other posts are set against each text.
     """
 
-    def __init__(
-        self, width: int, kind: Discriminator = "scalar", max_negatives: int = 16
-    ) -> None:
+    def __init__(self, width: int, kind: Discriminator = "scalar", max_negatives: int = 16) -> None:
         super().__init__()
         if kind not in ("scalar", "vector"):
             raise ValueError(f"discriminator is 'scalar' or 'vector', not {kind!r}.")

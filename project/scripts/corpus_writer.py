@@ -1,0 +1,190 @@
+"""Turn tagged posts into the `.spacy` files that spacy-mmib.Corpus.v1 reads, and count what is in
+them."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spacy.tokens import Doc, DocBin
+from spacy.vocab import Vocab
+from tagged_posts import Orphans, TaggedPost, repair_tags
+
+import spacy_mmib.extensions  # noqa: F401 (registers doc._.image)
+from spacy_mmib.images.reading import ImageError
+
+EMPTY_TOKEN = "\ufffd"
+"""Stands for a token without characters, which spaCy can't have; dropping it would shift the
+tags."""
+
+FindPicture = Callable[[TaggedPost], str | None]
+"""The path of a post's picture, relative to the image root; `None` if no pictures are at hand;
+raises `ImageError` if it is missing."""
+
+FindCrops = Callable[[TaggedPost], tuple[list[str], int]]
+"""Paths of the crops of a post, relative to the image root, and how many are missing."""
+
+
+@dataclass
+class SplitCounts:
+    """What is in a split.
+
+    posts (int): Posts.
+    tokens (int): Tokens.
+    entities (int): Entities after `repair_tags`.
+    per_label (Dict[str, int]): Entities for each label.
+    begin_with_i (int): Entities that begin with `I-` as published.
+    empty_tokens (int): Tokens without characters, replaced by U+FFFD.
+    empty_posts (int): Posts without tokens, left out.
+    with_picture (int): Posts with a picture.
+    missing_pictures (int): Posts whose picture isn't there.
+    crops (int): Crops of objects.
+    missing_crops (int): Crops that aren't there.
+    """
+
+    posts: int = 0
+    tokens: int = 0
+    entities: int = 0
+    per_label: dict[str, int] = field(default_factory=dict)
+    begin_with_i: int = 0
+    empty_tokens: int = 0
+    empty_posts: int = 0
+    with_picture: int = 0
+    missing_pictures: int = 0
+    crops: int = 0
+    missing_crops: int = 0
+
+
+def no_picture(post: TaggedPost) -> str | None:
+    """For a conversion without pictures."""
+    return None
+
+
+def no_crops(post: TaggedPost) -> tuple[list[str], int]:
+    """For a conversion without crops."""
+    return [], 0
+
+
+def write_split(
+    posts: Iterable[TaggedPost],
+    path: Path,
+    *,
+    orphans: Orphans = "drop",
+    find_picture: FindPicture = no_picture,
+    find_crops: FindCrops = no_crops,
+) -> SplitCounts:
+    """Write a `.spacy` file.
+
+    posts (Iterable[TaggedPost]): The posts.
+    path (Path): Where to.
+    orphans (str): See `Orphans`.
+    find_picture (Callable): See `FindPicture`.
+    find_crops (Callable): See `FindCrops`; asked only for posts with a picture.
+    RETURNS (SplitCounts): What was written.
+    """
+    counts = SplitCounts()
+    labels: Counter[str] = Counter()
+    vocab = Vocab()
+    docbin = DocBin(store_user_data=True)
+    for post in posts:
+        if not post.tokens:
+            counts.empty_posts += 1
+            continue
+        tags, begin_with_i = repair_tags(post.tags, orphans)
+        # Spaces are not known. Said so, spaCy trains and evaluates on these very tokens, those
+        # published scores are counted on, rather than on its own tokenization of the joined text.
+        words = [token or EMPTY_TOKEN for token in post.tokens]
+        doc = Doc(vocab, words=words, ents=tags)
+        _attach_pictures(doc, post, counts, find_picture, find_crops)
+        labels.update(ent.label_ for ent in doc.ents)
+        counts.posts += 1
+        counts.tokens += len(doc)
+        counts.begin_with_i += begin_with_i
+        counts.empty_tokens += post.tokens.count("")
+        docbin.add(doc)
+    counts.per_label = dict(sorted(labels.items()))
+    counts.entities = labels.total()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    docbin.to_disk(path)
+    return counts
+
+
+def _attach_pictures(
+    doc: Doc,
+    post: TaggedPost,
+    counts: SplitCounts,
+    find_picture: FindPicture,
+    find_crops: FindCrops,
+) -> None:
+    try:
+        picture = find_picture(post)
+    except ImageError as err:
+        counts.missing_pictures += 1
+        doc._.image_error = str(err)
+        return
+    if picture is None:
+        return
+    crops, missing_crops = find_crops(post)
+    doc._.image = picture
+    doc._.regions = crops or None
+    counts.with_picture += 1
+    counts.crops += len(crops)
+    counts.missing_crops += missing_crops
+
+
+def write_meta(
+    output: Path,
+    *,
+    source: str,
+    orphans: Orphans,
+    regions: str,
+    image_root: Path | None,
+    splits: dict[str, SplitCounts],
+) -> None:
+    """Write `meta.json` beside the corpus, and print what is in it.
+
+    output (Path): The folder of the corpus.
+    source (str): Where the data comes from.
+    orphans (str): See `Orphans`.
+    regions (str): Which objects the posts have: "none", "umgf" or "hvpnet".
+    image_root (Optional[Path]): What paths of pictures are relative to.
+    splits (Dict[str, SplitCounts]): What is in each split.
+    """
+    meta: dict[str, Any] = {
+        "source": source,
+        "orphans": orphans,
+        "regions": regions,
+        "image_root": None if image_root is None else str(image_root),
+        "splits": {name: asdict(counts) for name, counts in splits.items()},
+    }
+    (output / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf8")
+    for name, counts in splits.items():
+        _print_split(name, counts, orphans)
+    print(f"Written to {output}; counts in meta.json.")
+    if image_root is None:
+        print("Text only: pass --images to convert with pictures.")
+    else:
+        print(
+            f"Paths of pictures are relative to this folder, the reader's image_root: {image_root}"
+        )
+
+
+def _print_split(name: str, counts: SplitCounts, orphans: Orphans) -> None:
+    labels = ", ".join(f"{label} {number}" for label, number in counts.per_label.items())
+    print(f"{name}: {counts.posts} posts, {counts.entities} entities ({labels})")
+    if counts.begin_with_i:
+        done = "counted as entities" if orphans == "begin" else "not counted, their tokens are O"
+        print(f"  {counts.begin_with_i} entities begin with I- instead of B-: {done}")
+    for number, what in (
+        (counts.empty_tokens, "tokens without characters, replaced by U+FFFD"),
+        (counts.empty_posts, "posts without tokens, left out"),
+    ):
+        if number:
+            print(f"  {number} {what}")
+    if counts.with_picture or counts.missing_pictures:
+        print(
+            f"  {counts.with_picture} posts with a picture, {counts.missing_pictures} pictures "
+            f"missing; {counts.crops} crops of objects, {counts.missing_crops} missing"
+        )

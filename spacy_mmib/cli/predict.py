@@ -1,0 +1,189 @@
+"""`spacy mmib predict`: entities of posts with pictures, from JSON lines to JSON lines."""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO
+
+import typer
+
+from .app import (
+    BatchSizeOpt,
+    CodeOpt,
+    GpuOpt,
+    ImageRootOpt,
+    ModelArg,
+    fail,
+    load_pipeline,
+    mmib_cli,
+)
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+
+    from ..local_pictures import PictureFolder
+    from .posts import Post
+
+STANDARD = "-"
+
+
+@mmib_cli.command("predict")
+def predict_cli(
+    model: ModelArg,
+    posts: Annotated[
+        str,
+        typer.Argument(help='JSON lines of posts, or "-" for the standard input', metavar="POSTS"),
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help='File to write, "-" for the standard output')
+    ] = STANDARD,
+    image_root: ImageRootOpt = None,
+    batch_size: BatchSizeOpt = None,
+    n_process: Annotated[
+        int, typer.Option("--n-process", "-n", min=1, help="Number of processes")
+    ] = 1,
+    gpu_id: GpuOpt = -1,
+    code: CodeOpt = None,
+) -> None:
+    """Find the entities in posts.
+
+    A line of the input is an object with "text" or "tokens", and optionally "image" (a path) and
+    "regions"; everything else in it is handed through. A line that can't be used is reported with
+    its number, and skipped.
+    """
+    if posts != STANDARD and not Path(posts).is_file():
+        fail(f"There is no file {posts}. Pass a file of JSON lines, or - for the standard input.")
+    if STANDARD not in (posts, output) and Path(posts).resolve() == Path(output).resolve():
+        fail("The output would overwrite the input: choose another --output.")
+    from spacy.cli._util import import_code, setup_gpu
+
+    from ..local_pictures import PictureFolder
+
+    import_code(code)
+    setup_gpu(gpu_id, silent=output == STANDARD)
+    nlp = load_pipeline(model)
+    root = image_root or (Path() if posts == STANDARD else Path(posts).parent)
+    with ExitStack() as files:
+        source: BinaryIO = sys.stdin.buffer
+        target: TextIO = sys.stdout
+        if isinstance(target, io.TextIOWrapper):
+            target.reconfigure(encoding="utf8")  # whatever the terminal's is: JSON is UTF-8
+        if posts != STANDARD:
+            source = files.enter_context(open(posts, "rb"))
+        if output != STANDARD:
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            target = files.enter_context(open(output, "w", encoding="utf8", newline="\n"))
+        try:
+            result = predict(
+                nlp,
+                source,
+                target,
+                PictureFolder(root, "none"),
+                batch_size=batch_size,
+                n_process=n_process,
+            )
+            target.flush()
+        except BrokenPipeError:  # the reader of the output has seen enough, as with "| head"
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+    typer.echo(f"[mmib] {result.summary()}", err=True)
+
+
+@dataclass
+class PredictResult:
+    """What came of a file of posts.
+
+    posts (int): Posts predicted.
+    with_picture (int): Posts whose picture was used.
+    image_errors (int): Posts whose picture was not used.
+    entities (int): Entities found.
+    skipped (List[int]): Numbers of the lines that were skipped, from 1.
+    """
+
+    posts: int = 0
+    with_picture: int = 0
+    image_errors: int = 0
+    entities: int = 0
+    skipped: list[int] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """RETURNS (str): One line for people."""
+        parts = [
+            f"{self.posts} posts predicted ({self.with_picture} with a picture, "
+            f"{self.image_errors} with one that can't be used), {self.entities} entities found"
+        ]
+        if self.skipped:
+            shown = ", ".join(map(str, self.skipped[:10]))
+            more = ", ..." if len(self.skipped) > 10 else ""
+            parts.append(f"{len(self.skipped)} lines skipped (line {shown}{more})")
+        return "; ".join(parts)
+
+
+def predict(
+    nlp: "Language",
+    source: BinaryIO,
+    target: TextIO,
+    folder: "PictureFolder",
+    *,
+    batch_size: int | None = None,
+    n_process: int = 1,
+) -> PredictResult:
+    """Predict posts as a stream. Bad lines, and posts that make the pipeline fail, are reported on
+    stderr with their number.
+
+    nlp (Language): The pipeline.
+    source (BinaryIO): JSON lines.
+    target (TextIO): Where the lines with entities are written.
+    folder (PictureFolder): Where pictures may be.
+    batch_size (Optional[int]): Posts at a time.
+    n_process (int): Processes.
+    RETURNS (PredictResult): What came of it.
+    """
+    from tqdm import tqdm
+
+    from ..extensions import get_image_error, get_stored_image
+    from ..resilient import pipe_each
+    from .posts import PostError, make_doc, read_posts, to_record
+
+    result = PredictResult()
+
+    def skip(line: int, reason: object) -> None:
+        result.skipped.append(line)
+        with tqdm.external_write_mode(file=sys.stderr):
+            typer.echo(f"line {line} skipped: {reason}", err=True)
+
+    def good_posts() -> Iterator["Post"]:
+        for post in read_posts(source):
+            if isinstance(post, tuple):
+                skip(*post)
+            else:
+                yield post
+
+    answers = pipe_each(
+        nlp,
+        good_posts(),
+        lambda post: make_doc(nlp, post, folder),
+        batch_size=batch_size,
+        n_process=n_process,
+    )
+    # None: no bar where stderr is not a terminal.
+    for post, doc in tqdm(answers, unit=" posts", disable=None):
+        if isinstance(doc, PostError):
+            skip(post.line, doc)
+            continue
+        if isinstance(doc, Exception):
+            skip(post.line, f"the pipeline failed on it ({type(doc).__name__}: {doc})")
+            continue
+        target.write(json.dumps(to_record(post, doc), ensure_ascii=False) + "\n")
+        result.posts += 1
+        error = get_image_error(doc)
+        result.image_errors += error is not None
+        result.with_picture += error is None and get_stored_image(doc) is not None
+        result.entities += len(doc.ents)
+    result.skipped.sort()
+    return result
