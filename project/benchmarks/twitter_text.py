@@ -36,17 +36,18 @@ def main(
     reader = create_corpus_v1(data / "train.spacy")
     n_posts = sum(1 for _ in reader(spacy.blank("en")))
     steps_an_epoch = -(-n_posts // batch_size)
+    steps = epochs * steps_an_epoch
     overrides = {
         "paths.train": str(data / "train.spacy"),
         "paths.dev": str(data / "dev.spacy"),
         "components.transformer.model.name": transformer,
         "training.max_epochs": epochs,
-        "training.eval_frequency": steps_an_epoch,
+        # spaCy evaluates after updates 1, 1 + frequency, ...: the last time at the very end.
+        "training.eval_frequency": max(1, (steps - 1) // epochs),
         "training.batcher.size": batch_size,
         "training.optimizer.learn_rate.initial_rate": learn_rate,
         "training.optimizer.learn_rate.warmup_steps": steps_an_epoch // 2,
-        # One step more than there are: the last evaluation comes before the training ends.
-        "training.optimizer.learn_rate.total_steps": epochs * steps_an_epoch + 1,
+        "training.optimizer.learn_rate.total_steps": steps + 1,
         "system.seed": seed,
     }
     # The picture encoder is part of the model but is never run: there is no picture.

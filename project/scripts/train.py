@@ -1,0 +1,88 @@
+"""Train a dataset's configuration on its converted posts: what `spacy project run train` calls."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from spacy.cli.train import train
+from wasabi import msg
+
+CONFIGS = {
+    "demo": Path("configs/demo.cfg"),
+    "twitter15": Path("configs/ner_trf.cfg"),
+    "twitter17": Path("configs/ner_trf.cfg"),
+}
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", help="a folder below --data with train.spacy and dev.spacy")
+    parser.add_argument("--data", type=Path, default=Path("project/data"))
+    parser.add_argument("--output", type=Path, default=Path("project/training"))
+    parser.add_argument("--config", default="", help="instead of the dataset's own")
+    parser.add_argument("--gpu-id", type=int, default=-1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--overrides", default="", help="settings of the config: '--training.max_epochs 3 ...'"
+    )
+    args = parser.parse_args()
+    folder = args.data / args.dataset
+    if args.dataset == "demo" and not (folder / "encoder.pth").exists():
+        make_demo(folder)
+    if not (folder / "train.spacy").exists():
+        msg.fail(
+            f"There is no {folder / 'train.spacy'}. Convert the dataset first, for example with "
+            "'spacy project run convert-twitter17 --vars.data FOLDER'.",
+            exits=1,
+        )
+    config = Path(args.config) if args.config else CONFIGS.get(args.dataset)
+    if config is None:
+        msg.fail(f"No config is known for {args.dataset!r}: name one with --vars.config", exits=1)
+    overrides = {
+        "paths.train": str(folder / "train.spacy"),
+        "paths.dev": str(folder / "dev.spacy"),
+        "system.seed": args.seed,
+        **dataset_paths(folder),
+        **parse(args.overrides),
+    }
+    train(config, args.output / args.dataset, use_gpu=args.gpu_id, overrides=overrides)
+
+
+def make_demo(folder: Path) -> None:
+    """Make the demo corpus and its picture encoder."""
+    scripts = Path(__file__).parent
+    msg.info(f"Making the demo corpus in {folder} first")
+    for script, output in (
+        ("make_demo_data.py", folder),
+        ("train_picture_encoder.py", folder / "encoder.pth"),
+    ):
+        subprocess.run([sys.executable, scripts / script, "--output", output], check=True)
+
+
+def dataset_paths(folder: Path) -> dict[str, str]:
+    """RETURNS (Dict[str, str]): Settings that belong to the data: where pictures and encoder are."""
+    settings = {}
+    if (folder / "encoder.pth").exists():
+        settings["paths.encoder"] = str(folder / "encoder.pth")
+    meta = folder / "meta.json"
+    if meta.exists():
+        root = json.loads(meta.read_text()).get("image_root")
+        if root:
+            settings["paths.image_root"] = root
+    return settings
+
+
+def parse(overrides: str) -> dict[str, object]:
+    """RETURNS (Dict[str, object]): Overrides, read as `spacy train` reads its own."""
+    import shlex
+
+    from spacy.cli._util import parse_config_overrides
+
+    return parse_config_overrides(shlex.split(overrides), env_var=None)
+
+
+if __name__ == "__main__":
+    main()
