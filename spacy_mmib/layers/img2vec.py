@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy
+import PIL.Image
 import torch
 import torchvision.models
 from spacy.tokens import Doc
@@ -16,6 +17,7 @@ from thinc.types import Floats2d
 from ..extensions import get_regions, get_stored_image, set_image_error
 from ..images.loading import load_pictures
 from ..images.reading import ImageError
+from ..images.values import StoredImage
 from ..torch_modules.backbone import Backbone
 from ..util import warn
 from .picture_transform import PictureTransform, make_preset
@@ -180,12 +182,22 @@ def _prepare(
         if transform is None:
             module = get_module(model.layers[0])
             transform = PictureTransform(module.settings["preset"])  # type: ignore[arg-type, index]
-        pictures, problems = load_pictures(image, get_regions(doc), model.attrs["max_regions"])
+        pictures, problems = _load(doc, image, model.attrs["max_regions"])
         set_image_error(doc, "; ".join(problems) or None)
         if problems:
             _report(model.attrs["on_image_error"], doc, problems, used=bool(pictures))
         counts[i] = len(pictures)
         yield from map(transform, pictures)
+
+
+def _load(
+    doc: Doc, image: StoredImage, max_regions: int | None
+) -> tuple[list[PIL.Image.Image], list[str]]:
+    try:
+        return load_pictures(image, get_regions(doc), max_regions)
+    except TypeError as err:  # regions that never went through the setter
+        pictures, problems = load_pictures(image, [])
+        return pictures, [*problems, str(err)]
 
 
 def _report(policy: OnImageError, doc: Doc, problems: list[str], *, used: bool) -> None:

@@ -1,0 +1,107 @@
+"""The README's Python snippets run as they stand, its commands exist, its links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import srsly
+from conftest import make_examples, make_nlp, make_picture, train
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.S | re.M)
+SHELL = [
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```", README, flags=re.S | re.M)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+def test_there_are_snippets():
+    assert len(SNIPPETS) >= 3
+    assert len(SHELL) >= 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with what the snippets name: a trained pipeline and a picture."""
+    folder = tmp_path_factory.mktemp("readme")
+    nlp = make_nlp()
+    train(nlp, make_examples(nlp), steps=20)
+    nlp.to_disk(folder / "my_pipeline")
+    demo = folder / "project/training/demo/mmib_ner_0/model-best"
+    demo.mkdir(parents=True)
+    nlp.to_disk(demo)
+    make_picture("red").save(folder / "rob.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_snippet(number, folder):
+    """Each in a process of its own, as a reader would run it."""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SNIPPETS[number]],
+        capture_output=True, text=True, cwd=folder, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_commands_exist():
+    import typer
+    from spacy.cli._util import app
+    from spacy.util import registry
+
+    registry.cli.get_all()
+    command = typer.main.get_command(app)
+    project = srsly.read_yaml(ROOT / "project.yml")
+    known = {c["name"] for c in project["commands"]} | set(project["workflows"])
+    for line in SHELL:
+        words = shlex.split(line, comments=True)
+        if "spacy" not in words:
+            continue
+        words = words[words.index("spacy") + 1 :]
+        if words[:2] == ["project", "run"]:
+            assert words[2] in known, line
+            for word in words[3:]:
+                if word.startswith("--vars."):
+                    assert word.removeprefix("--vars.").split("=")[0] in project["vars"], line
+            continue
+        group = command
+        while words and hasattr(group, "commands") and words[0] in group.commands:
+            group = group.commands[words.pop(0)]
+        assert not hasattr(group, "commands"), f"no such command: {line}"
+        options = {o for p in group.params for o in (*p.opts, *p.secondary_opts)}
+        for word in words:
+            if word.startswith("--") and "." not in word:  # overrides of a config have a dot
+                assert word in options, f"no option {word}: {line}"
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_registered_names_are_documented():
+    names = re.findall(
+        r"^\s+(spacy-mmib\.\S+|mmib_ner) =", (ROOT / "setup.cfg").read_text(), flags=re.M
+    )
+    assert names
+    for name in names:
+        assert name in README, name
+
+
+def test_the_projects_commands_name_scripts_that_exist():
+    project = srsly.read_yaml(ROOT / "project.yml")
+    commands = {command["name"]: command for command in project["commands"]}
+    for steps in project["workflows"].values():
+        assert set(steps) <= set(commands)
+    for command in commands.values():
+        for line in command["script"]:
+            assert (ROOT / line.split()[1]).is_file(), line
+            for variable in re.findall(r"\$\{vars\.(\w+)\}", line):
+                assert variable in project["vars"], line
