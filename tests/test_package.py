@@ -85,6 +85,21 @@ def test_importing_spacy_needs_no_torch_because_of_us():
     assert result.stdout.strip() == "light", result.stderr[-3000:]
 
 
+def test_a_torchvision_that_doesnt_fit_is_explained(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import spacy; spacy.blank('en').add_pipe('mmib_ner')"
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    last = result.stderr.strip().splitlines()[-1]
+    assert "ImportError: torchvision " in last
+    assert "nms does not exist" in last
+    assert "pip install --force-reinstall torchvision" in last
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_config_is_complete_and_resolves(path):
     config = load_config(path, interpolate=False)

@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias
 import numpy
 import PIL.Image
 import torch
-import torchvision.models
 from spacy.tokens import Doc
 from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
@@ -19,6 +18,7 @@ from ..images.loading import load_pictures
 from ..images.reading import ImageError
 from ..images.values import StoredImage
 from ..torch_modules.backbone import Backbone
+from ..torch_modules.vision import models
 from ..util import warn
 from .picture_transform import PictureTransform, make_preset
 from .torch_shim import get_module, set_module, wrap_module
@@ -83,9 +83,9 @@ def init(
 
 
 def _weights_names(arch: str) -> list[str]:
-    if arch not in torchvision.models.list_models(module=torchvision.models):
+    if arch not in models.list_models(module=models):
         return []  # Backbone says what is wrong with the name
-    return [entry.name for entry in torchvision.models.get_model_weights(arch)] + ["DEFAULT"]
+    return [entry.name for entry in models.get_model_weights(arch)] + ["DEFAULT"]
 
 
 def _is_weights_name(arch: str, weights: str) -> bool:
@@ -93,7 +93,7 @@ def _is_weights_name(arch: str, weights: str) -> bool:
 
 
 def _download_weights(arch: str, name: str) -> dict[str, Any]:
-    entry = torchvision.models.get_model_weights(arch)[name]
+    entry = models.get_model_weights(arch)[name]
     file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
     try:
         state: dict[str, Any] = entry.get_state_dict(

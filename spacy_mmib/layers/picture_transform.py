@@ -4,9 +4,8 @@ from typing import Any
 
 import PIL.Image
 import torch
-import torchvision.models
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms._presets import ImageClassification
+
+from ..torch_modules.vision import ImageClassification, InterpolationMode, models
 
 # Beyond this ratio of sides, what the central crop would discard anyway is cut off before resizing: a
 # picture of 1 x 20,000 pixels would first become one of 256 x 5,120,000.
@@ -26,7 +25,7 @@ def make_preset(arch: str, weights: str | None, image_size: int | None) -> dict[
     transform = ImageClassification(crop_size=224)
     extra = {}
     if weights is not None:
-        transform = torchvision.models.get_model_weights(arch)[weights].transforms()
+        transform = models.get_model_weights(arch)[weights].transforms()
         extra = {"transform_input": True}
     return {
         "crop_size": image_size or int(transform.crop_size[0]),

@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-import torchvision.models
 from torch import nn
+
+from .vision import models
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 
@@ -82,13 +83,13 @@ class Backbone(nn.Module):
 
 
 def _build(arch: str) -> nn.Module:
-    known = torchvision.models.list_models(module=torchvision.models)
+    known = models.list_models(module=models)
     if arch not in known:
         raise ValueError(f"torchvision has no classification model {arch!r}. It has: {known}.")
     # These two initialize for minutes unless told not to, and return tuples while training as long as
     # their auxiliary classifiers are there.
     extra = {"init_weights": False, "aux_logits": False} if arch in WITH_AUXILIARY else {}
-    network: nn.Module = torchvision.models.get_model(arch, weights=None, **extra)
+    network: nn.Module = models.get_model(arch, weights=None, **extra)
     return network
 
 
