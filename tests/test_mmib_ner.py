@@ -144,6 +144,20 @@ def test_no_labels_at_all():
         nlp.initialize(lambda: [eg])
 
 
+def test_a_reader_that_drops_the_pictures_is_noticed():
+    nlp = make_nlp()
+    examples = make_examples(nlp)
+    for eg in examples:
+        eg.reference._.image = eg.predicted._.image
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MMIBWarning)
+        warnings.filterwarnings("ignore", message=".*random weights and is frozen")
+        nlp.initialize(lambda: examples)
+    dropped = [Example(nlp.make_doc(eg.text), eg.reference) for eg in examples]
+    with pytest.warns(MMIBWarning, match=r"its reader drops them.*spacy-mmib\.Corpus\.v1"):
+        nlp.initialize(lambda: dropped)
+
+
 def test_unknown_label_in_the_data_names_the_post():
     nlp = make_nlp()
     train(nlp, make_examples(nlp), steps=1)

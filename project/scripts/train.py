@@ -35,7 +35,7 @@ def main() -> None:
     if not (folder / "train.spacy").exists():
         msg.fail(
             f"There is no {folder / 'train.spacy'}. Convert the dataset first, for example with "
-            "'spacy project run convert-twitter17 --vars.data FOLDER'.",
+            "'spacy project run convert-twitter17 . --vars.data FOLDER'.",
             exits=1,
         )
     config = Path(args.config) if args.config else CONFIGS.get(args.dataset)

@@ -14,9 +14,10 @@ from spacy.training import Example, biluo_to_iob, validate_examples, validate_ge
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
-from .. import extensions  # noqa: F401 (registers doc._.image wherever the component is known)
+from ..extensions import get_image_error, get_stored_image
 from ..layers.data import TERMS, NERInput, NERTargets, PostVectors
 from ..schedules import Weight
+from ..util import warn
 from .batching import batches_by_length
 from .collapse import CollapseMonitor
 
@@ -193,9 +194,21 @@ class MMIBEntityRecognizer(TrainablePipe):
                 f"{self.name} has no labels: the examples hold no entities (doc.ents), and neither "
                 "add_label nor 'spacy init labels' gave any."
             )
+        self._warn_about_lost_pictures(islice(get_examples(), 100))
         docs = [eg.predicted for eg in islice(get_examples(), 10)]
         self.model.set_dim("nO", len(self.labels), force=True)
         self.model.initialize(X=docs)
+
+    def _warn_about_lost_pictures(self, examples: Iterable[Example]) -> None:
+        """spaCy's own reader, the default of every config, builds predicted docs without pictures."""
+        for eg in examples:
+            had, has = (get_stored_image(doc) is not None for doc in (eg.reference, eg.predicted))
+            if had and not has and get_image_error(eg.predicted) is None:
+                warn(
+                    f"{self.name}: the corpus has pictures, but its reader drops them, so this trains on "
+                    'text only. Use @readers = "spacy-mmib.Corpus.v1" in [corpora.train] and [corpora.dev].'
+                )
+                return
 
     def _forget_sizes(self) -> None:
         """Take back the sizes of the weights: Thinc refuses to change one that is set."""
