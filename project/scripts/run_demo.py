@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import spacy
+import torch
 from spacy.cli.train import train
 from spacy.tokens import Doc
 from spacy.util import logger
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--gpu-id", type=int, default=-1)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # see train_picture_encoder.py
     paths = {f"paths.{split}": str(args.data / f"{split}.spacy") for split in ("train", "dev")}
     encoder = {"paths.encoder": str(args.data / "encoder.pth")}
     results: dict[str, list[float]] = {}

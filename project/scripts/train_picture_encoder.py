@@ -61,6 +61,9 @@ def main() -> None:
     parser.add_argument("--learn-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    # Pictures of 32 pixels are so little work that threads mostly wait for each other (on a machine with
+    # anything else to do, several times as long), and the result would depend on their number.
+    torch.set_num_threads(1)
     start = time.perf_counter()
     model, accuracy = train_encoder(
         args.arch,
