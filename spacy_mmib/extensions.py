@@ -1,7 +1,7 @@
 """`Doc._` and `Span._` attributes: what a post has beside its text.
 
-Everything lives in `Doc.user_data` under spaCy's own keys, in immutable or plain form, so that
-`Doc.to_bytes`, `DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep it.
+Everything lives in `Doc.user_data`, in immutable or plain form, so that `Doc.to_bytes`,
+`DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep it.
 
 | attribute | what |
 |---|---|
@@ -21,6 +21,10 @@ from .regions import Region, normalize_regions
 IMAGE_KEY = ("._.", "image", None, None)
 REGIONS_KEY = ("._.", "regions", None, None)
 ERROR_KEY = ("._.", "image_error", None, None)
+# What the picture encoder found, which is found again each time it runs.
+ENCODER_ERROR_KEY = ("spacy_mmib", "encoder_error", None, None)
+# Predicted entities by component: {name: [(start_char, end_char, label, confidence), ...]}
+PREDICTED_KEY = ("spacy_mmib", "predicted", None, None)
 
 
 def get_image(doc: Doc) -> Any:
@@ -28,14 +32,21 @@ def get_image(doc: Doc) -> Any:
     return from_stored(doc.user_data.get(IMAGE_KEY))
 
 
-def set_image(doc: Doc, value: Any) -> None:
-    """Attach a picture. Whatever was known about an earlier one's failure is forgotten.
+def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
+    """Attach a picture. What was known about an earlier one is forgotten: why it could not be used, and
+    its regions.
 
     value (ImageValue): The picture, or `None`.
+    keep_regions (bool): It is the same picture, under another path.
     RAISES (TypeError, ValueError): Not a kind of value that can be a picture.
     """
-    _set(doc, IMAGE_KEY, to_stored(value))
-    _set(doc, ERROR_KEY, None)
+    stored = to_stored(value)
+    before = doc.user_data.get(IMAGE_KEY)
+    replaced = stored is not None and before is not None and not keep_regions
+    if replaced and image_key(stored) != image_key(before):
+        set_regions(doc, None)
+    _set(doc, IMAGE_KEY, stored)
+    set_image_error(doc, None)
 
 
 def get_stored_image(doc: Doc) -> StoredImage:
@@ -50,8 +61,11 @@ def get_image_key(doc: Doc) -> str | None:
 
 
 def get_regions(doc: Doc) -> list[Region]:
-    """RETURNS (List[Region]): The objects of the picture, in order; empty if there are none."""
-    return normalize_regions(doc.user_data.get(REGIONS_KEY) or [])
+    """RETURNS (List[Region]): The objects of the picture, in order; empty if there are none. A new list:
+    to change the regions, assign.
+    """
+    stored = doc.user_data.get(REGIONS_KEY)
+    return [] if stored is None else normalize_regions(stored)
 
 
 def set_regions(doc: Doc, value: Any) -> None:
@@ -60,14 +74,56 @@ def set_regions(doc: Doc, value: Any) -> None:
 
 
 def get_image_error(doc: Doc) -> str | None:
-    """RETURNS (Optional[str]): Why the picture was not used."""
-    error: str | None = doc.user_data.get(ERROR_KEY)
-    return error
+    """RETURNS (Optional[str]): Why the picture, or some of its objects, were not used."""
+    errors = (doc.user_data.get(key) for key in (ERROR_KEY, ENCODER_ERROR_KEY))
+    return "; ".join(filter(None, errors)) or None
 
 
 def set_image_error(doc: Doc, value: str | None) -> None:
     """Say why the picture was not used, or take it back with `None`."""
-    _set(doc, ERROR_KEY, None if value is None else " ".join(str(value).split()))
+    _set(doc, ERROR_KEY, _one_line(value))
+    _set(doc, ENCODER_ERROR_KEY, None)
+
+
+def set_encoder_error(doc: Doc, value: str | None) -> None:
+    """The same, from a picture encoder: beside what a reader said, instead of what an encoder said before."""
+    _set(doc, ENCODER_ERROR_KEY, _one_line(value))
+
+
+def get_predicted(doc: Doc, name: str) -> dict[tuple[int, int, str], float]:
+    """What a component predicted for a doc.
+
+    name (str): The component's name.
+    RETURNS (Dict[Tuple[int, int, str], float]): Confidences by first character, one past the last
+        character, and label.
+    """
+    found = (doc.user_data.get(PREDICTED_KEY) or {}).get(name, ())
+    return {(start, end, label): confidence for start, end, label, confidence in found}
+
+
+def set_predicted(doc: Doc, name: str, predicted: dict[tuple[int, int, str], float]) -> None:
+    """Keep what a component predicted for a doc, instead of what it predicted before."""
+    everyone = dict(doc.user_data.get(PREDICTED_KEY) or {})
+    everyone.pop(name, None)
+    if predicted:
+        everyone[name] = [[*key, confidence] for key, confidence in predicted.items()]
+    _set(doc, PREDICTED_KEY, everyone or None)
+
+
+def get_confidence(span: Span) -> float | None:
+    """RETURNS (Optional[float]): Probability, 0-1, of a span that a component of this package predicted as
+    an entity of just this label; `None` for any other span.
+    """
+    key = (span.start_char, span.end_char, span.label_)
+    for name in span.doc.user_data.get(PREDICTED_KEY) or ():
+        confidence = get_predicted(span.doc, name).get(key)
+        if confidence is not None:
+            return confidence
+    return None
+
+
+def _one_line(text: str | None) -> str | None:
+    return None if text is None else " ".join(str(text).split()) or None
 
 
 def _set(doc: Doc, key: Any, value: Any) -> None:
@@ -86,7 +142,7 @@ def register_extensions() -> None:
     if not Doc.has_extension("image_error"):
         Doc.set_extension("image_error", getter=get_image_error, setter=set_image_error)
     if not Span.has_extension("confidence"):
-        Span.set_extension("confidence", default=None)
+        Span.set_extension("confidence", getter=get_confidence)
 
 
 register_extensions()

@@ -114,9 +114,9 @@ class PictureFolder:
         try:
             stored = get_stored_image(doc)
             if stored is not None:
-                set_image(doc, self._localize_value(stored))
+                set_image(doc, self._localize_value(stored), keep_regions=True)
                 outcome = "used"
-        except ImageError as err:
+        except (ImageError, TypeError, ValueError) as err:  # the last two: written past the setter
             reason = str(err)
             outcome = "unreadable"
             if isinstance(err, OutsideRootError):
@@ -128,6 +128,10 @@ class PictureFolder:
             set_image_error(doc, reason)
         else:
             dropped, reason = self._localize_regions(doc)
+            if reason is not None:
+                set_image_error(
+                    doc, f"some of its objects are left out, the first because: {reason}"
+                )
         if counts is not None:
             counts.add(outcome, dropped, reason)
         return outcome

@@ -1,5 +1,6 @@
 """Loss weights that change during training."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -44,23 +45,42 @@ class Weight:
 
     value (Union[float, Iterable[float]]): In spaCy 3 schedules are iterables. Where one ends its last
         value stays.
+    name (str): For messages.
+    RAISES (ValueError): It is negative: a regularizer would be maximized.
     """
 
-    def __init__(self, value: float | Iterable[float]) -> None:
-        self._schedule: Iterator[float] | None = None
+    def __init__(self, value: float | Iterable[float], name: str = "weight") -> None:
+        self.name = name
         self.current = 0.0
+        self._source: Iterable[float] | None = None
+        self._schedule: Iterator[float] | None = None
         if isinstance(value, Iterable):
-            self._schedule = iter(value)
+            self._source = value
+            self.restart()
         else:
-            self.current = float(value)
+            self.current = self._check(float(value))
+
+    def restart(self) -> None:
+        """Start a schedule again. A generator, as most of Thinc's schedules are, can't and goes on."""
+        try:
+            self._schedule = iter(copy.deepcopy(self._source or ()))
+        except TypeError:
+            self._schedule = iter(self._source or ())
 
     def next(self) -> float:
         """RETURNS (float): The weight of the next update."""
-        if self._schedule is not None:
-            self.current = float(next(self._schedule, self.current))
+        if self._source is not None and self._schedule is not None:
+            self.current = self._check(float(next(self._schedule, self.current)))
         return self.current
 
+    def _check(self, value: float) -> float:
+        if not value >= 0:
+            raise ValueError(f"{self.name} has to be 0 or more, not {value}.")
+        return value
+
     def __getstate__(self) -> dict[str, Any]:
-        # Most of Thinc's schedules are generators, which can't be pickled. A copy that predicts in
-        # another process has no use for them.
-        return {"_schedule": None, "current": self.current}
+        state = dict(self.__dict__)
+        if isinstance(self._source, Iterator) and not isinstance(self._source, Warmup):
+            # Generators can't be pickled. A copy that predicts in another process has no use for them.
+            state.update(_source=None, _schedule=None)
+        return state

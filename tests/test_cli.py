@@ -15,7 +15,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.util import registry
 from typer.testing import CliRunner
 
-import spacy_mmib.extensions  # noqa: F401
+import spacy_mmib.extensions
 from spacy_mmib.cli import mmib_cli
 from spacy_mmib.resilient import pipe_each
 
@@ -25,10 +25,10 @@ def picture_ner(doc):
     """Calls the first token of a post by its picture: red is PER, anything else LOC, without O."""
     if doc._.image is not None and len(doc):
         pixel = PIL.Image.open(doc._.image).convert("RGB").getpixel((0, 0))
-        span = doc[0:1]
-        doc.set_ents([spacy.tokens.Span(doc, 0, 1, label="PER" if pixel[0] > 128 else "LOC")])
-        span = doc.ents[0]
-        span._.confidence = 0.75
+        label = "PER" if pixel[0] > 128 else "LOC"
+        doc.set_ents([spacy.tokens.Span(doc, 0, 1, label=label)])
+        key = (doc[0].idx, doc[0].idx + len(doc[0]), label)
+        spacy_mmib.extensions.set_predicted(doc, "test_picture_ner", {key: 0.75})
     return doc
 
 

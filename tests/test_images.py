@@ -2,9 +2,12 @@
 
 import io
 import pickle
+import struct
+import weakref
 
 import numpy
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import spacy
 from conftest import make_picture
@@ -12,10 +15,10 @@ from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 
 import spacy_mmib.extensions
-from spacy_mmib.images.loading import load_pictures
 from spacy_mmib.images.reading import ImageError, probe_image, read_image, to_rgb
 from spacy_mmib.images.values import Pixels, image_key, to_stored
 from spacy_mmib.regions import clip_box, normalize_regions
+from spacy_mmib.regions.loading import load_pictures
 
 
 def encoded(image: PIL.Image.Image, format: str = "PNG", **options) -> bytes:
@@ -76,7 +79,7 @@ def test_pictures_survive(value, round_trip):
     ]
     doc._.image_error = "two\nlines"
     doc.ents = [spacy.tokens.Span(doc, 0, 1, label="PER")]
-    doc.ents[0]._.confidence = 0.75
+    spacy_mmib.extensions.set_predicted(doc, "mmib_ner", {(0, 3, "PER"): 0.75})
     for _ in range(2):
         doc = ROUND_TRIPS[round_trip](doc)
     assert same(doc._.image, expected)
@@ -271,7 +274,15 @@ def test_regions_that_are_none():
     for value in ("crop.png", {"box": (0, 0, 1, 1)}, 3):
         with pytest.raises(TypeError, match="takes a list"):
             doc._.regions = value
-    for value in ([(1, 2, 3)], [None], [{"label": "x"}], [("a", "b", "c", "d")]):
+    bad_score = [{"box": (0, 0, 1, 1), "score": "high"}]
+    for value in (
+        [(1, 2, 3)],
+        [None],
+        [{"label": "x"}],
+        [("a", "b", "c", "d")],
+        bad_score,
+        [(0, 0, 1, 10**400)],
+    ):
         with pytest.raises(TypeError, match=r"regions\[0\] is neither"):
             doc._.regions = value
     assert normalize_regions([numpy.array([1, 2, 3, 4])])[0]["box"] == [1.0, 2.0, 3.0, 4.0]
@@ -296,9 +307,110 @@ def test_loading_crops_boxes_and_reads_files(tmp_path):
     regions = normalize_regions(
         [(20, 10, 30, 20), (5, 5, 1, 1), tmp_path / "crop.png", tmp_path / "no.png"]
     )
-    pictures, problems = load_pictures(to_stored(image), regions)
+    problems: list[str] = []
+    pictures = list(load_pictures(to_stored(image), regions, problems=problems))
     assert [p.size for p in pictures] == [(40, 30), (10, 10), (7, 5)]
     assert near(pictures[1], (0, 0, 255))
     assert [p.split(":")[0] for p in problems] == ["region 1", "region 3"]
-    assert len(load_pictures(to_stored(image), regions, max_regions=1)[0]) == 2
-    assert load_pictures(b"", regions)[0] == []
+    assert len(list(load_pictures(to_stored(image), regions, 1, problems=[]))) == 2
+    assert list(load_pictures(b"", regions, problems=problems)) == []
+    assert problems[-1] == "the bytes of the picture are empty"
+
+
+def test_objects_are_cut_out_one_at_a_time():
+    """Sixty crops of a large picture are never in memory together."""
+    image = to_stored(make_picture("red", (300, 300)))
+    regions = normalize_regions([(0, 0, 300, 300)] * 60)
+    alive = []
+    for picture in load_pictures(image, regions, problems=[]):
+        alive.append(weakref.ref(picture))
+        del picture
+        assert sum(ref() is not None for ref in alive) <= 2  # the whole picture, and this one
+
+
+def test_another_picture_takes_its_own_regions():
+    doc = Doc(Vocab(), words=["a"])
+    doc._.regions = [(0, 0, 5, 5)]
+    doc._.image = "a.jpg"  # regions may be attached first
+    assert len(doc._.regions) == 1
+    doc._.image = "a.jpg"
+    assert len(doc._.regions) == 1
+    doc._.image = "b.jpg"
+    assert doc._.regions == []
+
+
+def test_confidence_belongs_to_an_entity_of_just_this_label():
+    doc = Doc(Vocab(), words=["Rob", "ate"])
+    spacy_mmib.extensions.set_predicted(doc, "mmib_ner", {(0, 3, "PER"): 0.75})
+    span = lambda *args, **kwargs: spacy.tokens.Span(doc, *args, **kwargs)
+    assert span(0, 1, label="PER")._.confidence == 0.75
+    assert span(0, 1, label="CAT")._.confidence is None
+    assert span(0, 2, label="PER")._.confidence is None
+    spacy_mmib.extensions.set_predicted(doc, "mmib_ner", {})
+    assert not doc.user_data
+
+
+def test_damaged_pixels_in_a_docbin_harm_their_own_post_only():
+    good, bad = (Doc(Vocab(), words=["a"]) for _ in range(2))
+    good._.image = ARRAY
+    for foreign in (
+        [1],
+        ["pil", -1, -1, b"abc"],
+        ["pil", 0, 5, b""],
+        ["array", "1", 1, "x"],
+        [[], {}, 0, None],
+    ):
+        bad.user_data[spacy_mmib.extensions.IMAGE_KEY] = {"__spacy_mmib_pixels__": foreign}
+        data = DocBin(store_user_data=True, docs=[good, bad]).to_bytes()
+        docs = list(DocBin(store_user_data=True).from_bytes(data).get_docs(Vocab()))
+        assert same(docs[0]._.image, ARRAY)
+        with pytest.raises(ImageError, match="takes a path"):
+            read_image(docs[1]._.image)
+
+
+def test_pictures_without_pixels():
+    doc = Doc(Vocab(), words=["a"])
+    for size in ((0, 5), (5, 0)):
+        with pytest.raises(ValueError, match="has no pixels"):
+            doc._.image = PIL.Image.new("RGB", size)
+        with pytest.raises(ValueError, match="at least 1 pixel"):
+            Pixels("pil", *size, b"")
+
+
+def test_malformed_exif_turns_nothing_and_breaks_nothing():
+    # Two entries: the width as text (writing this EXIF data anew would fail), and orientation 6.
+    entries = struct.pack("<HHIIHHII", 0x0100, 2, 5, 38, 0x0112, 3, 1, 6)
+    tiff = b"II*\x00" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0) + b"wide\x00"
+    data = encoded(make_picture("red", (40, 20)), "JPEG", exif=b"Exif\x00\x00" + tiff)
+    with pytest.raises(Exception, match="."):
+        PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data)))
+    assert read_image(data).size == (20, 40)
+    for junk in (b"Exif\x00\x00junk", b"Exif\x00\x00II*\x00\xff\xff\xff\xff"):
+        assert read_image(encoded(make_picture("red", (40, 20)), "JPEG", exif=junk)).size == (
+            40,
+            20,
+        )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation(orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    image = PIL.Image.fromarray(numpy.arange(6 * 4 * 3, dtype="uint8").reshape(6, 4, 3))
+    data = encoded(image, "PNG", exif=exif)
+    expected = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data)))
+    assert (numpy.asarray(read_image(data)) == numpy.asarray(expected)).all()
+
+
+def test_floats_just_above_one_are_no_dark_picture():
+    ramp = PIL.Image.fromarray(numpy.array([[0.0, 0.5, 1.001]], dtype="float32"))
+    assert numpy.asarray(to_rgb(ramp))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_keys_follow_links_and_know_shapes(tmp_path):
+    make_picture("red").save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    assert image_key(tmp_path / "a.png") == image_key(tmp_path / "b.png")
+    grey = numpy.zeros((4, 6, 3), "uint8")
+    assert image_key(grey) != image_key(grey.transpose(1, 0, 2).copy())
+    assert image_key("a\0b") == "path:a\0b"

@@ -10,9 +10,10 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 
+from spacy_mmib.extensions import get_predicted
 from spacy_mmib.pipeline.batching import batches_by_length
 from spacy_mmib.pipeline.collapse import CollapseMonitor
-from spacy_mmib.schedules import Weight
+from spacy_mmib.schedules import Warmup, Weight
 from spacy_mmib.util import MMIBWarning
 
 
@@ -29,7 +30,6 @@ def test_overfits_what_only_the_pictures_can_tell(trained):
     for eg in gold:
         eg.predicted._.image = None
         eg.predicted.ents = []
-    assert trained.evaluate(make_examples(trained))["ents_per_type"].keys() == {"PER", "ORG"}
     assert trained.evaluate(gold)["ents_f"] < 0.8
 
 
@@ -70,6 +70,43 @@ def test_weights_may_be_schedules():
         assert losses["mmib_ner"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_schedules_count_updates_not_batches():
+    warmup = {"@schedules": "spacy-mmib.warmup.v1", "initial": 1.0, "final": 3.0, "steps": 2}
+    nlp = make_nlp(beta1=0.0, beta2=0.0, alignment_weight=warmup)
+    component = nlp.get_pipe("mmib_ner")
+
+    def weight():
+        losses = component.update(examples, losses={})
+        return (losses["mmib_ner"] - losses["mmib_ner_task"]) / losses["mmib_ner_alignment"]
+
+    examples = make_examples(nlp)
+    for _ in range(2):  # initializing again starts again
+        optimizer = nlp.initialize(lambda: examples)
+        for expected in (1.0, 2.0, 3.0, 3.0):
+            assert [weight() for _ in range(3)] == pytest.approx(
+                [expected] * 3, rel=1e-4
+            )  # accumulated
+            component.finish_update(optimizer)
+
+
+def test_weights_are_not_negative():
+    with pytest.raises(ValueError, match="beta1 has to be 0 or more, not -1"):
+        make_nlp(beta1=-1.0)
+    with pytest.raises(ValueError, match="alignment_weight has to be 0 or more"):
+        Weight([-0.5], "alignment_weight").next()
+
+
+def test_pickled_schedules():
+    import pickle
+
+    weight = Weight(Warmup(0.0, 1.0, 4))
+    weight.next()
+    assert pickle.loads(pickle.dumps(weight)).next() == weight.next() == 0.25
+    generator = Weight(x for x in [0.5, 0.6])
+    generator.next()
+    assert pickle.loads(pickle.dumps(generator)).next() == 0.5  # stays where it was
+
+
 def test_a_schedule_that_ends_keeps_its_last_value():
     weight = Weight([0.1, 0.2])
     assert [weight.next() for _ in range(4)] == [0.1, 0.2, 0.2, 0.2]
@@ -108,6 +145,33 @@ def test_regularizers_reach_the_encoders():
             n.set_grad(name, n.get_grad(name) * 0)
     loss_at(0.0)
     assert node.get_grad("b")[0, 0] == pytest.approx(numeric, rel=0.02, abs=1e-3)
+
+
+def test_a_trainable_encoder_learns_through_the_whole_model():
+    nlp = spacy.blank("en")
+    img2vec = {**MODEL["img2vec"], "trainable": True}
+    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "img2vec": img2vec}})
+    examples = make_examples(nlp)
+    optimizer = nlp.initialize(lambda: examples)
+    network = nlp.get_pipe("mmib_ner").model.get_ref("img2vec").layers[0].shims[0]._model
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    nlp.update(examples, sgd=optimizer)
+    changed = [name for name, p in network.named_parameters() if not (p == before[name]).all()]
+    assert len(changed) == len(before)
+
+
+def test_a_copy_of_the_own_picture_is_no_negative():
+    nlp = make_nlp(beta1=0.0, beta2=0.0)
+    posts = [("Rob is here", [(0, 3, "PER")], "red"), ("so is Mia", [(6, 9, "ORG")], "red")]
+    train(nlp, make_examples(nlp, posts), steps=1)
+    core = nlp.get_pipe("mmib_ner").model.get_ref("core").shims[0]._model
+    pairs = []
+    core.discriminator.output.register_forward_hook(lambda m, i, output: pairs.append(len(output)))
+    nlp.get_pipe("mmib_ner").update(make_examples(nlp, posts))
+    assert pairs == [2]
+    other = [posts[0], (*posts[1][:2], "blue"), (*posts[1][:2], None)]
+    nlp.get_pipe("mmib_ner").update(make_examples(nlp, other))
+    assert pairs == [2, 2, 2]
 
 
 # Labels
@@ -156,6 +220,14 @@ def test_a_reader_that_drops_the_pictures_is_noticed():
     dropped = [Example(nlp.make_doc(eg.text), eg.reference) for eg in examples]
     with pytest.warns(MMIBWarning, match=r"its reader drops them.*spacy-mmib\.Corpus\.v1"):
         nlp.initialize(lambda: dropped)
+
+
+def test_sizes_are_inferred_from_posts_with_tokens():
+    nlp = make_nlp()
+    empty = [Example.from_dict(nlp.make_doc(""), {}) for _ in range(15)]
+    examples = empty + make_examples(nlp)
+    nlp.initialize(lambda: examples)
+    nlp.update(examples)
 
 
 def test_unknown_label_in_the_data_names_the_post():
@@ -330,7 +402,41 @@ def test_entities_of_others_are_kept_and_own_ones_replaced(trained):
     doc._.image = numpy.asarray(make_picture("blue"))
     component(doc)
     assert [(e.text, e.label_) for e in doc.ents] == [("Rob", "ORG")]
-    assert len([key for key in doc.user_data if "confidence" in key]) == 1
+    assert get_predicted(doc, "mmib_ner").keys() == {(0, 3, "ORG")}
+
+
+def test_corrections_of_own_entities_are_kept(trained):
+    component = trained.get_pipe("mmib_ner")
+    doc = component(new_docs(trained)[0])
+    doc.ents = [Span(doc, 0, 1, label="CAT")]  # another component or a user knows better
+    assert doc.ents[0]._.confidence is None
+    component(doc)
+    assert [(e.text, e.label_) for e in doc.ents] == [("Rob", "CAT")]
+
+
+def test_two_components_leave_each_others_entities(trained):
+    nlp = make_nlp()
+    posts = [("Rob had dinner with us", [(8, 14, "MEAL")], "red"), ("no meal here", [], None)]
+    train(nlp, make_examples(nlp, posts), steps=60)
+    assert [(e.text, e.label_) for e in nlp(new_docs(nlp)[0]).ents] == [("dinner", "MEAL")]
+    people = trained.get_pipe("mmib_ner")
+    meals = nlp.get_pipe("mmib_ner")
+    meals.name = "meals"
+    doc = new_docs(trained)[0]
+    for _ in range(2):
+        meals(people(doc))
+        assert [(e.text, e.label_) for e in doc.ents] == [("Rob", "PER"), ("dinner", "MEAL")]
+        assert all(e._.confidence > 0.4 for e in doc.ents)
+
+
+def test_white_space_is_no_part_of_an_entity(trained, monkeypatch):
+    from spacy_mmib.torch_modules.ner_head import DecodedEntities
+
+    component = trained.get_pipe("mmib_ner")
+    doc = Doc(trained.vocab, words=[" ", "Rob", "\n", " ", "x"])
+    component.set_annotations([doc], [DecodedEntities([0, 3], [3, 4], [1, 1], [0.9, 0.8])])
+    assert [(e.start, e.end) for e in doc.ents] == [(1, 2)]
+    assert doc.ents[0]._.confidence == 0.9
 
 
 def test_blocked_tokens_stay_blocked(trained):
@@ -358,9 +464,9 @@ def test_heads_that_dont_divide_the_width():
 
 def test_add_pipe_needs_no_config():
     nlp = spacy.blank("en")
-    component = nlp.add_pipe("mmib_ner")
-    assert component.model.get_ref("img2vec").attrs["arch"] == "resnet50"
-    assert component.model.get_ref("img2vec").attrs["weights"] is None
+    nlp.add_pipe("mmib_ner")
+    img2vec = nlp.config["components"]["mmib_ner"]["model"]["img2vec"]
+    assert (img2vec["arch"], img2vec["weights"], img2vec["trainable"]) == ("resnet50", None, False)
 
 
 # Failures stay where they are

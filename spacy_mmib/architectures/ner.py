@@ -1,5 +1,6 @@
 """`spacy-mmib.MMIB_NER.v1`."""
 
+from functools import partial
 from typing import Any, Literal
 
 from spacy.tokens import Doc
@@ -47,7 +48,8 @@ def build_mmib_ner_v1(
         code uses 1.
     initial_log_var (float): Around where log sigma^2 starts. 0: noise as strong as the signal, as in the
         paper; lower numbers let a pretrained encoder be fine-tuned in few steps.
-    mixed_precision (bool): Run the core in half precision where that is safe. GPU only.
+    mixed_precision (bool): Run the core in half precision where that is safe. GPU only, and not together
+        with [training] accumulate_gradient above 1: Thinc unscales what is accumulated once more each time.
     grad_scaler_config (Optional[Dict[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
     RETURNS (Model[List[Doc], PostVectors]): Gives C; its ref "head" makes entities or a loss of it.
     """
@@ -61,7 +63,6 @@ def build_mmib_ner_v1(
         "initial_log_var": initial_log_var,
     }
     core = MMIBLayer(
-        hidden_size=hidden_size,
         settings=settings,
         mixed_precision=mixed_precision,
         grad_scaler_config=grad_scaler_config,
@@ -70,16 +71,24 @@ def build_mmib_ner_v1(
     return Model(
         "mmib_ner",
         encode_posts,
-        init=init,
+        # Not attributes of the model, which Thinc would restore from a saved one over the config's.
+        init=partial(init, hidden_size=hidden_size, settings=settings),
         layers=[tok2vec, img2vec, core, head],
         refs={"tok2vec": tok2vec, "img2vec": img2vec, "core": core, "head": head},
         dims={"nO": None},
     )
 
 
-def init(model: Model[list[Doc], PostVectors], X: list[Doc] | None = None, Y: Any = None) -> None:
+def init(
+    model: Model[list[Doc], PostVectors],
+    X: list[Doc] | None = None,
+    Y: Any = None,
+    *,
+    hidden_size: int | None,
+    settings: dict[str, Any],
+) -> None:
     """Initialize all sub-layers. The number of labels has to be there as dimension nO."""
-    init_post_encoder(model, X)
+    init_post_encoder(model, X, hidden_size=hidden_size, settings=settings)
     width = core_width(model.get_ref("core"))
     assert width is not None
     build_ner_head(model.get_ref("head"), width=width, n_labels=model.get_dim("nO"))

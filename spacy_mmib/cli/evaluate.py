@@ -115,14 +115,11 @@ def evaluate(
         the picture they had.
     RAISES (CorpusError): The corpus can't be read or has no posts.
     """
-    from spacy.util import fix_random_seed
-
     from ..ablation import remove_images, shuffle_images
     from ..corpus import MultimodalCorpus
 
     if images not in ("own", "none", "shuffled"):
         raise ValueError(f"images is {images!r}; choose one of own, none, shuffled.")
-    fix_random_seed(seed)
     reader = MultimodalCorpus(corpus, image_root=image_root, gold_preproc=gold_preproc)
     try:
         examples = list(reader(nlp))

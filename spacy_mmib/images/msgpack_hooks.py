@@ -20,6 +20,11 @@ def encode_pixels(obj: Any, chain: Callable[[Any], Any] | None = None) -> Any:
 def decode_pixels(obj: Any, chain: Callable[[Any], Any] | None = None) -> Any:
     """Msgpack decoder, the inverse of `encode_pixels`."""
     if isinstance(obj, dict) and "__spacy_mmib_pixels__" in obj:
-        kind, height, width, data = obj["__spacy_mmib_pixels__"]
-        return Pixels("pil" if kind == "pil" else "array", int(height), int(width), data)
+        try:
+            kind, height, width, data = obj["__spacy_mmib_pixels__"]
+            return Pixels("pil" if kind == "pil" else "array", height, width, data)
+        except (TypeError, ValueError):
+            # Not ours, or damaged: one such post must not make a whole file unreadable. Whoever reads the
+            # picture finds a dict there and says so.
+            return obj
     return obj if chain is None else chain(obj)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy
 import PIL.Image
-import PIL.ImageOps
 
 # Pillow only tries formats whose plugins are imported, and importing all takes a while.
 from PIL import (  # noqa: F401
@@ -36,6 +35,18 @@ MAX_PIXELS = 89_478_485
 twice this number)."""
 
 
+EXIF_ORIENTATION = 0x0112
+TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+
+
 class ImageError(ValueError):
     """A picture that can't be used. The message is one line that says why."""
 
@@ -51,7 +62,7 @@ def read_image(value: Any) -> PIL.Image.Image:
     if isinstance(value, Pixels):
         return value.to_pil()
     if isinstance(value, (str, os.PathLike)):
-        return _read_file(Path(value))
+        return _read_file(Path(os.fsdecode(value)))
     if isinstance(value, bytes):
         if not value:
             raise ImageError("the bytes of the picture are empty")
@@ -73,7 +84,7 @@ def probe_image(value: Any) -> None:
     RAISES (ImageError): It can't be opened; the message says why.
     """
     if isinstance(value, (str, os.PathLike)):
-        path = Path(value)
+        path = Path(os.fsdecode(value))
         _check_file(path)
         with _open(path, str(path)):
             pass
@@ -147,7 +158,9 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         clipped.
     """
     image.load()
-    image = PIL.ImageOps.exif_transpose(image)
+    if 0 in image.size:
+        raise ImageError(f"has no pixels ({image.width} x {image.height})")
+    image = _turn_upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         return PIL.Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.has_transparency_data:
@@ -157,21 +170,32 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     return image.convert("RGB")
 
 
+def _turn_upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    # PIL.ImageOps.exif_transpose also writes the EXIF data anew, and fails if any of it is malformed.
+    try:
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # EXIF data that can't be parsed turns nothing
+        return image
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_8_bits(image: PIL.Image.Image) -> "numpy.ndarray[Any, Any]":
     # Pillow's own conversion clips 16-bit values at 255 (white) and floats below 1 at 0 (black).
-    values = numpy.asarray(image).astype("float64")
-    values = numpy.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    values = numpy.asarray(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and _fits(values, 255, 65535)):
-        scaled = values / 257.0
-    elif _fits(values, -1, 1.0) and image.mode == "F":
-        scaled = values * 255.0
-    elif _fits(values, -1, 255):
-        scaled = values
-    else:  # no scale is stated in the file: use the range that is there
-        low, high = values.min(), values.max()
-        scaled = (values - low) / max(high - low, 1e-12) * 255.0
-    result: numpy.ndarray[Any, Any] = scaled.clip(0, 255).round().astype("uint8")
-    return result
+        return (values >> 8).astype("uint8")
+    if image.mode == "I" and _fits(values, -1, 255):
+        return values.astype("uint8")
+    scaled = numpy.nan_to_num(values.astype("float32"), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(scaled.min()), float(scaled.max())
+    if image.mode == "F" and low >= -1 and high <= 2:
+        scaled *= 255.0  # 0 to 1, give or take what resampling overshoots
+    elif low < 0 or high > 255:  # no scale is stated in the file: use the range that is there
+        scaled -= low
+        scaled *= 255.0 / max(high - low, 1e-12)
+    numpy.clip(scaled, 0, 255, out=scaled)
+    return numpy.rint(scaled, out=scaled).astype("uint8")
 
 
 def _fits(values: "numpy.ndarray[Any, Any]", above: float, most: float) -> bool:

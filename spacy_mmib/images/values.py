@@ -39,6 +39,12 @@ class Pixels:
     data: bytes
 
     def __post_init__(self) -> None:
+        sizes = (self.height, self.width)
+        if not (isinstance(self.data, bytes) and all(type(x) is int and x > 0 for x in sizes)):
+            raise ValueError(
+                f"a picture has a height and a width of at least 1 pixel, not {self.height!r} and "
+                f"{self.width!r}, and its data is bytes"
+            )
         if len(self.data) != self.height * self.width * 3:
             raise ValueError(
                 f"{self.height} x {self.width} RGB pixels take {self.height * self.width * 3} bytes, "
@@ -71,8 +77,8 @@ def to_stored(value: Any) -> StoredImage:
     if value is None or isinstance(value, (bytes, Pixels)):
         return value
     if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value)
-    if isinstance(value, (bytearray, memoryview)):
+        return os.fsdecode(value)
+    if isinstance(value, bytearray) or (isinstance(value, memoryview) and value.ndim == 1):
         return bytes(value)
     if isinstance(value, numpy.ndarray):
         return _array_to_pixels(value)
@@ -119,12 +125,14 @@ def image_key(stored: Any) -> str | None:
 
     stored (Any): A stored or user-given value of `doc._.image`.
     RETURNS (Optional[str]): Equal for equal files or pixels, `None` without a picture. Files are told
-        apart by their path, everything else by its content.
+        apart by their path (symlinks followed), not by their content, everything else by its content.
     """
     if stored is None:
         return None
     if isinstance(stored, (str, os.PathLike)):
-        return "path:" + os.path.abspath(os.fspath(stored))
+        path = os.fsdecode(stored)
+        # A NUL can't be in a path that leads anywhere; realpath would raise.
+        return "path:" + (path if "\0" in path else os.path.realpath(path))
     if isinstance(stored, bytes):
         return "bytes:" + hashlib.blake2b(stored, digest_size=16).hexdigest()
     if not isinstance(stored, Pixels):
@@ -132,4 +140,5 @@ def image_key(stored: Any) -> str | None:
             return image_key(to_stored(stored))
         except (TypeError, ValueError):
             return None
-    return "pixels:" + hashlib.blake2b(stored.data, digest_size=16).hexdigest()
+    content = hashlib.blake2b(stored.data, digest_size=16).hexdigest()
+    return f"pixels:{stored.height}x{stored.width}:{content}"

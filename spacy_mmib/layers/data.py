@@ -1,14 +1,12 @@
 """What passes between components and layers. Free of torch, so that components can import it."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy
 from thinc.types import Floats1d, Floats2d
 
-Term: TypeAlias = Literal["kl_text", "kl_image", "alignment"]
-
-TERMS: tuple[Term, ...] = ("kl_text", "kl_image", "alignment")
+TERMS = ("kl_text", "kl_image", "alignment")
 """The regularizer terms, by the names they have in configs, losses and logs."""
 
 

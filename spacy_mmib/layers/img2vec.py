@@ -1,22 +1,21 @@
 """Pictures of posts to vectors, with a torchvision network, as a Thinc layer."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy
-import PIL.Image
 import torch
 from spacy.tokens import Doc
 from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
 
-from ..extensions import get_regions, get_stored_image, set_image_error
-from ..images.loading import load_pictures
+from ..extensions import get_regions, get_stored_image, set_encoder_error
 from ..images.reading import ImageError
-from ..images.values import StoredImage
+from ..regions.loading import load_pictures
 from ..torch_modules.backbone import Backbone
 from ..torch_modules.vision import models
 from ..util import warn
@@ -26,58 +25,67 @@ from .torch_shim import get_module, set_module, wrap_module
 OnImageError: TypeAlias = Literal["warn", "raise"]
 
 
-def TorchvisionLayer(
-    *,
-    arch: str,
-    weights: str | Path | None,
-    trainable: bool,
-    image_size: int | None,
-    max_regions: int | None,
-    batch_size: int,
-    on_image_error: OnImageError,
-    mixed_precision: bool,
-) -> Model[list[Doc], list[Floats2d]]:
-    """Make the layer; see `architectures.img2vec.build_torchvision_encoder_v1` for the arguments."""
-    backbone = wrap_module(_convert_inputs, _convert_outputs, mixed_precision=mixed_precision)
-    backbone.name = arch
+@dataclass(frozen=True)
+class EncoderSettings:
+    """Settings of the layer; see `architectures.img2vec.build_torchvision_encoder_v1`. Not attributes of
+    the Thinc model: those are restored from a saved model, over what the config says.
+    """
+
+    arch: str
+    weights: str | None
+    trainable: bool
+    image_size: int | None
+    max_regions: int | None
+    batch_size: int
+    on_image_error: OnImageError
+    mixed_precision: bool
+
+
+def TorchvisionLayer(settings: EncoderSettings) -> Model[list[Doc], list[Floats2d]]:
+    """RETURNS (Model[List[Doc], List[Floats2d]]): A row a region, row 0 the whole picture, no rows for a post
+    without one.
+    """
+    backbone = wrap_module(
+        _convert_inputs,
+        _convert_outputs,
+        mixed_precision=settings.mixed_precision,
+        runtime_settings={"trainable": settings.trainable},
+    )
+    backbone.name = settings.arch
     return Model(
         "torchvision_encoder",
-        forward,
-        init=init,
+        partial(forward, settings=settings),
+        init=partial(init, settings=settings),
         layers=[backbone],
         dims={"nO": None},
-        attrs={
-            "arch": arch,
-            "weights": None if weights is None else os.fspath(weights),
-            "trainable": trainable,
-            "image_size": image_size,
-            "max_regions": max_regions,
-            "batch_size": batch_size,
-            "on_image_error": on_image_error,
-        },
     )
 
 
 def init(
-    model: Model[list[Doc], list[Floats2d]], X: list[Doc] | None = None, Y: Any = None
+    model: Model[list[Doc], list[Floats2d]],
+    X: list[Doc] | None = None,
+    Y: Any = None,
+    *,
+    settings: EncoderSettings,
 ) -> None:
     """Build the network and read its weights. This is the only place where weights are looked for: a
     saved pipeline brings its own.
     """
-    arch, weights = model.attrs["arch"], model.attrs["weights"]
+    arch, weights = settings.arch, settings.weights
     by_name = weights is not None and _is_weights_name(arch, weights)
-    preset = make_preset(arch, weights if by_name else None, model.attrs["image_size"])
-    backbone = Backbone(arch=arch, preset=preset, trainable=model.attrs["trainable"])
-    if by_name:
+    preset = make_preset(arch, weights if by_name else None, settings.image_size)
+    backbone = Backbone(arch=arch, preset=preset, trainable=settings.trainable)
+    if weights is None:
+        if not settings.trainable:
+            warn(
+                f"img2vec ({arch}) has random weights and is frozen, so it can tell little about a picture. "
+                "Set 'weights' to one of torchvision's names (e.g. \"IMAGENET1K_V1\") or to a local state "
+                "dict, or 'trainable' to true."
+            )
+    elif by_name:
         backbone.load_classifier_state(_download_weights(arch, weights))
-    elif weights is not None:
+    else:
         backbone.load_classifier_state(_read_weights(arch, Path(weights)))
-    elif not model.attrs["trainable"]:
-        warn(
-            f"img2vec ({arch}) has random weights and is frozen, so it can tell little about a picture. Set "
-            "'weights' to one of torchvision's names (e.g. \"IMAGENET1K_V1\") or to a local state dict, or "
-            "'trainable' to true."
-        )
     set_module(model.layers[0], backbone)
     model.set_dim("nO", backbone.width, force=True)
 
@@ -135,7 +143,11 @@ def _read_weights(arch: str, path: Path) -> dict[str, Any]:
 
 
 def forward(
-    model: Model[list[Doc], list[Floats2d]], docs: Sequence[Doc], is_train: bool
+    model: Model[list[Doc], list[Floats2d]],
+    docs: Sequence[Doc],
+    is_train: bool,
+    *,
+    settings: EncoderSettings,
 ) -> tuple[list[Floats2d], Callable[[list[Floats2d]], list[Doc]]]:
     """Encode the pictures of a batch of posts.
 
@@ -143,35 +155,35 @@ def forward(
         picture. And the callback for the gradient, which reaches the network only if it is trainable.
     """
     backbone = model.layers[0]
-    width = model.get_dim("nO")
+    train_network = is_train and settings.trainable
     counts = [0] * len(docs)
+    tensors = _prepare(get_module(backbone), docs, counts, settings)
     rows: list[Floats2d] = []
-    callbacks: list[tuple[int, Callable[[Floats2d], Any]]] = []
-    train_network = is_train and model.attrs["trainable"]
-    tensors = _prepare(model, docs, counts)
-    # Pictures are prepared only as the network gets to them: at most batch_size are held at a time.
-    while batch := list(islice(tensors, model.attrs["batch_size"])):
-        features, backprop_network = backbone(torch.stack(batch), train_network)
+    backprop_network: Callable[[Floats2d], Any] | None = None
+    # Frozen: pictures are prepared only as the network gets to them, batch_size at a time. Training needs
+    # all of them until its one backward pass (each pass of the shim unscales all gradients, so that a
+    # second one would spoil those of the first in mixed precision).
+    at_once = None if train_network else settings.batch_size
+    while batch := list(islice(tensors, at_once)):
+        features, backprop_network = backbone(
+            (torch.stack(batch), settings.batch_size), train_network
+        )
         rows.append(features)
-        callbacks.append((len(batch), backprop_network))
+    width = model.get_dim("nO")
     all_rows = model.ops.xp.concatenate(rows) if rows else model.ops.alloc2f(0, width)
     ends = numpy.cumsum(counts)
     vectors = [all_rows[end - count : end] for end, count in zip(ends, counts)]
 
     def backprop(d_vectors: list[Floats2d]) -> list[Doc]:
-        if train_network and rows:
-            d_rows = model.ops.xp.concatenate([d for d in d_vectors if len(d)])
-            start = 0
-            for count, callback in callbacks:
-                callback(d_rows[start : start + count])
-                start += count
+        if train_network and backprop_network is not None:
+            backprop_network(model.ops.xp.concatenate([d for d in d_vectors if len(d)]))
         return []
 
     return vectors, backprop
 
 
 def _prepare(
-    model: Model[list[Doc], list[Floats2d]], docs: Sequence[Doc], counts: list[int]
+    module: torch.nn.Module, docs: Sequence[Doc], counts: list[int], settings: EncoderSettings
 ) -> Iterator[torch.Tensor]:
     """YIELDS (torch.Tensor): Prepared pictures, post by post; `counts` is filled on the way."""
     transform: PictureTransform | None = None
@@ -180,24 +192,19 @@ def _prepare(
         if image is None:
             continue
         if transform is None:
-            module = get_module(model.layers[0])
-            transform = PictureTransform(module.settings["preset"])  # type: ignore[arg-type, index]
-        pictures, problems = _load(doc, image, model.attrs["max_regions"])
-        set_image_error(doc, "; ".join(problems) or None)
+            assert isinstance(module, Backbone)
+            transform = PictureTransform(module.settings["preset"])
+        problems: list[str] = []
+        try:
+            regions = get_regions(doc)
+        except TypeError as err:  # regions that never went through the setter
+            regions, problems = [], [str(err)]
+        for picture in load_pictures(image, regions, settings.max_regions, problems=problems):
+            yield transform(picture)
+            counts[i] += 1
+        set_encoder_error(doc, "; ".join(problems) or None)
         if problems:
-            _report(model.attrs["on_image_error"], doc, problems, used=bool(pictures))
-        counts[i] = len(pictures)
-        yield from map(transform, pictures)
-
-
-def _load(
-    doc: Doc, image: StoredImage, max_regions: int | None
-) -> tuple[list[PIL.Image.Image], list[str]]:
-    try:
-        return load_pictures(image, get_regions(doc), max_regions)
-    except TypeError as err:  # regions that never went through the setter
-        pictures, problems = load_pictures(image, [])
-        return pictures, [*problems, str(err)]
+            _report(settings.on_image_error, doc, problems, used=counts[i] > 0)
 
 
 def _report(policy: OnImageError, doc: Doc, problems: list[str], *, used: bool) -> None:
@@ -210,15 +217,16 @@ def _report(policy: OnImageError, doc: Doc, problems: list[str], *, used: bool) 
 
 
 def _convert_inputs(
-    model: Model[Any, Any], X: torch.Tensor, is_train: bool
+    model: Model[Any, Any], X: tuple[torch.Tensor, int], is_train: bool
 ) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], None]]:
+    pictures, at_once = X
     parameter = next(get_module(model).parameters(), None)
-    device = X.device if parameter is None else parameter.device
-    return ArgsKwargs(args=(X.to(device),), kwargs={}), lambda d_inputs: None
+    device = pictures.device if parameter is None else parameter.device
+    return ArgsKwargs(args=(pictures.to(device), at_once), kwargs={}), lambda d_inputs: None
 
 
 def _convert_outputs(
-    model: Model[Any, Any], inputs_outputs: tuple[torch.Tensor, torch.Tensor], is_train: bool
+    model: Model[Any, Any], inputs_outputs: tuple[Any, torch.Tensor], is_train: bool
 ) -> tuple[Floats2d, Callable[[Floats2d], ArgsKwargs]]:
     _, features = inputs_outputs
 

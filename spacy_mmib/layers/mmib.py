@@ -12,17 +12,18 @@ from .data import TERMS, CoreInput, PostVectors
 from .padding import pad, unpad
 from .torch_shim import get_module, set_module, wrap_module
 
+RUNTIME_SETTINGS = ("dropout", "kl_reduction", "max_negatives")
+"""Settings of the core that its weights don't depend on."""
+
 
 def MMIBLayer(
     *,
-    hidden_size: int | None,
     settings: dict[str, Any],
     mixed_precision: bool = False,
     grad_scaler_config: dict[str, Any] | None = None,
 ) -> Model[CoreInput, PostVectors]:
     """Make the layer.
 
-    hidden_size (Optional[int]): d; the width of the text vectors if `None`.
     settings (Dict[str, Any]): Of `torch_modules.core.MMIBCore`, without its widths.
     mixed_precision (bool): See `wrap_module`.
     grad_scaler_config (Optional[Dict[str, Any]]): See `wrap_module`.
@@ -34,23 +35,31 @@ def MMIBLayer(
         _convert_outputs,
         mixed_precision=mixed_precision,
         grad_scaler_config=grad_scaler_config,
+        runtime_settings={name: settings[name] for name in RUNTIME_SETTINGS},
     )
     layer.name = "mmib_core"
-    layer.attrs["hidden_size"] = hidden_size
-    layer.attrs["settings"] = settings
     layer.attrs["terms"] = list(TERMS)
     return layer
 
 
-def build_core(layer: Model[CoreInput, PostVectors], *, text_width: int, image_width: int) -> None:
+def build_core(
+    layer: Model[CoreInput, PostVectors],
+    *,
+    text_width: int,
+    image_width: int,
+    hidden_size: int | None,
+    settings: dict[str, Any],
+) -> None:
     """Build the torch module, with new weights, once the widths of its inputs are known.
 
+    text_width (int): Width of the text vectors.
+    image_width (int): Width of the picture vectors.
+    hidden_size (Optional[int]): d; `text_width` if `None`.
+    settings (Dict[str, Any]): See `MMIBLayer`.
     RAISES (ValueError): Settings that don't fit, e.g. heads that don't divide the hidden size.
     """
-    width = layer.attrs["hidden_size"] or text_width
-    module = MMIBCore(
-        text_width=text_width, image_width=image_width, width=width, **layer.attrs["settings"]
-    )
+    width = hidden_size or text_width
+    module = MMIBCore(text_width=text_width, image_width=image_width, width=width, **settings)
     set_module(layer, module)
 
 

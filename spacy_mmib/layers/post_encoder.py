@@ -13,11 +13,19 @@ from .mmib import build_core
 from .padding import zeros_like
 
 
-def init_post_encoder(model: Model[Any, Any], docs: list[Doc] | None) -> tuple[int, int]:
+def init_post_encoder(
+    model: Model[Any, Any],
+    docs: list[Doc] | None,
+    *,
+    hidden_size: int | None,
+    settings: dict[str, Any],
+) -> tuple[int, int]:
     """Initialize the sub-layers `tok2vec`, `img2vec` and `core` of a model.
 
     model (Model): Has these three as refs.
     docs (Optional[List[Doc]]): A sample, to infer sizes from.
+    hidden_size (Optional[int]): d; the width of the text vectors if `None`.
+    settings (Dict[str, Any]): Of the core, see `MMIBLayer`.
     RETURNS (Tuple[int, int]): Width of the text vectors, width of the picture vectors.
     RAISES (ValueError): The core's settings don't fit these widths.
     """
@@ -33,7 +41,13 @@ def init_post_encoder(model: Model[Any, Any], docs: list[Doc] | None) -> tuple[i
             )
         text_width = tok2vec.predict(docs[:1])[0].shape[1]
     image_width = img2vec.get_dim("nO")
-    build_core(model.get_ref("core"), text_width=text_width, image_width=image_width)
+    build_core(
+        model.get_ref("core"),
+        text_width=text_width,
+        image_width=image_width,
+        hidden_size=hidden_size,
+        settings=settings,
+    )
     return text_width, image_width
 
 

@@ -7,6 +7,7 @@ msgpack): loading builds the module from its settings, and no pickle is ever rea
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import safetensors.torch
@@ -52,6 +53,7 @@ def wrap_module(
     *,
     mixed_precision: bool = False,
     grad_scaler_config: dict[str, Any] | None = None,
+    runtime_settings: dict[str, Any] | None = None,
 ) -> Model[Any, Any]:
     """Make a Thinc layer around a module that will be set by `set_module` or by loading.
 
@@ -60,6 +62,8 @@ def wrap_module(
     mixed_precision (bool): Run whitelisted operations in half precision. GPU only: on CPU it is
         ignored with a warning.
     grad_scaler_config (Optional[Dict[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
+    runtime_settings (Optional[Dict[str, Any]]): Settings of the module that its weights don't depend on:
+        when it is loaded these hold, not those it was saved with, so that a config can change them.
     RETURNS (Model): The layer.
     """
     if mixed_precision and not isinstance(get_current_ops(), CupyOps):
@@ -74,7 +78,7 @@ def wrap_module(
             mixed_precision=mixed_precision,
             grad_scaler=PyTorchGradScaler(mixed_precision, **(grad_scaler_config or {})),
             serialize_model=serialize_module,
-            deserialize_model=deserialize_module,
+            deserialize_model=partial(deserialize_module, runtime_settings=runtime_settings),
         ),
     )
 
@@ -104,12 +108,18 @@ def serialize_module(module: nn.Module) -> bytes:
     return data
 
 
-def deserialize_module(module: nn.Module, data: bytes, device: torch.device) -> nn.Module:
+def deserialize_module(
+    module: nn.Module,
+    data: bytes,
+    device: torch.device,
+    runtime_settings: dict[str, Any] | None = None,
+) -> nn.Module:
     """Build the stored module.
 
     module (nn.Module): What was there before; not used.
     data (bytes): See `serialize_module`.
     device (torch.device): Where to put it.
+    runtime_settings (Optional[Dict[str, Any]]): See `wrap_module`.
     RETURNS (nn.Module): The module, with its weights.
     """
     msg = srsly.msgpack_loads(data)
@@ -120,6 +130,9 @@ def deserialize_module(module: nn.Module, data: bytes, device: torch.device) -> 
             f"The saved pipeline holds a module {msg['module']!r} that this version of spacy-mmib doesn't "
             f"know (it knows {sorted(MODULES)}). Install the version it was saved with."
         )
-    built = MODULES[msg["module"]](**msg["settings"])
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the random weights it starts with are replaced at once
+        built = MODULES[msg["module"]](**{**msg["settings"], **(runtime_settings or {})})
     built.load_state_dict(safetensors.torch.load(msg["state"]))
     return built.to(device)

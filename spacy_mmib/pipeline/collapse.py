@@ -19,6 +19,10 @@ class CollapseMonitor:
 
     def __init__(self, name: str, window: int = 100, threshold: float = 0.01) -> None:
         self.name, self.window, self.threshold = name, window, threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen."""
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._warned: set[str] = set()

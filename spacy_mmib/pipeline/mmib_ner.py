@@ -1,6 +1,7 @@
 """`mmib_ner`: named entities from the text and the picture of a post."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from spacy.training import Example, biluo_to_iob, validate_examples, validate_ge
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
-from ..extensions import get_image_error, get_stored_image
+from ..extensions import get_image_error, get_predicted, get_stored_image, set_predicted
 from ..layers.data import TERMS, NERInput, NERTargets, PostVectors
 from ..schedules import Weight
 from ..util import warn
@@ -108,8 +109,8 @@ class MMIBEntityRecognizer(TrainablePipe):
             value an update. At 0 the term is not computed.
         beta2 (Union[float, Iterable[float]]): The same for the pictures' KL.
         alignment_weight (Union[float, Iterable[float]]): The same for the alignment term.
-        max_batch_tokens (int): Tokens processed at once in prediction, padding included: the bound on
-            memory, which results don't depend on.
+        max_batch_tokens (int): Tokens processed at once in prediction, padding included, if no single post
+            is longer: bounds memory, and results don't depend on it.
         scorer (Optional[Callable]): Scores examples, see `spacy-mmib.ner_scorer.v1`.
         """
         self.vocab = vocab
@@ -119,10 +120,11 @@ class MMIBEntityRecognizer(TrainablePipe):
         self.max_batch_tokens = max_batch_tokens
         self.cfg: dict[str, Any] = {"labels": []}
         self._weights = {
-            "kl_text": Weight(beta1),
-            "kl_image": Weight(beta2),
-            "alignment": Weight(alignment_weight),
+            "kl_text": Weight(beta1, "beta1"),
+            "kl_image": Weight(beta2, "beta2"),
+            "alignment": Weight(alignment_weight, "alignment_weight"),
         }
+        self._step_weights: dict[str, float] | None = None
         self._monitor = CollapseMonitor(name)
 
     @property
@@ -181,7 +183,12 @@ class MMIBEntityRecognizer(TrainablePipe):
         RAISES (ValueError): There is no label at all, or settings don't fit together.
         """
         validate_get_examples(get_examples, "MMIBEntityRecognizer.initialize")
-        self._forget_sizes()  # initializing again starts over, so labels may be added again
+        # Initializing again starts over.
+        self._forget_sizes()
+        self._monitor.reset()
+        self._step_weights = None
+        for weight in self._weights.values():
+            weight.restart()
         if labels is not None:
             for label in labels:
                 self.add_label(label)
@@ -195,7 +202,7 @@ class MMIBEntityRecognizer(TrainablePipe):
                 "add_label nor 'spacy init labels' gave any."
             )
         self._warn_about_lost_pictures(islice(get_examples(), 100))
-        docs = [eg.predicted for eg in islice(get_examples(), 10)]
+        docs = list(islice((eg.predicted for eg in get_examples() if len(eg.predicted)), 10))
         self.model.set_dim("nO", len(self.labels), force=True)
         self.model.initialize(X=docs)
 
@@ -210,11 +217,33 @@ class MMIBEntityRecognizer(TrainablePipe):
                 )
                 return
 
-    def _forget_sizes(self) -> None:
-        """Take back the sizes of the weights: Thinc refuses to change one that is set."""
+    def _forget_sizes(self) -> list[tuple[Model[Any, Any], str, int | None]]:
+        """Take back the sizes of the weights: Thinc refuses to change one that is set.
+
+        RETURNS (List[Tuple[Model, str, Optional[int]]]): What they were.
+        """
         head = self.model.get_ref("head")
-        for node, dim in ((self.model, "nO"), (head, "nI"), (head, "nO")):
+        sizes = [
+            (node, dim, node.maybe_get_dim(dim))
+            for node, dim in ((self.model, "nO"), (head, "nI"), (head, "nO"))
+        ]
+        for node, dim, _ in sizes:
             node.set_dim(dim, None, force=True)
+        return sizes
+
+    @contextmanager
+    def _new_sizes(self, exclude: Iterable[str]) -> Iterator[None]:
+        """While loading: let the weights have other sizes than before, unless they stay or loading fails."""
+        if "model" in exclude:
+            yield
+            return
+        sizes = self._forget_sizes()
+        try:
+            yield
+        except Exception:
+            for node, dim, size in sizes:
+                node.set_dim(dim, size, force=True)
+            raise
 
     def from_bytes(
         self, bytes_data: bytes, *, exclude: Iterable[str] = ()
@@ -225,8 +254,8 @@ class MMIBEntityRecognizer(TrainablePipe):
         exclude (Iterable[str]): Names of serialization fields to leave out.
         RETURNS (MMIBEntityRecognizer): The component.
         """
-        self._forget_sizes()
-        super().from_bytes(bytes_data, exclude=exclude)
+        with self._new_sizes(exclude):
+            super().from_bytes(bytes_data, exclude=exclude)
         return self
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "MMIBEntityRecognizer":
@@ -236,8 +265,8 @@ class MMIBEntityRecognizer(TrainablePipe):
         exclude (Iterable[str]): Names of serialization fields to leave out.
         RETURNS (MMIBEntityRecognizer): The component.
         """
-        self._forget_sizes()
-        super().from_disk(path, exclude=exclude)
+        with self._new_sizes(exclude):
+            super().from_disk(path, exclude=exclude)
         return self
 
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
@@ -268,12 +297,11 @@ class MMIBEntityRecognizer(TrainablePipe):
                 self._set_entities(doc, entities)
 
     def _set_entities(self, doc: Doc, entities: Any) -> None:
-        own = [ent for ent in doc.ents if ent._.confidence is not None]
-        for ent in own:
-            del doc.user_data["._.", "confidence", ent.start_char, ent.end_char]
+        before = get_predicted(doc, self.name)
+        own = [e for e in doc.ents if (e.start_char, e.end_char, e.label_) in before]
         taken = {token.i for token in doc if token.ent_iob_ in ("B", "I")}
         taken.difference_update(token.i for ent in own for token in ent)
-        found = []
+        found, confidences = [], {}
         for start, end, label, confidence in zip(*entities):
             # spaCy has no entities that begin or end with white space.
             while start < end and doc[start].is_space:
@@ -282,8 +310,9 @@ class MMIBEntityRecognizer(TrainablePipe):
                 end -= 1
             if start < end and taken.isdisjoint(range(start, end)):
                 span = Span(doc, start, end, label=self.labels[label])
-                span._.confidence = confidence
                 found.append(span)
+                confidences[span.start_char, span.end_char, span.label_] = confidence
+        set_predicted(doc, self.name, confidences)
         predicted = {token.i for span in found for token in span}
         rest = [doc[i : i + 1] for i in range(len(doc)) if i not in taken and i not in predicted]
         doc.set_ents(found, outside=rest, default="unmodified")
@@ -339,7 +368,9 @@ class MMIBEntityRecognizer(TrainablePipe):
         if not any(len(doc) for doc in docs):
             return losses
         set_dropout_rate(self.model, drop)
-        weights = {term: weight.next() for term, weight in self._weights.items()}
+        if self._step_weights is None:
+            self._step_weights = {term: weight.next() for term, weight in self._weights.items()}
+        weights = self._step_weights
         self.model.get_ref("core").attrs["terms"] = [term for term in TERMS if weights[term]]
         vectors, backprop = self.model.begin_update(docs)
         task_loss, d_context = self.get_loss(examples, vectors)
@@ -354,6 +385,14 @@ class MMIBEntityRecognizer(TrainablePipe):
         if sgd not in (None, False):
             self.finish_update(sgd)
         return losses
+
+    def finish_update(self, sgd: Optimizer) -> None:
+        """Update the weights with what was accumulated, and take the schedules a step further.
+
+        sgd (Optimizer): The optimizer.
+        """
+        super().finish_update(sgd)
+        self._step_weights = None
 
     def get_loss(self, examples: Iterable[Example], scores: PostVectors) -> tuple[float, list[Any]]:
         """The task loss: negative log-likelihood of the gold tags, mean over posts (Eq. 27).

@@ -46,20 +46,24 @@ class Backbone(nn.Module):
         super().train(mode and self.trainable)
         return self
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, pictures: torch.Tensor, at_once: int) -> torch.Tensor:
         """Encode pictures.
 
-        pictures (torch.Tensor): Prepared by the preset, (r, 3, height, width).
+        pictures (torch.Tensor): Prepared by the preset, (r, 3, height, width), at least one.
+        at_once (int): Pictures in one pass through the network.
         RETURNS (torch.Tensor): (r, features), float32.
         """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
+            return torch.cat([self._encode(part).float() for part in pictures.split(at_once)])
+
+    def _encode(self, pictures: torch.Tensor) -> torch.Tensor:
         training = self.training
         if training and len(pictures) == 1:
             # A single picture has no batch statistics (BatchNorm raises): use the running ones.
             self.network.eval()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
-            features: torch.Tensor = self.network(pictures)
+        features: torch.Tensor = self.network(pictures)
         self.network.train(training)
-        return features.float()
+        return features
 
     def load_classifier_state(self, state: dict[str, Any]) -> None:
         """Take the weights of a whole classification network; those of its head are left out.

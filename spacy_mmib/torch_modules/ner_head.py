@@ -10,8 +10,6 @@ from .regularizers import at_least_float32
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
 FORBIDDEN = -10_000.0
-# Entities whose probability is computed at once, a bound on memory for posts with very many.
-ENTITIES_AT_ONCE = 512
 
 
 class DecodedEntities(NamedTuple):
@@ -100,11 +98,7 @@ class NERHead(nn.Module):
         )
 
     def _nll(self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-        # The parameters follow the scores' type: probabilities are computed in float64.
-        parameters = {name: p.to(emissions.dtype) for name, p in self.crf.named_parameters()}
-        llh: torch.Tensor = torch.func.functional_call(
-            self.crf, parameters, (emissions, tags, mask), {"reduction": "none"}
-        )
+        llh: torch.Tensor = self.crf(emissions, tags, mask, reduction="none")
         return -llh
 
     def _log_share(
@@ -150,12 +144,7 @@ class NERHead(nn.Module):
         paths = self.crf.decode(emissions, mask)
         decoded = [_read_entities(path) for path in paths]
         spans = [(post, *span) for post, found in enumerate(decoded) for span in found]
-        confidences: list[float] = []
-        for i in range(0, len(spans), ENTITIES_AT_ONCE):
-            confidences += self.entity_probabilities(
-                emissions, mask, spans[i : i + ENTITIES_AT_ONCE]
-            )
-        remaining = iter(confidences)
+        remaining = iter(self.entity_probabilities(emissions, mask, spans))
         return [
             DecodedEntities(
                 [start for start, _, _ in found],
@@ -166,6 +155,7 @@ class NERHead(nn.Module):
             for found in decoded
         ]
 
+    @torch.no_grad()
     def entity_probabilities(
         self,
         emissions: torch.Tensor,
@@ -175,6 +165,9 @@ class NERHead(nn.Module):
         """Probability, under the CRF, that exactly these tokens are an entity of this label: the share
         of all tag sequences that have it.
 
+        One forward-backward pass over the posts, whatever the number of spans: of the sequences that have a
+        span, the forward scores sum up everything before it, the backward scores everything after it.
+
         emissions (torch.Tensor): (b, n, k).
         mask (torch.Tensor): Bool (b, n).
         spans (List[Tuple[int, int, int, int]]): Post, first token, one past the last token, label.
@@ -182,24 +175,56 @@ class NERHead(nn.Module):
         """
         if not spans:
             return []
-        posts = torch.tensor([post for post, *_ in spans], device=emissions.device)
-        # In float64: the difference of two large logarithms is exponentiated.
-        scores, masks = emissions[posts].double(), mask[posts]
-        constrained = scores.clone()
-        path = torch.zeros(scores.shape[:2], dtype=torch.long)
-        for i, (_, start, end, label) in enumerate(spans):
-            begin, inside = 2 * label + 1, 2 * label + 2
-            path[i, start] = begin
-            path[i, start + 1 : end] = inside
-            only = torch.full((end - start, self.n_tags), FORBIDDEN, dtype=scores.dtype)
-            only[0, begin] = 0.0
-            only[1:, inside] = 0.0
-            constrained[i, start:end] += only.to(scores.device)
-            if end < scores.shape[1]:
-                constrained[i, end, inside] = FORBIDDEN
-        shares = self._log_share(scores, constrained, masks, path.to(scores.device)).exp()
-        result: list[float] = shares.clamp(0.0, 1.0).tolist()
-        return result
+        posts = sorted({post for post, *_ in spans})
+        row_of = {post: row for row, post in enumerate(posts)}
+        # On CPU in float64: many small steps, and the difference of large logarithms is exponentiated.
+        scores, real = emissions[posts].cpu().double(), mask[posts].cpu()
+        transitions = self.crf.transitions.cpu().double()
+        end_scores = self.crf.end_transitions.cpu().double()
+        forward, backward = self._forward_backward(scores, real)
+        lengths = real.sum(1).tolist()
+        log_total = torch.logsumexp(forward[:, 0] + backward[:, 0], -1)
+        probabilities = []
+        for post, start, end, label in spans:
+            row, begin, inside = row_of[post], 2 * label + 1, 2 * label + 2
+            last = inside if end - start > 1 else begin
+            score = forward[row, start, begin]
+            if end - start > 1:
+                score = (
+                    score + transitions[begin, inside] + scores[row, start + 1 : end, inside].sum()
+                )
+                score = score + (end - start - 2) * transitions[inside, inside]
+            if end < lengths[row]:
+                after = transitions[last] + scores[row, end] + backward[row, end]
+                after[inside] = FORBIDDEN  # it would go on
+                score = score + torch.logsumexp(after, -1)
+            else:
+                score = score + end_scores[last]
+            probabilities.append(min(1.0, float((score - log_total[row]).exp())))
+        return probabilities
+
+    def _forward_backward(
+        self, scores: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum up, for every token and tag, all tag sequences before it and all after it.
+
+        scores (torch.Tensor): Emissions, float64 on CPU, (b, n, k).
+        mask (torch.Tensor): Bool (b, n).
+        RETURNS (Tuple[torch.Tensor, torch.Tensor]): Log of the summed exponentiated scores up to the token,
+            its own emission included, and of those behind it; (b, n, k) each.
+        """
+        transitions = self.crf.transitions.cpu().double()
+        forward, backward = torch.empty_like(scores), torch.empty_like(scores)
+        forward[:, 0] = self.crf.start_transitions.cpu().double() + scores[:, 0]
+        for i in range(1, scores.shape[1]):
+            so_far = forward[:, i - 1].unsqueeze(-1) + transitions
+            forward[:, i] = torch.logsumexp(so_far, 1) + scores[:, i]
+        backward[:, -1] = ends = self.crf.end_transitions.cpu().double().expand_as(scores[:, 0])
+        for i in reversed(range(scores.shape[1] - 1)):
+            following = (scores[:, i + 1] + backward[:, i + 1]).unsqueeze(1) + transitions
+            is_last = ~mask[:, i + 1].unsqueeze(-1)
+            backward[:, i] = torch.where(is_last, ends, torch.logsumexp(following, -1))
+        return forward, backward
 
 
 def _read_entities(path: list[int]) -> list[tuple[int, int, int]]:

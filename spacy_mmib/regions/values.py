@@ -27,24 +27,22 @@ def normalize_regions(values: Any) -> list[Region]:
 
 def _normalize_region(value: Any, i: int) -> Region:
     if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value)
+        return os.fsdecode(value)
     label, score, box = None, None, value
     if isinstance(value, dict):
         box, label, score = value.get("box"), value.get("label"), value.get("score")
     try:
         numbers = [float(x) for x in box]
-    except (TypeError, ValueError):
+        score = None if score is None else float(score)
+    except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) != 4:
         raise TypeError(
-            f"doc._.regions[{i}] is neither the path of a crop nor a box: {value!r}. A box is four numbers "
-            '(x0, y0, x1, y1) in pixels, or a dict {"box": ..., "label": ..., "score": ...}.'
+            f"doc._.regions[{i}] is neither the path of a crop nor a box: {str(value)[:80]}. A box is four "
+            "numbers (x0, y0, x1, y1) in pixels, or a dict "
+            '{"box": four numbers, "label": ..., "score": a number}.'
         )
-    return {
-        "box": numbers,
-        "label": None if label is None else str(label),
-        "score": None if score is None else float(score),
-    }
+    return {"box": numbers, "label": None if label is None else str(label), "score": score}
 
 
 def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, int, int]:
