@@ -237,6 +237,17 @@ def test_extreme_shapes(size):
     assert doc._.image_error is None
 
 
+def test_what_is_cut_off_long_pictures_is_not_the_middle():
+    picture = make_picture("black", (20_000, 10))
+    picture.paste((255, 0, 0), (9_993, 0, 10_007, 10))
+    preset = make_preset("resnet50", None, 48)
+    shown = PictureTransform(preset)(picture)
+    red = torch.tensor([(1 - mean) / std for mean, std in zip(preset["mean"], preset["std"])])[0]
+    torch.testing.assert_close(shown[0].mean(), red, atol=0.05, rtol=0)
+    upright = PictureTransform(preset)(picture.rotate(90, expand=True))
+    torch.testing.assert_close(upright[0].mean(), red, atol=0.05, rtol=0)
+
+
 def test_cutting_long_pictures_keeps_what_the_crop_shows():
     ramp = numpy.tile(numpy.arange(900, dtype="uint16").astype("uint8")[None, :, None], (100, 1, 3))
     picture = PIL.Image.fromarray(ramp)

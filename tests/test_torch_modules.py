@@ -155,6 +155,18 @@ def test_kl_equals_torch_distributions():
         reduce_kl(kl, MASK, D, "max")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_regularizers_and_head_leave_half_precision(dtype):
+    """exp(log_var) overflows float16 at log_var > 11, and sums lose their digits."""
+    mu, log_var = torch.zeros(1, 1, D, dtype=dtype), torch.full((1, 1, D), 12.0, dtype=dtype)
+    kl = kl_to_standard_normal(mu, log_var, torch.ones(1, 1).bool())
+    assert kl.dtype == torch.float32
+    assert kl.item() == pytest.approx(D * 0.5 * (math.exp(12) - 13), rel=1e-5)
+    head = NERHead(width=D, n_labels=2)
+    loss = head(torch.zeros(1, 2, D, dtype=dtype), torch.ones(1, 2).bool(), torch.tensor([[1, 0]]))
+    assert loss.dtype == torch.float32
+
+
 def test_kl_of_nothing_is_zero():
     empty = torch.zeros(2, 3).bool()
     kl = kl_to_standard_normal(torch.ones(2, 3, D), torch.ones(2, 3, D), empty)
