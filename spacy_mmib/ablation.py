@@ -7,19 +7,29 @@ from collections.abc import Sequence
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from .extensions import get_image_key, get_regions, get_stored_image, set_image, set_regions
+from .extensions import (
+    get_image_key,
+    get_regions,
+    get_stored_image,
+    set_image,
+    set_image_error,
+    set_regions,
+)
 
 
 def remove_images(examples: Sequence[Example]) -> list[Example]:
     """Copies of posts without their pictures.
 
     examples (Sequence[Example]): The posts; left as they are.
-    RETURNS (List[Example]): The same posts, in order, without picture and objects on `predicted`.
+    RETURNS (List[Example]): The same posts, in order, without picture and objects on `predicted`
+        (`doc._.image_error` says that they were taken away).
     """
     result = []
     for example in examples:
         doc = example.predicted.copy()
-        _attach(doc, None)
+        if get_stored_image(doc) is not None:
+            _attach(doc, None)
+            set_image_error(doc, "taken away")
         result.append(Example(doc, example.reference))
     return result
 

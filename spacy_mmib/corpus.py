@@ -1,6 +1,5 @@
 """The reader of posts with pictures: spaCy's own, with the picture kept on the predicted doc."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from spacy.tokens import Doc, DocBin
 from spacy.training import Corpus, Example
 from spacy.training.corpus import FILE_TYPE
-from spacy.util import logger, registry
+from spacy.util import registry
 from spacy.vocab import Vocab
 
 from .extensions import ERROR_KEY, IMAGE_KEY, REGIONS_KEY
 from .local_pictures import ImageCheck, PictureCounts, PictureFolder
+from .util import logger, warn
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -163,19 +163,18 @@ class MultimodalCorpus(Corpus):
         return self._folders[root]
 
     def _say(self, counts: PictureCounts) -> None:
-        line = f"[mmib] {self.path.name}: {counts.summary()}"
+        line = f"{self.path.name}: {counts.summary()}"
         said = (str(self.path.absolute()), str(self.image_root), line)
         if said in _SAID:
             return
         _SAID.add(said)
         logger.info(line)
         if counts.not_used:
-            warnings.warn(
+            warn(
                 f"{line}. These posts are read without the picture; each says why at "
                 f"doc._.image_error. The first: {counts.example}. Paths of pictures are looked up "
                 f"in the image root, which is {self._describe_root()}; set image_root if they are "
-                "elsewhere.",
-                stacklevel=2,
+                "elsewhere."
             )
 
     def _describe_root(self) -> str:

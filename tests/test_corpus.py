@@ -12,6 +12,7 @@ from spacy.util import registry
 
 import spacy_mmib.extensions  # noqa: F401
 from spacy_mmib.corpus import MultimodalCorpus, create_corpus_v1
+from spacy_mmib.util import MMIBWarning
 
 
 @pytest.fixture
@@ -258,10 +259,11 @@ def test_summary_is_said_once(nlp, folder, caplog):
         for _ in range(3):
             list(corpus(nlp))
         list(MultimodalCorpus(path)(nlp))  # commands build the reader more than once
-    line = "[mmib] train.spacy: 3 posts, 1 with a picture, 1 files missing, 0 unreadable, 0 outside the image root"
-    logged = [record.getMessage() for record in caplog.records if "[mmib]" in record.getMessage()]
+    line = "train.spacy: 3 posts, 1 with a picture, 1 files missing, 0 unreadable, 0 outside the image root"
+    logged = [record.getMessage() for record in caplog.records if record.name == "spacy.mmib"]
     assert logged == [line]
-    assert [str(w.message).startswith(line) for w in caught if "[mmib]" in str(w.message)] == [True]
+    warned = [str(w.message) for w in caught if w.category is MMIBWarning]
+    assert [message.startswith(f"[spacy-mmib] {line}") for message in warned] == [True]
     assert "none.jpg" in str(caught[-1].message)
     (folder / "img/none.jpg").write_bytes((folder / "img/a.jpg").read_bytes())
     with warnings.catch_warnings():

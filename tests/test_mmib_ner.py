@@ -10,6 +10,7 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 
+from spacy_mmib.ablation import remove_images
 from spacy_mmib.extensions import get_predicted
 from spacy_mmib.pipeline.batching import batches_by_length
 from spacy_mmib.pipeline.collapse import CollapseMonitor
@@ -218,8 +219,22 @@ def test_a_reader_that_drops_the_pictures_is_noticed():
         warnings.filterwarnings("ignore", message=".*random weights and is frozen")
         nlp.initialize(lambda: examples)
     dropped = [Example(nlp.make_doc(eg.text), eg.reference) for eg in examples]
-    with pytest.warns(MMIBWarning, match=r"its reader drops them.*spacy-mmib\.Corpus\.v1"):
+    with pytest.warns(
+        MMIBWarning, match=r"its reader drops them.*trains on text only.*spacy-mmib\.Corpus\.v1"
+    ):
         nlp.initialize(lambda: dropped)
+    # the wrong reader for dev only, or `spacy evaluate`: the scores would be those of the text alone
+    nlp.initialize(lambda: examples)
+    with pytest.warns(
+        MMIBWarning, match=r"its reader drops them.*is scored on text only"
+    ) as caught:
+        nlp.evaluate(dropped)
+        nlp.evaluate(dropped)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MMIBWarning)
+        nlp.evaluate(examples)
+        nlp.evaluate(remove_images(examples))
 
 
 def test_sizes_are_inferred_from_posts_with_tokens():

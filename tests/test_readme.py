@@ -37,6 +37,8 @@ def folder(tmp_path_factory):
     demo.mkdir(parents=True)
     nlp.to_disk(demo)
     make_picture("red").save(folder / "rob.jpg")
+    (folder / "project/data/demo/images/test").mkdir(parents=True)
+    make_picture("red", (128, 128)).save(folder / "project/data/demo/images/test/0000.png")
     return folder
 
 
@@ -107,3 +109,16 @@ def test_the_projects_commands_name_scripts_that_exist():
             assert (ROOT / line.split()[1]).is_file(), line
             for variable in re.findall(r"\$\{vars\.(\w+)\}", line):
                 assert variable in project["vars"], line
+
+
+def test_overrides_of_the_project_come_with_or_without_dashes(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "project/scripts"))
+    from train import parse
+
+    expected = {"training.max_epochs": 3, "training.dropout": 0.2, "paths.encoder": "a b.pth"}
+    assert parse("training.max_epochs 3 training.dropout=0.2 paths.encoder 'a b.pth'") == expected
+    assert (
+        parse("--training.max_epochs 3 --training.dropout 0.2 --paths.encoder='a b.pth'")
+        == expected
+    )
+    assert parse("") == {}

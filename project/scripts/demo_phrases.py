@@ -25,6 +25,8 @@ CORES: tuple[str, ...] = (
     "told you {e} would be worth it",
     "the truth about {e} in one picture",
     "say hello to {e} everyone",
+    "{e} had dinner with us tonight",
+    "tonight with {e}",
 )
 """The middle of a post with an entity."""
 

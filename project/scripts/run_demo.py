@@ -87,8 +87,8 @@ def print_table(seeds: list[int], results: dict[str, list[float]]) -> None:
     names = {
         "images": "mmib_ner, with pictures",
         "no_images": "mmib_ner, pictures removed",
-        "shuffled": "mmib_ner, pictures shuffled between posts",
-        "spacy_ner": "spaCy's ner, the same text",
+        "shuffled": "mmib_ner, pictures shuffled",
+        "spacy_ner": "spaCy's ner, same text",
     }
     rows = []
     for key, scores in results.items():

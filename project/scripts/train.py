@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from spacy.cli._util import parse_config_overrides
 from spacy.cli.train import train
 from wasabi import msg
 
@@ -26,7 +29,7 @@ def main() -> None:
     parser.add_argument("--gpu-id", type=int, default=-1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--overrides", default="", help="settings of the config: '--training.max_epochs 3 ...'"
+        "--overrides", default="", help="settings of the config: 'training.max_epochs 3 ...'"
     )
     args = parser.parse_args()
     folder = args.data / args.dataset
@@ -75,13 +78,19 @@ def dataset_paths(folder: Path) -> dict[str, str]:
     return settings
 
 
-def parse(overrides: str) -> dict[str, object]:
-    """RETURNS (Dict[str, object]): Overrides, read as `spacy train` reads its own."""
-    import shlex
+def parse(overrides: str) -> dict[str, Any]:
+    """Read settings as `spacy train` reads its own, but for the dashes before their names, which
+    `spacy project run` doesn't hand through.
 
-    from spacy.cli._util import parse_config_overrides
-
-    return parse_config_overrides(shlex.split(overrides), env_var=None)
+    overrides (str): Such as "training.max_epochs 3 training.dropout=0.2".
+    RETURNS (Dict[str, Any]): Values by name.
+    """
+    words = iter(shlex.split(overrides))
+    settings = []
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        settings.append(f"--{name}={value if equals else next(words, '')}")
+    return parse_config_overrides(settings, env_var=None)
 
 
 if __name__ == "__main__":

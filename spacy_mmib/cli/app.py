@@ -68,3 +68,31 @@ def load_pipeline(model: str) -> "Language":
             f"Can't load the pipeline {model!r}: {err} (After spacy train, pass the folder "
             "model-best or model-last inside its output folder.)"
         )
+
+
+def use_gpu(gpu_id: int, *, silent: bool) -> None:
+    """Run on a GPU if one is asked for, or end the command with a message for people.
+
+    gpu_id (int): Its number, or -1 for the CPU.
+    silent (bool): Don't say which it is.
+    RAISES (typer.Exit): It can't be used.
+    """
+    from spacy.cli._util import setup_gpu
+
+    try:
+        setup_gpu(gpu_id, silent=silent)
+    except ValueError as err:
+        fail(
+            f"The GPU {gpu_id} can't be used: {err} (The extras cuda12x and cuda13x of spacy-mmib install "
+            "CuPy: take the one that fits your torch. --gpu-id -1 runs on the CPU.)"
+        )
+
+
+def check_image_root(image_root: str | None) -> None:
+    """End the command if the image root that was named isn't a folder.
+
+    image_root (Optional[str]): What the user named, if anything.
+    RAISES (typer.Exit): It is no folder.
+    """
+    if image_root and not Path(image_root).is_dir():
+        fail(f"--image-root {image_root}: there is no such folder.")

@@ -13,9 +13,11 @@ from .app import (
     GpuOpt,
     ImageRootOpt,
     ModelArg,
+    check_image_root,
     fail,
     load_pipeline,
     mmib_cli,
+    use_gpu,
 )
 
 if TYPE_CHECKING:
@@ -58,10 +60,11 @@ def evaluate_cli(
     """
     if no_images and shuffled:
         fail("--no-images and --shuffle-images exclude each other: run the command once with each.")
-    from spacy.cli._util import import_code, setup_gpu
+    check_image_root(image_root)
+    from spacy.cli._util import import_code
 
     import_code(code)
-    setup_gpu(gpu_id, silent=False)
+    use_gpu(gpu_id, silent=False)
     nlp = load_pipeline(model)
     try:
         metrics = evaluate(
@@ -77,6 +80,7 @@ def evaluate_cli(
         fail(str(err))
     metrics["model"] = model
     print_metrics(metrics)
+    say_if_pictures_dont_matter(nlp, metrics)
     if output is not None:
         import srsly
 
@@ -111,8 +115,8 @@ def evaluate(
     gold_preproc (bool): Use the tokens of the corpus.
     batch_size (Optional[int]): Posts at a time.
     RETURNS (Dict[str, Any]): All scores of the pipeline, and `corpus`, `images`, `seed` (if
-        shuffled) and `pictures`: the counts of the corpus, and `kept`, how many posts were given
-        the picture they had.
+        shuffled) and `pictures`: the counts of the corpus, `shown`, how many posts were given
+        a picture, and `kept`, how many of these their own.
     RAISES (CorpusError): The corpus can't be read or has no posts.
     """
     from ..ablation import remove_images, shuffle_images
@@ -137,7 +141,8 @@ def evaluate(
     metrics["images"] = images
     if images == "shuffled":
         metrics["seed"] = seed
-    metrics["pictures"] = {**asdict(reader.counts), "kept": kept}
+    shown = 0 if images == "none" else reader.counts.with_picture
+    metrics["pictures"] = {**asdict(reader.counts), "shown": shown, "kept": kept}
     del metrics["pictures"]["example"]  # names a file of this machine
     return metrics
 
@@ -158,9 +163,10 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     msg.divider(f"{pictures['posts']} posts, {shown[metrics['images']]}")
     names = ("with_picture", "missing", "unreadable", "refused", "dropped_crops")
     rows = [(name.replace("_", " "), str(pictures[name])) for name in names]
+    rows.append(("shown to the pipeline", str(pictures["shown"])))
     if metrics["images"] == "shuffled":
         rows.append(("kept their picture", str(pictures["kept"])))
-    msg.table(rows, header=("Pictures", "#"), aligns=("l", "r"))
+    msg.table(rows, header=("Pictures in the corpus", "#"), aligns=("l", "r"))
     keys = ("ents_p", "ents_r", "ents_f")
     if any(key in metrics for key in keys):
         scores = [("all", *(_percent(metrics.get(key)) for key in keys))]
@@ -170,6 +176,24 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     else:
         msg.warn("No component of this pipeline scores entities.")
     msg.text(f"{metrics['speed']:.0f} words a second")
+
+
+def say_if_pictures_dont_matter(nlp: "Language", metrics: dict[str, Any]) -> None:
+    """Say why scores with, without and with shuffled pictures will be the same, if they will.
+
+    nlp (Language): The pipeline.
+    metrics (Dict[str, Any]): What `evaluate` returns.
+    """
+    from wasabi import msg
+
+    if not metrics["pictures"]["with_picture"]:
+        msg.warn(
+            "No post of this corpus has a picture: --no-images and --shuffle-images change nothing."
+        )
+    if not any(nlp.get_pipe_meta(name).factory.startswith("mmib") for name in nlp.pipe_names):
+        msg.warn(
+            "No mmib component in this pipeline: unless another one does, nothing looks at pictures."
+        )
 
 
 def _percent(score: float | None) -> str:

@@ -18,9 +18,11 @@ from .app import (
     GpuOpt,
     ImageRootOpt,
     ModelArg,
+    check_image_root,
     fail,
     load_pipeline,
     mmib_cli,
+    use_gpu,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from .posts import Post
 
 STANDARD = "-"
+MOST_SKIPS_SHOWN = 100
 
 
 @mmib_cli.command("predict")
@@ -60,12 +63,13 @@ def predict_cli(
         fail(f"There is no file {posts}. Pass a file of JSON lines, or - for the standard input.")
     if STANDARD not in (posts, output) and Path(posts).resolve() == Path(output).resolve():
         fail("The output would overwrite the input: choose another --output.")
-    from spacy.cli._util import import_code, setup_gpu
+    check_image_root(image_root)
+    from spacy.cli._util import import_code
 
     from ..local_pictures import PictureFolder
 
     import_code(code)
-    setup_gpu(gpu_id, silent=output == STANDARD)
+    use_gpu(gpu_id, silent=output == STANDARD)
     nlp = load_pipeline(model)
     root = image_root or (Path() if posts == STANDARD else Path(posts).parent)
     with ExitStack() as files:
@@ -91,7 +95,9 @@ def predict_cli(
         except BrokenPipeError:  # the reader of the output has seen enough, as with "| head"
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
-    typer.echo(f"[mmib] {result.summary()}", err=True)
+    typer.echo(f"[spacy-mmib] {result.summary()}", err=True)
+    if result.skipped and not result.posts:
+        fail("No line could be used: is this a file of JSON lines with posts?")
 
 
 @dataclass
@@ -154,6 +160,8 @@ def predict(
 
     def skip(line: int, reason: object) -> None:
         result.skipped.append(line)
+        if len(result.skipped) > MOST_SKIPS_SHOWN:  # the summary has the number of all
+            return
         with tqdm.external_write_mode(file=sys.stderr):
             typer.echo(f"line {line} skipped: {reason}", err=True)
 

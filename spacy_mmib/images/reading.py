@@ -5,6 +5,7 @@ Every reason why a picture can't be used is one `ImageError` with one line of te
 
 import io
 import os
+import re
 import stat
 import warnings
 from pathlib import Path
@@ -35,6 +36,7 @@ MAX_PIXELS = 89_478_485
 twice this number)."""
 
 
+URL = re.compile(r"^(https?|ftp|s3|gs|data):", flags=re.IGNORECASE)
 EXIF_ORIENTATION = 0x0112
 TURNS = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -96,6 +98,8 @@ def probe_image(value: Any) -> None:
 
 
 def _check_file(path: Path) -> None:
+    if URL.match(str(path)):
+        raise ImageError(f"is a URL, and nothing is fetched: {path}; attach the file or its bytes")
     try:
         info = path.stat()
     except (FileNotFoundError, NotADirectoryError):

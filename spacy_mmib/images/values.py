@@ -107,7 +107,8 @@ def _array_to_pixels(array: "numpy.ndarray[Any, Any]") -> Pixels:
         )
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ValueError(
-            f"doc._.image takes arrays of height x width x 3 (RGB); got shape {array.shape}."
+            f"doc._.image takes arrays of height x width x 3 (RGB); got shape {array.shape}. "
+            "PIL.Image.fromarray(array) takes greyscale and alpha."
         )
     height, width, _ = array.shape
     return Pixels("array", height, width, numpy.ascontiguousarray(array).tobytes())

@@ -126,6 +126,7 @@ class MMIBEntityRecognizer(TrainablePipe):
         }
         self._step_weights: dict[str, float] | None = None
         self._monitor = CollapseMonitor(name)
+        self._said: set[str] = set()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -186,6 +187,7 @@ class MMIBEntityRecognizer(TrainablePipe):
         # Initializing again starts over.
         self._forget_sizes()
         self._monitor.reset()
+        self._said.clear()
         self._step_weights = None
         for weight in self._weights.values():
             weight.restart()
@@ -201,20 +203,34 @@ class MMIBEntityRecognizer(TrainablePipe):
                 f"{self.name} has no labels: the examples hold no entities (doc.ents), and neither "
                 "add_label nor 'spacy init labels' gave any."
             )
-        self._warn_about_lost_pictures(islice(get_examples(), 100))
+        self._warn_about_lost_pictures(islice(get_examples(), 100), "trains on text only")
         docs = list(islice((eg.predicted for eg in get_examples() if len(eg.predicted)), 10))
         self.model.set_dim("nO", len(self.labels), force=True)
         self.model.initialize(X=docs)
 
-    def _warn_about_lost_pictures(self, examples: Iterable[Example]) -> None:
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """Score a batch of examples with the component's scorer.
+
+        examples (Iterable[Example]): Gold and predicted docs.
+        RETURNS (Dict[str, Any]): The scores.
+        """
+        examples = list(examples)
+        self._warn_about_lost_pictures(examples[:100], "is scored on text only")
+        scores: dict[str, Any] = super().score(examples, **kwargs)
+        return scores
+
+    def _warn_about_lost_pictures(self, examples: Iterable[Example], result: str) -> None:
         """spaCy's own reader, the default of every config, builds predicted docs without pictures."""
         for eg in examples:
             had, has = (get_stored_image(doc) is not None for doc in (eg.reference, eg.predicted))
             if had and not has and get_image_error(eg.predicted) is None:
-                warn(
-                    f"{self.name}: the corpus has pictures, but its reader drops them, so this trains on "
-                    'text only. Use @readers = "spacy-mmib.Corpus.v1" in [corpora.train] and [corpora.dev].'
-                )
+                if result not in self._said:
+                    self._said.add(result)
+                    warn(
+                        f"{self.name}: the corpus has pictures, but its reader drops them, so this {result}. "
+                        'Use @readers = "spacy-mmib.Corpus.v1" in [corpora.train] and [corpora.dev], and '
+                        "'spacy mmib evaluate' instead of 'spacy evaluate'."
+                    )
                 return
 
     def _forget_sizes(self) -> list[tuple[Model[Any, Any], str, int | None]]:
