@@ -47,7 +47,8 @@ def build_mmib_ner_v1(
     max_negatives (int): In-batch pictures set against each text in the alignment term; the released
         code uses 1.
     initial_log_var (float): Around where log sigma^2 starts. 0: noise as strong as the signal, as in the
-        paper; lower numbers let a pretrained encoder be fine-tuned in few steps.
+        paper; lower numbers start with less. On the text of Twitter-2017 it made no difference (dev F1 after
+        one epoch, one seed: 78.9 at 0, 78.6 at -4).
     mixed_precision (bool): Run the core in half precision where that is safe. GPU only, and not together
         with [training] accumulate_gradient above 1: Thinc unscales what is accumulated once more each time.
     grad_scaler_config (Optional[Dict[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.

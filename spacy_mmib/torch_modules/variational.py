@@ -31,8 +31,7 @@ class VariationalEncoder(nn.Module):
     dropout (float): See `AttentivePropagationEncoder`.
     feed_forward (str): See `AttentivePropagationEncoder`.
     initial_log_var (float): What log sigma^2 is around before training (the bias of its last
-        LayerNorm). At 0 noise and signal start out equally strong, which suits encoders trained from
-        nothing; fine-tuning a pretrained encoder learns faster when it starts lower.
+        LayerNorm). At 0 noise and signal start out equally strong, as in the paper; lower, with less noise.
     """
 
     def __init__(
