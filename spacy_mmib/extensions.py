@@ -8,6 +8,7 @@ Everything lives in `Doc.user_data`, in immutable or plain form, so that `Doc.to
 | `doc._.image` | the picture of the post: see `images.values.ImageValue` |
 | `doc._.regions` | objects in the picture: see `regions.normalize_regions` |
 | `doc._.image_error` | `None`, or one line that says why a picture was not used |
+| `doc._.relations` | relations between spans of the post: see `relations.Relation` |
 | `ent._.confidence` | probability of a predicted entity, 0-1, or `None` |
 """
 
@@ -17,6 +18,7 @@ from spacy.tokens import Doc, Span
 
 from .images.values import StoredImage, from_stored, image_key, to_stored
 from .regions import Region, normalize_regions
+from .relations import get_relations, set_relations
 
 IMAGE_KEY = ("._.", "image", None, None)
 REGIONS_KEY = ("._.", "regions", None, None)
@@ -141,6 +143,8 @@ def register_extensions() -> None:
         Doc.set_extension("regions", getter=get_regions, setter=set_regions)
     if not Doc.has_extension("image_error"):
         Doc.set_extension("image_error", getter=get_image_error, setter=set_image_error)
+    if not Doc.has_extension("relations"):
+        Doc.set_extension("relations", getter=get_relations, setter=set_relations)
     if not Span.has_extension("confidence"):
         Span.set_extension("confidence", getter=get_confidence)
 
