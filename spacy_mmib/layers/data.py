@@ -1,9 +1,10 @@
 """What passes between components and layers. Free of torch, so that components can import it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy
+from spacy.tokens import Doc
 from thinc.types import Floats1d, Floats2d
 
 TERMS = ("kl_text", "kl_image", "alignment")
@@ -60,3 +61,45 @@ class NERInput:
 
     context: list[Floats2d]
     targets: NERTargets | None = None
+
+
+PairArray: TypeAlias = "numpy.ndarray[Any, Any]"
+"""int64, a row a pair of spans: first token and one past the last of the head, then of the tail."""
+
+
+@dataclass
+class PairInput:
+    """Posts, and which pairs of their spans to classify.
+
+    docs (List[Doc]): The posts.
+    pairs (List[numpy.ndarray]): Of each post, see `PairArray`; a post may have none.
+    """
+
+    docs: list[Doc]
+    pairs: list[PairArray]
+
+
+@dataclass
+class PairScores:
+    """What a relation model makes of them; as a gradient, the same with d(loss)/d(value).
+
+    scores (Floats2d): Logits, a row a pair, in the order of the posts and their pairs, a column a label.
+    terms (Dict[str, Floats1d]): As in `PostVectors`.
+    kl_per_dim (Dict[str, float]): As in `PostVectors`.
+    """
+
+    scores: Floats2d
+    terms: dict[str, Floats1d] = field(default_factory=dict)
+    kl_per_dim: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class RelationHeadInput:
+    """What goes into the relation head.
+
+    context (List[Floats2d]): C, a row a token.
+    pairs (List[numpy.ndarray]): Which tokens of them make a pair, see `PairArray`.
+    """
+
+    context: list[Floats2d]
+    pairs: list[PairArray]

@@ -10,7 +10,7 @@ from thinc.types import Floats2d
 from ..torch_modules.core import CoreOutput, MMIBCore
 from .data import TERMS, CoreInput, PostVectors
 from .padding import pad, unpad
-from .torch_shim import get_module, set_module, wrap_module
+from .torch_shim import set_module, wrap_module
 
 RUNTIME_SETTINGS = ("dropout", "kl_reduction", "max_negatives")
 """Settings of the core that its weights don't depend on."""
@@ -61,12 +61,6 @@ def build_core(
     width = hidden_size or text_width
     module = MMIBCore(text_width=text_width, image_width=image_width, width=width, **settings)
     set_module(layer, module)
-
-
-def core_width(layer: Model[CoreInput, PostVectors]) -> int | None:
-    """RETURNS (Optional[int]): d, the width of C; `None` before the core is built."""
-    module = get_module(layer)
-    return module.width if isinstance(module, MMIBCore) else None
 
 
 def _convert_inputs(

@@ -1,7 +1,7 @@
 """Docs to picture-aware text vectors: text encoder, picture encoder and core, one after the other."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from spacy.tokens import Doc
 from thinc.api import Model
@@ -12,6 +12,8 @@ from .data import CoreInput, PostVectors
 from .mmib import build_core
 from .padding import zeros_like
 
+FuseGradient: TypeAlias = Callable[[PostVectors], tuple[list[Floats2d], list[Floats2d]]]
+
 
 def init_post_encoder(
     model: Model[Any, Any],
@@ -19,20 +21,19 @@ def init_post_encoder(
     *,
     hidden_size: int | None,
     settings: dict[str, Any],
-) -> tuple[int, int]:
+) -> int:
     """Initialize the sub-layers `tok2vec`, `img2vec` and `core` of a model.
 
-    model (Model): Has these three as refs.
+    model (Model): Has these three as refs; the last two may be `None`.
     docs (Optional[List[Doc]]): A sample, to infer sizes from.
     hidden_size (Optional[int]): d; the width of the text vectors if `None`.
     settings (Dict[str, Any]): Of the core, see `MMIBLayer`.
-    RETURNS (Tuple[int, int]): Width of the text vectors, width of the picture vectors.
+    RETURNS (int): Width of the vectors that the head gets.
     RAISES (ValueError): The core's settings don't fit these widths.
     """
-    tok2vec, img2vec = model.get_ref("tok2vec"), model.get_ref("img2vec")
+    tok2vec, img2vec, core = _get_layers(model)
     docs = [doc for doc in docs or () if len(doc)]
     tok2vec.initialize(X=docs or None)
-    img2vec.initialize(X=docs or None)
     text_width = tok2vec.maybe_get_dim("nO")
     if text_width is None:  # wrappers that don't state it, e.g. of a transformer
         if not docs:
@@ -40,52 +41,107 @@ def init_post_encoder(
                 "The width of the tok2vec layer can't be inferred without any example."
             )
         text_width = tok2vec.predict(docs[:1])[0].shape[1]
-    image_width = img2vec.get_dim("nO")
+    if core is None or img2vec is None:
+        return text_width
+    img2vec.initialize(X=docs or None)
     build_core(
-        model.get_ref("core"),
+        core,
         text_width=text_width,
-        image_width=image_width,
+        image_width=img2vec.get_dim("nO"),
         hidden_size=hidden_size,
         settings=settings,
     )
-    return text_width, image_width
+    return hidden_size or text_width
 
 
 def encode_posts(
-    model: Model[Any, Any], docs: Sequence[Doc], is_train: bool
+    model: Model[Any, Any],
+    docs: Sequence[Doc],
+    is_train: bool,
+    rows: Sequence[int] | None = None,
 ) -> tuple[PostVectors, Callable[[PostVectors], list[Doc]]]:
     """Run the sub-layers `tok2vec`, `img2vec` and `core` of a model.
 
     model (Model): Has these three as refs.
-    docs (Sequence[Doc]): A batch; docs without tokens pass through with no rows.
+    docs (Sequence[Doc]): A batch.
     is_train (bool): Whether to sample, compute regularizer terms and prepare for backprop.
+    rows (Optional[Sequence[int]]): The docs that are wanted, all that have tokens by default. The others
+        pass through with no rows, and take no part in the regularizer terms.
     RETURNS (Tuple[PostVectors, Callable]): C of each doc and the terms; and the callback that takes
         their gradients to both encoders.
     """
-    tok2vec, img2vec, core = (model.get_ref(name) for name in ("tok2vec", "img2vec", "core"))
+    tok2vec, _, _ = _get_layers(model)
     text, backprop_text = tok2vec(docs, is_train)
-    image, backprop_image = img2vec(docs, is_train)
-    full = [i for i, doc in enumerate(docs) if len(doc)]
-    X = CoreInput(
-        [text[i] for i in full],
-        [image[i] for i in full],
-        # A picture that could not be read has no rows and so is no picture.
-        [get_image_key(docs[i]) if len(image[i]) else None for i in full],
+    image, backprop_image = encode_pictures(model, docs, is_train)
+    if rows is None:
+        rows = range(len(docs))
+    rows = [i for i in rows if len(docs[i])]
+    Y, backprop_core = fuse(
+        model,
+        [text[i] for i in rows],
+        [image[i] for i in rows],
+        [get_image_key(docs[i]) for i in rows],
+        is_train,
     )
-    Y, backprop_core = core(X, is_train)
     context: list[Floats2d] = [model.ops.alloc2f(0, 0) for _ in docs]
-    for i, rows in zip(full, Y.context):
-        context[i] = rows
+    for i, vectors in zip(rows, Y.context):
+        context[i] = vectors
 
     def backprop(dY: PostVectors) -> list[Doc]:
-        d_full = PostVectors([dY.context[i] for i in full], dY.terms)
-        d_text_full, d_image_full = backprop_core(d_full)
+        d_rows = PostVectors([dY.context[i] for i in rows], dY.terms)
         d_text, d_image = zeros_like(model.ops, text), zeros_like(model.ops, image)
-        for i, d_text_rows, d_image_rows in zip(full, d_text_full, d_image_full):
+        for i, d_text_rows, d_image_rows in zip(rows, *backprop_core(d_rows)):
             d_text[i], d_image[i] = d_text_rows, d_image_rows
+        # Also where nothing is learned from this batch: only the last listener of a shared encoder makes
+        # it learn, from what all of them have handed in.
         backprop_image(d_image)
-        # Last: with listeners, the shared encoder's own update runs inside this call.
         d_docs: list[Doc] = backprop_text(d_text)
         return d_docs
 
     return PostVectors(context, Y.terms, Y.kl_per_dim), backprop
+
+
+def encode_pictures(
+    model: Model[Any, Any], docs: Sequence[Doc], is_train: bool
+) -> tuple[list[Floats2d], Callable[[list[Floats2d]], Any]]:
+    """RETURNS (Tuple[List[Floats2d], Callable]): Picture vectors of each doc, no rows of any in a model
+    without the sub-layer `img2vec`; and the callback for their gradient.
+    """
+    _, img2vec, _ = _get_layers(model)
+    if img2vec is None:
+        return [model.ops.alloc2f(0, 0) for _ in docs], lambda d_image: []
+    vectors, backprop = img2vec(docs, is_train)
+    return vectors, backprop
+
+
+def fuse(
+    model: Model[Any, Any],
+    text: list[Floats2d],
+    image: list[Floats2d],
+    image_keys: list[str | None],
+    is_train: bool,
+) -> tuple[PostVectors, FuseGradient]:
+    """Run the sub-layer `core`; without one, text vectors go to the head as they are.
+
+    model (Model): Has it as ref.
+    text (List[Floats2d]): Text vectors of each post, none of them empty.
+    image (List[Floats2d]): Picture vectors of each post.
+    image_keys (List[Optional[str]]): Equal for equal pictures.
+    is_train (bool): See `encode_posts`.
+    RETURNS (Tuple[PostVectors, Callable]): C, and the callback that gives the gradients of text and picture
+        vectors.
+    """
+    _, _, core = _get_layers(model)
+    if core is None or not text:
+        return PostVectors(text), lambda dY: (dY.context, zeros_like(model.ops, image))
+    # A picture that could not be read has no rows and so is no picture.
+    keys = [key if len(vectors) else None for key, vectors in zip(image_keys, image)]
+    Y, backprop = core(CoreInput(text, image, keys), is_train)
+    return Y, backprop
+
+
+def _get_layers(
+    model: Model[Any, Any],
+) -> tuple[Model[Any, Any], Model[Any, Any] | None, Model[Any, Any] | None]:
+    tok2vec: Model[Any, Any] = model.get_ref("tok2vec")
+    return tok2vec, model.maybe_get_ref("img2vec"), model.maybe_get_ref("core")

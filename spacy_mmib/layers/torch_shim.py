@@ -20,12 +20,14 @@ from torch import nn
 from ..torch_modules.backbone import Backbone
 from ..torch_modules.core import MMIBCore
 from ..torch_modules.ner_head import NERHead
+from ..torch_modules.relation_head import RelationHead
 from ..util import warn
 
 MODULES: dict[str, Callable[..., nn.Module]] = {
     "Backbone": Backbone,
     "MMIBCore": MMIBCore,
     "NERHead": NERHead,
+    "RelationHead": RelationHead,
 }
 """The only classes that stored modules can name. Each takes its `settings` as keywords."""
 

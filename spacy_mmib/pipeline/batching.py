@@ -22,3 +22,32 @@ def batches_by_length(docs: Sequence[Doc], max_tokens: int) -> Iterator[list[int
         group.append(i)
     if group:
         yield group
+
+
+def batches_of_pairs(
+    lengths: Sequence[int], numbers: Sequence[int], max_tokens: int, *, per_pair: bool
+) -> Iterator[list[tuple[int, int, int]]]:
+    """The same for docs with pairs of spans to classify.
+
+    lengths (Sequence[int]): Tokens of each doc.
+    numbers (Sequence[int]): Pairs of each doc; docs without are left out.
+    max_tokens (int): Tokens of a group, padding included; a longer doc is a group of its own.
+    per_pair (bool): A doc is encoded once a pair, so that its pairs can be spread over groups.
+    YIELDS (List[Tuple[int, int, int]]): A doc's index, and the first and one past the last of its pairs.
+    """
+    order = sorted((i for i, number in enumerate(numbers) if number), key=lambda i: lengths[i])
+    group: list[tuple[int, int, int]] = []
+    encoded = 0
+    for i in order:
+        start = 0
+        while start < numbers[i]:
+            room = max(1, max_tokens // max(1, lengths[i]))  # encodings of this length in a group
+            if group and encoded >= room:
+                yield group
+                group, encoded = [], 0
+            end = min(numbers[i], start + room - encoded) if per_pair else numbers[i]
+            group.append((i, start, end))
+            encoded += end - start if per_pair else 1
+            start = end
+    if group:
+        yield group

@@ -1,0 +1,74 @@
+"""A layer that stands in for a picture encoder that is a component of its own: spaCy's `Tok2VecListener` for
+pictures."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from spacy.errors import Errors
+from spacy.pipeline.tok2vec import Tok2VecListener
+from spacy.tokens import Doc
+from thinc.api import Model
+from thinc.types import Floats2d
+
+from .picture_vectors import get_picture_vectors
+
+
+class Img2VecListener(Model[list[Doc], list[Floats2d]]):
+    """Gets its vectors from an `mmib_img2vec` component, and sends gradients back to it.
+
+    upstream_name (str): The component's name.
+    width (Optional[int]): Width of its vectors; `None` to learn it from the component.
+    """
+
+    name = "img2vec-listener"
+
+    def __init__(self, upstream_name: str, width: int | None = None) -> None:
+        super().__init__(name=self.name, forward=forward, dims={"nO": width})
+        self.upstream_name = upstream_name
+        self._batch_id: int | None = None
+        self._outputs: list[Floats2d] | None = None
+        self._backprop: Callable[[list[Floats2d]], Any] | None = None
+
+    def receive(
+        self,
+        batch_id: int,
+        outputs: list[Floats2d],
+        backprop: Callable[[list[Floats2d]], Any],
+    ) -> None:
+        """Take what the component computed for a training batch.
+
+        batch_id (int): See `Tok2VecListener.get_batch_id`.
+        outputs (List[Floats2d]): The vectors.
+        backprop (Callable): Takes their gradient.
+        """
+        self._batch_id, self._outputs, self._backprop = batch_id, outputs, backprop
+
+
+def forward(
+    model: Img2VecListener, docs: Sequence[Doc], is_train: bool
+) -> tuple[list[Floats2d], Callable[[list[Floats2d]], Any]]:
+    """RETURNS (Tuple[List[Floats2d], Callable]): The vectors of these docs, and where their gradient goes.
+    RAISES (ValueError): The component has not seen these docs.
+    """
+    if is_train and model._batch_id is not None:
+        batch_id = Tok2VecListener.get_batch_id(docs)
+        if batch_id != model._batch_id:
+            raise ValueError(Errors.E953.format(id1=batch_id, id2=model._batch_id))
+        assert model._outputs is not None and model._backprop is not None
+        return model._outputs, model._backprop
+    found = []
+    for doc in docs:
+        vectors = get_picture_vectors(doc, model.upstream_name)
+        if vectors is None:
+            where = "annotating_components in [training]" if is_train else "the pipeline, before"
+            raise ValueError(
+                f"The component {model.upstream_name!r} has not encoded the picture of the post "
+                f"{doc.text[:60]!r}, which another component wants from it. It has to be in {where}"
+                f"{'' if is_train else ' that component, and enabled'}."
+            )
+        found.append(vectors)
+    return found, _no_backprop
+
+
+def _no_backprop(d_vectors: list[Floats2d]) -> list[Doc]:
+    return []

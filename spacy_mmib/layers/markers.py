@@ -1,0 +1,44 @@
+"""Entity markers: a post written anew for each pair, with head and tail between marks."""
+
+from collections.abc import Sequence
+
+from spacy.tokens import Doc
+
+MARKERS = ("<s>", "</s>", "<o>", "</o>")
+"""Before and after the head, before and after the tail, as in the code released with the paper."""
+
+
+def mark_pair(doc: Doc, pair: Sequence[int], markers: Sequence[str]) -> tuple[Doc, list[int]]:
+    """Write a post with markers round a pair of spans. Nested and overlapping spans are allowed.
+
+    doc (Doc): The post.
+    pair (Sequence[int]): First token and one past the last of the head, then of the tail.
+    markers (Sequence[str]): See `MARKERS`.
+    RETURNS (Tuple[Doc, List[int]]): The marked post, without annotations, and the tokens that stand for
+        head and tail, as a pair: their opening markers.
+    """
+    head_start, head_end, tail_start, tail_end = (int(x) for x in pair)
+    # At one place closing markers come first; of two spans that begin together the longer one opens first,
+    # of two that end together the shorter one closes first: marks nest where spans do.
+    marks = sorted(
+        [
+            (head_start, 1, -head_end, 0),
+            (tail_start, 1, -tail_end, 2),
+            (head_end, 0, -head_start, 1),
+            (tail_end, 0, -tail_start, 3),
+        ]
+    )
+    words: list[str] = []
+    spaces: list[bool] = []
+    places = {}
+    for i in range(len(doc) + 1):
+        while marks and marks[0][0] == i:
+            which = marks.pop(0)[3]
+            places[which] = len(words)
+            words.append(markers[which])
+            spaces.append(True)
+        if i < len(doc):
+            words.append(doc[i].text)
+            spaces.append(bool(doc[i].whitespace_))
+    head, tail = places[0], places[2]
+    return Doc(doc.vocab, words=words, spaces=spaces), [head, head + 1, tail, tail + 1]

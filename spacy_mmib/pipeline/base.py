@@ -1,0 +1,322 @@
+"""What both components share: labels, loss weights, loading, and a stream that one bad post can't stop."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spacy import util
+from spacy.language import Language
+from spacy.pipeline import TrainablePipe
+from spacy.tokens import Doc
+from spacy.training import Example, validate_examples, validate_get_examples
+from spacy.vocab import Vocab
+from thinc.api import Model, Optimizer, set_dropout_rate
+
+from ..extensions import get_image_error, get_regions_note, get_stored_image
+from ..layers.data import TERMS
+from ..schedules import Weight
+from ..util import warn
+from .collapse import CollapseMonitor
+from .resilient_pipe import ResilientPipe
+
+PipeT = TypeVar("PipeT", bound="MMIBPipe")
+
+
+class MMIBPipe(ResilientPipe, TrainablePipe):
+    """A trainable component with the MMIB core in its model. Subclasses say what its labels are, and what
+    it predicts, annotates and learns.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        model: Model[Any, Any],
+        name: str,
+        *,
+        beta1: float | Iterable[float],
+        beta2: float | Iterable[float],
+        alignment_weight: float | Iterable[float],
+        max_batch_tokens: int,
+        scorer: Callable[..., Any] | None,
+    ) -> None:
+        """Initialize the component.
+
+        vocab (Vocab): The shared vocabulary.
+        model (Model): Its model, with the layers `head` and `core` as refs.
+        name (str): The component's name in the pipeline, and the key of its losses.
+        beta1 (Union[float, Iterable[float]]): Weight of the text's KL (Eq. 29), or a schedule of it, with a
+            value an update. At 0 the term is not computed.
+        beta2 (Union[float, Iterable[float]]): The same for the pictures' KL.
+        alignment_weight (Union[float, Iterable[float]]): The same for the alignment term.
+        max_batch_tokens (int): Tokens processed at once in prediction, padding included, if no single post
+            is longer: bounds memory, and results don't depend on it.
+        scorer (Optional[Callable]): Scores examples.
+        """
+        self.vocab = vocab
+        self.model = model
+        self.name = name
+        self.scorer = scorer
+        self.max_batch_tokens = max_batch_tokens
+        self.cfg: dict[str, Any] = {"labels": []}
+        self._weights = {
+            "kl_text": Weight(beta1, "beta1"),
+            "kl_image": Weight(beta2, "beta2"),
+            "alignment": Weight(alignment_weight, "alignment_weight"),
+        }
+        self._step_weights: dict[str, float] | None = None
+        self._monitor = CollapseMonitor(name)
+        self._said: set[str] = set()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """RETURNS (Tuple[str, ...]): What the component can predict."""
+        return tuple(self.cfg["labels"])
+
+    @property
+    def label_data(self) -> list[str]:
+        """RETURNS (List[str]): What `spacy init labels` writes and `initialize` takes."""
+        return list(self.cfg["labels"])
+
+    def add_label(self, label: str) -> int:
+        """Add a label, before the component is initialized.
+
+        label (str): The label.
+        RETURNS (int): 0 if it was there, otherwise 1.
+        RAISES (ValueError): Not a label, or the model has its output size already.
+        """
+        if not isinstance(label, str) or not label.strip():
+            raise ValueError(f"{self.name}: a label is a non-empty string, not {label!r}.")
+        if label in self.cfg["labels"]:
+            return 0
+        if self._is_initialized:
+            raise ValueError(
+                f"{self.name}: can't add the label {label!r} to a model that is already initialized for "
+                f"{list(self.labels)}. Add all labels first, then call nlp.initialize() and train."
+            )
+        self.cfg["labels"].append(label)
+        self.vocab.strings.add(label)
+        return 1
+
+    @property
+    def _is_initialized(self) -> bool:
+        return bool(self.model.get_ref("head").has_dim("nO"))
+
+    def _require_initialized(self) -> None:
+        if not self._is_initialized:
+            raise ValueError(
+                f"{self.name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and "
+                "nlp.update()), or load a trained one with spacy.load()."
+            )
+
+    def _find_labels(self, example: Example) -> Iterable[str]:
+        """RETURNS (Iterable[str]): Labels of the gold annotations."""
+        raise NotImplementedError
+
+    def _get_output_size(self) -> int:
+        """RETURNS (int): The model's dimension nO, once all labels are known."""
+        return len(self.labels)
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Language | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """Collect the labels, infer sizes and create the weights.
+
+        get_examples (Callable[[], Iterable[Example]]): Returns a representative sample.
+        nlp (Optional[Language]): The pipeline. If regions of the examples are known to leak their labels,
+            its meta says so from now on.
+        labels (Optional[Sequence[str]]): From `spacy init labels`; taken from the examples if `None`.
+        RAISES (ValueError): There is no label at all, or settings don't fit together.
+        """
+        validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
+        # Initializing again starts over.
+        self._forget_sizes()
+        self._monitor.reset()
+        self._said.clear()
+        self._step_weights = None
+        for weight in self._weights.values():
+            weight.restart()
+        found, notes = set(), set()
+        for example in get_examples():
+            notes.add(get_regions_note(example.predicted))
+            found.update(self._find_labels(example))
+        # Sorted: the same data in any order, the same model.
+        for label in sorted(found - {""}) if labels is None else labels:
+            self.add_label(label)
+        if not self.labels:
+            raise ValueError(self._say_no_labels())
+        if nlp is not None:
+            _note_leaks(nlp, notes)
+        self._warn_about_lost_pictures(islice(get_examples(), 100), "trains on text only")
+        docs = list(islice((eg.predicted for eg in get_examples() if len(eg.predicted)), 10))
+        self.model.set_dim("nO", self._get_output_size(), force=True)
+        self.model.initialize(X=docs)
+
+    def _say_no_labels(self) -> str:
+        """RETURNS (str): What to do if the examples have no annotations."""
+        raise NotImplementedError
+
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """Score a batch of examples with the component's scorer.
+
+        examples (Iterable[Example]): Gold and predicted docs.
+        RETURNS (Dict[str, Any]): The scores.
+        """
+        examples = list(examples)
+        self._warn_about_lost_pictures(examples[:100], "is scored on text only")
+        scores: dict[str, Any] = super().score(examples, **kwargs)
+        return scores
+
+    def _warn_about_lost_pictures(self, examples: Iterable[Example], result: str) -> None:
+        """spaCy's own reader, the default of every config, builds predicted docs without pictures."""
+        if self.model.maybe_get_ref("img2vec") is None:
+            return
+        for eg in examples:
+            had, has = (get_stored_image(doc) is not None for doc in (eg.reference, eg.predicted))
+            if had and not has and get_image_error(eg.predicted) is None:
+                if result not in self._said:
+                    self._said.add(result)
+                    warn(
+                        f"{self.name}: the corpus has pictures, but its reader drops them, so this {result}. "
+                        'Use @readers = "spacy-mmib.Corpus.v1" in [corpora.train] and [corpora.dev], and '
+                        "'spacy mmib evaluate' instead of 'spacy evaluate'."
+                    )
+                return
+
+    def _forget_sizes(self) -> list[tuple[Model[Any, Any], str, int | None]]:
+        """Take back the sizes of the weights: Thinc refuses to change one that is set.
+
+        RETURNS (List[Tuple[Model, str, Optional[int]]]): What they were.
+        """
+        head = self.model.get_ref("head")
+        sizes = [
+            (node, dim, node.maybe_get_dim(dim))
+            for node, dim in ((self.model, "nO"), (head, "nI"), (head, "nO"))
+        ]
+        for node, dim, _ in sizes:
+            node.set_dim(dim, None, force=True)
+        return sizes
+
+    @contextmanager
+    def _new_sizes(self, exclude: Iterable[str]) -> Iterator[None]:
+        """While loading: let the weights have other sizes than before, unless they stay or loading fails."""
+        if "model" in exclude:
+            yield
+            return
+        sizes = self._forget_sizes()
+        try:
+            yield
+        except Exception:
+            for node, dim, size in sizes:
+                node.set_dim(dim, size, force=True)
+            raise
+
+    def from_bytes(
+        self: PipeT, bytes_data: bytes, *, exclude: Iterable[str] = ()
+    ) -> PipeT:
+        """Load from a bytestring, whatever sizes the component had before.
+
+        bytes_data (bytes): From `to_bytes`.
+        exclude (Iterable[str]): Names of serialization fields to leave out.
+        RETURNS (MMIBPipe): The component.
+        """
+        with self._new_sizes(exclude):
+            super().from_bytes(bytes_data, exclude=exclude)
+        return self
+
+    def from_disk(self: PipeT, path: str | Path, *, exclude: Iterable[str] = ()) -> PipeT:
+        """Load from a folder, whatever sizes the component had before.
+
+        path (Union[str, Path]): The folder.
+        exclude (Iterable[str]): Names of serialization fields to leave out.
+        RETURNS (MMIBPipe): The component.
+        """
+        with self._new_sizes(exclude):
+            super().from_disk(path, exclude=exclude)
+        return self
+
+    def update(
+        self,
+        examples: Iterable[Example],
+        *,
+        drop: float = 0.0,
+        sgd: Optimizer | None = None,
+        losses: dict[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Learn from a batch (Eq. 29).
+
+        examples (Iterable[Example]): Pictures are those of `Example.predicted`.
+        drop (float): Dropout rate of Thinc layers; the core has its own, see the architecture.
+        sgd (Optional[Optimizer]): If given, the weights are updated.
+        losses (Optional[Dict[str, float]]): Added to: the total under the component's name, its unweighted
+            parts under `<name>_task`, `<name>_kl_text`, `<name>_kl_image`, `<name>_alignment`.
+        RETURNS (Dict[str, float]): `losses`.
+        """
+        losses = {} if losses is None else losses
+        losses.setdefault(self.name, 0.0)
+        losses.setdefault(f"{self.name}_task", 0.0)
+        examples = list(examples)
+        validate_examples(examples, f"{type(self).__name__}.update")
+        self._require_initialized()
+        docs = [eg.predicted for eg in examples]
+        if not any(len(doc) for doc in docs):
+            return losses
+        set_dropout_rate(self.model, drop)
+        if self._step_weights is None:
+            self._step_weights = {term: weight.next() for term, weight in self._weights.items()}
+        weights = self._step_weights
+        core = self.model.maybe_get_ref("core")
+        if core is not None:
+            core.attrs["terms"] = [term for term in TERMS if weights[term]]
+        task_loss, terms, kl_per_dim = self._learn(examples, weights)
+        losses[f"{self.name}_task"] += task_loss
+        losses[self.name] += task_loss
+        for term, value in terms.items():
+            key = f"{self.name}_{term}"
+            losses[key] = losses.get(key, 0.0) + float(value[0])
+            losses[self.name] += weights[term] * float(value[0])
+        self._monitor.update(kl_per_dim)
+        if sgd not in (None, False):
+            self.finish_update(sgd)
+        return losses
+
+    def _learn(
+        self, examples: list[Example], weights: dict[str, float]
+    ) -> tuple[float, dict[str, Any], dict[str, float]]:
+        """Compute the gradients of a batch and hand them to the model.
+
+        examples (List[Example]): The batch.
+        weights (Dict[str, float]): Of the regularizer terms.
+        RETURNS (Tuple[float, Dict[str, Floats1d], Dict[str, float]]): The task loss, and the terms and KLs
+            as in `PostVectors`.
+        """
+        raise NotImplementedError
+
+    def _get_d_terms(self, terms: dict[str, Any], weights: dict[str, float]) -> dict[str, Any]:
+        """RETURNS (Dict[str, Floats1d]): The gradient of the loss with respect to each term."""
+        xp = self.model.ops.xp
+        return {term: xp.full_like(value, weights[term]) for term, value in terms.items()}
+
+    def finish_update(self, sgd: Optimizer) -> None:
+        """Update the weights with what was accumulated, and take the schedules a step further.
+
+        sgd (Optimizer): The optimizer.
+        """
+        super().finish_update(sgd)
+        self._step_weights = None
+
+
+def _note_leaks(nlp: Language, notes: set[str | None]) -> None:
+    """Write into the pipeline's meta what leaks the labels of the data it is trained on."""
+    meta = nlp.meta.setdefault("spacy_mmib", {})
+    leaks = {note for note in notes if note} | set(meta.get("leaks", ()))
+    meta.pop("leaks", None)
+    if leaks:
+        meta["leaks"] = sorted(leaks)
+    if not meta:
+        del nlp.meta["spacy_mmib"]

@@ -1,0 +1,106 @@
+"""`mmib_img2vec`: picture vectors, computed once for all components that listen."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from spacy.language import Language
+from spacy.pipeline.tok2vec import Tok2Vec
+from spacy.tokens import Doc
+from spacy.training import Example
+from spacy.vocab import Vocab
+from thinc.api import Model
+from thinc.types import Floats2d
+
+from ..layers.img2vec_listener import Img2VecListener
+from ..layers.picture_vectors import set_picture_vectors
+from .mmib_ner import DEFAULT_MODEL as NER_MODEL
+from .resilient_pipe import ResilientPipe
+
+DEFAULT_MODEL = NER_MODEL["img2vec"]
+
+
+@Language.factory("mmib_img2vec", default_config={"model": DEFAULT_MODEL})
+def make_mmib_img2vec(
+    nlp: Language, name: str, model: Model[list[Doc], list[Floats2d]]
+) -> "PictureEncoder":
+    """Create the component from a config; see `PictureEncoder`."""
+    return PictureEncoder(nlp.vocab, model, name)
+
+
+class PictureEncoder(ResilientPipe, Tok2Vec):
+    """Encodes the pictures of posts for all components whose `img2vec` is a
+    `spacy-mmib.Img2VecListener.v1`. To pictures what spaCy's `tok2vec` component is to text: it learns from
+    the gradients of its listeners if its encoder is trainable, can be frozen (then list it among the
+    annotating components), and `nlp.replace_listeners` takes it apart again.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        model: Model[list[Doc], list[Floats2d]],
+        name: str = "mmib_img2vec",
+    ) -> None:
+        """Initialize the component.
+
+        vocab (Vocab): The shared vocabulary.
+        model (Model[List[Doc], List[Floats2d]]): See `spacy-mmib.TorchvisionEncoder.v1`.
+        name (str): The component's name, by which listeners find it.
+        """
+        super().__init__(vocab, model, name)
+
+    def find_listeners(self, component: Any) -> None:
+        """Find the listeners of this component in another one's model.
+
+        component (Callable): A component further down the pipeline.
+        """
+        if isinstance(getattr(component, "model", None), Model):
+            for node in component.model.walk():
+                if isinstance(node, Img2VecListener) and node.upstream_name == self.name:
+                    self.add_listener(node, component.name)
+
+    def add_listener(self, listener: Any, component_name: str) -> None:
+        """Add a listener, which learns the width of the vectors if that is known.
+
+        listener (Img2VecListener): The layer.
+        component_name (str): The component it is in.
+        """
+        super().add_listener(listener, component_name)
+        self._tell_width(listener)
+
+    def _tell_width(self, listener: Img2VecListener) -> None:
+        width = self.model.maybe_get_dim("nO")
+        if width is not None:
+            listener.set_dim("nO", width, force=True)
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Language | None = None,
+    ) -> None:
+        """Build the encoder, and tell its listeners the width of its vectors.
+
+        get_examples (Callable[[], Iterable[Example]]): Returns a representative sample.
+        nlp (Optional[Language]): The pipeline.
+        """
+        super().initialize(get_examples, nlp=nlp)
+        for listener in self.listeners:
+            self._tell_width(listener)
+
+    def predict(self, docs: Iterable[Doc]) -> list[Floats2d]:
+        """Encode the pictures of a batch, without changing the docs (but for `doc._.image_error`).
+
+        docs (Iterable[Doc]): The posts.
+        RETURNS (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
+        """
+        vectors: list[Floats2d] = self.model.predict(list(docs))
+        return vectors
+
+    def set_annotations(self, docs: Sequence[Doc], tokvecses: list[Floats2d]) -> None:
+        """Keep the vectors for the listeners. They are not part of the doc, and not saved with it.
+
+        docs (Iterable[Doc]): The posts.
+        tokvecses (List[Floats2d]): As `predict` returns them.
+        """
+        for doc, vectors in zip(docs, tokvecses):
+            set_picture_vectors(doc, self.name, vectors)

@@ -1,0 +1,402 @@
+"""`mmib_rel`: relations between spans of a post, from its text and its picture."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+from spacy.language import Language
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+from spacy.vocab import Vocab
+from thinc.api import Model
+
+from ..layers.data import PairInput, PairScores
+from ..relations import (
+    ASKED,
+    Pair,
+    Relation,
+    get_predicted_relations,
+    get_relations,
+    has_relations,
+    set_predicted_relations,
+    set_relations,
+)
+from ..util import warn
+from .base import MMIBPipe
+from .batching import batches_of_pairs
+from .instances import GetInstances
+from .mmib_ner import DEFAULT_MODEL as NER_MODEL
+
+DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.MMIB_REL.v1"}
+
+
+@Language.factory(
+    "mmib_rel",
+    requires=["doc.ents"],
+    assigns=["doc._.relations"],
+    default_config={
+        "model": DEFAULT_MODEL,
+        "get_instances": {"@misc": "spacy-mmib.ordered_pairs.v1"},
+        "negative_label": "None",
+        "threshold": 0.0,
+        "beta1": 0.1,
+        "beta2": 0.1,
+        "alignment_weight": 1.0,
+        "max_batch_tokens": 8192,
+        "scorer": {"@scorers": "spacy-mmib.rel_scorer.v1"},
+    },
+    default_score_weights={
+        "rel_micro_f": 1.0,
+        "rel_micro_p": 0.0,
+        "rel_micro_r": 0.0,
+        "rel_macro_p": None,
+        "rel_macro_r": None,
+        "rel_macro_f": None,
+        "rel_strict_p": None,
+        "rel_strict_r": None,
+        "rel_strict_f": None,
+        "rel_accuracy": None,
+        "rel_per_type": None,
+    },
+)
+def make_mmib_rel(
+    nlp: Language,
+    name: str,
+    model: Model[PairInput, PairScores],
+    get_instances: GetInstances,
+    negative_label: str,
+    threshold: float,
+    beta1: float | Iterable[float],
+    beta2: float | Iterable[float],
+    alignment_weight: float | Iterable[float],
+    max_batch_tokens: int,
+    scorer: Callable[..., Any] | None,
+) -> "MMIBRelationExtractor":
+    """Create the component from a config; see `MMIBRelationExtractor` for the settings."""
+    return MMIBRelationExtractor(
+        nlp.vocab,
+        model,
+        name,
+        get_instances=get_instances,
+        negative_label=negative_label,
+        threshold=threshold,
+        beta1=beta1,
+        beta2=beta2,
+        alignment_weight=alignment_weight,
+        max_batch_tokens=max_batch_tokens,
+        scorer=scorer,
+    )
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """What the model says of the candidates of a doc.
+
+    instances (List[Tuple[Span, Span]]): Head and tail of each.
+    probabilities (Floats2d): A row a candidate; column 0 is the negative label, then the others.
+    """
+
+    instances: list[tuple[Span, Span]]
+    probabilities: "numpy.ndarray[Any, Any]"
+
+
+class MMIBRelationExtractor(MMIBPipe):
+    """Classifies pairs of spans with MMIB: text and picture encoder, variational information bottleneck,
+    cross-modal fusion, softmax over the labels.
+
+    Relations that other components or the user have set are kept; the component's own earlier predictions
+    are replaced. What is predicted as unrelated isn't written, unless it was asked for: a relation with the
+    empty label gets an answer, be it the negative label.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        model: Model[PairInput, PairScores],
+        name: str = "mmib_rel",
+        *,
+        get_instances: GetInstances,
+        negative_label: str = "None",
+        threshold: float = 0.0,
+        beta1: float | Iterable[float] = 0.1,
+        beta2: float | Iterable[float] = 0.1,
+        alignment_weight: float | Iterable[float] = 1.0,
+        max_batch_tokens: int = 8192,
+        scorer: Callable[..., Any] | None = None,
+    ) -> None:
+        """Initialize the component. For the settings that are not here see `MMIBPipe`.
+
+        model (Model[PairInput, PairScores]): See `spacy-mmib.MMIB_REL.v1`.
+        get_instances (Callable[[Doc], List[Tuple[Span, Span]]]): The candidates, see `instances`.
+        negative_label (str): What pairs without a relation are annotated with, if they are.
+        threshold (float): 0-1. A relation whose probability is lower is not predicted, even if no other
+            label is more probable.
+        scorer (Optional[Callable]): See `spacy-mmib.rel_scorer.v1`.
+        RAISES (ValueError): A threshold that is no probability, or an empty negative label.
+        """
+        super().__init__(
+            vocab,
+            model,
+            name,
+            beta1=beta1,
+            beta2=beta2,
+            alignment_weight=alignment_weight,
+            max_batch_tokens=max_batch_tokens,
+            scorer=scorer,
+        )
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"{name}: the threshold is a probability, 0-1, not {threshold}.")
+        if not negative_label:
+            raise ValueError(f"{name}: the negative label can't be empty, which means 'not known'.")
+        self.get_instances = get_instances
+        self.threshold = threshold
+        self.cfg["negative_label"] = negative_label
+
+    @property
+    def negative_label(self) -> str:
+        """RETURNS (str): The label of pairs without a relation; not one of `labels`."""
+        label: str = self.cfg["negative_label"]
+        return label
+
+    def add_label(self, label: str) -> int:
+        """Add a relation label, before the component is initialized. The negative one is always there.
+
+        label (str): The label.
+        RETURNS (int): 0 if it was there, otherwise 1.
+        RAISES (ValueError): Not a label, or the model has its output size already.
+        """
+        return 0 if label == self.negative_label else super().add_label(label)
+
+    def _get_output_size(self) -> int:
+        return len(self.labels) + 1
+
+    def _find_labels(self, example: Example) -> Iterable[str]:
+        self._count_lost_pairs(example)
+        found = {relation.label for relation in get_relations(example.reference)}
+        return found - {ASKED, self.negative_label}
+
+    def _say_no_labels(self) -> str:
+        return (
+            f"{self.name} has no labels: the examples hold no relations (doc._.relations), and neither "
+            "add_label nor 'spacy init labels' gave any."
+        )
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Language | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """Collect the labels, infer sizes and create the weights: see `MMIBPipe.initialize`. Says once what
+        of the gold annotations can't be learned.
+
+        get_examples (Callable[[], Iterable[Example]]): Returns a representative sample.
+        nlp (Optional[Language]): The pipeline.
+        labels (Optional[Sequence[str]]): From `spacy init labels`; taken from the examples if `None`.
+        """
+        self._lost = {"posts": 0, "unannotated": 0, "relations": 0, "pairs": 0}
+        super().initialize(get_examples, nlp=nlp, labels=labels)
+        lost = self._lost
+        if lost["unannotated"]:
+            warn(
+                f"{self.name}: {lost['unannotated']} of {lost['posts']} posts are not annotated for "
+                "relations and teach it nothing. If they have none, say so: doc._.relations = []."
+            )
+        if lost["pairs"]:
+            warn(
+                f"{self.name}: {lost['pairs']} of {lost['relations']} gold relations are between spans that "
+                "get_instances doesn't give (no entities, too far apart, overlapping), or that no tokens "
+                "fit. They are not learned and count as missed in scoring."
+            )
+
+    def _count_lost_pairs(self, example: Example) -> None:
+        reference = example.reference
+        self._lost["posts"] += 1
+        if not has_relations(reference):
+            self._lost["unannotated"] += 1
+            return
+        related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
+        known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
+        lost = [
+            r
+            for r in related
+            if r.pair not in known or None in (_align(example, r.head), _align(example, r.tail))
+        ]
+        self._lost["relations"] += len(related)
+        self._lost["pairs"] += len(lost)
+
+    def predict(self, docs: Iterable[Doc]) -> list[ScoredPairs | None]:
+        """Score the candidates of a batch, without changing the docs (but for `doc._.image_error`).
+
+        docs (Iterable[Doc]): The posts, pictures at `doc._.image`.
+        RETURNS (List[Optional[ScoredPairs]]): For each doc; `None` for one whose relations can't be read.
+        """
+        self._require_initialized()
+        docs = list(docs)
+        instances = [self._read_candidates(doc) for doc in docs]
+        pairs = [_to_array(spans or ()) for spans in instances]
+        rows: list[list[Any]] = [[] for _ in docs]
+        per_pair = self.model.attrs["entity_repr"] == "marker"
+        lengths = [len(doc) for doc in docs]
+        numbers = [len(array) for array in pairs]
+        for group in batches_of_pairs(lengths, numbers, self.max_batch_tokens, per_pair=per_pair):
+            X = PairInput(
+                [docs[i] for i, _, _ in group], [pairs[i][start:end] for i, start, end in group]
+            )
+            scores = self.model.ops.softmax(self.model.predict(X).scores)
+            scores = self.model.ops.to_numpy(scores)
+            done = 0
+            for i, start, end in group:
+                rows[i].append(scores[done : done + end - start])
+                done += end - start
+        empty = numpy.zeros((0, self._get_output_size()), dtype="float32")
+        return [
+            None if spans is None else ScoredPairs(spans, numpy.concatenate([empty, *found]))
+            for spans, found in zip(instances, rows)
+        ]
+
+    def _read_candidates(self, doc: Doc) -> list[tuple[Span, Span]] | None:
+        """RETURNS (Optional[List[Tuple[Span, Span]]]): The candidates. `None`, said in a warning, if there are
+        relations on the doc that can't be read, which then stay as they are.
+        """
+        try:
+            get_relations(doc)
+        except ValueError as err:
+            warn(f"{self.name}: {err} No relations are predicted for this post.")
+            return None
+        return self._get_candidates(doc)
+
+    def _get_candidates(self, doc: Doc) -> list[tuple[Span, Span]]:
+        """RETURNS (List[Tuple[Span, Span]]): What `get_instances` gives, each pair once."""
+        found: dict[Pair, tuple[Span, Span]] = {}
+        for instance in self.get_instances(doc):
+            try:
+                head, tail = instance
+                if not (head.doc is doc and tail.doc is doc and len(head) and len(tail)):
+                    raise TypeError
+            except (TypeError, ValueError, AttributeError):
+                raise ValueError(
+                    f"{self.name}: get_instances has to return pairs (head, tail) of spans of the doc it is "
+                    f"given, none of them empty; got {str(instance)[:80]!r}."
+                ) from None
+            found.setdefault(_pair_of(head, tail), (head, tail))
+        return list(found.values())
+
+    def set_annotations(self, docs: Iterable[Doc], predictions: list[ScoredPairs | None]) -> None:
+        """Write what was predicted to `doc._.relations`.
+
+        docs (Iterable[Doc]): The posts.
+        predictions (List[Optional[ScoredPairs]]): As `predict` returns them.
+        """
+        for doc, scored in zip(docs, predictions):
+            if scored is not None:
+                self._set_relations(doc, scored)
+
+    def _set_relations(self, doc: Doc, scored: ScoredPairs) -> None:
+        own = get_predicted_relations(doc, self.name)
+        candidates = {_pair_of(*instance) for instance in scored.instances}
+        kept, asked = [], set()
+        for relation in get_relations(doc):
+            if relation.pair in candidates and (
+                relation.label == ASKED or own.get((relation.pair, relation.label))
+            ):
+                asked.add(relation.pair)
+            elif (relation.pair, relation.label) not in own:
+                kept.append(relation)
+        taken = {relation.pair for relation in kept if relation.label != ASKED}
+        labels = [self.negative_label, *self.labels]
+        found: list[Relation] = []
+        for instance, row in zip(scored.instances, scored.probabilities):
+            pair = _pair_of(*instance)
+            best = int(row.argmax())
+            if best and row[best] < self.threshold:
+                best = 0
+            if pair not in taken and (best or pair in asked):
+                found.append(Relation(*instance, labels[best], float(row[best])))
+        set_relations(doc, [*kept, *found])
+        set_predicted_relations(
+            doc, self.name, {(rel.pair, rel.label): rel.pair in asked for rel in found}
+        )
+
+    def _learn(
+        self, examples: list[Example], weights: dict[str, float]
+    ) -> tuple[float, dict[str, Any], dict[str, float]]:
+        gold = [self._get_gold(example) for example in examples]
+        X = PairInput([eg.predicted for eg in examples], [pairs for pairs, _ in gold])
+        scores, backprop = self.model.begin_update(X)
+        task_loss, d_scores = self.get_loss(examples, scores)
+        backprop(PairScores(d_scores, self._get_d_terms(scores.terms, weights)))
+        return task_loss, scores.terms, scores.kl_per_dim
+
+    def get_loss(self, examples: Iterable[Example], scores: PairScores) -> tuple[float, Any]:
+        """The task loss: negative log-likelihood of the gold relation, mean over pairs (Eq. 28).
+
+        examples (Iterable[Example]): The batch.
+        scores (PairScores): What the model gave for its pairs.
+        RETURNS (Tuple[float, Floats2d]): The loss (0 without any pair), and its gradient with respect to the
+            logits.
+        """
+        targets = numpy.concatenate([self._get_gold(example)[1] for example in examples])
+        ops = self.model.ops
+        if not len(targets):
+            return 0.0, ops.xp.zeros_like(scores.scores)
+        d_scores = ops.softmax(scores.scores)
+        rows = ops.xp.arange(len(targets))
+        columns = ops.asarray(targets)
+        # As a difference, so that the loss of a certain but wrong prediction stays finite.
+        shifted = scores.scores - scores.scores.max(axis=1, keepdims=True)
+        log_sum = ops.xp.log(ops.xp.exp(shifted).sum(axis=1))
+        loss = (log_sum - shifted[rows, columns]).mean()
+        d_scores[rows, columns] -= 1
+        return float(loss), d_scores / len(targets)
+
+    def _get_gold(
+        self, example: Example
+    ) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
+        """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of the
+        predicted doc, and for each the column of its label. A pair with several gold labels occurs with
+        each; one that is not annotated is negative, one with the empty label is unknown and left out.
+        """
+        reference = example.reference
+        instances, targets = [], []
+        if has_relations(reference):
+            gold: dict[Pair, list[str]] = {}
+            for relation in get_relations(reference):
+                gold.setdefault(relation.pair, []).append(relation.label)
+            for head, tail in self._get_candidates(reference):
+                aligned = _align(example, head), _align(example, tail)
+                if aligned[0] is None or aligned[1] is None:
+                    continue
+                for label in gold.get(_pair_of(head, tail), [self.negative_label]):
+                    if label != ASKED:
+                        instances.append((aligned[0], aligned[1]))
+                        targets.append(self._get_column(label, reference))
+        return _to_array(instances), numpy.asarray(targets, dtype="int64")
+
+    def _get_column(self, label: str, reference: Doc) -> int:
+        if label == self.negative_label:
+            return 0
+        if label not in self.cfg["labels"]:
+            raise ValueError(
+                f"{self.name}: the label {label!r} in the training data is not one of {list(self.labels)}, "
+                f"which it was initialized with (post: {reference.text[:60]!r}). Initialize with data that "
+                "has all labels, or with add_label."
+            )
+        return 1 + int(self.cfg["labels"].index(label))
+
+
+def _pair_of(head: Span, tail: Span) -> Pair:
+    return head.start_char, head.end_char, tail.start_char, tail.end_char
+
+
+def _to_array(instances: Iterable[tuple[Span, Span]]) -> "numpy.ndarray[Any, Any]":
+    rows = [(head.start, head.end, tail.start, tail.end) for head, tail in instances]
+    return numpy.asarray(rows, dtype="int64").reshape(-1, 4)
+
+
+def _align(example: Example, span: Span) -> Span | None:
+    """RETURNS (Optional[Span]): The span of the predicted doc with the same characters, if tokens fit."""
+    aligned = example.get_aligned_spans_y2x([span], allow_overlap=True)
+    return aligned[0] if aligned else None

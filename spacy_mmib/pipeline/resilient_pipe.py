@@ -1,0 +1,35 @@
+"""Processing a stream such that one bad post doesn't take down its batch."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from spacy import util
+from spacy.tokens import Doc
+
+
+class ResilientPipe:
+    """Gives a `TrainablePipe` another `pipe`. To be named before it among the bases of a class."""
+
+    def pipe(self: Any, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
+        """Process a stream of docs in batches. If a batch fails its docs are processed one by one, and
+        only those that fail by themselves go to the error handler.
+
+        stream (Iterable[Doc]): The posts.
+        batch_size (int): Docs at a time.
+        YIELDS (Doc): In order.
+        """
+        error_handler = self.get_error_handler()
+        for docs in util.minibatch(stream, size=batch_size):
+            docs = list(docs)
+            try:
+                self.set_annotations(docs, self.predict(docs))
+            except Exception:
+                for doc in docs:
+                    try:
+                        self.set_annotations([doc], self.predict([doc]))
+                    except Exception as err:
+                        error_handler(self.name, self, [doc], err)
+                    else:
+                        yield doc
+            else:
+                yield from docs
