@@ -190,12 +190,14 @@ def _to_offsets(doc: Doc, value: Any) -> tuple[int, int, str]:
 def _char_span(doc: Doc, start: Any, end: Any, label: str) -> Span:
     if not all(isinstance(x, int) for x in (start, end)):
         raise TypeError(f"characters are whole numbers, not {start!r} and {end!r}")
+    # Not len(doc.text), which would write the whole text for each span.
+    length = doc[-1].idx + len(doc[-1].text_with_ws) if len(doc) else 0
+    inside = 0 <= start < end <= length
     # Other tokens than when it was stored: the whole tokens it touches.
-    inside = 0 <= start < end <= len(doc.text)
     span = doc.char_span(start, end, label=label, alignment_mode="expand") if inside else None
     if span is None:
         raise ValueError(
-            f"the characters {start} to {end} are no span of a text of {len(doc.text)} characters"
+            f"the characters {start} to {end} are no span of a text of {length} characters"
         )
     return span
 

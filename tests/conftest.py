@@ -1,6 +1,8 @@
 """Fixtures that many test files use. Small encoders with random weights: nothing is downloaded."""
 
 import os
+import warnings
+from itertools import permutations
 from pathlib import Path
 
 # Before anything imports torch: the tensors here are tiny, and threads that wait for each other on a busy
@@ -12,7 +14,7 @@ import PIL.Image
 import pytest
 import spacy
 from spacy.language import Language
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 
 IMG2VEC = {
@@ -37,6 +39,8 @@ MODEL = {
     "tok2vec": TOK2VEC,
     "img2vec": IMG2VEC,
 }
+REL_MODEL = {**MODEL, "@architectures": "spacy-mmib.MMIB_REL.v1"}
+LISTENER = {"@architectures": "spacy-mmib.Img2VecListener.v1"}
 
 
 def pytest_collection_modifyitems(items):
@@ -106,8 +110,6 @@ def train(nlp: Language, examples: list[Example], steps: int = 60, seed: int = 0
 @pytest.fixture(scope="session")
 def trained() -> Language:
     """A pipeline that has overfitted `POSTS`. Shared: don't change it."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         nlp = make_nlp(beta1=0.01, beta2=0.01)
@@ -122,3 +124,78 @@ def entities(docs) -> list[list[tuple[str, str, float]]]:
 
 def new_docs(nlp: Language) -> list[Doc]:
     return [eg.predicted for eg in make_examples(nlp)]
+
+
+# Pairs of people whose relation only the picture tells, both ways round; and other pairs.
+PAIRS = [
+    ("Rob met Mia in Oslo", "red", "couple"),
+    ("Rob met Mia in Oslo", "blue", "team"),
+    ("Kim and Mia", "red", "couple"),
+    ("Kim and Mia", "blue", "team"),
+    ("Kim and Mia", "white", None),
+    ("Mia sleeps", "red", None),
+    ("nobody is here", None, None),
+]
+NAMES = ("Rob", "Mia", "Kim")
+
+
+def make_rel_nlp(joint: bool = False, **config) -> Language:
+    """joint: with mmib_ner and with shared picture vectors. Otherwise pairs have to be given."""
+    nlp = spacy.blank("en")
+    settings = {"beta1": 0.01, "beta2": 0.01, **config}
+    model = {**REL_MODEL, **settings.pop("model", {})}
+    if joint:
+        nlp.add_pipe("mmib_img2vec", config={"model": IMG2VEC})
+        ner = {**MODEL, "img2vec": LISTENER}
+        nlp.add_pipe("mmib_ner", config={"model": ner, "beta1": 0.01, "beta2": 0.01})
+        model["img2vec"] = LISTENER
+    else:
+        settings.setdefault("get_instances", {"@misc": "spacy-mmib.given_pairs.v1"})
+    nlp.add_pipe("mmib_rel", config={"model": model, **settings})
+    return nlp
+
+
+def make_rel_examples(nlp: Language, posts=PAIRS, *, ask: bool = False) -> list[Example]:
+    """ask: predicted docs have the pairs, without labels."""
+    examples = []
+    for text, colour, label in posts:
+        doc = nlp.make_doc(text)
+        if colour is not None:
+            doc._.image = numpy.asarray(make_picture(colour))
+            doc._.regions = [(0, 0, 20, 20)]
+        gold = doc.copy()
+        gold.ents = [Span(gold, t.i, t.i + 1, label="PER") for t in gold if t.text in NAMES]
+        pairs = list(permutations(gold.ents, 2))
+        gold._.relations = [(head, tail, label or "None") for head, tail in pairs]
+        if ask:
+            doc._.relations = [(rel.head, rel.tail, "") for rel in gold._.relations]
+        examples.append(Example(doc, gold))
+    return examples
+
+
+def relations(docs, digits: int = 4) -> list[list[tuple]]:
+    """What a pipeline said, with scores rounded beyond float noise."""
+    return [
+        [(r.head.text, r.tail.text, r.label, round(r.score, digits)) for r in doc._.relations]
+        for doc in docs
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained_rel() -> Language:
+    """A pipeline that has overfitted `PAIRS`, for pairs that are given. Shared: don't change it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nlp = make_rel_nlp()
+        train(nlp, make_rel_examples(nlp), steps=80)
+    return nlp
+
+
+@pytest.fixture(scope="session")
+def trained_joint() -> Language:
+    """A pipeline for entities and relations that has overfitted `PAIRS`. Shared: don't change it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nlp = make_rel_nlp(joint=True)
+        train(nlp, make_rel_examples(nlp), steps=120)
+    return nlp

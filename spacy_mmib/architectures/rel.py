@@ -49,7 +49,7 @@ def build_mmib_rel_v1(
         round head and tail, as in the code released with the paper. Costs a text encoding a pair: a post of
         10 entities has 90 ordered pairs.
     markers (Sequence[str]): Before and after the head, before and after the tail; tokens that the text
-        encoder sees (word piece encoders may split them).
+        encoder sees. A word piece encoder splits what is not in its vocabulary.
     hidden_size (Optional[int]): d. `None`: the width of the text vectors; another number projects them.
     heads (int): Attention heads; must divide d. The paper has 12 with d = 768.
     dropout (float): 0-1, within the core. The rate in [training] does not reach it.

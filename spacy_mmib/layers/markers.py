@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from spacy.tokens import Doc
 
-MARKERS = ("<s>", "</s>", "<o>", "</o>")
-"""Before and after the head, before and after the tail, as in the code released with the paper."""
+MARKERS = ("[", "]", "{", "}")
+"""Before and after the head, before and after the tail. Word pieces of their own in every vocabulary, and
+rare in posts; the code released with the paper adds <s>, </s>, <o> and </o> to BERT's."""
 
 
 def mark_pair(doc: Doc, pair: Sequence[int], markers: Sequence[str]) -> tuple[Doc, list[int]]:

@@ -239,7 +239,8 @@ class MMIBRelationExtractor(MMIBPipe):
         pairs = [_to_array(spans or ()) for spans in instances]
         rows: list[list[Any]] = [[] for _ in docs]
         per_pair = self.model.attrs["entity_repr"] == "marker"
-        lengths = [len(doc) for doc in docs]
+        # Four markers.
+        lengths = [len(doc) + 4 if per_pair else len(doc) for doc in docs]
         numbers = [len(array) for array in pairs]
         for group in batches_of_pairs(lengths, numbers, self.max_batch_tokens, per_pair=per_pair):
             X = PairInput(
