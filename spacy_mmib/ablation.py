@@ -10,10 +10,12 @@ from spacy.training import Example
 from .extensions import (
     get_image_key,
     get_regions,
+    get_regions_note,
     get_stored_image,
     set_image,
     set_image_error,
     set_regions,
+    set_regions_note,
 )
 
 
@@ -74,3 +76,4 @@ def _derange(keys: Sequence[str | None], rng: random.Random) -> dict[int, int]:
 def _attach(doc: Doc, source: Doc | None) -> None:
     set_image(doc, None if source is None else get_stored_image(source))
     set_regions(doc, None if source is None else get_regions(source) or None)
+    set_regions_note(doc, None if source is None else get_regions_note(source))

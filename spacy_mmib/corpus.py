@@ -1,25 +1,48 @@
 """The reader of posts with pictures: spaCy's own, with the picture kept on the predicted doc."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spacy.tokens import Doc, DocBin
+from spacy.tokens import Doc, DocBin, Span, Token
 from spacy.training import Corpus, Example
 from spacy.training.corpus import FILE_TYPE
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from .extensions import ERROR_KEY, IMAGE_KEY, REGIONS_KEY
+from .extensions import (
+    ERROR_KEY,
+    IMAGE_KEY,
+    REGIONS_KEY,
+    REGIONS_NOTE_KEY,
+    get_regions,
+    get_regions_note,
+    set_regions_note,
+)
+from .given import Given, check_given, give
 from .local_pictures import ImageCheck, PictureCounts, PictureFolder
+from .relations import RELATIONS_KEY, get_relations, has_relations, set_relations
 from .util import logger, warn
 
 if TYPE_CHECKING:
     from spacy.language import Language
 
-PICTURE_KEYS = (IMAGE_KEY, REGIONS_KEY, ERROR_KEY)
+PICTURE_KEYS = (IMAGE_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY)
 """What of `Doc.user_data` goes from the reference to the predicted doc. Not all of it: user data
-may hold gold annotations."""
+holds gold annotations, such as relations."""
+
+LOST_RELATIONS = (
+    "relations are between two sentences of a post that was split into sentences, and are lost to "
+    "training and evaluation (gold_preproc = false and max_length = 0 keep posts whole)"
+)
+LOST_POSTS = (
+    "times an augmenter moved the tokens of a post, which then counts as not annotated for "
+    "relations (augmenters that change no length, such as lower-casing, keep them)"
+)
+LOST_QUESTIONS = (
+    "pairs could not be given to predicted docs, whose text is not that of the gold ones"
+)
 
 _SAID: set[tuple[str, str, str]] = set()
 """Summaries this process has given. Commands build the same reader more than once, and it is read
@@ -36,6 +59,7 @@ def create_corpus_v1(
     augmenter: Callable[..., Any] | None = None,
     shuffle: bool = False,
     check_images: ImageCheck = "header",
+    given: Given = "none",
 ) -> Callable[["Language"], Iterable[Example]]:
     """Build the reader `spacy-mmib.Corpus.v1`; see `MultimodalCorpus` for the arguments.
 
@@ -56,6 +80,7 @@ def create_corpus_v1(
         augmenter=augmenter,
         shuffle=shuffle,
         check_images=check_images,
+        given=given,
     )
 
 
@@ -74,8 +99,11 @@ class MultimodalCorpus(Corpus):
     augmenter (Optional[Callable]): spaCy's data augmentation.
     shuffle (bool): Shuffle the posts at each reading.
     check_images (str): "header", "decode" or "none"; see `PictureFolder`.
+    given (str): What of the gold annotations the predicted docs get: "none", "entities", or "pairs",
+        which is the entities and the pairs of spans whose relation is annotated, without its label.
 
     counts (Optional[PictureCounts]): What the last complete reading found; `None` before.
+    notes (Dict[str, int]): The notes on regions that it found, with their posts.
     """
 
     def __init__(
@@ -89,19 +117,24 @@ class MultimodalCorpus(Corpus):
         augmenter: Callable[..., Any] | None = None,
         shuffle: bool = False,
         check_images: ImageCheck = "header",
+        given: Given = "none",
     ) -> None:
         super().__init__(
             path,
             limit=limit,
             gold_preproc=gold_preproc,
             max_length=max_length,
-            augmenter=None if augmenter is None else _keep_pictures(augmenter),
+            augmenter=None if augmenter is None else self._keep_post(augmenter),
             shuffle=shuffle,
         )
         # An unset variable of a project arrives as an empty string.
         self.image_root = Path(image_root) if image_root not in (None, "") else None
         self.check_images = check_images
+        check_given(given)
+        self.given = given
         self.counts: PictureCounts | None = None
+        self.notes: dict[str, int] = {}
+        self._lost: Counter[str] = Counter()
         # Made here rather than at reading, so that a mistake in the config is said at once.
         self._folders: dict[Path, PictureFolder] = {}
         self._folder_of(Path(path))
@@ -114,7 +147,12 @@ class MultimodalCorpus(Corpus):
         RAISES (ValueError): The path can't be read; the message says why and what to do.
         """
         _check_path(self.path)
-        yield from super().__call__(nlp)
+        lost: Counter[str] = Counter()
+        self._lost = lost
+        for example in super().__call__(nlp):
+            lost[LOST_QUESTIONS] += give(example, self.given)
+            yield example
+        self._say_lost(lost)
 
     def read_docbin(self, vocab: Vocab, locs: Iterable[str | Path]) -> Iterator[Doc]:
         """Read the reference docs, with absolute paths of pictures, and sum up at the end.
@@ -124,28 +162,79 @@ class MultimodalCorpus(Corpus):
         YIELDS (Doc): The reference docs.
         """
         counts = PictureCounts()
+        notes: Counter[str] = Counter()
+        unreadable: list[str] = []
         for doc, folder in self._read_files(vocab, locs):
             if self.limit >= 1 and counts.posts >= self.limit:
                 break
+            note = get_regions_note(doc)
             folder.localize(doc, counts)
+            if note is not None:
+                notes[note] += 1
+                # The same regions under absolute paths, if any could be used.
+                set_regions_note(doc, note if get_regions(doc) else None)
+            try:
+                get_relations(doc)
+            except ValueError as err:  # written past the setter
+                set_relations(doc, None)
+                unreadable.append(str(err))
             yield doc
         self.counts = counts
+        self.notes = dict(notes)
         self._say(counts)
+        for note, posts in notes.items():
+            self._warn_once(f"{posts} of {counts.posts} posts have regions with a note: {note}")
+        if unreadable:
+            self._warn_once(
+                f"{len(unreadable)} posts have relations that can't be read, and count as not "
+                f"annotated for relations. The first: {unreadable[0]}"
+            )
 
     def make_examples(self, nlp: "Language", reference_docs: Iterable[Doc]) -> Iterator[Example]:
-        """Like spaCy's, with pictures; those of a post that is split go to each of its parts."""
-        # One post at a time: its parts, where it is split, no longer know which post they are of.
+        """Like spaCy's, with pictures; those of a post that is split go to each of its parts. Its
+        relations go to the part that both of their spans are in."""
         for reference in reference_docs:
-            for example in super().make_examples(nlp, [reference]):
-                yield _with_picture(example, reference)
+            parts = [reference]
+            if self._is_too_long(reference):
+                parts = self._split(reference) if reference.has_annotation("SENT_START") else []
+            for part in parts:
+                if len(part) and not self._is_too_long(part):
+                    yield _with_picture(self._make_example(nlp, part, False), part)
 
     def make_examples_gold_preproc(
         self, nlp: "Language", reference_docs: Iterable[Doc]
     ) -> Iterator[Example]:
         """Like spaCy's, with pictures; see `make_examples`."""
         for reference in reference_docs:
-            for example in super().make_examples_gold_preproc(nlp, [reference]):
-                yield _with_picture(example, reference)
+            split = reference.has_annotation("SENT_START")
+            for part in self._split(reference) if split else [reference]:
+                if len(part):
+                    yield _with_picture(self._make_example(nlp, part, True), part)
+
+    def _is_too_long(self, doc: Doc) -> bool:
+        return 0 < self.max_length <= len(doc)
+
+    def _split(self, reference: Doc) -> list[Doc]:
+        """RETURNS (List[Doc]): The sentences of a post."""
+        parts = [_make_part(sentence) for sentence in reference.sents]
+        kept = sum(len(get_relations(part)) for part in parts)
+        self._lost[LOST_RELATIONS] += len(get_relations(reference)) - kept
+        return parts
+
+    def _keep_post(self, augmenter: Callable[..., Any]) -> Callable[..., Iterator[Example]]:
+        """spaCy's augmenters build new docs from text and annotations, and so lose the picture and
+        the relations."""
+
+        def augment(nlp: "Language", example: Example) -> Iterator[Example]:
+            for augmented in augmenter(nlp, example):
+                # An augmenter that takes the picture off on purpose leaves it on the reference.
+                if not _has_picture(augmented.reference) and not _has_picture(augmented.predicted):
+                    augmented = _with_picture(augmented, example.reference)
+                if not _keep_relations(example.reference, augmented.reference):
+                    self._lost[LOST_POSTS] += 1
+                yield augmented
+
+        return augment
 
     def _read_files(
         self, vocab: Vocab, locs: Iterable[str | Path]
@@ -176,6 +265,18 @@ class MultimodalCorpus(Corpus):
                 f"in the image root, which is {self._describe_root()}; set image_root if they are "
                 "elsewhere."
             )
+
+    def _say_lost(self, lost: "Counter[str]") -> None:
+        for what, number in lost.items():
+            if number:
+                # With augmenters, the number is another one each time.
+                self._warn_once(f"{number} {what}", about=what)
+
+    def _warn_once(self, line: str, about: str | None = None) -> None:
+        said = (str(self.path.absolute()), str(self.image_root), about or line)
+        if said not in _SAID:
+            _SAID.add(said)
+            warn(f"{self.path.name}: {line.rstrip('.')}.")
 
     def _describe_root(self) -> str:
         if self.image_root is None:
@@ -224,17 +325,48 @@ def _with_picture(example: Example, reference: Doc) -> Example:
     return example
 
 
-def _keep_pictures(augmenter: Callable[..., Any]) -> Callable[..., Iterator[Example]]:
-    """spaCy's augmenters build new docs from text and annotations, and so lose the picture."""
+def _make_part(sentence: Span) -> Doc:
+    """RETURNS (Doc): A sentence as a doc of its own, with what the post has beside its text."""
+    whole = sentence.doc
+    part = sentence.as_doc()
+    # as_doc forgets it: the tokens of the file would be used for whole posts only.
+    part.has_unknown_spaces = whole.has_unknown_spaces
+    for key in PICTURE_KEYS:
+        if key in whole.user_data:
+            part.user_data[key] = whole.user_data[key]
+    if has_relations(whole):
+        inside = []
+        for relation in get_relations(whole):
+            spans = (relation.head, relation.tail)
+            if all(sentence.start <= span.start and span.end <= sentence.end for span in spans):
+                first = sentence.start
+                head, tail = (
+                    Span(part, span.start - first, span.end - first, label=span.label_)
+                    for span in spans
+                )
+                inside.append((head, tail, relation.label, relation.score))
+        set_relations(part, inside)
+    return part
 
-    def augment(nlp: "Language", example: Example) -> Iterator[Example]:
-        for augmented in augmenter(nlp, example):
-            # An augmenter that takes the picture off on purpose leaves it on the reference.
-            if not _has_picture(augmented.reference) and not _has_picture(augmented.predicted):
-                augmented = _with_picture(augmented, example.reference)
-            yield augmented
 
-    return augment
+def _keep_relations(reference: Doc, augmented: Doc) -> bool:
+    """Annotate the relations of a post on what an augmenter made of it, if its tokens are where
+    they were.
+
+    reference (Doc): The gold post.
+    augmented (Doc): The augmented gold post, changed in place.
+    RETURNS (bool): Whether no annotation was lost.
+    """
+    if not has_relations(reference) or has_relations(augmented):
+        return True
+    if [_place(token) for token in reference] != [_place(token) for token in augmented]:
+        return False
+    augmented.user_data[RELATIONS_KEY] = list(reference.user_data[RELATIONS_KEY])
+    return True
+
+
+def _place(token: Token) -> tuple[int, int]:
+    return token.idx, len(token)
 
 
 def _has_picture(doc: Doc) -> bool:

@@ -23,6 +23,8 @@ from .relations import get_relations, set_relations
 IMAGE_KEY = ("._.", "image", None, None)
 REGIONS_KEY = ("._.", "regions", None, None)
 ERROR_KEY = ("._.", "image_error", None, None)
+# What whoever uses the regions has to know about where they come from, e.g. that they leak a label.
+REGIONS_NOTE_KEY = ("spacy_mmib", "regions_note", None, None)
 # What the picture encoder found, which is found again each time it runs.
 ENCODER_ERROR_KEY = ("spacy_mmib", "encoder_error", None, None)
 # Predicted entities by component: {name: [(start_char, end_char, label, confidence), ...]}
@@ -71,8 +73,27 @@ def get_regions(doc: Doc) -> list[Region]:
 
 
 def set_regions(doc: Doc, value: Any) -> None:
-    """Attach objects of the picture; see `normalize_regions` for what is accepted."""
-    _set(doc, REGIONS_KEY, normalize_regions(value) if value is not None else None)
+    """Attach objects of the picture; see `normalize_regions` for what is accepted. A note on the regions
+    that were there stays as long as one of them does: a part of them comes from the same source.
+    """
+    regions = None if value is None else normalize_regions(value)
+    if get_regions_note(doc) is not None:
+        noted = doc.user_data.get(REGIONS_KEY)
+        if not any(region in (noted or ()) for region in regions or ()):
+            set_regions_note(doc, None)
+    _set(doc, REGIONS_KEY, regions)
+
+
+def get_regions_note(doc: Doc) -> str | None:
+    """RETURNS (Optional[str]): What has to be known about where the regions come from, in one line."""
+    return _one_line(doc.user_data.get(REGIONS_NOTE_KEY))
+
+
+def set_regions_note(doc: Doc, note: str | None) -> None:
+    """Say where the regions come from, or take it back with `None`. It belongs to the regions that are
+    attached now: see `set_regions`.
+    """
+    _set(doc, REGIONS_NOTE_KEY, _one_line(note))
 
 
 def get_image_error(doc: Doc) -> str | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
@@ -18,6 +18,8 @@ from spacy_mmib.images.reading import ImageError
 EMPTY_TOKEN = "\ufffd"
 """Stands for a token without characters, which spaCy can't have; dropping it would shift the
 tags."""
+
+Post = TypeVar("Post")
 
 FindPicture = Callable[[TaggedPost], str | None]
 """The path of a post's picture, relative to the image root; `None` if no pictures are at hand;
@@ -93,10 +95,7 @@ def write_split(
             counts.empty_posts += 1
             continue
         tags, begin_with_i = repair_tags(post.tags, orphans)
-        # Spaces are not known. Said so, spaCy trains and evaluates on these very tokens, those
-        # published scores are counted on, rather than on its own tokenization of the joined text.
-        words = [token or EMPTY_TOKEN for token in post.tokens]
-        doc = Doc(vocab, words=words, ents=tags)
+        doc = make_doc(vocab, post.tokens, tags)
         _attach_pictures(doc, post, counts, find_picture, find_crops)
         labels.update(ent.label_ for ent in doc.ents)
         counts.posts += 1
@@ -106,9 +105,50 @@ def write_split(
         docbin.add(doc)
     counts.per_label = dict(sorted(labels.items()))
     counts.entities = labels.total()
+    save_docbin(docbin, path)
+    return counts
+
+
+def make_doc(vocab: Vocab, tokens: list[str], tags: list[str] | None = None) -> Doc:
+    """Make a doc of just these tokens, a space after each.
+
+    vocab (Vocab): The vocabulary.
+    tokens (List[str]): The tokens; one without characters becomes `EMPTY_TOKEN`.
+    tags (Optional[List[str]]): BIO tags of the entities.
+    RETURNS (Doc): The doc.
+    """
+    # Spaces are not known. Said so, spaCy trains and evaluates on these very tokens, those
+    # published scores are counted on, rather than on its own tokenization of the joined text.
+    return Doc(vocab, words=[token or EMPTY_TOKEN for token in tokens], ents=tags)
+
+
+def save_docbin(docbin: DocBin, path: Path) -> None:
+    """Write a `.spacy` file, and the folder it is in if need be.
+
+    docbin (DocBin): What to write, made with `store_user_data=True`.
+    path (Path): Where to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     docbin.to_disk(path)
-    return counts
+
+
+def attach_picture(doc: Doc, find: Callable[[Post], str | None], post: Post) -> bool | None:
+    """Attach the picture of a post, or say on the doc why there is none.
+
+    doc (Doc): The doc.
+    find (Callable): Finds the path, see `FindPicture`.
+    post (Any): What it is found by.
+    RETURNS (Optional[bool]): Whether the picture is there; `None` if no pictures are at hand.
+    """
+    try:
+        picture = find(post)
+    except ImageError as err:
+        doc._.image_error = str(err)
+        return False
+    if picture is None:
+        return None
+    doc._.image = picture
+    return True
 
 
 def _attach_pictures(
@@ -118,16 +158,11 @@ def _attach_pictures(
     find_picture: FindPicture,
     find_crops: FindCrops,
 ) -> None:
-    try:
-        picture = find_picture(post)
-    except ImageError as err:
-        counts.missing_pictures += 1
-        doc._.image_error = str(err)
-        return
-    if picture is None:
+    found = attach_picture(doc, find_picture, post)
+    if not found:
+        counts.missing_pictures += found is False
         return
     crops, missing_crops = find_crops(post)
-    doc._.image = picture
     doc._.regions = crops or None
     counts.with_picture += 1
     counts.crops += len(crops)
@@ -159,9 +194,27 @@ def write_meta(
         "image_root": None if image_root is None else str(image_root),
         "splits": {name: asdict(counts) for name, counts in splits.items()},
     }
-    (output / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf8")
+    save_meta(output, meta)
     for name, counts in splits.items():
         _print_split(name, counts, orphans)
+    print_written(output, image_root)
+
+
+def save_meta(output: Path, meta: dict[str, Any]) -> None:
+    """Write `meta.json`.
+
+    output (Path): The folder of the corpus.
+    meta (Dict[str, Any]): What is to be known about it.
+    """
+    (output / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf8")
+
+
+def print_written(output: Path, image_root: Path | None) -> None:
+    """Print where the corpus is, and what its reader has to be told.
+
+    output (Path): The folder of the corpus.
+    image_root (Optional[Path]): What paths of pictures are relative to.
+    """
     print(f"Written to {output}; counts in meta.json.")
     if image_root is None:
         print("Text only: pass --images to convert with pictures.")

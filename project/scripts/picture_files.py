@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from spacy_mmib.images.paths import existing_inside
+from spacy_mmib.images.paths import existing_inside, resolve_inside
 from spacy_mmib.images.reading import ImageError
 
 CropsLayout: TypeAlias = Literal["umgf", "hvpnet"]
@@ -48,9 +48,32 @@ def find_picture(folder: Path, name: str, root: Path) -> str:
     name (str): Name of the file.
     root (Path): The image root.
     RETURNS (str): Path of the file, relative to `root`.
-    RAISES (ImageError): It isn't there, or isn't inside `folder`.
+    RAISES (ImageError): It isn't there, or isn't inside `folder` and `root`.
     """
-    return existing_inside(folder, name).relative_to(root).as_posix()
+    # Inside both: the folder may be a link.
+    return resolve_inside(root, existing_inside(folder, name)).relative_to(root).as_posix()
+
+
+def find_picture_of_split(folder: Path, name: str, root: Path, split: str) -> str:
+    """Look up a picture in the folder of its split, `<folder>/{train,val,test}`, or if it isn't
+    there in the folder itself.
+
+    folder (Path): Where the pictures or their folders are.
+    name (str): Name of the file.
+    root (Path): The image root.
+    split (str): "train", "dev" or "test".
+    RETURNS (str): Path of the file, relative to `root`.
+    RAISES (ImageError): It is in neither, or not inside of them.
+    """
+    parts = [folder / part for part in HVPNET_SPLITS[split]]
+    first: ImageError | None = None
+    for place in (*filter(Path.is_dir, parts), folder):
+        try:
+            return find_picture(place, name, root)
+        except ImageError as err:
+            first = first or err
+    assert first is not None
+    raise first
 
 
 def umgf_crops(root: Path) -> Callable[[str], list[Path]]:
@@ -77,17 +100,22 @@ def hvpnet_crops(root: Path, dictionary: dict[Any, Any], split: str) -> Callable
     RETURNS (Callable[[str], List[Path]]): Names the crops a post should have, by its id.
     RAISES (LayoutError): There is no folder of crops for the split.
     """
-    folders = [root / name / "crops" for name in HVPNET_SPLITS[split]]
-    folder = next((folder for folder in folders if folder.is_dir()), None)
-    if folder is None:
-        raise LayoutError(
-            f"HVPNeT's crops of {split} should be in {folders[0]}, which isn't there."
-        )
+    folder = hvpnet_crops_folder(root, split)
+    if not folder.is_dir():
+        raise LayoutError(f"HVPNeT's crops of {split} should be in {folder}, which isn't there.")
 
     def candidates(post_id: str) -> list[Path]:
         return [folder / name for name in dictionary.get(f"{post_id}.jpg", ())]
 
     return candidates
+
+
+def hvpnet_crops_folder(root: Path, split: str) -> Path:
+    """RETURNS (Path): HVPNeT's folder of the crops of a split; where it should be if there is
+    none.
+    """
+    folders = [root / name / "crops" for name in HVPNET_SPLITS[split]]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def existing_crops(candidates: list[Path], folder: Path, root: Path) -> tuple[list[str], int]:

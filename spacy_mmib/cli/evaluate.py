@@ -22,6 +22,7 @@ from .app import (
 
 if TYPE_CHECKING:
     from spacy.language import Language
+    from spacy.training import Example
 
 
 @mmib_cli.command("evaluate")
@@ -116,7 +117,10 @@ def evaluate(
     batch_size (Optional[int]): Posts at a time.
     RETURNS (Dict[str, Any]): All scores of the pipeline, and `corpus`, `images`, `seed` (if
         shuffled) and `pictures`: the counts of the corpus, `shown`, how many posts were given
-        a picture, and `kept`, how many of these their own.
+        a picture, and `kept`, how many of these their own. With a component for relations, its
+        scores are end to end (on predicted entities, if a component predicts entities), and
+        `given_entities` has those on the gold entities and pairs. `leaks`, if there are any: what
+        is known to leak the labels, of this corpus or the training data.
     RAISES (CorpusError): The corpus can't be read or has no posts.
     """
     from ..ablation import remove_images, shuffle_images
@@ -125,30 +129,79 @@ def evaluate(
     if images not in ("own", "none", "shuffled"):
         raise ValueError(f"images is {images!r}; choose one of own, none, shuffled.")
     reader = MultimodalCorpus(corpus, image_root=image_root, gold_preproc=gold_preproc)
-    try:
-        examples = list(reader(nlp))
-    except ValueError as err:
-        raise CorpusError(str(err)) from err
-    if not examples or reader.counts is None:
-        raise CorpusError(f"There are no posts in {corpus}.")
-    kept = reader.counts.with_picture
-    if images == "none":
-        examples, kept = remove_images(examples), 0
-    elif images == "shuffled":
-        examples, kept = shuffle_images(examples, seed)
+
+    def read() -> tuple[list["Example"], int]:
+        try:
+            examples = list(reader(nlp))
+        except ValueError as err:
+            raise CorpusError(str(err)) from err
+        if not examples or reader.counts is None:
+            raise CorpusError(f"There are no posts in {corpus}.")
+        if images == "none":
+            return remove_images(examples), 0
+        if images == "shuffled":
+            return shuffle_images(examples, seed)
+        return examples, reader.counts.with_picture
+
+    examples, kept = read()
     metrics: dict[str, Any] = dict(nlp.evaluate(examples, batch_size=batch_size))
+    if any(_is_relation_component(nlp, name) for name in nlp.pipe_names):
+        recognizers = [name for name in nlp.pipe_names if _finds_entities(nlp, name)]
+        if not recognizers:  # there is no end to end: nothing finds what to relate
+            metrics = {key: metrics[key] for key in metrics if not key.startswith("rel_")}
+        examples, kept = read()
+        metrics["given_entities"] = evaluate_given(
+            nlp, examples, disable=recognizers, batch_size=batch_size
+        )
     metrics["corpus"] = str(corpus)
     metrics["images"] = images
     if images == "shuffled":
         metrics["seed"] = seed
+    assert reader.counts is not None
     shown = 0 if images == "none" else reader.counts.with_picture
     metrics["pictures"] = {**asdict(reader.counts), "shown": shown, "kept": kept}
     del metrics["pictures"]["example"]  # names a file of this machine
+    leaks = {*reader.notes, *nlp.meta.get("spacy_mmib", {}).get("leaks", ())}
+    if leaks:
+        metrics["leaks"] = sorted(leaks)
     return metrics
 
 
+def evaluate_given(
+    nlp: "Language",
+    examples: "list[Example]",
+    *,
+    disable: list[str],
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Score the relations of a pipeline on gold entities, as published scores of MNRE are: it gets
+    the entities of the posts, and the pairs that are annotated, without their labels.
+
+    nlp (Language): The pipeline.
+    examples (List[Example]): The posts; `predicted` is changed.
+    disable (List[str]): The components that find entities.
+    batch_size (Optional[int]): Posts at a time.
+    RETURNS (Dict[str, Any]): The scores whose names begin with `rel_`.
+    """
+    from ..given import give
+
+    for example in examples:
+        give(example, "pairs")
+    with nlp.select_pipes(disable=disable):
+        scores = nlp.evaluate(examples, batch_size=batch_size)
+    return {key: score for key, score in scores.items() if key.startswith("rel_")}
+
+
+def _is_relation_component(nlp: "Language", name: str) -> bool:
+    return "doc._.relations" in nlp.get_pipe_meta(name).assigns
+
+
+def _finds_entities(nlp: "Language", name: str) -> bool:
+    return "doc.ents" in nlp.get_pipe_meta(name).assigns
+
+
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Print P, R and F of entities, overall and for each type, as tables.
+    """Print P, R and F of entities and relations, overall and for each type, as tables.
 
     metrics (Dict[str, Any]): What `evaluate` returns.
     """
@@ -167,14 +220,29 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     if metrics["images"] == "shuffled":
         rows.append(("kept their picture", str(pictures["kept"])))
     msg.table(rows, header=("Pictures in the corpus", "#"), aligns=("l", "r"))
-    keys = ("ents_p", "ents_r", "ents_f")
-    if any(key in metrics for key in keys):
-        scores = [("all", *(_percent(metrics.get(key)) for key in keys))]
-        for label, prf in (metrics.get("ents_per_type") or {}).items():
-            scores.append((label, *(_percent(prf[key]) for key in ("p", "r", "f"))))
-        msg.table(scores, header=("Entities", "P", "R", "F"), aligns=("l", "r", "r", "r"))
-    else:
-        msg.warn("No component of this pipeline scores entities.")
+    tables = [("Entities", metrics, "ents", "ents_per_type")]
+    given = metrics.get("given_entities", {})
+    tables.append(("Relations, end to end", metrics, "rel_micro", "rel_per_type"))
+    tables.append(("Relations of given entities", given, "rel_micro", "rel_per_type"))
+    shown_tables = 0
+    for title, scores, name, per_type in tables:
+        keys = [f"{name}_{x}" for x in "prf"]
+        if not any(key in scores for key in keys):
+            continue
+        shown_tables += 1
+        lines = [("all", *(_percent(scores.get(key)) for key in keys))]
+        if scores is metrics and name == "rel_micro":
+            typed = [_percent(scores.get(f"rel_strict_{x}")) for x in "prf"]
+            lines.append(("all, types of both entities right too", *typed))
+        for label, prf in (scores.get(per_type) or {}).items():
+            lines.append((label, *(_percent(prf[key]) for key in ("p", "r", "f"))))
+        msg.table(lines, header=(title, "P", "R", "F"), aligns=("l", "r", "r", "r"))
+    if given:
+        msg.text(f"accuracy on annotated pairs: {_percent(given.get('rel_accuracy'))}")
+    if not shown_tables:
+        msg.warn("No component of this pipeline scores entities or relations.")
+    for note in metrics.get("leaks", ()):
+        msg.warn(note)
     msg.text(f"{metrics['speed']:.0f} words a second")
 
 

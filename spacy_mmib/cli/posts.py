@@ -9,6 +9,7 @@ from spacy.tokens import Doc
 from spacy.util import get_words_and_spaces
 
 from ..extensions import get_image_error, set_image, set_regions
+from ..relations import Relation, get_relations, has_relations, set_relations
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -113,7 +114,8 @@ def make_doc(nlp: "Language", post: Post, folder: "PictureFolder") -> Doc:
         else:
             doc = Doc(nlp.vocab, words=record["tokens"], spaces=_spaces(record))
         set_regions(doc, record.get("regions"))
-    except (TypeError, ValueError) as err:  # too long for the pipeline; regions of a wrong form
+        set_relations(doc, record.get("relations"))
+    except (TypeError, ValueError) as err:  # too long; regions or relations of a wrong form
         raise PostError(" ".join(str(err).split())) from None
     set_image(doc, record.get("image"))
     folder.localize(doc)
@@ -138,7 +140,8 @@ def to_record(post: Post, doc: Doc) -> dict[str, Any]:
     post (Post): The post.
     doc (Doc): Its doc, after the pipeline.
     RETURNS (Dict[str, Any]): Everything the line said, with "text" and "tokens" as in the doc (all
-        offsets are into these), "entities", and "image_error" if the picture was not used.
+        offsets are into these), "entities", "relations" if there are any or a component looks for
+        them, and "image_error" if the picture was not used.
     """
     result = {
         **post.record,
@@ -146,11 +149,20 @@ def to_record(post: Post, doc: Doc) -> dict[str, Any]:
         "tokens": [token.text for token in doc],
         "entities": [_entity_record(ent) for ent in doc.ents],
     }
+    if has_relations(doc):
+        result["relations"] = [_relation_record(relation) for relation in get_relations(doc)]
     result.pop("image_error", None)
     error = get_image_error(doc)
     if error is not None:
         result["image_error"] = error
     return result
+
+
+def _relation_record(relation: Relation) -> dict[str, Any]:
+    record = relation.to_json()
+    if relation.score is not None:
+        record["score"] = round(relation.score, 5)
+    return record
 
 
 def _entity_record(ent: Any) -> dict[str, Any]:

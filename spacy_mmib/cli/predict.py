@@ -1,4 +1,4 @@
-"""`spacy mmib predict`: entities of posts with pictures, from JSON lines to JSON lines."""
+"""`spacy mmib predict`: entities and relations of posts with pictures, from JSON lines to JSON lines."""
 
 import io
 import json
@@ -53,10 +53,10 @@ def predict_cli(
     gpu_id: GpuOpt = -1,
     code: CodeOpt = None,
 ) -> None:
-    """Find the entities in posts.
+    """Find the entities in posts, and the relations between them.
 
-    A line of the input is an object with "text" or "tokens", and optionally "image" (a path) and
-    "regions"; everything else in it is handed through. A line that can't be used is reported with
+    A line of the input is an object with "text" or "tokens", and optionally "image" (a path),
+    "regions" and "relations" (those with an empty label are questions); everything else in it is handed through. A line that can't be used is reported with
     its number, and skipped.
     """
     if posts != STANDARD and not Path(posts).is_file():
@@ -108,6 +108,7 @@ class PredictResult:
     with_picture (int): Posts whose picture was used.
     image_errors (int): Posts whose picture was not used.
     entities (int): Entities found.
+    relations (int): Relations on the docs.
     skipped (List[int]): Numbers of the lines that were skipped, from 1.
     """
 
@@ -115,6 +116,7 @@ class PredictResult:
     with_picture: int = 0
     image_errors: int = 0
     entities: int = 0
+    relations: int = 0
     skipped: list[int] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -122,6 +124,7 @@ class PredictResult:
         parts = [
             f"{self.posts} posts predicted ({self.with_picture} with a picture, "
             f"{self.image_errors} with one that can't be used), {self.entities} entities found"
+            + (f", {self.relations} relations" if self.relations else "")
         ]
         if self.skipped:
             shown = ", ".join(map(str, self.skipped[:10]))
@@ -153,6 +156,7 @@ def predict(
     from tqdm import tqdm
 
     from ..extensions import get_image_error, get_stored_image
+    from ..relations import get_relations
     from ..resilient import pipe_each
     from .posts import PostError, make_doc, read_posts, to_record
 
@@ -193,5 +197,6 @@ def predict(
         result.image_errors += error is not None
         result.with_picture += error is None and get_stored_image(doc) is not None
         result.entities += len(doc.ents)
+        result.relations += len(get_relations(doc))
     result.skipped.sort()
     return result

@@ -1,0 +1,155 @@
+"""`spacy mmib audit`: what of a corpus's labels can be told without looking at its content."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .app import ImageRootOpt, check_image_root, fail, mmib_cli
+
+TASKS = {
+    "relation": "Relation of a pair",
+    "related": "Related or not",
+    "entity_type": "Type of an entity",
+    "has_entity": "Any entity in a post",
+}
+FEATURES = {
+    "region_count": "region count",
+    "picture_presence": "picture or not",
+    "picture_size": "picture size",
+    "text_length": "text length",
+    "all_together": "all together",
+}
+
+
+@mmib_cli.command("audit")
+def audit_cli(
+    corpus: Annotated[
+        Path,
+        typer.Argument(
+            help="A .spacy file made with DocBin(store_user_data=True), or a folder of them",
+            metavar="CORPUS",
+        ),
+    ],
+    image_root: ImageRootOpt = None,
+    negative_label: Annotated[
+        str, typer.Option("--negative-label", "-n", help="Label of pairs that are not related")
+    ] = "None",
+    folds: Annotated[
+        int, typer.Option("--folds", "-k", min=2, help="Folds of the cross-validation")
+    ] = 5,
+    seed: Annotated[
+        int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of folds and bootstrap")
+    ] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result"),
+    ] = None,
+) -> None:
+    """Tell how far things that are not content predict the labels of a corpus.
+
+    Number of regions, picture or not, size of the picture, length of the text: small decision trees
+    learn from them alone, and are tested on posts they have not seen, against always saying the most
+    frequent label. What beats it with 95 % confidence is flagged. A flag is a finding, not a failure:
+    the exit code is 0 whenever something could be measured or there was nothing to measure.
+
+    Needs scikit-learn: pip install "spacy-mmib[audit]".
+    """
+    check_image_root(image_root)
+    from ..audit import AuditError, MissingExtraError, audit
+
+    try:
+        result = audit(
+            corpus,
+            image_root=image_root,
+            negative_label=negative_label,
+            folds=folds,
+            seed=seed,
+        )
+    except (AuditError, MissingExtraError) as err:
+        fail(str(err))
+    print_audit(result)
+    if output is not None:
+        import srsly
+        from wasabi import msg
+
+        output.parent.mkdir(parents=True, exist_ok=True)
+        srsly.write_json(output, result)
+        msg.good(f"Saved the result to {output}")
+
+
+def print_audit(result: dict[str, Any]) -> None:
+    """Print what an audit found, as tables.
+
+    result (Dict[str, Any]): What `spacy_mmib.audit.audit` returns.
+    """
+    from wasabi import msg
+
+    posts, different, pictures = result["posts"], result["different_posts"], result["pictures"]
+    msg.divider(f"{posts} posts")
+    msg.text(
+        f"{different} different ones (posts with the same text or the same picture count as one); "
+        f"{pictures['stated']} with a picture, {pictures['unreadable']} of them unreadable"
+    )
+    for leak in result["leaks"]:
+        msg.warn(f"The regions of {leak['posts']} posts are known to leak: {leak['note']}")
+    for problem, n in result["problems"].items():
+        msg.warn(f"{n} posts have {problem}: counted as if there were none.")
+    for name, task in result["tasks"].items():
+        _print_task(TASKS[name], task)
+    for name, reason in result["left_out"].items():
+        msg.info(f"{TASKS[name]}: not measured, because {reason}.")
+    features = [f for task in result["tasks"].values() for f in task["features"].values()]
+    measured = [feature for feature in features if feature["measured"]]
+    if not measured:
+        msg.warn("Nothing could be measured.")
+        return
+    msg.text(
+        "Gain: of accuracy over always saying the most frequent label, in points, with an interval that "
+        "holds for all features of a table together. Information: how much of what there is to know about "
+        "the label the feature tells, in %."
+    )
+    if any(feature["flagged"] or feature["shift"] for feature in measured):
+        msg.text(
+            "FLAGGED: tells labels without content. shift: changes how frequent they are, but not the best "
+            "guess. Either may be natural (longer texts have more entities) or betray how the corpus was "
+            "made (regions chosen by the answer). A model can use both, so look into it before trusting "
+            "a score."
+        )
+    else:
+        msg.good("Nothing that was measured predicts a label.")
+
+
+def _print_task(title: str, task: dict[str, Any]) -> None:
+    from wasabi import msg
+
+    from ..audit import percent
+
+    msg.divider(title)
+    msg.text(
+        f"{task['instances']} {task['unit']} of {task['posts']} different posts, {task['labels']} labels; "
+        f"{percent(task['majority_share'])} are {task['majority']}; {task['folds']} folds"
+    )
+    rows, said = [], []
+    not_measured: dict[str, list[str]] = {}
+    for name, feature in task["features"].items():
+        shown = FEATURES[name]
+        if not feature["measured"]:
+            not_measured.setdefault(feature["why"], []).append(shown)
+            continue
+        found = "FLAGGED" if feature["flagged"] else "shift" if feature["shift"] else ""
+        low, high = feature["gain_interval"]
+        interval = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+        numbers = [f"{100 * feature[key]:.1f}" for key in ("accuracy", "majority")]
+        gain, information = f"{100 * feature['gain']:+.1f}", f"{100 * feature['information']:.1f}"
+        rows.append((shown, *numbers, gain, interval, information, found))
+        if feature["rule"] is not None:
+            said.append((name, f"{shown}: {feature['rule']['text']}"))
+    if rows:
+        header = ("Feature", "Accuracy", "Majority", "Gain", "95 %", "Information", "")
+        msg.table(rows, header=header, aligns=("l", "r", "r", "r", "r", "r", "l"))
+    for name, line in said:
+        if name != "all_together" or len(said) == 1:  # else it repeats one of the others
+            msg.warn(line)
+    for reason, names in not_measured.items():
+        msg.text(f"Not measured: {', '.join(names)} ({reason}).")

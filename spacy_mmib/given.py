@@ -1,0 +1,90 @@
+"""Give a pipeline what is gold as input: the entities, or the pairs whose relation it is asked for. The
+labels of relations are never given."""
+
+from typing import Any, Literal, TypeAlias, get_args
+
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+
+from .relations import ASKED, RELATIONS_KEY, Pair, get_relations, has_relations, set_relations
+
+Given: TypeAlias = Literal["none", "entities", "pairs"]
+"""What of the reference a pipeline gets to see: nothing, the entities, or the entities and which pairs are
+annotated."""
+
+
+def check_given(value: str) -> None:
+    """RAISES (ValueError): The value is none of `Given`."""
+    if value not in get_args(Given):
+        raise ValueError(f"given is {value!r}; choose one of {', '.join(get_args(Given))}.")
+
+
+def give(example: Example, given: Given) -> int:
+    """Give the predicted doc what `given` says. Relations it has, gold ones for instance, are taken off
+    first, whatever is given.
+
+    example (Example): The example; its `predicted` is changed in place.
+    given (str): See `Given`.
+    RETURNS (int): Pairs that could not be given; see `give_pairs`.
+    RAISES (ValueError): Another value of `given`.
+    """
+    check_given(given)
+    example.predicted.user_data.pop(RELATIONS_KEY, None)
+    if given == "none":
+        return 0
+    give_entities(example)
+    return give_pairs(example) if given == "pairs" else 0
+
+
+def give_entities(example: Example) -> None:
+    """Set the gold entities on the predicted doc, in place of those it has. Entities whose borders are not
+    borders of its tokens are left out. Nothing is done if the reference is not annotated for entities.
+
+    example (Example): The example; its `predicted` is changed in place.
+    """
+    reference = example.reference
+    if reference.has_annotation("ENT_IOB"):
+        example.predicted.set_ents(example.get_aligned_spans_y2x(reference.ents), default="outside")
+
+
+def give_pairs(example: Example) -> int:
+    """Ask for the pairs that are annotated: `doc._.relations` of the predicted doc gets the head and the
+    tail of every gold relation, with the types of both, but the label `ASKED`. A pair that is annotated
+    twice is asked for once. Nothing is asked, and relations that were there are taken off, if the reference
+    is not annotated for relations.
+
+    example (Example): The example; its `predicted` is changed in place.
+    RETURNS (int): Pairs that are left out because the predicted doc has another text, in which they
+        can't be found.
+    RAISES (ValueError): The gold relations are damaged.
+    """
+    reference, predicted = example.reference, example.predicted
+    if not has_relations(reference):
+        set_relations(predicted, None)
+        return 0
+    # Characters are the same even if the tokens differ; lower-casing leaves them where they are, too.
+    same = len(predicted.text) == len(reference.text)
+    same = same and predicted.text.lower() == reference.text.lower()
+    asked: dict[Pair, tuple[Any, Any, str]] = {}
+    lost = 0
+    for relation in get_relations(reference):
+        head, tail = (
+            _by_characters(predicted, span) if same else _by_tokens(example, span)
+            for span in (relation.head, relation.tail)
+        )
+        if head is None or tail is None:
+            lost += 1
+            continue
+        pair = (head.start_char, head.end_char, tail.start_char, tail.end_char)
+        asked.setdefault(pair, (head, tail, ASKED))
+    set_relations(predicted, list(asked.values()))
+    return lost
+
+
+def _by_characters(doc: Doc, span: Span) -> Span | None:
+    return doc.char_span(span.start_char, span.end_char, label=span.label_, alignment_mode="expand")
+
+
+def _by_tokens(example: Example, span: Span) -> Span | None:
+    found = example.get_aligned_spans_y2x([span], allow_overlap=True)
+    return found[0] if found else None
