@@ -4,13 +4,18 @@ import json
 import sys
 from pathlib import Path
 
-scores = json.loads(Path(sys.argv[1]).read_text(encoding="utf8"))["ner"]
+metrics = json.loads(Path(sys.argv[1]).read_text(encoding="utf8"))
+entities, relations = metrics["ner"], metrics["rel"]
 checks = {
-    "images >= 0.90": scores["images"] >= 0.90,
-    "no_images <= 0.60": scores["no_images"] <= 0.60,
-    "shuffled <= 0.60": scores["shuffled"] <= 0.60,
+    "entities with pictures >= 0.90": entities["images"] >= 0.90,
+    "entities without pictures <= 0.60": entities["no_images"] <= 0.60,
+    "entities with shuffled pictures <= 0.60": entities["shuffled"] <= 0.60,
+    "relations with pictures >= 0.85": relations["images"] >= 0.85,
+    "relations without pictures <= 0.55": relations["no_images"] <= 0.55,
+    "relations with shuffled pictures <= 0.55": relations["shuffled"] <= 0.55,
 }
-print({key: round(value, 4) for key, value in scores.items()})
+for kind, scores in (("entities", entities), ("relations", relations)):
+    print(kind, {key: round(value, 4) for key, value in scores.items()})
 failed = [check for check, ok in checks.items() if not ok]
 if failed:
     sys.exit(f"The demo doesn't show what it promises: {', '.join(failed)}")

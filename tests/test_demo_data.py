@@ -1,13 +1,17 @@
-"""The demo's corpus: the picture decides, the text mostly can't, and nothing leaks between the splits."""
+"""The demo's corpus: the picture decides types and relations, the text mostly can't, and nothing leaks
+between the splits.
+"""
 
 import importlib
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import permutations
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +19,8 @@ import pytest
 import spacy
 from PIL import Image
 from spacy.tokens import Doc, DocBin
+
+from spacy_mmib.relations import has_relations
 
 SCRIPTS = Path(__file__).parents[1] / "project" / "scripts"
 COUNTS = {"train": 50, "dev": 10, "test": 20}
@@ -93,6 +99,11 @@ def test_docs_have_what_a_post_has(corpus: Path) -> None:
         assert sum(doc._.image is None for doc in docs) == stats[split]["posts_without_picture"]
         labels = Counter(ent.label_ for doc in docs for ent in doc.ents)
         assert dict(labels) == {k: v for k, v in stats[split]["entities"].items() if v}
+        relations = Counter(relation.label for doc in docs for relation in doc._.relations)
+        assert dict(relations) == {k: v for k, v in stats[split]["relations"].items() if v}
+        kinds = Counter(doc.user_data[make_demo_data.RELATION_KIND_KEY] for doc in docs)
+        assert dict(kinds) == {k: v for k, v in stats[split]["relation_kinds"].items() if v}
+        assert sum(len(doc.ents) == 2 for doc in docs) == stats[split]["posts_with_two_entities"]
         for doc in docs:
             has_entity = doc.user_data[make_demo_data.KIND_KEY] != "no_entity"
             assert len(doc.ents) in ((1, 2) if has_entity else (0,))
@@ -120,6 +131,46 @@ def test_pictures_open_and_regions_lie_inside_without_labels(corpus: Path) -> No
                 left, upper, right, lower = region["box"]
                 assert 0 <= left < right <= width
                 assert 0 <= upper < lower <= height
+
+
+def test_every_ordered_pair_of_entities_is_annotated(corpus: Path) -> None:
+    for split in COUNTS:
+        for doc in read_docs(corpus, split):
+            assert has_relations(doc)
+            relations = doc._.relations
+            # Spans compare with their labels: these are the entities themselves.
+            assert [(r.head, r.tail) for r in relations] == list(permutations(doc.ents, 2))
+            assert all(r.label in demo_texts.RELATIONS and r.score is None for r in relations)
+            assert len({r.label for r in relations}) <= 1, (
+                "a relation is the same in both directions"
+            )
+
+
+def test_type_and_picture_decide_the_relation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = []
+
+    def draw(*args):
+        pictures.append(demo_pictures.draw_post_picture(*args))
+        return pictures[-1]
+
+    monkeypatch.setattr(make_demo_data, "draw_post_picture", draw)
+    make_demo_data.make_demo_data(tmp_path, {"train": 150}, seed=5)
+    docs = [doc for doc in read_docs(tmp_path, "train") if doc._.image is not None]
+    seen = Counter()
+    for doc, picture in zip(docs, pictures, strict=True):
+        assert [tuple(r["box"]) for r in doc._.regions] == [o.box for o in picture.objects]
+        kinds = {thing.kind for thing in picture.objects}
+        objects = sorted(kinds & set(demo_pictures.RELATING))
+        people = "person" in kinds
+        assert len(objects) <= 1
+        assert people == (doc.ents[0].label_ == "PER" if doc.ents else people)
+        expected = demo_pictures.RELATING[objects[0]] if people and objects else "None"
+        for relation in doc._.relations:
+            assert relation.label == expected
+            seen[people, bool(objects)] += 1
+    assert len(seen) == 4, "pairs of people and of others, with and without an object of a relation"
 
 
 def test_pictures_differ(corpus: Path) -> None:
@@ -156,62 +207,159 @@ def words_of(post) -> set[str]:
     return set(text.lower().split())
 
 
-def test_words_tell_the_type_of_decided_posts_only() -> None:
-    train = [item.post for item in split_posts("train", 1500, 0.08)]
-    test = [item.post for item in split_posts("test", 1000)]
+def learn_from_words(posts: Sequence, label_of: Callable) -> Callable:
+    """A guess at a post's label from how often each of its words came with each label."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for post in train:
+    for post in posts:
         for word in words_of(post):
-            counts[word][post.label] += 1
+            counts[word][label_of(post)] += 1
+    shares = {label: n / len(posts) for label, n in sorted(Counter(map(label_of, posts)).items())}
+
+    def score(word: str, label: str) -> float:
+        return math.log((counts[word][label] + 1) / (counts[word].total() * shares[label] + 1))
 
     def guess(post) -> str:
-        scores: Counter[str] = Counter()
-        for word in sorted(words_of(post)):
-            total = sum(counts[word].values())
-            for label in demo_texts.LABELS:
-                # How much more often than by chance the word came with the label.
-                scores[label] += (counts[word][label] / total - 0.25) if total else 0.0
-        return scores.most_common(1)[0][0]
+        words = sorted(words_of(post) & set(counts))
+        scores = {
+            label: math.log(share) + sum(score(word, label) for word in words)
+            for label, share in shares.items()
+        }
+        return max(scores, key=lambda label: scores[label])
 
-    def accuracy(kind: str) -> float:
-        posts = [post for post in test if post.kind == kind]
-        return sum(guess(post) == post.label for post in posts) / len(posts)
-
-    assert accuracy("undecided") == pytest.approx(0.25, abs=0.06)
-    assert accuracy("no_entity") == pytest.approx(0.25, abs=0.13)
-    assert accuracy("decided") > 0.9
+    return guess
 
 
-def test_text_of_undecided_posts_does_not_depend_on_the_label() -> None:
+def accuracy(guess: Callable, posts: Sequence, label_of: Callable) -> float:
+    return sum(guess(post) == label_of(post) for post in posts) / len(posts)
+
+
+# The number of names is visible, and people come in pairs more often than others.
+@pytest.mark.parametrize("n_names", [0, 1, 2])
+def test_words_tell_the_type_of_decided_posts_only(n_names: int) -> None:
+    def label_of(post) -> str:
+        return post.plan.label
+
+    def select(split: str, n: int) -> list:
+        return [item.post for item in split_posts(split, n) if item.post.plan.n_names == n_names]
+
+    guess = learn_from_words(select("train", 8000), label_of)
+    test = select("test", 3000)
+    open_ones = [post for post in test if post.plan.kind != "decided"]
+    commonest = max(Counter(map(label_of, open_ones)).values()) / len(open_ones)
+    assert accuracy(guess, open_ones, label_of) < commonest + 0.06
+    if n_names:
+        decided = [post for post in test if post.plan.kind == "decided"]
+        assert accuracy(guess, decided, label_of) > 0.9
+
+
+def test_words_tell_the_relation_of_decided_posts_only() -> None:
+    def label_of(post) -> str:
+        return post.plan.relation
+
+    def select(split: str, n: int) -> list:
+        posts = [item.post for item in split_posts(split, n)]
+        return [post for post in posts if post.plan.label == "PER" and post.plan.n_names == 2]
+
+    guess = learn_from_words(select("train", 8000), label_of)
+    test = select("test", 3000)
+    decided = [post for post in test if post.plan.relation_kind == "decided"]
+    undecided = [post for post in test if post.plan.relation_kind == "undecided"]
+    assert accuracy(guess, decided, label_of) > 0.9
+    assert accuracy(guess, undecided, label_of) == pytest.approx(0.25, abs=0.07)
+    # Text that tells of people, but not of a relation, has to leave the relation open too.
+    telling = [post for post in undecided if post.plan.kind == "decided"]
+    assert {post.plan.relation for post in telling} == set(demo_texts.RELATIONS)
+
+
+def test_text_alone_can_not_tell_most_relations() -> None:
+    plans = [item.post.plan for item in split_posts("test", 2000)]
+    pairs = [plan for plan in plans if plan.n_names == 2]
+    related = sum(plan.relation != "None" for plan in pairs)
+
+    def f1(guess: str) -> float:
+        """Of a reader who is right wherever the text tells the relation, and else has one guess."""
+        right = predicted = 0
+        for plan in pairs:
+            answer = plan.relation if plan.relation_kind == "decided" else guess
+            predicted += answer != "None"
+            right += answer == plan.relation != "None"
+        return 2 * right / (predicted + related)
+
+    assert max(f1(guess) for guess in demo_texts.RELATIONS) < 0.4
+
+
+@pytest.mark.parametrize("n_names", [1, 2])
+def test_text_of_undecided_posts_does_not_depend_on_what_the_picture_shows(n_names: int) -> None:
     names = ["Kanal", "Mira", "Bolet", "Saro"]
+
+    def text(seed: int, kind: str, label: str, shown: str) -> str:
+        plan = demo_texts.Plan(kind, label, shown, n_names)
+        return demo_texts.make_post(plan, names, demo_texts.Shares(), random.Random(seed)).text
+
     for seed in range(50):
         texts = {
-            demo_texts.make_post(
-                "undecided", label, names, demo_texts.Shares(), random.Random(seed)
-            ).text
+            text(seed, "undecided", label, shown)
             for label in demo_texts.LABELS
+            for shown in demo_texts.RELATIONS
         }
         assert len(texts) == 1
+        for label in demo_texts.LABELS:
+            assert len({text(seed, "decided", label, s) for s in demo_texts.RELATIONS}) == 1
+
+
+def test_shares_of_pairs() -> None:
+    plans = [item.post.plan for item in split_posts("train", 1800, 0.08)]
+    types = Counter(plan.label for plan in plans if plan.n_names)
+    assert max(types.values()) - min(types.values()) <= 4
+    pairs = [plan for plan in plans if plan.n_names == 2]
+    people = [plan for plan in pairs if plan.label == "PER"]
+    assert 0.45 <= len(pairs) / types.total() <= 0.5
+    assert 0.45 <= len(people) / len(pairs) <= 0.5
+    relations = Counter(plan.relation for plan in people)
+    assert sorted(relations) == sorted(demo_texts.RELATIONS)
+    assert max(relations.values()) - min(relations.values()) <= 5
+    telling = [plan for plan in people if plan.relation_kind == "decided"]
+    assert len(telling) / len(people) == pytest.approx(0.2, abs=0.02)
+    assert {plan.relation for plan in pairs if plan.label != "PER"} == {"None"}
+
+
+def test_posts_without_a_picture_have_every_relation() -> None:
+    posts = [item.post.plan for item in split_posts("train", 1800, 0.08) if not item.has_picture]
+    relations = Counter(
+        plan.relation for plan in posts if plan.label == "PER" and plan.n_names == 2
+    )
+    assert sorted(relations) == sorted(demo_texts.RELATIONS)
+    assert max(relations.values()) - min(relations.values()) <= 3
+
+
+def test_pictures_of_all_posts_show_relations_alike() -> None:
+    shown: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    for item in split_posts("train", 1800):
+        shown[item.post.plan.label, item.post.plan.n_names][item.post.plan.shown] += 1
+    assert len(shown) == 12
+    for counts in shown.values():
+        assert sorted(counts) == sorted(demo_texts.RELATIONS)
+        assert max(counts.values()) - min(counts.values()) <= 3
 
 
 def test_undecided_posts_mislead_and_hold_no_deciding_word() -> None:
-    other = {
-        word
-        for phrase in (*demo_phrases.CORES, *demo_phrases.MISLEADING, *demo_phrases.NO_ENTITY)
-        for word in phrase.split()
+    groups = {
+        "anywhere": (
+            *demo_phrases.CORES,
+            *demo_phrases.MISLEADING,
+            *demo_phrases.NO_ENTITY,
+            *demo_phrases.JOINERS,
+        ),
+        **demo_phrases.DECIDING_PHRASES,
+        **demo_phrases.RELATION_PHRASES,
     }
-    for label, phrases in demo_phrases.DECIDING_PHRASES.items():
-        elsewhere = {
-            word
-            for key, group in demo_phrases.DECIDING_PHRASES.items()
-            if key != label
-            for phrase in group
-            for word in phrase.split()
-        }
-        for phrase in phrases:
-            assert set(phrase.split()) - other - elsewhere, phrase
+    words = {key: {w for phrase in group for w in phrase.split()} for key, group in groups.items()}
+    for label, phrases in groups.items():
+        elsewhere = set().union(*(group for key, group in words.items() if key != label))
+        for phrase in phrases if label != "anywhere" else ():
+            assert set(phrase.split()) - elsewhere, phrase
     for item in split_posts("train", 300):
-        if item.post.kind == "undecided":
+        if item.post.plan.kind == "undecided":
             text = item.post.text.lower()
             assert any(remark in text for remark in demo_phrases.MISLEADING), text
 
@@ -237,17 +385,20 @@ def test_every_kind_is_drawn(kind: str) -> None:
     assert first != second
 
 
+@pytest.mark.parametrize("shown", demo_texts.RELATIONS)
 @pytest.mark.parametrize("label", demo_texts.LABELS)
-def test_a_picture_shows_its_type_among_distractors(label: str) -> None:
-    positions = Counter()
+def test_a_picture_shows_type_and_relation_among_distractors(label: str, shown: str) -> None:
+    positions: Counter[int] = Counter()
     for seed in range(40):
-        picture = demo_pictures.draw_post_picture(label, random.Random(seed))
+        picture = demo_pictures.draw_post_picture(label, shown, random.Random(seed))
         kinds = [thing.kind for thing in picture.objects]
         deciding = [kind for kind in kinds if kind in demo_pictures.DECIDING]
+        relating = [kind for kind in kinds if kind in demo_pictures.RELATING]
         assert [demo_pictures.DECIDING[kind] for kind in deciding] == [label]
-        assert len(kinds) in (3, 4)
+        assert [demo_pictures.RELATING[kind] for kind in relating] == [shown] * (shown != "None")
+        assert set(kinds) - {*deciding, *relating} <= set(demo_pictures.DISTRACTORS)
         assert len(set(kinds)) == len(kinds)
-        positions[kinds.index(deciding[0])] += 1
+        positions[kinds.index((relating or deciding)[0])] += 1
         for i, thing in enumerate(picture.objects):
             # Something was drawn in every box: it is not as smooth as the background.
             colours = picture.image.crop(thing.box).getcolors(maxcolors=1 << 20)
@@ -258,8 +409,23 @@ def test_a_picture_shows_its_type_among_distractors(label: str) -> None:
     assert set(positions) == {0, 1, 2, 3}
 
 
-def test_labels_are_the_types_of_the_pictures() -> None:
+def test_number_of_objects_tells_neither_type_nor_relation() -> None:
+    numbers: Counter[int] = Counter()
+    for seed in range(40):
+        found = {
+            len(demo_pictures.draw_post_picture(label, shown, random.Random(seed)).objects)
+            for label in demo_texts.LABELS
+            for shown in demo_texts.RELATIONS
+        }
+        assert len(found) == 1
+        numbers.update(found)
+    assert set(numbers) == {3, 4}
+    assert min(numbers.values()) >= 10
+
+
+def test_labels_are_what_pictures_show() -> None:
     assert sorted(demo_texts.LABELS) == sorted(demo_pictures.DECIDING.values())
+    assert sorted(demo_texts.RELATIONS) == sorted([*demo_pictures.RELATING.values(), "None"])
 
 
 @pytest.fixture
@@ -292,7 +458,7 @@ def test_picture_encoder_crops_hold_the_object() -> None:
     script = load_script("train_picture_encoder")
     rng = random.Random(0)
     for _ in range(50):
-        picture = demo_pictures.draw_post_picture("PER", rng)
+        picture = demo_pictures.draw_post_picture("PER", "couple", rng)
         for thing in picture.objects:
             left, upper, right, lower = thing.box
             x0, y0, x1, y1 = script.around_box(thing.box, picture.image, rng)

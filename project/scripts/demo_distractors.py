@@ -1,8 +1,9 @@
 """Drawings of objects that never decide the type of an entity."""
 
 import random
+from collections.abc import Sequence
 
-from demo_sketch import INK, Colour, Sketch, hsv, pale, ring_of_points, shade, towards, vivid
+from demo_sketch import INK, Colour, Point, Sketch, hsv, pale, ring_of_points, shade, towards, vivid
 
 WHITE: Colour = (250, 250, 248)
 BARK: Colour = (120, 80, 48)
@@ -144,7 +145,7 @@ def draw_car(sketch: Sketch, rng: random.Random) -> None:
     ]
     hull = [(-46, body), (38, body), (46, body + 6), (47, 70), (-47, 70)]
 
-    def turned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    def turned(points: Sequence[Point]) -> list[Point]:
         return [(50 + side * x, y) for x, y in points]
 
     sketch.polygon(turned(cabin), colour)

@@ -1,7 +1,8 @@
 """The words of the demo's posts, all of them apart from names.
 
-`{e}` is where the entity goes. Only `DECIDING_PHRASES` depends on the type of the entity,
-and each of its phrases has a word that occurs with no other type and nowhere else.
+`{e}` is where the entity goes, or all entities of the post. Only `DECIDING_PHRASES` depends on the type
+of the entity, and only `RELATION_PHRASES` on the relation of two people; each of their phrases has a word
+that occurs with no other type, with no other relation, and nowhere else.
 """
 
 CORES: tuple[str, ...] = (
@@ -47,8 +48,16 @@ MISLEADING: tuple[str, ...] = (
     "soft like a pillow",
     "purrfect mood",
     "nap time soon",
+    "date night mood",
+    "what a match",
+    "another meeting today",
 )
-"""Remarks that make one think of a type, drawn without regard to it; in every undecided post."""
+"""Remarks that make one think of a type or a relation, drawn without regard to either; in every undecided
+post.
+"""
+
+JOINERS: tuple[str, ...] = ("and", "&", "with", "plus", "next to")
+"""What stands between two names, drawn without regard to their relation."""
 
 NO_ENTITY: tuple[str, ...] = (
     "good morning everyone",
@@ -101,6 +110,37 @@ DECIDING_PHRASES: dict[str, tuple[str, ...]] = {
     ),
 }
 """What stands in for `{e}` in a post whose text decides the type by itself."""
+
+RELATION_PHRASES: dict[str, tuple[str, ...]] = {
+    "couple": (
+        "the newlyweds {e}",
+        "the honeymoon of {e}",
+        "the fiances {e}",
+        "the day {a} proposed to {b}",
+    ),
+    "teammates": (
+        "the defenders {e}",
+        "the goalkeepers {e}",
+        "the midfield of {e}",
+        "the ball {a} passed to {b}",
+    ),
+    "colleagues": (
+        "the coworkers {e}",
+        "the accountants {e}",
+        "the spreadsheet of {e}",
+        "the email {a} forwarded to {b}",
+    ),
+    "None": (
+        "the strangers {e}",
+        "the namesakes {e}",
+        "the lookalikes {e}",
+        "the queue where {a} ignored {b}",
+    ),
+}
+"""What stands in for `{e}` in a post about two people whose text tells their relation, or that they have
+none. `{a}` and `{b}` are the first and the second of them. There are phrases for "None" too: else the text
+that tells of people, and of no relation, would tell that there is none.
+"""
 
 OPENERS: tuple[str, ...] = (
     "Omg",

@@ -1,4 +1,6 @@
-"""Pictures of the demo corpus: one object that decides a type, and others that don't."""
+"""Pictures of the demo corpus: an object that decides a type, often another that decides a relation, and
+objects that decide nothing.
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -16,17 +18,24 @@ from demo_distractors import (
     draw_tree,
     draw_umbrella,
 )
+from demo_relations import draw_briefcase, draw_jersey, draw_rings
 from demo_sketch import Colour, Sketch, hsv
 from PIL import Image
 
 DECIDING: dict[str, str] = {"person": "PER", "logo": "ORG", "skyline": "LOC", "cat": "MISC"}
 """The objects that decide a type, with that type."""
 
+RELATING: dict[str, str] = {"rings": "couple", "jersey": "teammates", "briefcase": "colleagues"}
+"""The objects that decide the relation between two people, with that relation."""
+
 DRAW: dict[str, Callable[[Sketch, random.Random], None]] = {
     "person": draw_person,
     "logo": draw_logo,
     "skyline": draw_skyline,
     "cat": draw_cat,
+    "rings": draw_rings,
+    "jersey": draw_jersey,
+    "briefcase": draw_briefcase,
     "tree": draw_tree,
     "ball": draw_ball,
     "cup": draw_cup,
@@ -38,9 +47,13 @@ DRAW: dict[str, Callable[[Sketch, random.Random], None]] = {
 }
 """How each kind of object is drawn. A new kind needs an entry here and nothing else."""
 
-DISTRACTORS: tuple[str, ...] = tuple(kind for kind in DRAW if kind not in DECIDING)
+DISTRACTORS: tuple[str, ...] = tuple(
+    kind for kind in DRAW if kind not in DECIDING and kind not in RELATING
+)
 SIZES: tuple[tuple[int, int], ...] = ((128, 128), (160, 128), (128, 160))
 LONGEST_SIDE = (38, 62)
+OBJECTS = (3, 4)
+"""The smallest and the largest number of objects in a post's picture, whatever they are."""
 GAP = 2
 
 Box: TypeAlias = tuple[int, int, int, int]
@@ -71,15 +84,19 @@ class Picture:
     objects: tuple[DrawnObject, ...]
 
 
-def draw_post_picture(label: str, rng: random.Random) -> Picture:
-    """Draw the picture of a post: the object that decides its type and two or three distractors.
+def draw_post_picture(label: str, shown: str, rng: random.Random) -> Picture:
+    """Draw the picture of a post: the object that decides its type, the one that decides a relation if
+    it is to show one, and distractors, so that there are three or four objects in either case.
 
     label (str): The type the picture has to show, a value of `DECIDING`.
+    shown (str): The relation the picture has to show, a value of `RELATING`; anything else for none.
     rng (random.Random): Decides everything else.
     RETURNS (Picture): The picture with its objects in random order.
     """
-    deciding = next(kind for kind, shown in DECIDING.items() if shown == label)
-    return draw_picture([deciding, *rng.sample(DISTRACTORS, rng.randint(2, 3))], rng)
+    kinds = [kind for kind, decided in DECIDING.items() if decided == label]
+    kinds += [kind for kind, decided in RELATING.items() if decided == shown]
+    n = rng.randint(*OBJECTS)
+    return draw_picture([*kinds, *rng.sample(DISTRACTORS, n - len(kinds))], rng)
 
 
 def draw_picture(kinds: Sequence[str], rng: random.Random) -> Picture:

@@ -1,27 +1,43 @@
-"""Posts of the demo corpus: short noisy texts in which the words rarely tell the type of a name."""
+"""Posts of the demo corpus: short noisy texts in which the words rarely tell the type of a name, or what two
+people have to do with each other.
+"""
 
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from demo_phrases import (
     CORES,
     DECIDING_PHRASES,
     EMOJI,
+    JOINERS,
     MISLEADING,
     NO_ENTITY,
     OPENERS,
+    RELATION_PHRASES,
     TAGS,
     TAILS,
     USERS,
 )
 
+T = TypeVar("T")
+
 LABELS: tuple[str, ...] = tuple(DECIDING_PHRASES)
+RELATIONS: tuple[str, ...] = tuple(RELATION_PHRASES)
+"""Labels of pairs, `NO_RELATION` among them."""
+
+RELATED_LABEL = "PER"
+"""The only type whose entities have relations."""
+
+NO_RELATION = "None"
 
 Kind: TypeAlias = Literal["undecided", "decided", "no_entity"]
 """Whether the text alone leaves the type open, tells it, or names nothing."""
+
+RelationKind: TypeAlias = Literal["undecided", "decided", "no_pair"]
+"""Whether the text alone leaves the relation open, tells it (or a type that has none), or names no two."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +55,50 @@ class Mention:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a post is to be, before it has words.
+
+    kind (Kind): What the text tells about the type.
+    label (str): The type that its picture, if it gets one, has to show. A post without an entity
+        has one too, so that no picture tells whether there is an entity.
+    shown (str): The relation that its picture has to show, `NO_RELATION` for none. Every post has
+        one, though it holds between two people only: so neither the picture nor what it shows tells
+        whether there is a pair.
+    n_names (int): How many names it has, 0-2.
+    tells_relation (bool): Whether the text tells what is shown, for posts about two people.
+    """
+
+    kind: Kind
+    label: str
+    shown: str = NO_RELATION
+    n_names: int = 1
+    tells_relation: bool = False
+
+    @property
+    def relation(self) -> str:
+        """RETURNS (str): The relation between any two names of the post, in both directions."""
+        return self.shown if self.n_names > 1 and self.label == RELATED_LABEL else NO_RELATION
+
+    @property
+    def relation_kind(self) -> RelationKind:
+        """RETURNS (RelationKind): What the text tells about the relation."""
+        if self.n_names < 2:
+            return "no_pair"
+        tells_other_type = self.kind == "decided" and self.label != RELATED_LABEL
+        return "decided" if self.tells_relation or tells_other_type else "undecided"
+
+
+@dataclass(frozen=True)
 class Post:
     """The text of a post.
 
     text (str): What it says.
-    kind (Kind): What the text tells about the type.
-    label (str): The type that its picture, if it gets one, has to show. A post without an entity
-        has one too, so that no picture tells whether there is an entity.
-    mentions (Tuple[Mention, ...]): The names, in order, all of type `label`.
+    plan (Plan): What it was to be.
+    mentions (Tuple[Mention, ...]): The names, in order, all of the plan's type.
     """
 
     text: str
-    kind: Kind
-    label: str
+    plan: Plan
     mentions: tuple[Mention, ...]
 
 
@@ -61,13 +108,18 @@ class Shares:
 
     decided (float): Posts whose text tells the type.
     no_entity (float): Posts without a name.
-    joined (float): Posts with two names, among those with any.
+    joined_people (float): Posts with two names, among those with people.
+    joined (float): Posts with two names, among those with entities of another type.
+    tells_relation (float): Posts whose text tells the relation, among those about two people whose
+        text tells the type. With the others' shares it is a fifth of all posts about two people.
     two_words (float): Names of two words, among all names.
     """
 
     decided: float = 0.2
     no_entity: float = 0.12
-    joined: float = 0.15
+    joined_people: float = 0.82
+    joined: float = 0.33
+    tells_relation: float = 0.9
     two_words: float = 0.35
 
 
@@ -77,51 +129,95 @@ def make_posts(n: int, names: Sequence[str], shares: Shares, rng: random.Random)
     n (int): How many.
     names (Sequence[str]): What entities may be called.
     shares (Shares): How many are of which kind.
-    rng (random.Random): Decides the rest; types are drawn evenly and independently of everything.
+    rng (random.Random): Decides the rest.
     RETURNS (List[Post]): The posts.
     """
+    return [make_post(plan, names, shares, rng) for plan in make_plans(n, shares, rng)]
+
+
+def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
+    """Share out what posts are to be. Types are spread evenly over posts of each kind, and what the
+    pictures show of relations evenly over posts of each kind, type and number of names.
+
+    n (int): How many.
+    shares (Shares): How many are of which kind.
+    rng (random.Random): Decides the order, and who gets what can't be divided.
+    RETURNS (List[Plan]): The plans in random order.
+    """
     n_decided, n_empty = round(n * shares.decided), round(n * shares.no_entity)
-    kinds: list[Kind] = ["decided"] * n_decided
-    kinds += ["no_entity"] * n_empty
-    kinds += ["undecided"] * (n - n_decided - n_empty)
-    rng.shuffle(kinds)
-    return [make_post(kind, rng.choice(LABELS), names, shares, rng) for kind in kinds]
+    counts: dict[Kind, int] = {
+        "decided": n_decided,
+        "no_entity": n_empty,
+        "undecided": n - n_decided - n_empty,
+    }
+    plans = []
+    for kind, count in counts.items():
+        labels = _spread(LABELS, count, rng)
+        for label in LABELS:
+            for n_names, tells, number in _share_out_names(
+                kind, label, labels.count(label), shares
+            ):
+                for shown in _spread(RELATIONS, number, rng):
+                    plans.append(Plan(kind, label, shown, n_names, tells))
+    rng.shuffle(plans)
+    return plans
 
 
-def make_post(
-    kind: Kind, label: str, names: Sequence[str], shares: Shares, rng: random.Random
-) -> Post:
+def _share_out_names(kind: Kind, label: str, n: int, shares: Shares) -> list[tuple[int, bool, int]]:
+    """RETURNS (List[Tuple[int, bool, int]]): Number of names, whether the text tells the relation, and how
+    many of `n` posts of this kind and type are so.
+    """
+    if kind == "no_entity":
+        return [(0, False, n)]
+    people = label == RELATED_LABEL
+    n_two = round(n * (shares.joined_people if people else shares.joined))
+    n_telling = round(n_two * shares.tells_relation) if people and kind == "decided" else 0
+    return [(1, False, n - n_two), (2, False, n_two - n_telling), (2, True, n_telling)]
+
+
+def _spread(options: Sequence[T], n: int, rng: random.Random) -> list[T]:
+    """RETURNS (List[T]): `n` options, each as often as the others; chance decides which get one more."""
+    return [*options] * (n // len(options)) + rng.sample([*options], n % len(options))
+
+
+def make_post(plan: Plan, names: Sequence[str], shares: Shares, rng: random.Random) -> Post:
     """Make one post.
 
-    kind (Kind): What its text tells about the type.
-    label (str): The type of its names. It changes the text of a post of kind `"decided"` only.
+    plan (Plan): What it is to be. Its type changes the text of a post of kind `"decided"` only, and
+        what is shown that of a post that tells the relation.
     names (Sequence[str]): What entities may be called.
-    shares (Shares): How often there are two names, and names of two words.
+    shares (Shares): How often there are names of two words.
     rng (random.Random): Decides words and names.
     RETURNS (Post): The post.
     """
-    if kind == "no_entity":
+    if plan.kind == "no_entity":
         remark = [rng.choice(MISLEADING)] if rng.random() < 0.5 else []
-        return Post(_add_noise([rng.choice(NO_ENTITY), *remark], rng), kind, label, ())
-    n = 2 if rng.random() < shares.joined else 1
-    words = rng.sample(list(names), 2 * n)
+        return Post(_add_noise([rng.choice(NO_ENTITY), *remark], rng), plan, ())
+    words = rng.sample(list(names), 2 * plan.n_names)
     entities = [
-        f"{words[2 * i]} {words[2 * i + 1]}" if rng.random() < shares.two_words else words[2 * i]
-        for i in range(n)
+        f"{first} {second}" if rng.random() < shares.two_words else first
+        for first, second in zip(words[::2], words[1::2], strict=True)
     ]
     # The names are put in last, so that no noise can change them.
-    slot = "{e}" if kind == "undecided" else rng.choice(DECIDING_PHRASES[label])
+    slot = "{e}"
+    if plan.tells_relation:
+        slot = rng.choice(RELATION_PHRASES[plan.relation])
+    elif plan.kind == "decided":
+        slot = rng.choice(DECIDING_PHRASES[plan.label])
     parts = [rng.choice(CORES).replace("{e}", slot)]
-    if kind == "undecided" or rng.random() < 0.3:
+    if plan.kind == "undecided" or rng.random() < 0.3:
         parts += rng.sample(MISLEADING, rng.choice((1, 1, 2)))
         rng.shuffle(parts)
-    text = _add_noise(parts, rng).replace("{e}", rng.choice((" and ", " & ")).join(entities))
+    text = _add_noise(parts, rng)
+    text = text.replace("{e}", f" {rng.choice(JOINERS)} ".join(entities))
+    for place, entity in zip(("{a}", "{b}"), entities, strict=False):
+        text = text.replace(place, entity)
     mentions = []
     for entity in entities:
         found = re.search(rf"\b{entity}\b", text)
         assert found is not None
-        mentions.append(Mention(*found.span(), label))
-    return Post(text, kind, label, tuple(mentions))
+        mentions.append(Mention(*found.span(), plan.label))
+    return Post(text, plan, tuple(mentions))
 
 
 def _add_noise(parts: Sequence[str], rng: random.Random) -> str:
@@ -141,6 +237,7 @@ def _add_noise(parts: Sequence[str], rng: random.Random) -> str:
 
 def known_words() -> set[str]:
     """RETURNS (Set[str]): Every word of the posts that is no name, in lower case."""
-    phrases = [*CORES, *MISLEADING, *NO_ENTITY, *OPENERS, *TAILS, *TAGS, *USERS]
-    phrases += [phrase for group in DECIDING_PHRASES.values() for phrase in group]
+    phrases = [*CORES, *MISLEADING, *JOINERS, *NO_ENTITY, *OPENERS, *TAILS, *TAGS, *USERS]
+    for deciding in (DECIDING_PHRASES, RELATION_PHRASES):
+        phrases += [phrase for group in deciding.values() for phrase in group]
     return {word for phrase in phrases for word in re.findall(r"\w+", phrase.lower())}

@@ -1,4 +1,6 @@
-"""Make the demo corpus: posts, and drawn pictures that show the type of their entities."""
+"""Make the demo corpus: posts, and drawn pictures that show the type of their entities and how two people
+are related.
+"""
 
 import argparse
 import json
@@ -6,23 +8,27 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import spacy
 from demo_names import make_names
 from demo_pictures import draw_post_picture
-from demo_texts import LABELS, Post, Shares, known_words, make_posts
+from demo_texts import LABELS, RELATIONS, Post, Shares, known_words, make_posts
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
-import spacy_mmib.extensions  # noqa: F401  (registers doc._.image and doc._.regions)
+import spacy_mmib.extensions  # noqa: F401  (registers doc._.image and the like)
 
 NAMES = {"train": 600, "dev": 150, "test": 250}
 """Words that names are made of, per split. Fixed, so that no post depends on a split's size."""
 
 KIND_KEY = "demo_kind"
 """Where `doc.user_data` says what the text tells about the type: see `demo_texts.Kind`."""
+
+RELATION_KIND_KEY = "demo_relation_kind"
+"""Where it says what the text tells about the relation of its names: see `demo_texts.RelationKind`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ def main() -> None:
         "--output", type=Path, default=Path("project/data/demo"), help="folder to fill"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    parser.add_argument("--n-train", type=int, default=1500, help="posts to train on")
+    parser.add_argument("--n-train", type=int, default=1800, help="posts to train on")
     parser.add_argument("--n-dev", type=int, default=300, help="posts to choose a model with")
     parser.add_argument("--n-test", type=int, default=500, help="posts to test with")
     parser.add_argument(
@@ -96,7 +102,7 @@ def make_demo_data(
             if item.has_picture:
                 # A generator of its own, so that a picture depends on its number only.
                 rng = random.Random(f"{seed}/{split}/picture/{i}")
-                attach_picture(doc, item.post.label, output, f"images/{split}/{i:04d}.png", rng)
+                attach_picture(doc, item.post, output, f"images/{split}/{i:04d}.png", rng)
         output.mkdir(parents=True, exist_ok=True)
         DocBin(docs=docs, store_user_data=True).to_disk(output / f"{split}.spacy")
         stats[split] = count(posts)
@@ -141,7 +147,9 @@ def make_split_posts(
 
 
 def make_doc(nlp: Language, post: Post) -> Doc:
-    """Turn a post into a doc with its gold entities.
+    """Turn a post into a doc with its gold entities and relations.
+
+    Every ordered pair of entities is annotated, those without a relation too.
 
     nlp (Language): Tokenizes the text.
     post (Post): The post.
@@ -153,20 +161,22 @@ def make_doc(nlp: Language, post: Post) -> Doc:
     if any(span is None for span in spans):
         raise ValueError(f"A name of this post is no span of tokens: {post.text!r}")
     doc.set_ents([span for span in spans if span is not None])
-    doc.user_data[KIND_KEY] = post.kind
+    doc._.relations = [(head, tail, post.plan.relation) for head, tail in permutations(doc.ents, 2)]
+    doc.user_data[KIND_KEY] = post.plan.kind
+    doc.user_data[RELATION_KIND_KEY] = post.plan.relation_kind
     return doc
 
 
-def attach_picture(doc: Doc, label: str, output: Path, path: str, rng: random.Random) -> None:
+def attach_picture(doc: Doc, post: Post, output: Path, path: str, rng: random.Random) -> None:
     """Draw the picture of a post, save it and attach it with the boxes of its objects.
 
-    doc (Doc): The post.
-    label (str): The type that the picture has to show.
+    doc (Doc): The doc of the post.
+    post (Post): The post, which says what the picture has to show.
     output (Path): The folder of the corpus.
     path (str): Where in that folder the picture goes.
     rng (random.Random): Decides how it looks.
     """
-    picture = draw_post_picture(label, rng)
+    picture = draw_post_picture(post.plan.label, post.plan.shown, rng)
     (output / path).parent.mkdir(parents=True, exist_ok=True)
     picture.image.save(output / path, compress_level=1)
     doc._.image = path
@@ -178,12 +188,17 @@ def count(posts: Sequence[PicturedPost]) -> dict[str, Any]:
     """Count what a split holds.
 
     posts (Sequence[PicturedPost]): The split.
-    RETURNS (Dict[str, Any]): Numbers of posts and entities; `agreeing_share` is the share of posts,
-        among those with a picture, whose text and picture both tell the type.
+    RETURNS (Dict[str, Any]): Numbers of posts, of entities, and of ordered pairs of entities by relation;
+        `agreeing_share` is the share of posts, among those with a picture, whose text and picture both
+        tell the type; `relation_shown` counts pictures by the relation that they show, whatever the post.
     """
-    kinds = Counter(item.post.kind for item in posts)
+    plans = [item.post.plan for item in posts]
+    kinds = Counter(plan.kind for plan in plans)
+    relation_kinds = Counter(plan.relation_kind for plan in plans)
     labels = Counter(mention.label for item in posts for mention in item.post.mentions)
-    agreeing = sum(item.has_picture and item.post.kind == "decided" for item in posts)
+    relations = Counter(plan.relation for plan in plans if plan.n_names == 2)
+    shown = Counter(item.post.plan.shown for item in posts if item.has_picture)
+    agreeing = sum(item.has_picture and item.post.plan.kind == "decided" for item in posts)
     pictured = sum(item.has_picture for item in posts)
     return {
         "posts": len(posts),
@@ -191,8 +206,14 @@ def count(posts: Sequence[PicturedPost]) -> dict[str, Any]:
         "kinds": {kind: kinds[kind] for kind in ("undecided", "decided", "no_entity")},
         "agreeing_posts": agreeing,
         "agreeing_share": round(agreeing / pictured, 4) if pictured else 0.0,
-        "posts_with_two_entities": sum(len(item.post.mentions) == 2 for item in posts),
+        "posts_with_two_entities": relations.total(),
         "entities": {label: labels[label] for label in LABELS},
+        "relation_kinds": {
+            kind: relation_kinds[kind] for kind in ("undecided", "decided", "no_pair")
+        },
+        # A pair has its relation in both directions.
+        "relations": {label: 2 * relations[label] for label in RELATIONS},
+        "relation_shown": {label: shown[label] for label in RELATIONS},
     }
 
 

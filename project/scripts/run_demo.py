@@ -1,14 +1,15 @@
-"""Train on the demo corpus with several seeds and show what the pictures contribute.
+"""Train the joint pipeline on the demo corpus with several seeds and show what the pictures contribute.
 
-Prints a table of test F1 (with the pictures, without, with those of other posts, and of spaCy's own ner on
-the same text), writes it as JSON, and shows a few posts with their predictions. All of it is synthetic.
+Prints tables of test F1 of entities and of relations (with the pictures, without, with those of other posts;
+beside them spaCy's own ner on the same text, and relations end to end), writes them as JSON, and shows a few
+posts with their predictions. All of it is synthetic.
 """
 
 import argparse
 import json
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeAlias
 
 import spacy
 import torch
@@ -19,6 +20,9 @@ from wasabi import msg
 
 from spacy_mmib.cli.evaluate import evaluate
 from spacy_mmib.corpus import create_corpus_v1
+
+Results: TypeAlias = dict[str, dict[str, list[float]]]
+"""By task, "ner" or "rel", and condition: F1 of each seed."""
 
 SYNTHETIC = (
     "Synthetic data: posts from templates, pictures drawn by a program, and an encoder trained on such "
@@ -33,7 +37,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("project/data/demo"))
     parser.add_argument("--output", type=Path, default=Path("project/training/demo"))
     parser.add_argument("--metrics", type=Path, default=Path("project/metrics/demo.json"))
-    parser.add_argument("--config", type=Path, default=Path("configs/demo.cfg"))
+    parser.add_argument("--config", type=Path, default=Path("configs/joint_demo.cfg"))
     parser.add_argument("--baseline", type=Path, default=Path("configs/demo_baseline.cfg"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--gpu-id", type=int, default=-1)
@@ -41,82 +45,106 @@ def main() -> None:
     torch.set_num_threads(1)  # see train_picture_encoder.py
     paths = {f"paths.{split}": str(args.data / f"{split}.spacy") for split in ("train", "dev")}
     encoder = {"paths.encoder": str(args.data / "encoder.pth")}
-    results: dict[str, list[float]] = {}
+    results: Results = {"ner": {}, "rel": {}}
     for seed in args.seeds:
-        for name, config, extra in (("mmib_ner", args.config, encoder), ("ner", args.baseline, {})):
+        for name, config, extra in (("joint", args.config, encoder), ("ner", args.baseline, {})):
             msg.divider(f"{name}, seed {seed}")
             overrides = {**paths, **extra, "system.seed": seed}
             train(config, args.output / f"{name}_{seed}", use_gpu=args.gpu_id, overrides=overrides)
-        for key, score in score_seed(args.output, args.data, seed).items():
-            results.setdefault(key, []).append(score)
+        for kind, scores in score_seed(args.output, args.data, seed).items():
+            for key, score in scores.items():
+                results[kind].setdefault(key, []).append(score)
     write_metrics(args.metrics, args.seeds, results)
-    print_table(args.seeds, results)
-    show_posts(args.output / f"mmib_ner_{args.seeds[0]}" / "model-best", args.data)
+    print_table("entities", args.seeds, results["ner"])
+    print_table("relations", args.seeds, results["rel"])
+    show_posts(args.output / f"joint_{args.seeds[0]}" / "model-best", args.data)
     msg.info(SYNTHETIC)
-    msg.good(f"Saved the table to {args.metrics}")
+    msg.good(f"Saved the tables to {args.metrics}")
 
 
-def score_seed(models: Path, data: Path, seed: int) -> dict[str, float]:
-    """RETURNS (Dict[str, float]): Test F1 of the models of one seed, 0-1."""
+def score_seed(models: Path, data: Path, seed: int) -> dict[str, dict[str, float]]:
+    """RETURNS (Dict[str, Dict[str, float]]): Test F1 of the models of one seed, 0-1. Relations are those of
+    given entities, but for "end_to_end", which has predicted entities and their types right, too.
+    """
     logger.setLevel("ERROR")
     test = data / "test.spacy"
-    nlp = spacy.load(models / f"mmib_ner_{seed}" / "model-best")
-    scores = {
-        key: evaluate(nlp, test, images=images, seed=seed)["ents_f"]
-        for key, images in (("images", "own"), ("no_images", "none"), ("shuffled", "shuffled"))
-    }
+    nlp = spacy.load(models / f"joint_{seed}" / "model-best")
+    entities, relations = {}, {}
+    for key, images in (("images", "own"), ("no_images", "none"), ("shuffled", "shuffled")):
+        scores = evaluate(nlp, test, images=images, seed=seed)
+        entities[key] = scores["ents_f"]
+        relations[key] = scores["given_entities"]["rel_micro_f"]
+        if images == "own":
+            relations["end_to_end"] = scores["rel_strict_f"]
     baseline = spacy.load(models / f"ner_{seed}" / "model-best")
-    scores["spacy_ner"] = evaluate(baseline, test, images="none")["ents_f"]
-    return scores
+    entities["spacy_ner"] = evaluate(baseline, test, images="none")["ents_f"]
+    return {"ner": entities, "rel": relations}
 
 
-def write_metrics(path: Path, seeds: list[int], results: dict[str, list[float]]) -> None:
+def write_metrics(path: Path, seeds: list[int], results: Results) -> None:
     """Write the means over seeds (0-1), and each seed's score."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, Any] = {
-        "ner": {key: mean(scores) for key, scores in results.items()},
-        "seeds": seeds,
-        "by_seed": {"ner": results},
-        "data": SYNTHETIC,
+        kind: {key: mean(scores) for key, scores in table.items()}
+        for kind, table in results.items()
     }
+    metrics |= {"seeds": seeds, "by_seed": results, "data": SYNTHETIC}
     path.write_text(json.dumps(metrics, indent=2) + "\n")
 
 
-def print_table(seeds: list[int], results: dict[str, list[float]]) -> None:
+def print_table(title: str, seeds: list[int], results: dict[str, list[float]]) -> None:
     """Print test F1 by condition and seed."""
     names = {
-        "images": "mmib_ner, with pictures",
-        "no_images": "mmib_ner, pictures removed",
-        "shuffled": "mmib_ner, pictures shuffled",
+        "images": "with pictures",
+        "no_images": "pictures removed",
+        "shuffled": "pictures shuffled",
         "spacy_ner": "spaCy's ner, same text",
+        "end_to_end": "end to end, with pictures",
     }
+    if title == "relations":
+        names |= {key: f"{names[key]}, given entities" for key in list(names)[:3]}
     rows = []
     for key, scores in results.items():
         spread = f"{100 * stdev(scores):.1f}" if len(scores) > 1 else "-"
         rows.append((names[key], *(f"{100 * s:.1f}" for s in (*scores, mean(scores))), spread))
-    msg.divider("entities, F1 on the synthetic test posts")
+    msg.divider(f"{title}, F1 on the synthetic test posts")
     header = ("", *(f"seed {seed}" for seed in seeds), "mean", "std")
     msg.table(rows, header=header, aligns=("l",) + ("r",) * (len(seeds) + 2), divider=True)
 
 
-def show_posts(model: Path, data: Path, n: int = 3) -> None:
-    """Show some posts of the test split as a user would process them, with and without the picture."""
+def show_posts(model: Path, data: Path, n: int = 2) -> None:
+    """Show some posts of the test split as a user would process them, with and without the picture: `n`
+    with one name, and `n` with a relation.
+    """
     nlp = spacy.load(model)
-    examples = [eg for eg in create_corpus_v1(data / "test.spacy")(nlp) if eg.reference.ents]
+    examples = list(create_corpus_v1(data / "test.spacy")(nlp))
+    single = [eg for eg in examples if len(eg.reference.ents) == 1]
+    related = [eg for eg in examples if describe_relations(eg.reference)]
     msg.divider("some test posts")
-    for example in examples[:n]:
+    for example in (*single[:n], *related[:n]):
         gold = ", ".join(f"{ent.text} = {ent.label_}" for ent in example.reference.ents)
         blind = example.predicted.copy()
         blind._.image = None
         print(f"{example.text}\n  picture          {example.predicted._.image}")
-        print(f"  gold             {gold}")
+        print(f"  gold             {gold}{describe_relations(example.reference)}")
         print(f"  with picture     {describe(nlp(example.predicted))}")
         print(f"  without picture  {describe(nlp(blind))}\n")
 
 
 def describe(doc: Doc) -> str:
-    """RETURNS (str): The entities of a doc with their confidences."""
-    return ", ".join(f"{e.text} = {e.label_} ({e._.confidence:.2f})" for e in doc.ents) or "nothing"
+    """RETURNS (str): The entities of a doc with their confidences, and its relations with their scores."""
+    found = ", ".join(f"{e.text} = {e.label_} ({e._.confidence:.2f})" for e in doc.ents)
+    return (found or "nothing") + describe_relations(doc)
+
+
+def describe_relations(doc: Doc) -> str:
+    """RETURNS (str): The relations of a doc, none that are negative."""
+    return "".join(
+        f"; {r.head.text} - {r.label} - {r.tail.text}"
+        + ("" if r.score is None else f" ({r.score:.2f})")
+        for r in doc._.relations
+        if r.label != "None"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""Relations of given pairs by logistic regression on bags of words: what a model has to beat."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+
+from spacy_mmib.relation_scorer import score_relations
+from spacy_mmib.relations import Relation
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+"""Inverse strengths of the L2 penalty, of which dev chooses."""
+
+
+def fit_bag_of_words(
+    train: Sequence[Example], dev: Sequence[Example], *, between: bool
+) -> Callable[[Sequence[Doc]], None]:
+    """Fit the baseline.
+
+    train (Sequence[Example]): Gold pairs to learn from, "None" included.
+    dev (Sequence[Example]): Chooses the strength of the penalty, by micro F.
+    between (bool): The words between head and tail, those before and those after both are bags of their own,
+        and which of the two comes first is known.
+    RETURNS (Callable[[Sequence[Doc]], None]): Answers all pairs of docs.
+    RAISES (ImportError): scikit-learn is missing.
+    """
+    try:
+        from sklearn.feature_extraction import DictVectorizer
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as err:
+        raise ImportError(
+            "The bag-of-words baseline needs scikit-learn: pip install \"spacy-mmib[audit]\""
+        ) from err
+    gold = [relation for eg in train for relation in eg.reference._.relations]
+    vectorizer = DictVectorizer()
+    features = vectorizer.fit_transform([get_features(r.head, r.tail, between) for r in gold])
+
+    def make_annotate(model: Any) -> Callable[[Sequence[Doc]], None]:
+        def annotate(docs: Sequence[Doc]) -> None:
+            for doc in docs:
+                pairs = doc._.relations
+                if pairs:
+                    rows = [get_features(pair.head, pair.tail, between) for pair in pairs]
+                    labels = model.predict(vectorizer.transform(rows))
+                    doc._.relations = [
+                        Relation(pair.head, pair.tail, str(label))
+                        for pair, label in zip(pairs, labels)
+                    ]
+
+        return annotate
+
+    best: tuple[float, Any] = (-1.0, None)
+    for strength in STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=2000)
+        annotate = make_annotate(model.fit(features, [relation.label for relation in gold]))
+        docs = [eg.predicted.copy() for eg in dev]
+        annotate(docs)
+        found = [Example(doc, eg.reference) for doc, eg in zip(docs, dev)]
+        best = max(best, (score_relations(found)["rel_micro_f"], annotate), key=lambda x: x[0])
+    chosen: Callable[[Sequence[Doc]], None] = best[1]
+    return chosen
+
+
+def get_features(head: Span, tail: Span, between: bool) -> dict[str, float]:
+    """RETURNS (Dict[str, float]): Lower-cased words and pairs of adjacent words of the post, and the words of
+    head and tail as bags of their own; see `fit_bag_of_words` for what `between` adds.
+    """
+    words = [token.lower_ for token in head.doc]
+    found = {*_ngrams("w", words)}
+    found |= {f"h={token.lower_}" for token in head} | {f"t={token.lower_}" for token in tail}
+    if between:
+        first, last = sorted((head, tail), key=lambda span: (span.start, span.end))
+        found.add(f"first={'head' if first is head else 'tail'}")
+        found |= {*_ngrams("between", words[first.end : last.start])}
+        found |= {*_ngrams("before", words[max(0, first.start - 3) : first.start])}
+        found |= {*_ngrams("after", words[last.end : last.end + 3])}
+    return dict.fromkeys(sorted(found), 1.0)
+
+
+def _ngrams(name: str, words: Sequence[str]) -> list[str]:
+    return [f"{name}={word}" for word in words] + [
+        f"{name}={a} {b}" for a, b in zip(words, words[1:])
+    ]
