@@ -216,9 +216,7 @@ def get_predicted_relations(doc: Doc, name: str) -> dict[tuple[Pair, str], bool]
     return {((a, b, c, d), label): asked for a, b, c, d, label, asked in rows}
 
 
-def set_predicted_relations(
-    doc: Doc, name: str, predicted: dict[tuple[Pair, str], bool]
-) -> None:
+def set_predicted_relations(doc: Doc, name: str, predicted: dict[tuple[Pair, str], bool]) -> None:
     """Keep what a component predicted for a doc, instead of what it predicted before."""
     everyone = dict(doc.user_data.get(PREDICTED_RELATIONS_KEY) or {})
     everyone.pop(name, None)

@@ -183,7 +183,11 @@ def test_one_after_the_other():
     optimizer.learn_rate = 0.005
     for _ in range(80):
         joint.update(
-            examples, sgd=optimizer, losses={}, exclude=frozen, annotates=["tok2vec", "mmib_img2vec"]
+            examples,
+            sgd=optimizer,
+            losses={},
+            exclude=frozen,
+            annotates=["tok2vec", "mmib_img2vec"],
         )
     assert [joint.get_pipe(name).model.to_bytes() for name in frozen] == before
     scores = joint.evaluate(make_rel_examples(joint))
@@ -193,7 +197,9 @@ def test_one_after_the_other():
 def test_an_encoder_that_is_missing_or_disabled_is_said(trained_joint):
     with (
         trained_joint.select_pipes(disable="mmib_img2vec"),
-        pytest.raises(ValueError, match="'mmib_img2vec' has not encoded the picture of the post 'Rob"),
+        pytest.raises(
+            ValueError, match="'mmib_img2vec' has not encoded the picture of the post 'Rob"
+        ),
     ):
         trained_joint(posts(trained_joint)[0])
     nlp = make_shared_nlp()

@@ -216,7 +216,9 @@ def test_labels():
     assert component.labels == ("couple", "team")
     assert component.label_data == ["couple", "team"]
     assert component.add_label("None") == 0
-    with pytest.raises(ValueError, match="can't add the label 'enemies' to a model that is already"):
+    with pytest.raises(
+        ValueError, match="can't add the label 'enemies' to a model that is already"
+    ):
         component.add_label("enemies")
     with pytest.raises(ValueError, match="'enemies' in the training data is not one of .*Kim"):
         nlp.update(make_rel_examples(nlp, [("Kim and Mia", "red", "enemies")]))
@@ -250,7 +252,9 @@ def test_another_negative_label():
 
 
 @pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
-@pytest.mark.parametrize("posts", [[("Rob sleeps", "red", None)], [("Mia met Kim", "red", "couple")]])
+@pytest.mark.parametrize(
+    "posts", [[("Rob sleeps", "red", None)], [("Mia met Kim", "red", "couple")]]
+)
 def test_a_batch_without_pairs_still_backpropagates(posts):
     """mmib_rel is the last listener: what mmib_ner learned reaches the shared encoder through it only."""
     nlp = spacy.blank("en")
@@ -395,9 +399,7 @@ def instances(nlp, doc) -> list[tuple[str, str]]:
 
 
 def test_ordered_pairs(trained_joint):
-    nlp = make_rel_nlp(
-        get_instances={"@misc": "spacy-mmib.ordered_pairs.v1", "max_distance": 1}
-    )
+    nlp = make_rel_nlp(get_instances={"@misc": "spacy-mmib.ordered_pairs.v1", "max_distance": 1})
     doc = nlp.make_doc("Rob met Mia in Oslo")
     doc.ents = [Span(doc, i, i + 1, label="PER") for i in (0, 2, 4)]
     assert instances(nlp, doc) == [

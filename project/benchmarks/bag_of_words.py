@@ -1,6 +1,7 @@
 """Relations of given pairs by logistic regression on bags of words: what a model has to beat."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from spacy.tokens import Doc, Span
@@ -30,7 +31,7 @@ def fit_bag_of_words(
         from sklearn.linear_model import LogisticRegression
     except ImportError as err:
         raise ImportError(
-            "The bag-of-words baseline needs scikit-learn: pip install \"spacy-mmib[audit]\""
+            'The bag-of-words baseline needs scikit-learn: pip install "spacy-mmib[audit]"'
         ) from err
     gold = [relation for eg in train for relation in eg.reference._.relations]
     vectorizer = DictVectorizer()
@@ -79,6 +80,4 @@ def get_features(head: Span, tail: Span, between: bool) -> dict[str, float]:
 
 
 def _ngrams(name: str, words: Sequence[str]) -> list[str]:
-    return [f"{name}={word}" for word in words] + [
-        f"{name}={a} {b}" for a, b in zip(words, words[1:])
-    ]
+    return [f"{name}={word}" for word in words] + [f"{name}={a} {b}" for a, b in pairwise(words)]

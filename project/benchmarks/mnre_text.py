@@ -1,5 +1,5 @@
-"""Relations of given pairs from the text of a corpus: mmib_rel with both forms of entity vectors, the same without
-MMIB's core, and logistic regression on bags of words.
+"""Relations of given pairs from the text of a corpus: mmib_rel with both forms of entity vectors, the same
+without MMIB's core, and logistic regression on bags of words.
 
 No picture is used, so this is no number of the paper's. All rows see the same pairs, choose on dev, and are
 counted by the same scorer. A row that is finished is written at once and not run again.
@@ -73,7 +73,9 @@ def main(
             scores = run_bag_of_words(data, limit, **options)
         else:
             config = make_config(kind, options, data, transformer, setting)
-            scores = run_component(config, output / name.replace(",", "").replace(" ", "_"), data, limit, gpu_id)
+            scores = run_component(
+                config, output / name.replace(",", "").replace(" ", "_"), data, limit, gpu_id
+            )
         results[name] = {"scores": scores, "seconds": round(time.time() - start)}
         metrics.parent.mkdir(parents=True, exist_ok=True)
         metrics.write_text(

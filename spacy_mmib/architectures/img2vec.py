@@ -37,8 +37,8 @@ def build_torchvision_encoder_v1(
     image_size (Optional[int]): In pixels: scale the shorter side to this and take the central square.
         `None`: the preset of the named weights, or ImageNet's (256, then the central 224).
     max_regions (Optional[int]): m, at most so many objects a post, from the first; `None` for all.
-    batch_size (int): Pictures and objects in one forward: the bound on memory. A network that is trained keeps what its backward pass needs for the whole
-        batch of posts all the same.
+    batch_size (int): Pictures and objects in one forward: the bound on memory. A network that is trained
+        keeps what its backward pass needs for the whole batch of posts all the same.
     on_image_error (str): "warn": a post whose picture can't be read is processed from its text, the reason
         is at `doc._.image_error`. "raise": it raises.
     mixed_precision (bool): Run the network in half precision where that is safe. GPU only.

@@ -56,8 +56,8 @@ def predict_cli(
     """Find the entities in posts, and the relations between them.
 
     A line of the input is an object with "text" or "tokens", and optionally "image" (a path),
-    "regions" and "relations" (those with an empty label are questions); everything else in it is handed through. A line that can't be used is reported with
-    its number, and skipped.
+    "regions" and "relations" (those with an empty label are questions); everything else in it is
+    handed through. A line that can't be used is reported with its number, and skipped.
     """
     if posts != STANDARD and not Path(posts).is_file():
         fail(f"There is no file {posts}. Pass a file of JSON lines, or - for the standard input.")

@@ -54,7 +54,8 @@ def forward(
         batch_id = Tok2VecListener.get_batch_id(docs)
         if batch_id != model._batch_id:
             raise ValueError(Errors.E953.format(id1=batch_id, id2=model._batch_id))
-        assert model._outputs is not None and model._backprop is not None
+        assert model._outputs is not None
+        assert model._backprop is not None
         return model._outputs, model._backprop
     found = []
     for doc in docs:

@@ -6,10 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spacy import util
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
-from spacy.tokens import Doc
 from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
@@ -141,7 +139,8 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
         self._step_weights = None
         for weight in self._weights.values():
             weight.restart()
-        found, notes = set(), set()
+        found: set[str] = set()
+        notes: set[str | None] = set()
         for example in get_examples():
             notes.add(get_regions_note(example.predicted))
             found.update(self._find_labels(example))
@@ -216,9 +215,7 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
                 node.set_dim(dim, size, force=True)
             raise
 
-    def from_bytes(
-        self: PipeT, bytes_data: bytes, *, exclude: Iterable[str] = ()
-    ) -> PipeT:
+    def from_bytes(self: PipeT, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> PipeT:
         """Load from a bytestring, whatever sizes the component had before.
 
         bytes_data (bytes): From `to_bytes`.

@@ -1,6 +1,7 @@
 """Which pairs of spans of a post may be related: the setting `get_instances` of `mmib_rel`."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import permutations
 from typing import TypeAlias
 
@@ -29,17 +30,21 @@ def make_ordered_pairs_v1(
     if max_distance is not None and max_distance < 0:
         raise ValueError(f"max_distance is 0 or more tokens, or null, not {max_distance}.")
 
-    def get_instances(doc: Doc) -> list[tuple[Span, Span]]:
-        spans = list(doc.ents)
-        if spans_key is not None:
-            spans = list(doc.spans[spans_key]) if spans_key in doc.spans else []
-        return [
-            (head, tail)
-            for head, tail in permutations(spans, 2)
-            if max_distance is None or _distance(head, tail) <= max_distance
-        ]
+    # No closures here: a pipeline is pickled when it is given to other processes.
+    return partial(_get_ordered_pairs, max_distance=max_distance, spans_key=spans_key)
 
-    return get_instances
+
+def _get_ordered_pairs(
+    doc: Doc, *, max_distance: int | None, spans_key: str | None
+) -> list[tuple[Span, Span]]:
+    spans = list(doc.ents)
+    if spans_key is not None:
+        spans = list(doc.spans[spans_key]) if spans_key in doc.spans else []
+    return [
+        (head, tail)
+        for head, tail in permutations(spans, 2)
+        if max_distance is None or _distance(head, tail) <= max_distance
+    ]
 
 
 @registry.misc("spacy-mmib.given_pairs.v1")
@@ -51,10 +56,11 @@ def make_given_pairs_v1() -> GetInstances:
     RETURNS (Callable[[Doc], List[Tuple[Span, Span]]]): The function.
     """
 
-    def get_instances(doc: Doc) -> list[tuple[Span, Span]]:
-        return [(relation.head, relation.tail) for relation in get_relations(doc)]
+    return _get_given_pairs
 
-    return get_instances
+
+def _get_given_pairs(doc: Doc) -> list[tuple[Span, Span]]:
+    return [(relation.head, relation.tail) for relation in get_relations(doc)]
 
 
 def _distance(a: Span, b: Span) -> int:

@@ -217,7 +217,9 @@ class MMIBRelationExtractor(MMIBPipe):
         if not has_relations(reference):
             self._lost["unannotated"] += 1
             return
-        related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
+        related = [
+            r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)
+        ]
         known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
         lost = [
             r
@@ -259,8 +261,8 @@ class MMIBRelationExtractor(MMIBPipe):
         ]
 
     def _read_candidates(self, doc: Doc) -> list[tuple[Span, Span]] | None:
-        """RETURNS (Optional[List[Tuple[Span, Span]]]): The candidates. `None`, said in a warning, if there are
-        relations on the doc that can't be read, which then stay as they are.
+        """RETURNS (Optional[List[Tuple[Span, Span]]]): The candidates. `None`, said in a warning, if there
+        are relations on the doc that can't be read, which then stay as they are.
         """
         try:
             get_relations(doc)
@@ -356,9 +358,9 @@ class MMIBRelationExtractor(MMIBPipe):
     def _get_gold(
         self, example: Example
     ) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
-        """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of the
-        predicted doc, and for each the column of its label. A pair with several gold labels occurs with
-        each; one that is not annotated is negative, one with the empty label is unknown and left out.
+        """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of
+        the predicted doc, and for each the column of its label. A pair with several gold labels occurs
+        with each; one that is not annotated is negative, one with the empty label is unknown and left out.
         """
         reference = example.reference
         instances, targets = [], []
