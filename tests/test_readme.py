@@ -92,7 +92,7 @@ def test_links_lead_somewhere():
 
 def test_registered_names_are_documented():
     names = re.findall(
-        r"^\s+(spacy-mmib\.\S+|mmib_ner) =", (ROOT / "setup.cfg").read_text(), flags=re.M
+        r"^\s+(spacy-mmib\.\S+|mmib_\w+) =", (ROOT / "setup.cfg").read_text(), flags=re.M
     )
     assert names
     for name in names:
@@ -106,7 +106,8 @@ def test_the_projects_commands_name_scripts_that_exist():
         assert set(steps) <= set(commands)
     for command in commands.values():
         for line in command["script"]:
-            assert (ROOT / line.split()[1]).is_file(), line
+            if not line.startswith("python -m spacy mmib "):
+                assert (ROOT / line.split()[1]).is_file(), line
             for variable in re.findall(r"\$\{vars\.(\w+)\}", line):
                 assert variable in project["vars"], line
 

@@ -13,7 +13,9 @@ from spacy.cli.train import train
 from wasabi import msg
 
 CONFIGS = {
-    "demo": Path("configs/demo.cfg"),
+    "demo": Path("configs/joint_demo.cfg"),
+    "mnre": Path("configs/rel_trf.cfg"),
+    "mnre-leaking": Path("configs/rel_trf.cfg"),
     "twitter15": Path("configs/ner_trf.cfg"),
     "twitter17": Path("configs/ner_trf.cfg"),
 }
