@@ -3,7 +3,16 @@
 import numpy
 import pytest
 import spacy
-from conftest import MODEL, entities, make_examples, new_docs, train
+from conftest import (
+    MODEL,
+    entities,
+    make_examples,
+    make_rel_examples,
+    make_rel_nlp,
+    new_docs,
+    relations,
+    train,
+)
 from thinc.api import require_cpu, require_gpu
 
 pytestmark = pytest.mark.gpu
@@ -39,3 +48,22 @@ def test_trains_on_gpu_and_predicts_the_same_on_cpu(mixed_precision, tmp_path):
         assert [x[:2] for x in a] == [x[:2] for x in b]
         tolerance = 0.05 if mixed_precision else 1e-3
         numpy.testing.assert_allclose([x[2] for x in a], [x[2] for x in b], atol=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
+@pytest.mark.parametrize("entity_repr", ["pool", "marker"])
+def test_joint_pipeline_trains_on_gpu_and_predicts_the_same_on_cpu(entity_repr, tmp_path):
+    nlp = make_rel_nlp(joint=True, model={"entity_repr": entity_repr})
+    train(nlp, make_rel_examples(nlp), steps=120)
+    scores = nlp.evaluate(make_rel_examples(nlp))
+    assert scores["ents_f"] == scores["rel_micro_f"] == 1.0
+    head = nlp.get_pipe("mmib_rel").model.get_ref("head").shims[0]._model
+    assert next(head.parameters()).is_cuda
+    posts = lambda: [eg.predicted for eg in make_rel_examples(nlp)]
+    expected = relations(nlp.pipe(posts()))
+    nlp.to_disk(tmp_path)
+    require_cpu()
+    on_cpu = relations(spacy.load(tmp_path).pipe(posts()))
+    for a, b in zip(expected, on_cpu):
+        assert [x[:3] for x in a] == [x[:3] for x in b]
+        numpy.testing.assert_allclose([x[3] for x in a], [x[3] for x in b], atol=1e-3)

@@ -100,9 +100,21 @@ def test_a_torchvision_that_doesnt_fit_is_explained(tmp_path):
     assert "pip install --force-reinstall torchvision" in last
 
 
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> dict[str, str]:
+    """What a config names as a pipeline to take components from: one of the same kinds of components."""
+    folder = tmp_path_factory.mktemp("sources") / "entities"
+    config = load_config(ROOT / "configs/joint_trf.cfg")
+    del config["components"]["mmib_rel"]
+    config["nlp"]["pipeline"].remove("mmib_rel")
+    spacy.util.load_model_from_config(config).to_disk(folder)
+    return {"entities": str(folder)}
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
-def test_every_config_is_complete_and_resolves(path):
+def test_every_config_is_complete_and_resolves(path, sources):
     config = load_config(path, interpolate=False)
+    config["paths"].update({name: sources[name] for name in config["paths"] if name in sources})
     nlp = spacy.util.load_model_from_config(config, auto_fill=False, validate=True)
     filled = spacy.util.load_model_from_config(config, auto_fill=True, validate=True)
     assert nlp.config.to_str() == filled.config.to_str()
@@ -121,11 +133,22 @@ def test_there_are_configs():
         "ner_trf.cfg",
         "ner_trf_released.cfg",
         "baseline_trf.cfg",
+        "rel_trf.cfg",
+        "rel_trf_released.cfg",
+        "joint_demo.cfg",
+        "joint_trf.cfg",
+        "joint_trf_frozen.cfg",
     }
 
 
-def test_the_released_config_sets_every_switch():
-    ours = load_config(ROOT / "configs/ner_trf.cfg")["components"]["mmib_ner"]["model"]
-    released = load_config(ROOT / "configs/ner_trf_released.cfg")["components"]["mmib_ner"]["model"]
+@pytest.mark.parametrize(
+    ("kind", "more"), [("ner", set()), ("rel", {"entity_repr", "markers"})]
+)
+def test_the_released_configs_set_every_switch(kind, more):
+    ours, released = (
+        load_config(ROOT / f"configs/{kind}_trf{end}.cfg")["components"][f"mmib_{kind}"]["model"]
+        for end in ("", "_released")
+    )
     changed = {key for key in ours if ours[key] != released[key] and key != "img2vec"}
-    assert changed == {"feed_forward", "discriminator", "max_negatives", "initial_log_var"}
+    switches = {"feed_forward", "discriminator", "max_negatives", "initial_log_var"}
+    assert changed == switches | more

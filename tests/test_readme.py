@@ -4,11 +4,19 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import srsly
-from conftest import make_examples, make_nlp, make_picture, train
+from conftest import (
+    make_examples,
+    make_nlp,
+    make_picture,
+    make_rel_examples,
+    make_rel_nlp,
+    train,
+)
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf8")
@@ -33,12 +41,19 @@ def folder(tmp_path_factory):
     nlp = make_nlp()
     train(nlp, make_examples(nlp), steps=20)
     nlp.to_disk(folder / "my_pipeline")
-    demo = folder / "project/training/demo/mmib_ner_0/model-best"
-    demo.mkdir(parents=True)
-    nlp.to_disk(demo)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, joint in (
+            ("project/training/demo/joint_0/model-best", True),
+            ("my_relations", False),
+        ):
+            nlp = make_rel_nlp(joint=joint)
+            train(nlp, make_rel_examples(nlp), steps=3)
+            (folder / name).mkdir(parents=True)
+            nlp.to_disk(folder / name)
     make_picture("red").save(folder / "rob.jpg")
     (folder / "project/data/demo/images/test").mkdir(parents=True)
-    make_picture("red", (128, 128)).save(folder / "project/data/demo/images/test/0000.png")
+    make_picture("red", (128, 128)).save(folder / "project/data/demo/images/test/0034.png")
     return folder
 
 
