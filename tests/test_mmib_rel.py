@@ -6,6 +6,7 @@ import spacy
 from conftest import (
     LISTENER,
     MODEL,
+    PAIRS,
     REL_MODEL,
     TOK2VEC,
     make_picture,
@@ -290,6 +291,33 @@ def test_markers_need_an_encoder_of_their_own():
     model = {**REL_MODEL, "tok2vec": listener, "entity_repr": "marker"}
     with pytest.raises(ValueError, match="encodes a post anew for each pair.*not a listener"):
         nlp.add_pipe("mmib_rel", config={"model": model})
+
+
+@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
+@pytest.mark.parametrize("entity_repr", ["pool", "marker"])
+def test_the_own_picture_under_another_pair_or_row_is_no_negative(entity_repr):
+    """Two rows of one post, as in MNRE without grouping, and two pairs of each: one picture, no negative."""
+    nlp = make_rel_nlp(model={"entity_repr": entity_repr, "dropout": 0.0})
+    nlp.initialize(lambda: make_rel_examples(nlp))
+    core = nlp.get_pipe("mmib_rel").model.get_ref("core")
+    keys = []
+    forward = core._func
+    core._func = lambda model, X, is_train: keys.append(X.image_keys) or forward(model, X, is_train)
+    discriminator = core.shims[0]._model.discriminator
+
+    def get_alignment(*posts):
+        spacy.util.fix_random_seed(1)
+        losses = nlp.update(make_rel_examples(nlp, posts), losses={}, sgd=False)
+        return losses["mmib_rel_alignment"]
+
+    post, other = PAIRS[0], PAIRS[1]
+    alone = get_alignment(post, post)
+    assert len(keys[0]) == (2 if entity_repr == "pool" else 4)
+    assert len(set(keys[0])) == 1
+    both = get_alignment(post, other)
+    discriminator.max_negatives = 0
+    assert get_alignment(post, post) == pytest.approx(alone, rel=1e-5)
+    assert both > get_alignment(post, other) + 0.3
 
 
 # --- prediction -----------------------------------------------------------------------------------

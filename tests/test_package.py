@@ -141,9 +141,7 @@ def test_there_are_configs():
     }
 
 
-@pytest.mark.parametrize(
-    ("kind", "more"), [("ner", set()), ("rel", {"entity_repr", "markers"})]
-)
+@pytest.mark.parametrize(("kind", "more"), [("ner", set()), ("rel", {"entity_repr", "markers"})])
 def test_the_released_configs_set_every_switch(kind, more):
     ours, released = (
         load_config(ROOT / f"configs/{kind}_trf{end}.cfg")["components"][f"mmib_{kind}"]["model"]
