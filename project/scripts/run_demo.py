@@ -7,13 +7,17 @@ posts with their predictions. All of it is synthetic.
 
 import argparse
 import json
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeAlias
 
 import spacy
 import torch
-from spacy.cli.train import train
 from spacy.tokens import Doc
 from spacy.util import logger
 from wasabi import msg
@@ -41,16 +45,23 @@ def main() -> None:
     parser.add_argument("--baseline", type=Path, default=Path("configs/demo_baseline.cfg"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--gpu-id", type=int, default=-1)
+    parser.add_argument("--jobs", type=int, help="trainings at a time [default: 2, on a GPU 1]")
     args = parser.parse_args()
     torch.set_num_threads(1)  # see train_picture_encoder.py
     paths = {f"paths.{split}": str(args.data / f"{split}.spacy") for split in ("train", "dev")}
     encoder = {"paths.encoder": str(args.data / "encoder.pth")}
-    results: Results = {"ner": {}, "rel": {}}
+    trainings = []
     for seed in args.seeds:
         for name, config, extra in (("joint", args.config, encoder), ("ner", args.baseline, {})):
-            msg.divider(f"{name}, seed {seed}")
-            overrides = {**paths, **extra, "system.seed": seed}
-            train(config, args.output / f"{name}_{seed}", use_gpu=args.gpu_id, overrides=overrides)
+            settings = {**paths, **extra, "system.seed": seed}
+            trainings.append((config, args.output / f"{name}_{seed}", settings))
+    jobs = args.jobs or (1 if args.gpu_id >= 0 else min(2, os.cpu_count() or 1))
+    # Each has a process and, as its networks are so small, one thread of its own.
+    with ThreadPoolExecutor(jobs) as pool:
+        for output in pool.map(lambda training: run_training(*training, args.gpu_id), trainings):
+            print(output)
+    results: Results = {"ner": {}, "rel": {}}
+    for seed in args.seeds:
         for kind, scores in score_seed(args.output, args.data, seed).items():
             for key, score in scores.items():
                 results[kind].setdefault(key, []).append(score)
@@ -60,6 +71,27 @@ def main() -> None:
     show_posts(args.output / f"joint_{args.seeds[0]}" / "model-best", args.data)
     msg.info(SYNTHETIC)
     msg.good(f"Saved the tables to {args.metrics}")
+
+
+def run_training(config: Path, output: Path, settings: dict[str, Any], gpu_id: int) -> str:
+    """Train in a process of its own.
+
+    config (Path): The config.
+    output (Path): The folder for the models.
+    settings (Dict[str, Any]): Overrides of the config.
+    gpu_id (int): GPU, or -1 for CPU.
+    RETURNS (str): What `spacy train` printed.
+    RAISES (SystemExit): It failed.
+    """
+    msg.info(f"Training {output.name} ...")
+    command = [sys.executable, "-m", "spacy", "train", str(config), "--output", str(output)]
+    command += ["--gpu-id", str(gpu_id)]
+    command += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{shlex.join(command)} failed:\n{result.stdout}\n{result.stderr}")
+    return f"\n=== {output.name}\n{result.stdout}"
 
 
 def score_seed(models: Path, data: Path, seed: int) -> dict[str, dict[str, float]]:
