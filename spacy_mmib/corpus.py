@@ -41,7 +41,8 @@ LOST_POSTS = (
     "relations (augmenters that change no length, such as lower-casing, keep them)"
 )
 LOST_QUESTIONS = (
-    "pairs could not be given to predicted docs, whose text is not that of the gold ones"
+    "pairs could not be given to predicted docs, whose tokens (or text) don't fit those of the gold "
+    "ones; gold_preproc = true takes the gold tokens"
 )
 
 _SAID: set[tuple[str, str, str]] = set()
@@ -147,12 +148,24 @@ class MultimodalCorpus(Corpus):
         RAISES (ValueError): The path can't be read; the message says why and what to do.
         """
         _check_path(self.path)
+        self._say_if_gold_is_scored(nlp)
         lost: Counter[str] = Counter()
         self._lost = lost
         for example in super().__call__(nlp):
             lost[LOST_QUESTIONS] += give(example, self.given)
             yield example
         self._say_lost(lost)
+
+    def _say_if_gold_is_scored(self, nlp: "Language") -> None:
+        finders = [n for n in nlp.pipe_names if "doc.ents" in nlp.get_pipe_meta(n).assigns]
+        said = (str(self.path.absolute()), "given", " ".join(finders))
+        if self.given != "none" and finders and said not in _SAID:
+            _SAID.add(said)
+            warn(
+                f'{self.path.name}: given = "{self.given}" puts the gold entities on the posts, but '
+                f"{', '.join(finders)} finds entities itself: its scores will count the gold ones. "
+                'Read with given = "none", or without that component.'
+            )
 
     def read_docbin(self, vocab: Vocab, locs: Iterable[str | Path]) -> Iterator[Doc]:
         """Read the reference docs, with absolute paths of pictures, and sum up at the end.

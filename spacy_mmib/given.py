@@ -54,8 +54,7 @@ def give_pairs(example: Example) -> int:
     is not annotated for relations.
 
     example (Example): The example; its `predicted` is changed in place.
-    RETURNS (int): Pairs that are left out because the predicted doc has another text, in which they
-        can't be found.
+    RETURNS (int): Pairs that are left out because no tokens of the predicted doc fit them.
     RAISES (ValueError): The gold relations are damaged.
     """
     reference, predicted = example.reference, example.predicted
@@ -82,7 +81,7 @@ def give_pairs(example: Example) -> int:
 
 
 def _by_characters(doc: Doc, span: Span) -> Span | None:
-    return doc.char_span(span.start_char, span.end_char, label=span.label_, alignment_mode="expand")
+    return doc.char_span(span.start_char, span.end_char, label=span.label_, alignment_mode="strict")
 
 
 def _by_tokens(example: Example, span: Span) -> Span | None:

@@ -6,6 +6,7 @@ tokenization of the same text can read them.
 """
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -176,9 +177,10 @@ def _to_offsets(doc: Doc, value: Any) -> tuple[int, int, str]:
     elif isinstance(value, dict) and {"start", "end"} <= set(value):
         span = _char_span(doc, value["start"], value["end"], str(value.get("label") or ""))
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) == 2:
-        start, end = value
-        if not all(isinstance(x, int) for x in (start, end)):
-            raise TypeError(f"token offsets are whole numbers, not {value!r}")
+        try:
+            start, end = map(operator.index, value)
+        except TypeError:
+            raise TypeError(f"token offsets are whole numbers, not {value!r}") from None
         if not 0 <= start < end <= len(doc):
             raise ValueError(f"the tokens {start} to {end} are not in a doc of {len(doc)} tokens")
         span = doc[start:end]
@@ -188,8 +190,10 @@ def _to_offsets(doc: Doc, value: Any) -> tuple[int, int, str]:
 
 
 def _char_span(doc: Doc, start: Any, end: Any, label: str) -> Span:
-    if not all(isinstance(x, int) for x in (start, end)):
-        raise TypeError(f"characters are whole numbers, not {start!r} and {end!r}")
+    try:
+        start, end = operator.index(start), operator.index(end)
+    except TypeError:
+        raise TypeError(f"characters are whole numbers, not {start!r} and {end!r}") from None
     # Not len(doc.text), which would write the whole text for each span.
     length = doc[-1].idx + len(doc[-1].text_with_ws) if len(doc) else 0
     inside = 0 <= start < end <= length

@@ -103,10 +103,10 @@ def test_vectors_are_no_part_of_the_doc_and_die_with_it(trained_joint):
     assert len(doc.to_bytes()) == before
     assert get_picture_vectors(doc.copy(), "mmib_img2vec") is None
     gc.collect()
-    held = len(picture_vectors._VECTORS)
+    held = len(picture_vectors._ENCODED)
     del doc
     gc.collect()
-    assert len(picture_vectors._VECTORS) == held - 1
+    assert len(picture_vectors._ENCODED) == held - 1
 
 
 def test_another_picture_is_encoded_anew(trained_joint):
@@ -229,3 +229,61 @@ def test_listener_of_another_name():
     assert numpy.isfinite(losses["mmib_ner"])
     nlp.remove_pipe("pictures")
     assert nlp.pipe_names == ["mmib_ner"]
+
+
+def test_vectors_of_a_picture_that_was_replaced_are_not_used(trained_joint):
+    doc = trained_joint(posts(trained_joint)[0])
+    doc._.image, doc._.regions = numpy.asarray(make_picture("blue")), [(0, 0, 20, 20)]
+    with (
+        trained_joint.select_pipes(disable="mmib_img2vec"),
+        pytest.raises(ValueError, match="or the doc has got another picture since"),
+    ):
+        trained_joint(doc)
+    trained_joint(doc)
+    doc._.regions = [(1, 1, 9, 9)]  # other objects in the same picture
+    assert get_picture_vectors(doc, "mmib_img2vec") is None
+
+
+def test_a_training_batch_is_used_once():
+    """Trained together, then with the encoder frozen in the same process: what it saw last is forgotten."""
+    nlp = make_shared_nlp()
+    examples = make_rel_examples(nlp)
+    optimizer = nlp.initialize(lambda: examples)
+    frozen = {"exclude": ["mmib_img2vec"], "annotates": ["mmib_img2vec"]}
+    nlp.update(examples[:2], sgd=optimizer, losses={})
+    nlp.update(examples[2:4], sgd=optimizer, losses={}, **frozen)  # other texts: no mismatch
+    listener = nlp.get_pipe("mmib_rel").model.get_ref("img2vec")
+    docs = [eg.predicted for eg in examples[:2]]
+    nlp.get_pipe("mmib_img2vec").update(examples[:2])
+    first, _ = listener(docs, True)
+    swapped = [docs[1], docs[0]]  # the same texts, each with the other one's picture
+    encoder = nlp.get_pipe("mmib_img2vec")
+    encoder.set_annotations(swapped, encoder.predict(swapped))
+    second, _ = listener(swapped, True)
+    numpy.testing.assert_allclose(second[0], first[1], atol=1e-5)
+    assert abs(first[0] - first[1]).max() > 1e-3
+
+
+def test_vectors_kept_are_no_view_of_the_batch(trained_joint):
+    docs = posts(trained_joint)
+    list(trained_joint.pipe(docs))
+    assert get_picture_vectors(docs[0], "mmib_img2vec").base is None
+
+
+@pytest.mark.parametrize("upstream", ["mmib_img2vec", "other"])
+def test_a_listener_without_a_component_is_explained(upstream):
+    nlp = spacy.blank("en")
+    model = {**MODEL, "img2vec": {**LISTENER, "upstream": upstream}}
+    nlp.add_pipe("mmib_ner", config={"model": model})
+    if upstream == "other":
+        nlp.add_pipe("mmib_img2vec", config={"model": IMG2VEC}, first=True)
+    with pytest.raises(ValueError, match=f"listens to a component '{upstream}', which is not in"):
+        nlp.initialize(lambda: make_rel_examples(nlp))
+
+
+def test_a_listener_to_any():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mmib_img2vec", name="pictures", config={"model": IMG2VEC})
+    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "img2vec": {**LISTENER, "upstream": "*"}}})
+    train(nlp, make_rel_examples(nlp), steps=2)
+    assert len(list(nlp.pipe(posts(nlp)))) == 7

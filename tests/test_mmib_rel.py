@@ -157,6 +157,8 @@ def test_pairs_that_are_not_annotated_are_negative(trained_joint):
 def test_unknown_pairs_and_posts_teach_nothing(trained_joint):
     component = trained_joint.get_pipe("mmib_rel")
     example = make_gold(trained_joint, given=[(0, 1, 2, 3, ""), (2, 3, 0, 1, "team")])
+    both = make_gold(trained_joint, given=[(0, 1, 2, 3, ""), (0, 1, 2, 3, "couple")])
+    assert component._get_gold(both)[0].tolist() == component._get_gold(example)[0].tolist()
     pairs, targets = component._get_gold(example)
     assert (0, 1, 2, 3) not in {tuple(pair) for pair in pairs.tolist()}
     assert sorted(targets.tolist()) == [0, 0, 0, 0, 2]
@@ -377,6 +379,27 @@ def test_relations_of_others_are_kept_and_own_ones_replaced(trained_joint):
     assert labels([doc]) == [["enemies", "lives in", "team"]]
 
 
+def test_a_prediction_that_a_user_confirms_is_the_users(trained_joint):
+    (doc,) = (eg.predicted for eg in make_rel_examples(trained_joint)[:1])
+    trained_joint(doc)
+    doc._.relations = [(doc[0:1], doc[2:3], "couple")]  # as predicted, but without a score
+    doc._.image, doc._.regions = numpy.asarray(make_picture("blue")), [(0, 0, 20, 20)]
+    trained_joint(doc)
+    found = [(r.head.text, r.label, r.score is None) for r in doc._.relations]
+    assert found == [("Rob", "couple", True), ("Mia", "team", False)]
+
+
+def test_a_question_outlives_a_run_in_which_it_is_no_candidate(trained_joint):
+    (doc,) = (eg.predicted for eg in make_rel_examples(trained_joint)[:1])
+    doc._.relations = [(doc[0:1], doc[2:3], "")]
+    trained_joint(doc)
+    assert "couple" in labels([doc])[0]
+    doc.ents = []
+    component = trained_joint.get_pipe("mmib_rel")
+    component(doc)
+    assert labels([doc]) == [[""]]
+
+
 def test_questions_are_answered_and_answered_again(trained_rel):
     doc = trained_rel.make_doc("Kim and Mia")
     doc._.image = numpy.asarray(make_picture("white"))
@@ -441,6 +464,31 @@ def test_ordered_pairs(trained_joint):
     assert instances(nlp, doc) == [("Rob met Mia", "Mia"), ("Mia", "Rob met Mia")]
     with pytest.raises(ValueError, match="max_distance is 0 or more"):
         make_rel_nlp(get_instances={"@misc": "spacy-mmib.ordered_pairs.v1", "max_distance": -1})
+
+
+def test_a_span_is_not_paired_with_itself():
+    spans = {"@misc": "spacy-mmib.ordered_pairs.v1", "spans_key": "sc"}
+    nlp = make_rel_nlp(get_instances=spans)
+    doc = nlp.make_doc("Rob met Mia in Oslo")
+    doc.spans["sc"] = [Span(doc, 0, 1, "PER"), Span(doc, 0, 1, "ORG"), Span(doc, 2, 3, "PER")]
+    assert set(instances(nlp, doc)) == {("Rob", "Mia"), ("Mia", "Rob")}
+
+
+def test_given_pairs_that_are_not_given_are_noticed(trained_rel):
+    with pytest.warns(
+        MMIBWarning, match='answers given pairs, but was given none.*given = "pairs"'
+    ):
+        scores = trained_rel.evaluate(make_rel_examples(trained_rel))
+    assert scores["rel_micro_f"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
+def test_a_saved_model_brings_its_way_to_represent_entities():
+    marked = make_rel_nlp(model={"entity_repr": "marker", "markers": ["(", ")", "<", ">"]})
+    train(marked, make_rel_examples(marked), steps=2)
+    nlp = make_rel_nlp().from_bytes(marked.to_bytes())
+    assert nlp.get_pipe("mmib_rel").model.attrs["markers"] == ["(", ")", "<", ">"]
+    assert relations(nlp.pipe(asked(nlp))) == relations(marked.pipe(asked(nlp)))
 
 
 @pytest.mark.parametrize("bad", [[1], [("a", "b")], [(None, None)], "empty", "foreign"])

@@ -12,11 +12,9 @@ from thinc.types import Floats2d
 from ..layers.data import PairInput, PairScores
 from ..layers.markers import MARKERS
 from ..layers.mmib import MMIBLayer
-from ..layers.pair_classifier import classify_marked, classify_pooled
+from ..layers.pair_classifier import classify_pairs
 from ..layers.post_encoder import init_post_encoder
 from ..layers.relation_head import RelationHeadLayer, build_relation_head
-
-FORWARD = {"pool": classify_pooled, "marker": classify_marked}
 
 
 @registry.architectures("spacy-mmib.MMIB_REL.v1")
@@ -124,7 +122,7 @@ def _build(
     hidden_size: int | None,
     settings: dict[str, Any],
 ) -> Model[PairInput, PairScores]:
-    if entity_repr not in FORWARD:
+    if entity_repr not in ("pool", "marker"):
         raise ValueError(f"entity_repr is 'pool' or 'marker', not {entity_repr!r}.")
     if isinstance(markers, str) or len(markers) != 4 or not all(str(m).strip() for m in markers):
         raise ValueError(
@@ -141,11 +139,12 @@ def _build(
     layers = {"tok2vec": tok2vec, **mmib, "head": head}
     return Model(
         name,
-        FORWARD[entity_repr],
+        classify_pairs,
         init=partial(init, hidden_size=hidden_size, settings=settings),
         layers=list(layers.values()),
         refs={"img2vec": None, "core": None, **layers},
         dims={"nO": None},
+        # Attributes, which a saved model brings along: its weights depend on them.
         attrs={"entity_repr": entity_repr, "markers": [str(m) for m in markers]},
     )
 

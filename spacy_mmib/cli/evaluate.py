@@ -125,6 +125,7 @@ def evaluate(
     """
     from ..ablation import remove_images, shuffle_images
     from ..corpus import MultimodalCorpus
+    from ..pipeline.instances import get_given_pairs
 
     if images not in ("own", "none", "shuffled"):
         raise ValueError(f"images is {images!r}; choose one of own, none, shuffled.")
@@ -145,9 +146,15 @@ def evaluate(
 
     examples, kept = read()
     metrics: dict[str, Any] = dict(nlp.evaluate(examples, batch_size=batch_size))
-    if any(_is_relation_component(nlp, name) for name in nlp.pipe_names):
-        recognizers = [name for name in nlp.pipe_names if _finds_entities(nlp, name)]
-        if not recognizers:  # there is no end to end: nothing finds what to relate
+    extractors = [name for name in nlp.pipe_names if _finds(nlp, name, "doc._.relations")]
+    if extractors:
+        recognizers = [
+            name for name in nlp.pipe_names if _finds(nlp, name, "doc.ents", "doc.spans")
+        ]
+        asks = any(
+            getattr(nlp.get_pipe(x), "get_instances", None) is get_given_pairs for x in extractors
+        )
+        if asks or not recognizers:  # there is no end to end: nothing finds what to relate
             metrics = {key: metrics[key] for key in metrics if not key.startswith("rel_")}
         examples, kept = read()
         metrics["given_entities"] = evaluate_given(
@@ -162,6 +169,8 @@ def evaluate(
     metrics["pictures"] = {**asdict(reader.counts), "shown": shown, "kept": kept}
     del metrics["pictures"]["example"]  # names a file of this machine
     leaks = {*reader.notes, *nlp.meta.get("spacy_mmib", {}).get("leaks", ())}
+    for _, component in nlp.pipeline:
+        leaks.update((getattr(component, "cfg", None) or {}).get("leaks", ()))
     if leaks:
         metrics["leaks"] = sorted(leaks)
     return metrics
@@ -175,7 +184,8 @@ def evaluate_given(
     batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Score the relations of a pipeline on gold entities, as published scores of MNRE are: it gets
-    the entities of the posts, and the pairs that are annotated, without their labels.
+    the entities of the posts, and the pairs that are annotated, without their labels. Whatever its
+    candidates are otherwise, it is asked for just these.
 
     nlp (Language): The pipeline.
     examples (List[Example]): The posts; `predicted` is changed.
@@ -184,20 +194,26 @@ def evaluate_given(
     RETURNS (Dict[str, Any]): The scores whose names begin with `rel_`.
     """
     from ..given import give
+    from ..pipeline.instances import get_given_pairs
 
     for example in examples:
         give(example, "pairs")
-    with nlp.select_pipes(disable=disable):
-        scores = nlp.evaluate(examples, batch_size=batch_size)
+    components = [c for _, c in nlp.pipeline if hasattr(c, "get_instances")]
+    own = [component.get_instances for component in components]
+    try:
+        for component in components:
+            component.get_instances = get_given_pairs
+        with nlp.select_pipes(disable=disable):
+            scores = nlp.evaluate(examples, batch_size=batch_size)
+    finally:
+        for component, get_instances in zip(components, own):
+            component.get_instances = get_instances
     return {key: score for key, score in scores.items() if key.startswith("rel_")}
 
 
-def _is_relation_component(nlp: "Language", name: str) -> bool:
-    return "doc._.relations" in nlp.get_pipe_meta(name).assigns
-
-
-def _finds_entities(nlp: "Language", name: str) -> bool:
-    return "doc.ents" in nlp.get_pipe_meta(name).assigns
+def _finds(nlp: "Language", name: str, *what: str) -> bool:
+    """RETURNS (bool): Whether a component says that it assigns one of these attributes."""
+    return not set(nlp.get_pipe_meta(name).assigns).isdisjoint(what)
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from .picture_vectors import get_picture_vectors
 class Img2VecListener(Model[list[Doc], list[Floats2d]]):
     """Gets its vectors from an `mmib_img2vec` component, and sends gradients back to it.
 
-    upstream_name (str): The component's name.
+    upstream_name (str): The component's name, or "*" for any.
     width (Optional[int]): Width of its vectors; `None` to learn it from the component.
     """
 
@@ -25,9 +25,9 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
     def __init__(self, upstream_name: str, width: int | None = None) -> None:
         super().__init__(name=self.name, forward=forward, dims={"nO": width})
         self.upstream_name = upstream_name
-        self._batch_id: int | None = None
-        self._outputs: list[Floats2d] | None = None
-        self._backprop: Callable[[list[Floats2d]], Any] | None = None
+        # Which component that is; set by it.
+        self.component_name = upstream_name
+        self._batch: tuple[int, list[Floats2d], Callable[[list[Floats2d]], Any]] | None = None
 
     def receive(
         self,
@@ -35,13 +35,13 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
         outputs: list[Floats2d],
         backprop: Callable[[list[Floats2d]], Any],
     ) -> None:
-        """Take what the component computed for a training batch.
+        """Take what the component computed for a training batch, to be used once.
 
         batch_id (int): See `Tok2VecListener.get_batch_id`.
         outputs (List[Floats2d]): The vectors.
         backprop (Callable): Takes their gradient.
         """
-        self._batch_id, self._outputs, self._backprop = batch_id, outputs, backprop
+        self._batch = batch_id, outputs, backprop
 
 
 def forward(
@@ -50,21 +50,23 @@ def forward(
     """RETURNS (Tuple[List[Floats2d], Callable]): The vectors of these docs, and where their gradient goes.
     RAISES (ValueError): The component has not seen these docs.
     """
-    if is_train and model._batch_id is not None:
+    if is_train and model._batch is not None:
+        # Used up: with the encoder frozen from the next update on, a batch of the same texts with other
+        # pictures would get these vectors.
+        (expected, outputs, backprop), model._batch = model._batch, None
         batch_id = Tok2VecListener.get_batch_id(docs)
-        if batch_id != model._batch_id:
-            raise ValueError(Errors.E953.format(id1=batch_id, id2=model._batch_id))
-        assert model._outputs is not None
-        assert model._backprop is not None
-        return model._outputs, model._backprop
+        if batch_id != expected:
+            raise ValueError(Errors.E953.format(id1=batch_id, id2=expected))
+        return outputs, backprop
     found = []
     for doc in docs:
-        vectors = get_picture_vectors(doc, model.upstream_name)
+        vectors = get_picture_vectors(doc, model.component_name)
         if vectors is None:
             where = "annotating_components in [training]" if is_train else "the pipeline, before"
             raise ValueError(
-                f"The component {model.upstream_name!r} has not encoded the picture of the post "
-                f"{doc.text[:60]!r}, which another component wants from it. It has to be in {where}"
+                f"The component {model.component_name!r} has not encoded the picture of the post "
+                f"{doc.text[:60]!r} (or the doc has got another picture since), which another component "
+                f"wants from it. It has to be in {where}"
                 f"{'' if is_train else ' that component, and enabled'}."
             )
         found.append(vectors)

@@ -17,6 +17,17 @@ from .post_encoder import encode_pictures, encode_posts, fuse
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 
 
+def classify_pairs(
+    model: Model[PairInput, PairScores], X: PairInput, is_train: bool
+) -> tuple[PairScores, Backprop]:
+    """Score pairs, in the way that the model's attribute "entity_repr" says: `classify_pooled` or
+    `classify_marked`.
+    """
+    if model.attrs["entity_repr"] == "marker":
+        return classify_marked(model, X, is_train)
+    return classify_pooled(model, X, is_train)
+
+
 def classify_pooled(
     model: Model[PairInput, PairScores], X: PairInput, is_train: bool
 ) -> tuple[PairScores, Backprop]:
@@ -46,7 +57,9 @@ def classify_marked(
     model: Model[PairInput, PairScores], X: PairInput, is_train: bool
 ) -> tuple[PairScores, Backprop]:
     """Score pairs by C at the opening markers of head and tail, in the post written anew with markers round
-    them: a text encoding a pair. The picture is encoded once a post.
+    them: a text encoding a pair, and in training all of a batch at once. A picture is encoded once a call:
+    where prediction spreads the pairs of a post over several, a listener's vectors are found each time, an
+    own encoder runs each time.
 
     model (Model[PairInput, PairScores]): As for `classify_pooled`; its attribute "markers" has the marks.
     X (PairInput): The posts.

@@ -44,10 +44,20 @@ def init_post_encoder(
     if core is None or img2vec is None:
         return text_width
     img2vec.initialize(X=docs or None)
+    image_width = img2vec.maybe_get_dim("nO")
+    if image_width is None:
+        upstream = getattr(img2vec, "upstream_name", None)
+        raise ValueError(
+            f"The picture encoder listens to a component {upstream!r}, which is not in the pipeline before "
+            'this one, or has not been initialized. Add it: nlp.add_pipe("mmib_img2vec", before=...), and '
+            "set the listener's 'upstream' if it has another name."
+            if upstream
+            else "The picture encoder doesn't say the width of its vectors (dimension nO)."
+        )
     build_core(
         core,
         text_width=text_width,
-        image_width=img2vec.get_dim("nO"),
+        image_width=image_width,
         hidden_size=hidden_size,
         settings=settings,
     )

@@ -134,6 +134,7 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
         # Initializing again starts over.
         self._forget_sizes()
+        self.cfg.pop("leaks", None)
         self._monitor.reset()
         self._said.clear()
         self._step_weights = None
@@ -149,12 +150,22 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
             self.add_label(label)
         if not self.labels:
             raise ValueError(self._say_no_labels())
-        if nlp is not None:
-            _note_leaks(nlp, notes)
+        self._note_leaks(notes)
+        if nlp is not None and self.cfg.get("leaks"):
+            meta = nlp.meta.setdefault("spacy_mmib", {})
+            meta["leaks"] = sorted({*self.cfg["leaks"], *meta.get("leaks", ())})
         self._warn_about_lost_pictures(islice(get_examples(), 100), "trains on text only")
         docs = list(islice((eg.predicted for eg in get_examples() if len(eg.predicted)), 10))
         self.model.set_dim("nO", self._get_output_size(), force=True)
         self.model.initialize(X=docs)
+
+    def _note_leaks(self, notes: set[str | None]) -> None:
+        """Remember what leaks the labels of the data the component is trained on. In its own settings, which
+        go with it into other pipelines.
+        """
+        leaks = {note for note in notes if note} - set(self.cfg.get("leaks", ()))
+        if leaks:
+            self.cfg["leaks"] = sorted({*self.cfg.get("leaks", ()), *leaks})
 
     def _say_no_labels(self) -> str:
         """RETURNS (str): What to do if the examples have no annotations."""
@@ -263,6 +274,7 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
         docs = [eg.predicted for eg in examples]
         if not any(len(doc) for doc in docs):
             return losses
+        self._note_leaks({get_regions_note(doc) for doc in docs})
         set_dropout_rate(self.model, drop)
         if self._step_weights is None:
             self._step_weights = {term: weight.next() for term, weight in self._weights.items()}
@@ -306,14 +318,3 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
         """
         super().finish_update(sgd)
         self._step_weights = None
-
-
-def _note_leaks(nlp: Language, notes: set[str | None]) -> None:
-    """Write into the pipeline's meta what leaks the labels of the data it is trained on."""
-    meta = nlp.meta.setdefault("spacy_mmib", {})
-    leaks = {note for note in notes if note} | set(meta.get("leaks", ()))
-    meta.pop("leaks", None)
-    if leaks:
-        meta["leaks"] = sorted(leaks)
-    if not meta:
-        del nlp.meta["spacy_mmib"]

@@ -43,7 +43,9 @@ def _get_ordered_pairs(
     return [
         (head, tail)
         for head, tail in permutations(spans, 2)
-        if max_distance is None or _distance(head, tail) <= max_distance
+        # A group of spans may have one span twice, with two labels.
+        if (head.start, head.end) != (tail.start, tail.end)
+        and (max_distance is None or _distance(head, tail) <= max_distance)
     ]
 
 
@@ -56,10 +58,11 @@ def make_given_pairs_v1() -> GetInstances:
     RETURNS (Callable[[Doc], List[Tuple[Span, Span]]]): The function.
     """
 
-    return _get_given_pairs
+    return get_given_pairs
 
 
-def _get_given_pairs(doc: Doc) -> list[tuple[Span, Span]]:
+def get_given_pairs(doc: Doc) -> list[tuple[Span, Span]]:
+    """RETURNS (List[Tuple[Span, Span]]): Heads and tails of `doc._.relations`."""
     return [(relation.head, relation.tail) for relation in get_relations(doc)]
 
 

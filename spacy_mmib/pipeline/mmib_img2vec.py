@@ -55,7 +55,10 @@ class PictureEncoder(ResilientPipe, Tok2Vec):
         """
         if isinstance(getattr(component, "model", None), Model):
             for node in component.model.walk():
-                if isinstance(node, Img2VecListener) and node.upstream_name == self.name:
+                if isinstance(node, Img2VecListener) and node.upstream_name in (
+                    "*",
+                    self.name,
+                ):
                     self.add_listener(node, component.name)
 
     def add_listener(self, listener: Any, component_name: str) -> None:
@@ -65,6 +68,7 @@ class PictureEncoder(ResilientPipe, Tok2Vec):
         component_name (str): The component it is in.
         """
         super().add_listener(listener, component_name)
+        listener.component_name = self.name
         self._tell_width(listener)
 
     def _tell_width(self, listener: Img2VecListener) -> None:

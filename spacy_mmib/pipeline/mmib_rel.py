@@ -14,6 +14,7 @@ from thinc.api import Model
 from ..layers.data import PairInput, PairScores
 from ..relations import (
     ASKED,
+    RELATIONS_KEY,
     Pair,
     Relation,
     get_predicted_relations,
@@ -25,7 +26,7 @@ from ..relations import (
 from ..util import warn
 from .base import MMIBPipe
 from .batching import batches_of_pairs
-from .instances import GetInstances
+from .instances import GetInstances, get_given_pairs
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 
 DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.MMIB_REL.v1"}
@@ -108,6 +109,9 @@ class MMIBRelationExtractor(MMIBPipe):
     Relations that other components or the user have set are kept; the component's own earlier predictions
     are replaced. What is predicted as unrelated isn't written, unless it was asked for: a relation with the
     empty label gets an answer, be it the negative label.
+
+    One of them a pipeline: a second one would be scored under the same names, and keeps what the first one
+    has answered.
     """
 
     def __init__(
@@ -221,13 +225,28 @@ class MMIBRelationExtractor(MMIBPipe):
             r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)
         ]
         known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
-        lost = [
-            r
-            for r in related
-            if r.pair not in known or None in (_align(example, r.head), _align(example, r.tail))
-        ]
+        align = _Aligner(example)
+        lost = [r for r in related if r.pair not in known or None in (align(r.head), align(r.tail))]
         self._lost["relations"] += len(related)
         self._lost["pairs"] += len(lost)
+
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """Score a batch of examples with the component's scorer.
+
+        examples (Iterable[Example]): Gold and predicted docs.
+        RETURNS (Dict[str, Any]): The scores.
+        """
+        examples = list(examples)
+        if self.get_instances is get_given_pairs and "given" not in self._said:
+            annotated = [eg for eg in examples if eg.reference.user_data.get(RELATIONS_KEY)]
+            if annotated and not any(eg.predicted.user_data.get(RELATIONS_KEY) for eg in annotated):
+                self._said.add("given")
+                warn(
+                    f"{self.name}: it answers given pairs, but was given none, so it is scored as if it had "
+                    'found nothing. Set given = "pairs" in [corpora.dev] (of "spacy-mmib.Corpus.v1"), '
+                    "or use 'spacy mmib evaluate'."
+                )
+        return super().score(examples, **kwargs)
 
     def predict(self, docs: Iterable[Doc]) -> list[ScoredPairs | None]:
         """Score the candidates of a batch, without changing the docs (but for `doc._.image_error`).
@@ -302,11 +321,15 @@ class MMIBRelationExtractor(MMIBPipe):
         candidates = {_pair_of(*instance) for instance in scored.instances}
         kept, asked = [], set()
         for relation in get_relations(doc):
-            if relation.pair in candidates and (
-                relation.label == ASKED or own.get((relation.pair, relation.label))
-            ):
+            key = relation.pair, relation.label
+            # Without a score it is someone's own annotation, even if it agrees with a prediction.
+            predicted = key in own and relation.score is not None
+            question = relation.label == ASKED or (predicted and own[key])
+            if question and relation.pair in candidates:
                 asked.add(relation.pair)
-            elif (relation.pair, relation.label) not in own:
+            elif question:
+                kept.append(Relation(relation.head, relation.tail, ASKED))
+            elif not predicted:
                 kept.append(relation)
         taken = {relation.pair for relation in kept if relation.label != ASKED}
         labels = [self.negative_label, *self.labels]
@@ -360,7 +383,7 @@ class MMIBRelationExtractor(MMIBPipe):
     ) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
         """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of
         the predicted doc, and for each the column of its label. A pair with several gold labels occurs
-        with each; one that is not annotated is negative, one with the empty label is unknown and left out.
+        with each; one that is not annotated is negative, one with an empty label is unknown and left out.
         """
         reference = example.reference
         instances, targets = [], []
@@ -368,14 +391,15 @@ class MMIBRelationExtractor(MMIBPipe):
             gold: dict[Pair, list[str]] = {}
             for relation in get_relations(reference):
                 gold.setdefault(relation.pair, []).append(relation.label)
+            align = _Aligner(example)
             for head, tail in self._get_candidates(reference):
-                aligned = _align(example, head), _align(example, tail)
-                if aligned[0] is None or aligned[1] is None:
+                labels = gold.get(_pair_of(head, tail), [self.negative_label])
+                x_head, x_tail = align(head), align(tail)
+                if x_head is None or x_tail is None or ASKED in labels:
                     continue
-                for label in gold.get(_pair_of(head, tail), [self.negative_label]):
-                    if label != ASKED:
-                        instances.append((aligned[0], aligned[1]))
-                        targets.append(self._get_column(label, reference))
+                for label in labels:
+                    instances.append((x_head, x_tail))
+                    targets.append(self._get_column(label, reference))
         return _to_array(instances), numpy.asarray(targets, dtype="int64")
 
     def _get_column(self, label: str, reference: Doc) -> int:
@@ -399,7 +423,17 @@ def _to_array(instances: Iterable[tuple[Span, Span]]) -> "numpy.ndarray[Any, Any
     return numpy.asarray(rows, dtype="int64").reshape(-1, 4)
 
 
-def _align(example: Example, span: Span) -> Span | None:
-    """RETURNS (Optional[Span]): The span of the predicted doc with the same characters, if tokens fit."""
-    aligned = example.get_aligned_spans_y2x([span], allow_overlap=True)
-    return aligned[0] if aligned else None
+class _Aligner:
+    """Finds gold spans among the tokens of the predicted doc, each once."""
+
+    def __init__(self, example: Example) -> None:
+        self._example = example
+        self._known: dict[tuple[int, int], Span | None] = {}
+
+    def __call__(self, span: Span) -> Span | None:
+        """RETURNS (Optional[Span]): The span of the predicted doc with the same characters, if tokens fit."""
+        key = span.start, span.end
+        if key not in self._known:
+            found = self._example.get_aligned_spans_y2x([span], allow_overlap=True)
+            self._known[key] = found[0] if found else None
+        return self._known[key]
