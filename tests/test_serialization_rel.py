@@ -168,6 +168,20 @@ def test_loading_from_garbage_leaves_it_working(case, tmp_path, model):
 
 
 @pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
+def test_a_load_that_fails_keeps_the_labels(case):
+    """The weights are damaged, but what precedes them isn't: other labels."""
+    other = case.new()
+    train(other, make_rel_examples(other, OTHER_PAIRS), steps=1)
+    parts = srsly.msgpack_loads(other.get_pipe("mmib_rel").to_bytes())
+    parts["model"] = parts["model"][:-100]
+    nlp = case.copy()
+    with pytest.raises(Exception, match="."):
+        nlp.get_pipe("mmib_rel").from_bytes(srsly.msgpack_dumps(parts))
+    assert nlp.get_pipe("mmib_rel").labels == ("couple", "team")
+    assert case.say(nlp) == case.expected
+
+
+@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_uninitialized_pipelines_can_be_stored(case, tmp_path):
     nlp = case.new()
     nlp.get_pipe("mmib_rel").add_label("couple")
