@@ -249,7 +249,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         lines = [("all", *(_percent(scores.get(key)) for key in keys))]
         if scores is metrics and name == "rel_micro":
             typed = [_percent(scores.get(f"rel_strict_{x}")) for x in "prf"]
-            lines.append(("all, types of both entities right too", *typed))
+            lines.append(("all, with types", *typed))
         for label, prf in (scores.get(per_type) or {}).items():
             lines.append((label, *(_percent(prf[key]) for key in ("p", "r", "f"))))
         msg.table(lines, header=(title, "P", "R", "F"), aligns=("l", "r", "r", "r"))
