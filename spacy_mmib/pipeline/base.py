@@ -1,5 +1,6 @@
 """What both components share: labels, loss weights, loading, and a stream that one bad post can't stop."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -18,6 +19,11 @@ from ..schedules import Weight
 from ..util import warn
 from .collapse import CollapseMonitor
 from .resilient_pipe import ResilientPipe
+
+NO_WEIGHTS = (
+    "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
+    "load a trained one with spacy.load()."
+)
 
 PipeT = TypeVar("PipeT", bound="MMIBPipe")
 
@@ -103,10 +109,7 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
 
     def _require_initialized(self) -> None:
         if not self._is_initialized:
-            raise ValueError(
-                f"{self.name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and "
-                "nlp.update()), or load a trained one with spacy.load()."
-            )
+            raise ValueError(NO_WEIGHTS.format(name=self.name))
 
     def _find_labels(self, example: Example) -> Iterable[str]:
         """RETURNS (Iterable[str]): Labels of the gold annotations."""
@@ -218,10 +221,11 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
         if "model" in exclude:
             yield
             return
-        sizes = self._forget_sizes()
+        sizes, cfg = self._forget_sizes(), copy.deepcopy(self.cfg)
         try:
             yield
         except Exception:
+            self.cfg = cfg
             for node, dim, size in sizes:
                 node.set_dim(dim, size, force=True)
             raise

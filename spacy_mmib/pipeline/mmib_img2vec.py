@@ -13,6 +13,7 @@ from thinc.types import Floats2d
 
 from ..layers.img2vec_listener import Img2VecListener
 from ..layers.picture_vectors import set_picture_vectors
+from .base import NO_WEIGHTS
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .resilient_pipe import ResilientPipe
 
@@ -96,7 +97,10 @@ class PictureEncoder(ResilientPipe, Tok2Vec):
 
         docs (Iterable[Doc]): The posts.
         RETURNS (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
+        RAISES (ValueError): The encoder has not been built yet.
         """
+        if not self.model.has_dim("nO"):
+            raise ValueError(NO_WEIGHTS.format(name=self.name))
         vectors: list[Floats2d] = self.model.predict(list(docs))
         return vectors
 
