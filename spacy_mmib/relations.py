@@ -131,7 +131,7 @@ def _from_row(doc: Doc, row: Any, i: int) -> Relation:
         head = _char_span(doc, int(head_start), int(head_end), str(head_label))
         tail = _char_span(doc, int(tail_start), int(tail_end), str(tail_label))
         score = None if score is None else float(score)
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, OverflowError) as err:
         raise ValueError(f"doc._.relations[{i}] of {_name(doc)}: {err}") from None
     return Relation(head, tail, str(label), score)
 
@@ -156,7 +156,7 @@ def _to_row(doc: Doc, value: Any, i: int) -> list[Any]:
     if score is not None:
         try:
             score = float(score)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{where}: the score is a number or None, not {score!r}.") from None
         if not math.isfinite(score):
             raise ValueError(f"{where}: the score is {score}.")

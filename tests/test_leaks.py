@@ -140,15 +140,44 @@ def test_training_goes_on_with_other_data(pipelines, corpora):
     assert leaks(nlp) == sorted([NOTE, OTHER_NOTE])
 
 
-def test_resumed_training_notes_it(pipelines, corpora):
-    """No component is initialized again."""
+@pytest.mark.parametrize("name", ["mmib_ner", "mmib_rel"])
+def test_resumed_training_notes_it(pipelines, corpora, tmp_path, name):
+    """No component is initialized again, and only one of them learns."""
     nlp = make_rel_nlp(joint=True).from_bytes(pipelines["clean"].to_bytes())
+    assert "leaks" not in evaluate(nlp, corpora["clean"])
     optimizer = nlp.resume_training()
-    nlp.update(list(MultimodalCorpus(corpora["leaking"])(nlp)), sgd=optimizer)
+    frozen = [other for other in nlp.pipe_names if other != name]
+    annotates = ["mmib_img2vec"]
+    examples = list(MultimodalCorpus(corpora["leaking"])(nlp))
+    nlp.update(examples, sgd=optimizer, exclude=frozen, annotates=annotates)
+    assert evaluate(nlp, corpora["clean"])["leaks"] == [NOTE]
     again = make_rel_nlp(joint=True).from_bytes(nlp.to_bytes())
-    for name in ("mmib_ner", "mmib_rel"):  # in their own settings: components don't know the pipeline
-        assert again.get_pipe(name).cfg["leaks"] == [NOTE]
-    assert evaluate(again, corpora["clean"])["leaks"] == [NOTE]
+    for other in ("mmib_ner", "mmib_rel"):  # in its own settings: it doesn't know the pipeline
+        assert again.get_pipe(other).cfg.get("leaks") == ([NOTE] if other == name else None)
+    nlp.to_disk(tmp_path)
+    assert evaluate(spacy.load(tmp_path), corpora["clean"])["leaks"] == [NOTE]
+    assert "leaks" not in evaluate(pipelines["clean"], corpora["clean"])
+
+
+@pytest.mark.parametrize("name", ["mmib_ner", "mmib_rel"])
+def test_it_goes_with_a_component_into_another_pipeline(pipelines, corpora, name):
+    source = make_rel_nlp(joint=True).from_bytes(pipelines["leaking"].to_bytes())
+    nlp = spacy.blank("en")
+    for other in ("mmib_img2vec", name):
+        nlp.add_pipe(other, source=source)
+    assert evaluate(nlp, corpora["clean"])["leaks"] == [NOTE]
+    copy = pickle.loads(pickle.dumps(nlp))
+    assert evaluate(copy, corpora["clean"])["leaks"] == [NOTE]
+
+
+def test_it_goes_with_the_weights(pipelines, corpora):
+    """A component that is loaded has learned what the stored one has, and nothing else."""
+    component = (
+        make_rel_nlp(joint=True).from_bytes(pipelines["leaking"].to_bytes()).get_pipe("mmib_rel")
+    )
+    assert component.cfg["leaks"] == [NOTE]
+    component.from_bytes(pipelines["clean"].get_pipe("mmib_rel").to_bytes())
+    assert "leaks" not in component.cfg
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from spacy.training import Example
 from spacy_mmib.relation_scorer import score_relations
 from spacy_mmib.relations import Relation
 
-STRENGTHS = (0.3, 1.0, 3.0, 10.0)
-"""Inverse strengths of the L2 penalty, of which dev chooses."""
+STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+"""Inverse strengths of the L2 penalty, of which dev chooses. Wide enough that neither end is chosen."""
 
 
 def fit_bag_of_words(
@@ -28,13 +28,16 @@ def fit_bag_of_words(
     """
     try:
         from sklearn.feature_extraction import DictVectorizer
+        from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
     except ImportError as err:
         raise ImportError(
             'The bag-of-words baseline needs scikit-learn: pip install "spacy-mmib[audit]"'
         ) from err
     gold = [relation for eg in train for relation in eg.reference._.relations]
-    vectorizer = DictVectorizer()
+    # Rare words weigh more, and long posts no more than short ones.
+    vectorizer = make_pipeline(DictVectorizer(), TfidfTransformer())
     features = vectorizer.fit_transform([get_features(r.head, r.tail, between) for r in gold])
 
     def make_annotate(model: Any) -> Callable[[Sequence[Doc]], None]:

@@ -51,11 +51,17 @@ def main(
     seed: Annotated[int, typer.Option(help="For all trainings")] = 0,
     limit: Annotated[int, typer.Option(help="Only so many posts of each split; 0 for all")] = 0,
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for CPU")] = -1,
+    rows: Annotated[str, typer.Option(help="Names of rows, separated by ';'; all if empty")] = "",
 ) -> None:
     """Train what isn't trained yet, one row after the other, and print the table."""
+    wanted = [name.strip() for name in rows.split(";") if name.strip()] or list(ROWS)
+    unknown = [name for name in wanted if name not in ROWS]
+    if unknown:
+        raise typer.BadParameter(f"no rows {unknown}; there are: {'; '.join(ROWS)}")
     setup_gpu(gpu_id)
     setting = {
-        "transformer": Path(transformer).name,
+        "corpus": str(data.resolve()),
+        "transformer": transformer,
         "epochs": epochs,
         "batch_size": batch_size,
         "learn_rate": learn_rate,
@@ -63,7 +69,8 @@ def main(
         "limit": limit,
     }
     results = read_results(metrics, setting)
-    for name, (kind, options) in ROWS.items():
+    for name in wanted:
+        kind, options = ROWS[name]
         if name in results:
             msg.info(f"{name}: finished before, not run again")
             continue
@@ -89,7 +96,12 @@ def read_results(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return {}
     metrics = json.loads(path.read_text())
-    found: dict[str, Any] = metrics["results"] if metrics["setting"] == setting else {}
+    if metrics["setting"] != setting:
+        raise typer.BadParameter(
+            f"{path} has rows of another setting, {metrics['setting']}, which would be lost. Give "
+            "--metrics another file, or delete it."
+        )
+    found: dict[str, Any] = metrics["results"]
     return found
 
 

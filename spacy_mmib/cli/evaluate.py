@@ -144,18 +144,17 @@ def evaluate(
             return shuffle_images(examples, seed)
         return examples, reader.counts.with_picture
 
-    examples, kept = read()
-    metrics: dict[str, Any] = dict(nlp.evaluate(examples, batch_size=batch_size))
     extractors = [name for name in nlp.pipe_names if _finds(nlp, name, "doc._.relations")]
+    recognizers = [name for name in nlp.pipe_names if _finds(nlp, name, "doc.ents", "doc.spans")]
+    asks = any(
+        getattr(nlp.get_pipe(name), "get_instances", None) is get_given_pairs for name in extractors
+    )
+    # Otherwise there is no end to end: nothing finds what to relate.
+    end_to_end = bool(recognizers) and not asks
+    examples, kept = read()
+    with nlp.select_pipes(disable=[] if end_to_end else extractors):
+        metrics: dict[str, Any] = dict(nlp.evaluate(examples, batch_size=batch_size))
     if extractors:
-        recognizers = [
-            name for name in nlp.pipe_names if _finds(nlp, name, "doc.ents", "doc.spans")
-        ]
-        asks = any(
-            getattr(nlp.get_pipe(x), "get_instances", None) is get_given_pairs for x in extractors
-        )
-        if asks or not recognizers:  # there is no end to end: nothing finds what to relate
-            metrics = {key: metrics[key] for key in metrics if not key.startswith("rel_")}
         examples, kept = read()
         metrics["given_entities"] = evaluate_given(
             nlp, examples, disable=recognizers, batch_size=batch_size

@@ -222,6 +222,7 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
             yield
             return
         sizes, cfg = self._forget_sizes(), copy.deepcopy(self.cfg)
+        self.cfg.pop("leaks", None)  # said of the weights that go
         try:
             yield
         except Exception:
