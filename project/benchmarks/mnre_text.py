@@ -197,7 +197,8 @@ def get_scores(examples: list[Example]) -> dict[str, float]:
 def print_table(results: dict[str, Any], setting: dict[str, Any]) -> None:
     """Print precision, recall and F of all rows on dev and test."""
     msg.divider(
-        f"given pairs, text only, {setting['transformer']}, {setting['epochs']} epochs, chosen on dev"
+        f"given pairs, text only, {Path(setting['transformer']).name}, {setting['epochs']} epochs, "
+        "chosen on dev"
     )
     rows = []
     for name, result in results.items():
