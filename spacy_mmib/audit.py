@@ -1,8 +1,9 @@
 """How far do things that are not content predict the labels of a corpus?
 
-The number of objects, whether there is a picture, its size and the length of the text say little about
-what a post is about. Where a small decision tree tells labels from them, on posts it has not seen, better
-than by always saying the most frequent label, a model can do so too: the corpus may leak its answers.
+The number of objects, whether there is a picture, its size, the length of the text and the order in which
+head and tail of a pair are named say little about what a post is about. Where a small decision tree tells
+labels from them, on posts it has not seen, better than by always saying the most frequent label, a model can
+do so too: the corpus may leak its answers.
 """
 
 import math
@@ -17,22 +18,25 @@ import numpy
 from spacy.tokens import Doc
 
 from .extensions import get_image_key, get_regions, get_regions_note, get_stored_image
-from .relations import ASKED, get_relations, has_relations
+from .relations import ASKED, Relation, get_relations, has_relations
 
 if TYPE_CHECKING:
     from spacy.tokens import DocBin
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 
-REGIONS, PRESENCE, WIDTH, HEIGHT, LENGTH = range(5)
+REGIONS, PRESENCE, WIDTH, HEIGHT, LENGTH, ORDER = range(6)
 FEATURES: dict[str, tuple[int, ...]] = {
     "region_count": (REGIONS,),
     "picture_presence": (PRESENCE,),
     "picture_size": (WIDTH, HEIGHT),
     "text_length": (LENGTH,),
-    "all_together": (REGIONS, PRESENCE, WIDTH, HEIGHT, LENGTH),
+    "pair_order": (ORDER,),
+    "all_together": (REGIONS, PRESENCE, WIDTH, HEIGHT, LENGTH, ORDER),
 }
-"""Each feature and its columns in the table of posts."""
+"""Each feature and its columns. The last column is of pairs only, the others are of their post."""
+
+HEAD_FIRST, OVERLAPPING, TAIL_FIRST = 0.0, 1.0, 2.0
 
 ABSENT, UNREADABLE = -2.0, -1.0
 """Width and height of a picture that isn't there, or that can't be opened."""
@@ -156,13 +160,14 @@ class _Post:
 
     text (str): Its text, whatever the case and the spaces.
     picture (Optional[str]): The same for posts with the same picture.
-    relations (Optional[List[str]]): Labels of its pairs; `None` if it is not annotated for them.
+    relations (Optional[List[Tuple[str, float]]]): Labels of its pairs and the order of head and tail; `None`
+        if it is not annotated for them.
     entities (Optional[List[str]]): Types of its entities; `None` if it is not annotated for them.
     """
 
     text: str
     picture: str | None
-    relations: list[str] | None
+    relations: list[tuple[str, float]] | None
     entities: list[str] | None
 
 
@@ -221,6 +226,13 @@ def _docs(docbin: "DocBin", loc: Path, vocab: Any) -> Iterator[Doc]:
         ) from err
 
 
+def _order_of(relation: Relation) -> float:
+    head_start, head_end, tail_start, tail_end = relation.pair
+    if head_end <= tail_start:
+        return HEAD_FIRST
+    return TAIL_FIRST if tail_end <= head_start else OVERLAPPING
+
+
 def _add(table: _Table, doc: Doc, root: Path, sizes: "_Sizes") -> None:
     regions, relations, entities = 0, None, None
     try:
@@ -229,7 +241,7 @@ def _add(table: _Table, doc: Doc, root: Path, sizes: "_Sizes") -> None:
         table.problems["regions that can't be read"] += 1
     try:
         if has_relations(doc):
-            relations = [relation.label for relation in get_relations(doc)]
+            relations = [(rel.label, _order_of(rel)) for rel in get_relations(doc)]
     except ValueError:
         table.problems["relations that can't be read"] += 1
     if doc.has_annotation("ENT_IOB"):
@@ -342,6 +354,7 @@ class _Task:
     labels (List[str]): The labels.
     posts (List[int]): The post each is of.
     why_not (Optional[str]): Why there is nothing to predict.
+    order (Optional[List[float]]): The order of head and tail of each, if pairs are labelled.
     """
 
     name: str
@@ -349,22 +362,26 @@ class _Task:
     labels: list[str]
     posts: list[int]
     why_not: str | None = None
+    order: list[float] | None = None
 
 
 def _make_tasks(posts: Sequence[_Post], negative_label: str) -> Iterator[_Task]:
     pairs = [
-        (label, i) for i, p in enumerate(posts) for label in p.relations or () if label != ASKED
+        (label, i, order)
+        for i, post in enumerate(posts)
+        for label, order in post.relations or ()
+        if label != ASKED
     ]
-    labels = [label for label, _ in pairs]
-    where = [i for _, i in pairs]
+    labels, where = [label for label, _, _ in pairs], [i for _, i, _ in pairs]
+    orders = [order for _, _, order in pairs]
     none = "no pair of entities is annotated with a relation"
-    relation = _Task("relation", "pairs", labels, where)
+    relation = _Task("relation", "pairs", labels, where, order=orders)
     if len(set(labels)) < 2:
         relation.why_not = f"all {len(labels)} pairs are {labels[0]!r}" if labels else none
     yield relation
     positive = RELATED if negative_label != RELATED else f"not {RELATED}"
     related = [negative_label if label == negative_label else positive for label in labels]
-    binary = _Task("related", "pairs", related, where)
+    binary = _Task("related", "pairs", related, where, order=orders)
     if not labels:
         binary.why_not = none
     elif negative_label not in labels:
@@ -400,7 +417,8 @@ def _measure(
     """RETURNS (Union[Dict[str, Any], str]): What was measured, or why nothing can be."""
     names, y = numpy.unique(numpy.asarray(task.labels), return_inverse=True)
     where = numpy.asarray(task.posts)
-    x, group = features[where], groups[where]
+    order = numpy.zeros(len(where)) if task.order is None else numpy.asarray(task.order)
+    x, group = numpy.column_stack([features[where], order]), groups[where]
     why_not = _why_too_few(y, group, names, task.unit)
     if why_not is not None:
         return why_not
@@ -418,6 +436,8 @@ def _measure(
     }
     gains: dict[str, _Gains] = {}
     for name, columns in FEATURES.items():
+        if name == "pair_order" and task.order is None:
+            continue
         # A size is only had by a picture: whether there is one is another feature's matter.
         rows = x[:, PRESENCE] == 1 if name == "picture_size" else numpy.ones(len(y), dtype=bool)
         reason = _why_constant(name, x[rows][:, columns])
@@ -668,6 +688,9 @@ def _question(column: int, values: Array, j: int) -> str:
         return f"region count < {n}"
     if column == PRESENCE:
         return "no picture"
+    if column == ORDER:
+        overlap = " or over it" if values[j - 1] == OVERLAPPING else ""
+        return f"head before tail{overlap}" if values[0] == HEAD_FIRST else "head over tail"
     if column == LENGTH:
         return f"text length < {n} tokens"
     below = [name for value, name in WITHOUT_SIZE.items() if value in values[:j]]

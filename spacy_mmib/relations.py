@@ -185,7 +185,7 @@ def _to_offsets(doc: Doc, value: Any) -> tuple[int, int, str]:
             raise ValueError(f"the tokens {start} to {end} are not in a doc of {len(doc)} tokens")
         span = doc[start:end]
     else:
-        raise TypeError(f"{str(value)[:80]!r} is no span; {ACCEPTED}")
+        raise TypeError(f"{str(value)[:80]!r} is no span. It takes {ACCEPTED}.")
     return span.start_char, span.end_char, span.label_
 
 

@@ -487,6 +487,28 @@ def test_command_says_nothing_of_its_own_tools(tmp_path):
         assert "Traceback" not in result.stderr
 
 
+def test_the_order_of_head_and_tail_is_flagged_alone(tmp_path):
+    """It is of pairs, not of posts: two pairs of one post differ in it."""
+    rng, vocab, docs = random.Random(1), Vocab(), []
+    for _ in range(100):
+        doc = make_doc(vocab, rng, length=rng.randint(6, 20), ents=("PER",))
+        first, second = ((0, 1), (2, 3)) if rng.random() < 0.95 else ((2, 3), (0, 1))
+        doc._.relations = [
+            (first, second, "None"),
+            (second, first, "couple"),
+            ((0, 2), (1, 3), "None"),
+        ]
+        docs.append(doc)
+    result = audit(save(tmp_path / "corpus.spacy", docs))
+    for task in ("relation", "related"):
+        assert flagged(result, task) - {"all_together"} == {"pair_order"}
+    rule = result["tasks"]["related"]["features"]["pair_order"]["rule"]
+    assert rule["question"] == "head before tail or over it"
+    assert rule["accuracy"] > 0.9
+    assert all("pair_order" not in result["tasks"][task]["features"] for task in result["tasks"]
+               if task not in ("relation", "related"))  # fmt: skip
+
+
 # Real data
 
 MNRE = {"train": ("train", 0.9934), "dev": ("val", 0.9908), "test": ("test", 0.9913)}
@@ -513,7 +535,11 @@ def test_published_mnre_crops_leak_the_answer(mmib_data, tmp_path, split):
     text, accuracy = MNRE[split]
     result = audit(mnre_corpus(mmib_data, tmp_path / "corpus.spacy", split, text))
     for task in ("relation", "related"):
-        assert flagged(result, task) == {"region_count", "all_together"}
+        assert flagged(result, task) == {"region_count", "pair_order", "all_together"}
+    order = result["tasks"]["related"]["features"]["pair_order"]["rule"]
+    assert order["text"].startswith("head before tail")
+    assert order["labels"] == ["None", "related"]
+    assert 0.73 < order["accuracy"] < 0.75
     feature = result["tasks"]["related"]["features"]["region_count"]
     assert feature["rule"]["question"] == "region count < 3"
     assert feature["rule"]["labels"] == ["None", "related"]

@@ -18,6 +18,7 @@ FEATURES = {
     "picture_presence": "picture or not",
     "picture_size": "picture size",
     "text_length": "text length",
+    "pair_order": "order of head and tail",
     "all_together": "all together",
 }
 
