@@ -1,6 +1,7 @@
 """One picture encoder for several components: `mmib_img2vec` and its listeners."""
 
 import gc
+import pickle
 
 import numpy
 import pytest
@@ -287,3 +288,15 @@ def test_a_listener_to_any():
     nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "img2vec": {**LISTENER, "upstream": "*"}}})
     train(nlp, make_rel_examples(nlp), steps=2)
     assert len(list(nlp.pipe(posts(nlp)))) == 7
+
+
+def test_a_batch_that_was_never_used_is_not_pickled():
+    """As after an update with posts that have no tokens."""
+    nlp = make_shared_nlp()
+    nlp.initialize(lambda: make_rel_examples(nlp))
+    nlp.get_pipe("mmib_img2vec").update(make_rel_examples(nlp)[:2])
+    copy = pickle.loads(pickle.dumps(nlp.get_pipe("mmib_rel").model))
+    assert copy.get_ref("img2vec").upstream_name == "mmib_img2vec"
+    docs = posts(nlp)
+    with pytest.raises(ValueError, match="has to be in annotating_components"):
+        copy.get_ref("img2vec")(docs, True)

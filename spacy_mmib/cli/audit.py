@@ -51,8 +51,9 @@ def audit_cli(
 
     Number of regions, picture or not, size of the picture, length of the text, order of head and
     tail: small decision trees learn from them alone, and are tested on posts they have not seen,
-    against always saying the most frequent label. What beats it with 95 % confidence is flagged. A flag is a finding, not a failure:
-    the exit code is 0 whenever something could be measured or there was nothing to measure.
+    against always saying the most frequent label. What beats it with 95 % confidence is flagged. A
+    flag is a finding, not a failure: the exit code is 0 whenever something could be measured or
+    there was nothing to measure.
 
     Needs scikit-learn: pip install "spacy-mmib[audit]".
     """

@@ -3,6 +3,7 @@ pictures."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from spacy.errors import Errors
 from spacy.pipeline.tok2vec import Tok2VecListener
@@ -27,7 +28,6 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
         self.upstream_name = upstream_name
         # Which component that is; set by it.
         self.component_name = upstream_name
-        self._batch: tuple[int, list[Floats2d], Callable[[list[Floats2d]], Any]] | None = None
 
     def receive(
         self,
@@ -41,7 +41,13 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
         outputs (List[Floats2d]): The vectors.
         backprop (Callable): Takes their gradient.
         """
-        self._batch = batch_id, outputs, backprop
+        _BATCHES[self] = batch_id, outputs, backprop
+
+
+_BATCHES: "WeakKeyDictionary[Img2VecListener, tuple[int, list[Floats2d], Callable[..., Any]]]"
+_BATCHES = WeakKeyDictionary()
+"""The training batch that each listener has received and not used yet: its id, vectors, and where gradients
+go. Not on the listener, which would take functions along that can't be pickled."""
 
 
 def forward(
@@ -50,10 +56,11 @@ def forward(
     """RETURNS (Tuple[List[Floats2d], Callable]): The vectors of these docs, and where their gradient goes.
     RAISES (ValueError): The component has not seen these docs.
     """
-    if is_train and model._batch is not None:
+    batch = _BATCHES.pop(model, None) if is_train else None
+    if batch is not None:
         # Used up: with the encoder frozen from the next update on, a batch of the same texts with other
         # pictures would get these vectors.
-        (expected, outputs, backprop), model._batch = model._batch, None
+        expected, outputs, backprop = batch
         batch_id = Tok2VecListener.get_batch_id(docs)
         if batch_id != expected:
             raise ValueError(Errors.E953.format(id1=batch_id, id2=expected))
