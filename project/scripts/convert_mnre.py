@@ -245,7 +245,7 @@ def _write_split(
     docbin = DocBin(store_user_data=True)
     for numbers in posts if grouped else [[number] for number in range(len(rows))]:
         first = rows[numbers[0]]
-        doc, not_entities = to_doc(vocab, [rows[number] for number in numbers], numbers)
+        doc, not_entities = to_doc(vocab, [rows[number] for number in numbers], numbers, split)
         counts.docs += 1
         counts.tokens += len(doc)
         counts.entities += len(doc.ents)

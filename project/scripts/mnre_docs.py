@@ -14,15 +14,19 @@ but for related pairs only: types taken from there would leak the label."""
 
 SOURCE_KEY = ("spacy_mmib", "mnre", None, None)
 """In `Doc.user_data`: {"image": the published name of the picture's file, there or not, "rows": the
-row of each of `doc._.relations`, "empty": places of the tokens without characters}."""
+row of each of `doc._.relations`, "split": of the file, "empty": places of the tokens without
+characters}."""
 
 
-def to_doc(vocab: Vocab, rows: list[MnreRow], numbers: list[int]) -> tuple[Doc, int]:
+def to_doc(
+    vocab: Vocab, rows: list[MnreRow], numbers: list[int], split: str = ""
+) -> tuple[Doc, int]:
     """Make a doc of instances of one post.
 
     vocab (Vocab): The vocabulary.
     rows (List[MnreRow]): The instances, at least one.
     numbers (List[int]): Their rows in the file.
+    split (str): Of the file: "train", "dev" or "test".
     RETURNS (Tuple[Doc, int]): The doc, all instances in `doc._.relations`, in order; and how many
         of their spans are no entities of it, which can't overlap.
     """
@@ -36,6 +40,7 @@ def to_doc(vocab: Vocab, rows: list[MnreRow], numbers: list[int]) -> tuple[Doc, 
     doc.user_data[SOURCE_KEY] = {
         "image": rows[0].image,
         "rows": list(numbers),
+        "split": split,
         "empty": [i for i, token in enumerate(tokens) if not token],
     }
     return doc, len(spans) - len(entities)

@@ -4,21 +4,33 @@ published."""
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from spacy_mmib.images.paths import existing_inside, resolve_inside
 from spacy_mmib.images.reading import ImageError
+from spacy_mmib.regions.layouts import (
+    HVPNET_SPLITS,
+    CropsLayout,
+    LayoutError,
+    hvpnet_crops_folder,
+    list_umgf_crops,
+    load_dictionary,
+)
 
-CropsLayout: TypeAlias = Literal["umgf", "hvpnet"]
-
-UMGF_TYPES = ("person", "organization", "location", "miscellaneous")
-
-HVPNET_SPLITS = {"train": ("train",), "dev": ("val", "dev", "valid"), "test": ("test",)}
-"""Names of the splits in HVPNeT's folders and dictionaries."""
-
-
-class LayoutError(ValueError):
-    """Folders that are not as published; the message says what was expected."""
+__all__ = [
+    "CropsLayout",
+    "LayoutError",
+    "common_root",
+    "existing_crops",
+    "find_dictionary",
+    "find_picture",
+    "find_picture_of_split",
+    "guess_layout",
+    "hvpnet_crops",
+    "hvpnet_crops_folder",
+    "load_dictionary",
+    "umgf_crops",
+]
 
 
 def common_root(folders: list[Path]) -> Path:
@@ -77,15 +89,14 @@ def find_picture_of_split(folder: Path, name: str, root: Path, split: str) -> st
 
 
 def umgf_crops(root: Path) -> Callable[[str], list[Path]]:
-    """UMGF's layout: `<root>/<id>/crop_<type>_<id>.jpg`, at most one crop for each of four types.
+    """UMGF's layout; see `layouts.list_umgf_crops`.
 
     root (Path): Where the crops are.
     RETURNS (Callable[[str], List[Path]]): Names the crops a post may have, by its id.
     """
 
     def candidates(post_id: str) -> list[Path]:
-        paths = [root / post_id / f"crop_{kind}_{post_id}.jpg" for kind in UMGF_TYPES]
-        return [path for path in paths if os.path.lexists(path)]
+        return [path for path in list_umgf_crops(root, post_id) if os.path.lexists(path)]
 
     return candidates
 
@@ -108,14 +119,6 @@ def hvpnet_crops(root: Path, dictionary: dict[Any, Any], split: str) -> Callable
         return [folder / name for name in dictionary.get(f"{post_id}.jpg", ())]
 
     return candidates
-
-
-def hvpnet_crops_folder(root: Path, split: str) -> Path:
-    """RETURNS (Path): HVPNeT's folder of the crops of a split; where it should be if there is
-    none.
-    """
-    folders = [root / name / "crops" for name in HVPNET_SPLITS[split]]
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def existing_crops(candidates: list[Path], folder: Path, root: Path) -> tuple[list[str], int]:
@@ -175,25 +178,3 @@ def find_dictionary(folder: Path, dataset: str, split: str) -> Path:
             "--dicts."
         )
     return found[0]
-
-
-def load_dictionary(path: Path) -> dict[Any, Any]:
-    """Load one of HVPNeT's dictionaries.
-
-    path (Path): The `.pth` file. No code in it is run.
-    RETURNS (Dict[str, List[str]]): Names of crops.
-    RAISES (LayoutError): It is something else.
-    """
-    import torch
-
-    try:
-        dictionary = torch.load(path, weights_only=True)
-    except Exception as err:  # torch raises whatever zip, pickle and its own checks raise
-        reason = " ".join(str(err).split())[:200]
-        raise LayoutError(f"{path} can't be read as a dictionary of crops ({reason}).") from None
-    if not isinstance(dictionary, dict) or not all(
-        isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-        for names in dictionary.values()
-    ):
-        raise LayoutError(f"{path} is not a dictionary of lists of file names.")
-    return dictionary

@@ -1,6 +1,6 @@
 """A post's picture and its objects as RGB pictures, one after the other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import PIL.Image
@@ -9,38 +9,54 @@ from ..images.reading import ImageError, read_image
 from .values import Region, clip_box
 
 
+class Problem(str):
+    """Why a picture or an object was not used, in one line.
+
+    kind (str): See `ImageError`.
+    """
+
+    kind: str
+
+    def __new__(cls, text: str, kind: str) -> "Problem":
+        """Make one."""
+        problem = super().__new__(cls, text)
+        problem.kind = kind
+        return problem
+
+
 def load_pictures(
     value: Any,
     regions: Sequence[Region],
     max_regions: int | None = None,
     *,
     problems: list[str],
+    read: Callable[[Any], PIL.Image.Image] = read_image,
 ) -> Iterator[PIL.Image.Image]:
     """Read the whole picture and its objects.
 
     value (ImageValue): The picture.
     regions (Sequence[Region]): Its objects, normalized.
     max_regions (Optional[int]): Only so many of them, from the first; all if `None`.
-    problems (List[str]): Gets a line for each thing that can't be used.
+    problems (List[str]): Gets a `Problem` for each thing that can't be used.
+    read (Callable): Reads a picture or raises `ImageError`.
     YIELDS (PIL.Image.Image): The whole picture first, then the objects in order, each cut out or read
         only when it is asked for; nothing at all if the whole picture can't be read.
     """
     try:
-        whole = read_image(value)
+        whole = value if isinstance(value, PIL.Image.Image) else read(value)
     except ImageError as err:
-        problems.append(str(err))
+        problems.append(Problem(str(err), err.kind))
         return
     yield whole
     for i, region in enumerate(regions[:max_regions]):
         try:
-            picture = _crop(whole, region)
+            if isinstance(region, str):
+                picture = read(region)
+            else:
+                picture = whole.crop(clip_box(region["box"], whole.width, whole.height))
+        except ImageError as err:
+            problems.append(Problem(f"region {i}: {err}", err.kind))
         except ValueError as err:
-            problems.append(f"region {i}: {err}")
+            problems.append(Problem(f"region {i}: {err}", "box"))
         else:
             yield picture
-
-
-def _crop(whole: PIL.Image.Image, region: Region) -> PIL.Image.Image:
-    if isinstance(region, str):
-        return read_image(region)
-    return whole.crop(clip_box(region["box"], whole.width, whole.height))

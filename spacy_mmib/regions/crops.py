@@ -1,0 +1,221 @@
+"""Region getters for ready crops, in the layouts in which they are published."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spacy.tokens import Doc
+
+from ..extensions import get_stored_image
+from ..util import warn
+from .getter import RegionGetter
+from .layouts import (
+    HVPNET_SPLITS,
+    CropsLayout,
+    LayoutError,
+    get_split,
+    hvpnet_crops_folder,
+    list_umgf_crops,
+    load_dictionary,
+)
+from .leaking import LEAKING_MNRE_NOTE
+from .registry import region_getters
+from .values import Region
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+MNRE_KEY = ("spacy_mmib", "mnre", None, None)
+"""Where docs converted from MNRE have the rows and the split they come from."""
+
+
+class Crops(RegionGetter):
+    """Files of crops, looked up. Not cached: that is as fast, and their vectors are cached by their content.
+
+    root (Path): The folder that crops are in, and that no name may leave.
+    """
+
+    needs_pictures = False
+
+    def __init__(self, root: str | Path, max_regions: int | None) -> None:
+        self.root = Path(root)
+        self.max_regions = max_regions
+        self._said: set[str] = set()
+
+    def __call__(
+        self, docs: Sequence[Doc], pictures: Sequence["PIL.Image.Image | None"]
+    ) -> list[list[Region]]:
+        """RETURNS (List[List[Region]]): Paths of the crops that are there."""
+        if not self.root.is_dir():
+            raise OSError(f"The folder of crops {str(self.root)!r} is not there (root).")
+        return [self._keep_existing(self._list(doc)) for doc in docs]
+
+    def _list(self, doc: Doc) -> list[Path]:
+        raise NotImplementedError
+
+    def _keep_existing(self, paths: list[Path]) -> list[Region]:
+        from ..images.paths import existing_inside
+        from ..images.reading import ImageError
+
+        found: list[Region] = []
+        for path in paths:
+            try:
+                found.append(str(existing_inside(self.root, path.absolute())))
+            except ImageError as err:
+                self._say(err.kind, f"crops are left out, the first because: {err}")
+        return found[: self.max_regions]
+
+    def _say(self, kind: str, message: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            warn(message)
+
+
+class PublishedCrops(Crops):
+    """Crops found by the name of the picture's file; see `make_crops_v1`."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        layout: CropsLayout,
+        dictionaries: Sequence[str | Path],
+        max_regions: int | None,
+    ) -> None:
+        super().__init__(root, max_regions)
+        self.layout = layout
+        self.dictionaries = dictionaries
+
+    @cached_property
+    def _names(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in _find_dictionaries(self.dictionaries):
+            split = get_split(path.name)
+            if split is None:
+                raise LayoutError(
+                    f"{path}: the name tells no split. HVPNeT's are <name>_{{train,val,test}}_dict.pth."
+                )
+            folder = hvpnet_crops_folder(self.root, split)
+            for key, names in load_dictionary(path).items():
+                if not isinstance(key, str):
+                    raise LayoutError(
+                        f"{path} is by row, not by picture: it is of MNRE, and leaks the label. To compare "
+                        "with systems that use it, take spacy-mmib.leaking_mnre_crops.v1."
+                    )
+                found[Path(key).stem] = [folder / name for name in names]
+        return found
+
+    def _list(self, doc: Doc) -> list[Path]:
+        image = get_stored_image(doc)
+        if not isinstance(image, str):
+            self._say(
+                "id", "a picture that was attached as an object has no name to find its crops by"
+            )
+            return []
+        post_id = Path(image).stem
+        if self.layout == "hvpnet":
+            return self._names.get(post_id, [])
+        folder = self.root / post_id
+        if not folder.is_dir():
+            return []
+        return [path for path in list_umgf_crops(self.root, post_id) if path.exists()]
+
+
+class LeakingMnreCrops(Crops):
+    """Crops found by the row of MNRE; see `make_leaking_mnre_crops_v1`."""
+
+    note = LEAKING_MNRE_NOTE
+
+    def __init__(
+        self, root: str | Path, dictionaries: Sequence[str | Path], max_regions: int | None
+    ) -> None:
+        super().__init__(root, max_regions)
+        self.dictionaries = dictionaries
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[Any, Any]]:
+        found = {}
+        for path in _find_dictionaries(self.dictionaries):
+            split = get_split(path.name)
+            if split is None:
+                raise LayoutError(
+                    f"{path}: the name tells no split. HVPNeT's are mre_{{train,dev,test}}_dict.pth."
+                )
+            found[split] = load_dictionary(path)
+        return found
+
+    def _list(self, doc: Doc) -> list[Path]:
+        from ..util import logger
+
+        if "note" not in self._said:
+            self._said.add("note")
+            logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
+        source = doc.user_data.get(MNRE_KEY) or {}
+        rows, split = source.get("rows", ()), source.get("split")
+        if split not in HVPNET_SPLITS or len(rows) != 1:
+            raise LayoutError(
+                f"{doc.text[:60]!r} is not one instance of MNRE whose row and split are known: convert the "
+                "data with project/scripts/convert_mnre.py --leaking-crops, which makes a doc of each."
+            )
+        folder = hvpnet_crops_folder(self.root, split)
+        return [folder / name for name in self._rows.get(split, {}).get(rows[0], ())]
+
+
+def _find_dictionaries(paths: Sequence[str | Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in map(Path, paths):
+        files = sorted(path.glob("*_dict.pth")) if path.is_dir() else [path]
+        if not files or not all(file.is_file() for file in files):
+            raise LayoutError(
+                f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth)."
+            )
+        found += files
+    return found
+
+
+def _as_list(paths: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    return [] if paths is None else [paths] if isinstance(paths, (str, Path)) else list(paths)
+
+
+@region_getters("spacy-mmib.crops.v1")
+def make_crops_v1(
+    root: str | Path,
+    layout: CropsLayout,
+    dictionary: str | list[str] | None = None,
+    max_regions: int | None = None,
+) -> RegionGetter:
+    """Make a getter of ready crops, by the name of the picture's file.
+
+    root (Union[str, Path]): Where they are. No name may lead out of it.
+    layout (str): "umgf": `<root>/<id>/crop_<type>_<id>.jpg`; "hvpnet":
+        `<root>/{train,val,test}/crops/<name>`, with names from dictionaries.
+    dictionary (Optional[Union[str, List[str]]]): HVPNeT's dictionaries of Twitter-2015 or 2017, files or
+        folders of them; read without running code in them.
+    max_regions (Optional[int]): At most so many, from the first; UMGF has 4 at most, HVPNeT takes 3.
+    RETURNS (RegionGetter): The getter. Crops that aren't there are left out, which is said once.
+    RAISES (ValueError): Another layout, or no dictionary where one is needed.
+    """
+    if layout not in ("umgf", "hvpnet"):
+        raise ValueError(f"layout is 'umgf' or 'hvpnet', not {layout!r}.")
+    dictionaries = _as_list(dictionary)
+    if layout == "hvpnet" and not dictionaries:
+        raise ValueError(
+            "HVPNeT's crops can only be told by their dictionaries: name them, or their folder (dictionary)."
+        )
+    return PublishedCrops(root, layout, dictionaries, max_regions)
+
+
+@region_getters("spacy-mmib.leaking_mnre_crops.v1")
+def make_leaking_mnre_crops_v1(
+    root: str | Path, dictionaries: str | list[str], max_regions: int | None = 3
+) -> RegionGetter:
+    """Make a getter of HVPNeT's crops of MNRE, which leak the label: their number is a function of the gold
+    relation. To compare with systems that use them. It says so in one line, and on each doc.
+
+    root (Union[str, Path]): The folder with `{train,val,test}/crops`.
+    dictionaries (Union[str, List[str]]): `mre_{train,dev,test}_dict.pth`, or their folder.
+    max_regions (Optional[int]): At most so many, from the first; HVPNeT takes 3.
+    RETURNS (RegionGetter): The getter, for docs with one instance each, as `convert_mnre.py --leaking-crops`
+        makes them.
+    """
+    return LeakingMnreCrops(root, _as_list(dictionaries), max_regions)
