@@ -43,9 +43,7 @@ def main() -> None:
             "'spacy project run convert-twitter17 . --vars.data FOLDER'.",
             exits=1,
         )
-    config = Path(args.config) if args.config else CONFIGS.get(args.dataset)
-    if config is None:
-        msg.fail(f"No config is known for {args.dataset!r}: name one with --vars.config", exits=1)
+    config = find_config(args.dataset, args.config)
     overrides = {
         "paths.train": str(folder / "train.spacy"),
         "paths.dev": str(folder / "dev.spacy"),
@@ -54,6 +52,17 @@ def main() -> None:
         **parse(args.overrides),
     }
     train(config, args.output / args.dataset, use_gpu=args.gpu_id, overrides=overrides)
+
+
+def find_config(dataset: str, config: str) -> Path:
+    """RETURNS (Path): The config that was named, or the dataset's own.
+    RAISES (SystemExit): None is known.
+    """
+    found = Path(config) if config else CONFIGS.get(dataset)
+    if found is None:
+        msg.fail(f"No config is known for {dataset!r}: name one with --vars.config", exits=1)
+        raise SystemExit(1)
+    return found
 
 
 def make_demo(folder: Path) -> None:
@@ -68,8 +77,12 @@ def make_demo(folder: Path) -> None:
 
 
 def dataset_paths(folder: Path) -> dict[str, str]:
-    """RETURNS (Dict[str, str]): Settings that belong to the data: where pictures and encoder are."""
+    """RETURNS (Dict[str, str]): Settings that belong to the data: where pictures, their encoder, and the
+    features that `spacy project run features` has made are.
+    """
     settings = {}
+    if (folder / "features.sqlite").exists():
+        settings["paths.features"] = str(folder / "features.sqlite")
     if (folder / "encoder.pth").exists():
         settings["paths.encoder"] = str(folder / "encoder.pth")
     meta = folder / "meta.json"

@@ -4,7 +4,7 @@ spaCy imports this package whenever any of its commands runs, so commands import
 when they run.
 """
 
-from . import audit, evaluate, predict  # registers the commands
+from . import audit, cache, cache_build, evaluate, predict  # registers the commands
 from .app import mmib_cli
 
-__all__ = ["audit", "evaluate", "mmib_cli", "predict"]
+__all__ = ["audit", "cache", "cache_build", "evaluate", "mmib_cli", "predict"]

@@ -14,7 +14,7 @@ from ..relations import Relation, get_relations, has_relations, set_relations
 if TYPE_CHECKING:
     from spacy.language import Language
 
-    from ..local_pictures import PictureFolder
+    from ..local_pictures import PictureCounts, PictureFolder
 
 
 class PostError(ValueError):
@@ -97,12 +97,15 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def make_doc(nlp: "Language", post: Post, folder: "PictureFolder") -> Doc:
+def make_doc(
+    nlp: "Language", post: Post, folder: "PictureFolder", counts: "PictureCounts | None" = None
+) -> Doc:
     """Build the doc of a post. A picture that can't be used is left out, with `doc._.image_error`.
 
     nlp (Language): The pipeline it is for.
     post (Post): The post.
     folder (PictureFolder): Where its picture may be.
+    counts (Optional[PictureCounts]): Where it is counted.
     RETURNS (Doc): The doc. Tokens that are given are kept, with the spaces of the text if that is
         given too and fits, otherwise with one space between each.
     RAISES (PostError): The post can't be made into a doc.
@@ -118,7 +121,7 @@ def make_doc(nlp: "Language", post: Post, folder: "PictureFolder") -> Doc:
     except (TypeError, ValueError) as err:  # too long; regions or relations of a wrong form
         raise PostError(" ".join(str(err).split())) from None
     set_image(doc, record.get("image"))
-    folder.localize(doc)
+    folder.localize(doc, counts)
     return doc
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO
 
 import typer
 
+from ..images.kinds import describe_kinds
 from .app import (
     BatchSizeOpt,
     CodeOpt,
@@ -27,6 +29,7 @@ from .app import (
 
 if TYPE_CHECKING:
     from spacy.language import Language
+    from spacy.tokens import Doc
 
     from ..local_pictures import PictureFolder
     from .posts import Post
@@ -106,7 +109,9 @@ class PredictResult:
 
     posts (int): Posts predicted.
     with_picture (int): Posts whose picture was used.
-    image_errors (int): Posts whose picture was not used.
+    image_errors (int): Posts whose picture, or an object of it, was not used.
+    reasons (Counter[str]): Pictures and objects that were not used, by kind of reason; see
+        `images.kinds.KINDS`.
     entities (int): Entities found.
     relations (int): Relations on the docs.
     skipped (List[int]): Numbers of the lines that were skipped, from 1.
@@ -115,15 +120,18 @@ class PredictResult:
     posts: int = 0
     with_picture: int = 0
     image_errors: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     entities: int = 0
     relations: int = 0
     skipped: list[int] = field(default_factory=list)
 
     def summary(self) -> str:
         """RETURNS (str): One line for people."""
+        reasons = describe_kinds(self.reasons)
         parts = [
             f"{self.posts} posts predicted ({self.with_picture} with a picture, "
-            f"{self.image_errors} with one that can't be used), {self.entities} entities found"
+            f"{self.image_errors} with one that can't be used{reasons and ': ' + reasons}), "
+            f"{self.entities} entities found"
             + (f", {self.relations} relations" if self.relations else "")
         ]
         if self.skipped:
@@ -155,12 +163,15 @@ def predict(
     """
     from tqdm import tqdm
 
-    from ..extensions import get_image_error, get_stored_image
+    from ..extensions import get_image_error, get_image_error_kinds, get_stored_image
+    from ..local_pictures import PictureCounts
     from ..relations import get_relations
     from ..resilient import pipe_each
     from .posts import PostError, make_doc, read_posts, to_record
 
     result = PredictResult()
+    # What was found about the pictures of the posts that are in the pipeline, by line.
+    found: dict[int, PictureCounts] = {}
 
     def skip(line: int, reason: object) -> None:
         result.skipped.append(line)
@@ -176,15 +187,20 @@ def predict(
             else:
                 yield post
 
+    def build(post: "Post") -> "Doc":
+        found[post.line] = PictureCounts()
+        return make_doc(nlp, post, folder, found[post.line])
+
     answers = pipe_each(
         nlp,
         good_posts(),
-        lambda post: make_doc(nlp, post, folder),
+        build,
         batch_size=batch_size,
         n_process=n_process,
     )
     # None: no bar where stderr is not a terminal.
     for post, doc in tqdm(answers, unit=" posts", disable=None):
+        counts = found.pop(post.line, None)
         if isinstance(doc, PostError):
             skip(post.line, doc)
             continue
@@ -195,6 +211,8 @@ def predict(
         result.posts += 1
         error = get_image_error(doc)
         result.image_errors += error is not None
+        result.reasons.update(get_image_error_kinds(doc))
+        result.reasons.update(counts.reasons if counts is not None else {})
         result.with_picture += error is None and get_stored_image(doc) is not None
         result.entities += len(doc.ents)
         result.relations += len(get_relations(doc))

@@ -1,0 +1,97 @@
+"""`spacy mmib cache build`: vectors of a corpus's pictures, computed ahead."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .app import CodeOpt, GpuOpt, ImageRootOpt, check_image_root, fail, use_gpu
+from .cache import cache_app
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+
+
+@cache_app.command(
+    "build", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def cache_build_cli(
+    ctx: typer.Context,
+    pipeline: Annotated[
+        str,
+        typer.Argument(
+            help="A config (.cfg), or the name or path of a trained pipeline", metavar="PIPELINE"
+        ),
+    ],
+    corpus: Annotated[
+        list[str],
+        typer.Argument(
+            help=".spacy files made with DocBin(store_user_data=True), or folders of them",
+            metavar="CORPUS",
+        ),
+    ],
+    image_root: ImageRootOpt = None,
+    chunk_size: Annotated[
+        int, typer.Option("--chunk-size", min=1, help="Posts encoded, and kept, at a time")
+    ] = 64,
+    gpu_id: GpuOpt = -1,
+    code: CodeOpt = None,
+) -> None:
+    """Encode the pictures of a corpus, and search for the objects in them, once for all trainings,
+    evaluations and predictions with the same frozen encoder.
+
+    Everything the config says can be overridden as in spacy train: --paths.features FILE. What is in
+    the cache already is passed over: an interrupted build goes on where it was.
+    """
+    from spacy.cli._util import import_code, parse_config_overrides, show_validation_error
+    from spacy.util import load_config, load_model, load_model_from_config
+
+    from ..feature_building import NothingToBuild, build_features, find_cached_encoders
+
+    # Settings of the config are unknown options, which arrive among the arguments.
+    first = next((i for i, word in enumerate(corpus) if word.startswith("--")), len(corpus))
+    overrides = parse_config_overrides([*corpus[first:], *ctx.args])
+    paths = [Path(word) for word in corpus[:first]]
+    if not paths:
+        fail("Name the corpus, then the settings: build PIPELINE CORPUS --paths.features FILE")
+    check_image_root(image_root)
+    import_code(code)
+    use_gpu(gpu_id, silent=False)
+    trained = not pipeline.endswith(".cfg")
+    try:
+        if trained:
+            nlp = load_model(pipeline, config=overrides)
+        else:
+            path = Path(pipeline)
+            with show_validation_error(path):
+                config = load_config(path, overrides=overrides, interpolate=True)
+                nlp = load_model_from_config(config, auto_fill=True)
+    except OSError as err:
+        fail(f"Can't load {pipeline!r}: {err}")
+    try:
+        encoders = find_cached_encoders(nlp, trained=trained)
+    except NothingToBuild as err:
+        fail(str(err))
+    docs = _read(nlp, paths, image_root)
+    from tqdm import tqdm
+
+    result = None
+    with tqdm(desc="Features", unit=" posts") as bar:
+        for result in build_features(nlp, docs, encoders, chunk_size=chunk_size):
+            bar.update(result.posts - bar.n)
+    if result is None:
+        fail(f"There are no posts in {', '.join(map(str, paths))}.")
+    typer.echo(f"[spacy-mmib] {result.summary()}")
+
+
+def _read(nlp: "Language", corpus: list[Path], image_root: str | None) -> Iterator[Any]:
+    from ..corpus import MultimodalCorpus
+
+    for path in corpus:
+        reader = MultimodalCorpus(path, image_root=image_root or None)
+        try:
+            for example in reader(nlp):
+                yield example.predicted
+        except ValueError as err:
+            fail(str(err))
