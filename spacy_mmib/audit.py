@@ -269,8 +269,8 @@ class _Sizes:
         RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells the picture from others, and its
             width and height.
         """
+        from .images.errors import ImageError
         from .images.paths import existing_inside
-        from .images.reading import ImageError
 
         stored: Any = get_stored_image(doc)
         if stored is None:
@@ -287,24 +287,14 @@ class _Sizes:
 
 
 def _size_of(stored: Any) -> tuple[float, float]:
-    import io
+    from .images.errors import ImageError
+    from .images.reading import probe_image
 
-    import PIL.Image
-
-    from .images.reading import FORMATS, probe_image
-    from .images.values import Pixels
-
-    if isinstance(stored, Pixels):
-        return float(stored.width), float(stored.height)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of odd metadata
-            probe_image(stored)
-            source = io.BytesIO(stored) if isinstance(stored, bytes) else stored
-            with PIL.Image.open(source, formats=FORMATS) as image:
-                return float(image.width), float(image.height)
-    except Exception:  # Pillow's plugins raise nearly anything on malformed files
+        width, height = probe_image(stored)
+    except ImageError:
         return UNREADABLE, UNREADABLE
+    return float(width), float(height)
 
 
 def _group(posts: Sequence[_Post]) -> Array:

@@ -3,6 +3,7 @@ that can't be used. The reader and `spacy mmib predict` do this before a post me
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from spacy.tokens import Doc
 
 from .extensions import get_regions, get_stored_image, set_image, set_image_error, set_regions
+from .images.kinds import describe_kinds
 from .regions import Region
 
 ImageCheck: TypeAlias = Literal["header", "decode", "none"]
@@ -30,6 +32,8 @@ class PictureCounts:
     unreadable (int): Posts whose picture can't be opened.
     refused (int): Posts whose picture path leads out of the image root.
     dropped_crops (int): Crops (not posts) that were left out for any of these reasons.
+    reasons (Dict[str, int]): Pictures and crops that were not used, by kind of reason; see
+        `images.kinds.KINDS`.
     example (Optional[str]): Why the first picture or crop that was not used was not.
     """
 
@@ -39,6 +43,7 @@ class PictureCounts:
     unreadable: int = 0
     refused: int = 0
     dropped_crops: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
     example: str | None = field(default=None, compare=False)
 
     @property
@@ -46,12 +51,15 @@ class PictureCounts:
         """RETURNS (int): Pictures and crops that were attached but not used."""
         return self.missing + self.unreadable + self.refused + self.dropped_crops
 
-    def add(self, outcome: Outcome, dropped_crops: int, reason: str | None) -> None:
+    def add(
+        self, outcome: Outcome, dropped_crops: int, reason: str | None, kinds: Iterable[str] = ()
+    ) -> None:
         """Count one post.
 
         outcome (Outcome): What became of its picture.
         dropped_crops (int): How many of its crops were left out.
         reason (Optional[str]): Why something was not used.
+        kinds (Iterable[str]): Of what kind the reason is, for the picture or each crop.
         """
         self.posts += 1
         self.with_picture += outcome == "used"
@@ -59,6 +67,8 @@ class PictureCounts:
         self.unreadable += outcome == "unreadable"
         self.refused += outcome == "refused"
         self.dropped_crops += dropped_crops
+        for kind in kinds:
+            self.reasons[kind] = self.reasons.get(kind, 0) + 1
         if self.example is None:
             self.example = reason
 
@@ -73,7 +83,11 @@ class PictureCounts:
         ]
         if self.dropped_crops:
             parts.append(f"{self.dropped_crops} crops of objects left out")
-        return ", ".join(parts)
+        line = ", ".join(parts)
+        # Where only files are missing or outside, that has been said.
+        if self.unreadable or self.dropped_crops:
+            line += f" ({describe_kinds(self.reasons)})"
+        return line
 
 
 class PictureFolder:
@@ -105,12 +119,12 @@ class PictureFolder:
         counts (Optional[PictureCounts]): Where the post is counted.
         RETURNS (Outcome): What became of the picture.
         """
+        from .images.errors import ImageError
         from .images.paths import MissingFileError, OutsideRootError
-        from .images.reading import ImageError
 
         outcome: Outcome = "absent"
         reason: str | None = None
-        dropped = 0
+        kinds: list[str] = []
         try:
             stored = get_stored_image(doc)
             if stored is not None:
@@ -118,6 +132,7 @@ class PictureFolder:
                 outcome = "used"
         except (ImageError, TypeError, ValueError) as err:  # the last two: written past the setter
             reason = str(err)
+            kinds = [err.kind if isinstance(err, ImageError) else "not_a_picture"]
             outcome = "unreadable"
             if isinstance(err, OutsideRootError):
                 outcome = "refused"
@@ -126,42 +141,51 @@ class PictureFolder:
             set_image(doc, None)
             set_regions(doc, None)
             set_image_error(doc, reason)
+            dropped = 0
         else:
-            dropped, reason = self._localize_regions(doc)
+            reason, kinds = self._localize_regions(doc)
+            dropped = len(kinds)
             if reason is not None:
                 set_image_error(
                     doc, f"some of its objects are left out, the first because: {reason}"
                 )
         if counts is not None:
-            counts.add(outcome, dropped, reason)
+            counts.add(outcome, dropped, reason, kinds)
         return outcome
 
-    def _localize_regions(self, doc: Doc) -> tuple[int, str | None]:
-        from .images.reading import ImageError
+    def _localize_regions(self, doc: Doc) -> tuple[str | None, list[str]]:
+        """RETURNS (Tuple[Optional[str], List[str]]): Why the first of those left out is, and the kind of
+        reason of each.
+        """
+        from .images.errors import ImageError
 
         kept: list[Region] = []
-        dropped, reason = 0, None
+        reason: str | None = None
+        kinds: list[str] = []
         try:
             regions = get_regions(doc)
         except TypeError as err:  # written past the setter, by hand or by a foreign program
             set_regions(doc, None)
-            return 1, str(err)
+            return str(err), ["box"]
         for region in regions:
             try:
                 kept.append(self._localize_value(region) if isinstance(region, str) else region)
             except ImageError as err:
-                dropped, reason = dropped + 1, reason or str(err)
+                reason = reason or str(err)
+                kinds.append(err.kind)
         if regions:
             set_regions(doc, kept)
-        return dropped, reason
+        return reason, kinds
 
     def _localize_value(self, value: Any) -> Any:
         if not isinstance(value, str):
             if self.check != "none":
                 self._look_at(value)
             return value
+        from .images.files import refuse_url
         from .images.paths import existing_inside
 
+        refuse_url(value)
         path = str(existing_inside(self.root, value))
         if self.check != "none" and path not in self._good:
             self._look_at(path)

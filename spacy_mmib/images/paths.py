@@ -1,18 +1,29 @@
 """Where a picture path of a corpus or of a request leads: into one stated folder, and nowhere
 else."""
 
+import errno
 import os
 from pathlib import Path
 
-from .reading import ImageError
+from .errors import ImageError, explain_os, shorten
+from .kinds import Kind
+
+IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+"""What a file system says of a name that it can't have."""
 
 
 class OutsideRootError(ImageError):
     """A path that leads out of the folder pictures may come from."""
 
+    def __init__(self, message: str, *, kind: Kind = "outside") -> None:
+        super().__init__(message, kind=kind)
+
 
 class MissingFileError(ImageError):
-    """A path inside the folder with nothing there."""
+    """A path with nothing there."""
+
+    def __init__(self, message: str, *, kind: Kind = "missing") -> None:
+        super().__init__(message, kind=kind)
 
 
 def resolve_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
@@ -26,17 +37,17 @@ def resolve_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -
     RAISES (ImageError): It can't be a path at all (empty, or with a NUL character).
     """
     name = os.fspath(path)
-    shown = repr(_shorten(name))
+    shown = repr(shorten(name))
     if not name.strip():
-        raise ImageError(f"the path of the picture is empty: {shown}")
+        raise ImageError(f"the path of the picture is empty: {shown}", kind="path")
     try:
         folder = Path(root).resolve()
         resolved = (folder / name).resolve()
     except (OSError, RuntimeError, ValueError) as err:  # a NUL, a loop of links, an impossible name
-        raise ImageError(f"not a path: {shown} ({_one_line(err)})") from None
+        raise ImageError(f"not a path: {shown} ({explain_os(err)})", kind="path") from None
     if not resolved.is_relative_to(folder):
         raise OutsideRootError(
-            f"the path {shown} leads out of the image root {_shorten(str(folder))}: not opened"
+            f"the path {shown} leads out of the image root {shorten(str(folder))}: not opened"
         )
     return resolved
 
@@ -53,18 +64,23 @@ def existing_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) 
     resolved = resolve_inside(root, path)
     try:
         os.stat(resolved)
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError(f"no such file: {_shorten(str(resolved))}") from None
-    except (OSError, ValueError) as err:  # too long a name, no permission, a loop of links
-        raise ImageError(f"can't open {_shorten(str(resolved))!r}: {_one_line(err)}") from None
+    except (OSError, ValueError) as err:
+        raise as_image_error(err, str(resolved)) from None
     return resolved
 
 
-def _shorten(name: str, most: int = 200) -> str:
-    """Keep both ends: the end of a path says which file, the beginning where."""
-    return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"
+def as_image_error(err: OSError | ValueError, path: str) -> ImageError:
+    """Tell why a file can't be opened.
 
-
-def _one_line(err: BaseException) -> str:
-    reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
-    return " ".join(reason.split())[:200]
+    err (Union[OSError, ValueError]): What looking at it or opening it raised.
+    path (str): Its path.
+    RETURNS (ImageError): A `MissingFileError` if there is nothing.
+    """
+    if isinstance(err, (FileNotFoundError, NotADirectoryError)):
+        return MissingFileError(f"no such file: {shorten(path)}")
+    kind: Kind = "io"
+    if isinstance(err, PermissionError):
+        kind = "permission"
+    elif isinstance(err, ValueError) or err.errno in IMPOSSIBLE:  # a NUL is a ValueError
+        kind = "path"
+    return ImageError(f"can't open {shorten(path)!r}: {explain_os(err)}", kind=kind)

@@ -5,11 +5,7 @@ Every reason why a picture can't be used is one `ImageError` with one line of te
 
 import io
 import os
-import re
-import stat
-import warnings
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy
 import PIL.Image
@@ -19,25 +15,37 @@ from PIL import (  # noqa: F401
     BmpImagePlugin,
     GifImagePlugin,
     JpegImagePlugin,
+    MpoImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
 
+from .errors import ImageError, explain, shorten
+from .files import URL, check_size, open_file, read_bytes
+from .header import check_header, get_orientation, get_upright_size
+from .isolation import isolated
+from .kinds import Kind
+from .limits import FORMATS, MAX_PIXELS, ReadingLimits
 from .values import ACCEPTED, Pixels, to_stored
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""Formats that are tried (MPO files open as the JPEG they begin with). A list, because Pillow's own
-starts other programs (EPS: Ghostscript)."""
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "URL",
+    "ImageError",
+    "ReadingLimits",
+    "decode_image",
+    "probe_image",
+    "read_file",
+    "read_image",
+    "to_rgb",
+]
 
-MAX_PIXELS = 89_478_485
-"""Pictures of more pixels are refused before they are decoded (Pillow's own limit only warns up to
-twice this number)."""
+LIMITS = ReadingLimits()
+BYTES = "the bytes of the picture"
 
-
-URL = re.compile(r"^(https?|ftp|s3|gs|data):", flags=re.IGNORECASE)
-EXIF_ORIENTATION = 0x0112
 TURNS = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
@@ -49,107 +57,129 @@ TURNS = {
 }
 
 
-class ImageError(ValueError):
-    """A picture that can't be used. The message is one line that says why."""
-
-
-def read_image(value: Any) -> PIL.Image.Image:
+def read_image(value: Any, limits: ReadingLimits = LIMITS) -> PIL.Image.Image:
     """Read a picture, whatever it was attached as.
 
     value (Any): What `doc._.image` takes: a path, the bytes of an image file, an array, a PIL image.
+    limits (ReadingLimits): What an image file may be at most; checked before it is decoded.
     RETURNS (PIL.Image.Image): Mode RGB, upright (EXIF rotation applied), the first frame of an
         animation, transparency composited on white.
     RAISES (ImageError): It can't be read; the message says why.
     """
-    if isinstance(value, Pixels):
-        return value.to_pil()
-    if isinstance(value, (str, os.PathLike)):
-        return _read_file(Path(os.fsdecode(value)))
-    if isinstance(value, bytes):
-        if not value:
-            raise ImageError("the bytes of the picture are empty")
-        return _decode(io.BytesIO(value), "the bytes of the picture")
+    stored = _to_stored(value)
+    if isinstance(stored, str):
+        return read_file(stored, limits)
+    if isinstance(stored, bytes):
+        return decode_image(stored, BYTES, limits)
+    return stored.to_pil()
+
+
+def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
+    """Check that a picture can be opened, by its header only: fast, and enough to find missing, empty
+    and foreign files, and those beyond the limits. A file that was cut short is only noticed by
+    `read_image`.
+
+    value (Any): What `doc._.image` takes.
+    limits (ReadingLimits): What an image file may be at most.
+    RETURNS (Tuple[int, int]): Width and height that `read_image` would give it, in pixels.
+    RAISES (ImageError): It can't be opened; the message says why.
+    """
+    stored = _to_stored(value)
+    if isinstance(stored, str):
+        with open_file(stored, limits) as file:
+            return _probe(file, shorten(stored), limits)
+    if isinstance(stored, bytes):
+        check_bytes(stored, BYTES, limits)
+        return _probe(io.BytesIO(stored), BYTES, limits)
+    return stored.width, stored.height
+
+
+def read_file(
+    path: str, limits: ReadingLimits = LIMITS, root: str | os.PathLike[str] | None = None
+) -> PIL.Image.Image:
+    """Read a picture file.
+
+    path (str): Its path.
+    limits (ReadingLimits): What it may be at most.
+    root (Optional[Union[str, Path]]): See `files.open_file`.
+    RETURNS (PIL.Image.Image): See `read_image`.
+    RAISES (ImageError): It can't be read.
+    """
+    with open_file(path, limits, root) as file:
+        data = read_bytes(file, shorten(path), limits)
+    return decode_image(data, shorten(path), limits)
+
+
+def decode_image(data: bytes, name: str, limits: ReadingLimits = LIMITS) -> PIL.Image.Image:
+    """Decode the content of a picture file.
+
+    data (bytes): The content.
+    name (str): What messages call it.
+    limits (ReadingLimits): What it may be at most.
+    RETURNS (PIL.Image.Image): See `read_image`.
+    RAISES (ImageError): It can't be decoded.
+    """
+    check_bytes(data, name, limits)
+    with isolated(), _open(io.BytesIO(data), name, limits) as image:
+        try:
+            return to_rgb(image)
+        except ImageError:
+            raise
+        except Exception as err:  # Pillow's plugins raise nearly anything on malformed files
+            raise _as_image_error(err, "can't be decoded", name, limits) from err
+
+
+def check_bytes(data: bytes, name: str, limits: ReadingLimits) -> None:
+    """Check the size of a picture file in memory; see `files.check_size`."""
+    if not data and name == BYTES:
+        raise ImageError(f"{name} are empty", kind="empty")
+    check_size(len(data), name, limits)
+
+
+def _to_stored(value: Any) -> str | bytes | Pixels:
     try:
         stored = to_stored(value)
     except (TypeError, ValueError) as err:
-        raise ImageError(str(err)) from err
+        kind: Kind = "damaged" if isinstance(value, PIL.Image.Image) else "not_a_picture"
+        raise ImageError(str(err), kind=kind) from err
     if stored is None:
-        raise ImageError(f"no picture: expected {ACCEPTED}")
-    return read_image(stored)
+        raise ImageError(f"no picture: expected {ACCEPTED}", kind="not_a_picture")
+    return stored
 
 
-def probe_image(value: Any) -> None:
-    """Check that a picture can be opened, by its header only: fast, and enough to find missing, empty
-    and foreign files. A file that was cut short is only noticed by `read_image`.
-
-    value (Any): What `doc._.image` takes.
-    RAISES (ImageError): It can't be opened; the message says why.
-    """
-    if isinstance(value, (str, os.PathLike)):
-        path = Path(os.fsdecode(value))
-        _check_file(path)
-        with _open(path, str(path)):
-            pass
-    elif isinstance(value, bytes):
-        with _open(io.BytesIO(value), "the bytes of the picture"):
-            pass
-    elif not isinstance(value, Pixels):
-        read_image(value)
+def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int]:
+    with isolated(), _open(stream, name, limits) as image:
+        try:
+            return get_upright_size(image, stream)
+        except Exception as err:
+            raise _as_image_error(err, "can't be opened", name, limits) from err
 
 
-def _check_file(path: Path) -> None:
-    if URL.match(str(path)):
-        raise ImageError(f"is a URL, and nothing is fetched: {path}; attach the file or its bytes")
+def _open(stream: BinaryIO, name: str, limits: ReadingLimits) -> PIL.Image.Image:
     try:
-        info = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError(f"no such file: {path}") from None
-    except (OSError, ValueError) as err:  # no permission, name too long, NUL in the name
-        raise ImageError(f"can't open {str(path)[:200]!r}: {err}") from None
-    if stat.S_ISDIR(info.st_mode):
-        raise ImageError(f"is a folder, not a picture: {path}")
-    if not stat.S_ISREG(info.st_mode):  # a pipe or a device would block or never end
-        raise ImageError(f"is not a regular file: {path}")
-    if info.st_size == 0:
-        raise ImageError(f"the file is empty: {path}")
-
-
-def _read_file(path: Path) -> PIL.Image.Image:
-    _check_file(path)
-    return _decode(path, str(path))
-
-
-def _open(source: Any, name: str) -> PIL.Image.Image:
-    try:
-        with warnings.catch_warnings():
-            # The limit below is ours and it refuses; Pillow's warning would only repeat it.
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            image = PIL.Image.open(source, formats=FORMATS)
+        image: PIL.Image.Image = PIL.Image.open(stream, formats=tuple(limits.formats))
     except PIL.UnidentifiedImageError:
         raise ImageError(
-            f"not a picture in a known format ({', '.join(FORMATS)}): {name}"
+            f"not a picture in a known format ({', '.join(limits.formats)}): {name}", kind="format"
         ) from None
-    except PIL.Image.DecompressionBombError:
-        raise ImageError(f"too large (at most {MAX_PIXELS} pixels): {name}") from None
-    except Exception as err:  # Pillow's plugins raise nearly anything on malformed files
-        raise ImageError(f"can't be opened ({_reason(err)}): {name}") from err
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width} x {image.height}"
+    except Exception as err:
+        raise _as_image_error(err, "can't be opened", name, limits) from err
+    try:
+        check_header(image, stream, name, limits)
+    except Exception as err:
         image.close()
-        raise ImageError(f"too large ({size}, at most {MAX_PIXELS} pixels): {name}")
+        if isinstance(err, ImageError):
+            raise
+        raise _as_image_error(err, "can't be opened", name, limits) from err
     return image
 
 
-def _decode(source: Any, name: str) -> PIL.Image.Image:
-    with _open(source, name) as image:
-        try:
-            return to_rgb(image)
-        except Exception as err:
-            raise ImageError(f"can't be decoded ({_reason(err)}): {name}") from err
-
-
-def _reason(err: Exception) -> str:
-    return " ".join(f"{type(err).__name__}: {err}".split())[:200]
+def _as_image_error(err: Exception, what: str, name: str, limits: ReadingLimits) -> ImageError:
+    if isinstance(err, PIL.Image.DecompressionBombError):
+        most = min(limits.max_pixels, 2 * (PIL.Image.MAX_IMAGE_PIXELS or limits.max_pixels))
+        return ImageError(f"too large (at most {most} pixels): {name}", kind="too_many_pixels")
+    kind: Kind = "memory" if isinstance(err, MemoryError) else "damaged"
+    return ImageError(f"{what} ({explain(err)}): {name}", kind=kind)
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -159,29 +189,23 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         it stands at.
     RETURNS (PIL.Image.Image): Mode RGB. Transparency is composited on white (the colours behind
         transparent pixels are arbitrary); 16-bit and float pictures are scaled to 8 bits rather than
-        clipped.
+        clipped, what isn't finite becomes black.
     """
-    image.load()
-    if 0 in image.size:
-        raise ImageError(f"has no pixels ({image.width} x {image.height})")
-    image = _turn_upright(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        return PIL.Image.fromarray(_to_8_bits(image)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return PIL.Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _turn_upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    # PIL.ImageOps.exif_transpose also writes the EXIF data anew, and fails if any of it is malformed.
-    try:
-        orientation = image.getexif().get(EXIF_ORIENTATION)
-    except Exception:  # EXIF data that can't be parsed turns nothing
-        return image
-    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    with isolated():
+        image.load()
+        if 0 in image.size:
+            raise ImageError(f"has no pixels ({image.width} x {image.height})")
+        # PIL.ImageOps.exif_transpose also writes the EXIF data anew, and fails if any of it is malformed.
+        turn = TURNS.get(get_orientation(image) or 1)
+        if turn is not None:
+            image = image.transpose(turn)
+        if image.mode.startswith("I") or image.mode == "F":
+            return PIL.Image.fromarray(_to_8_bits(image)).convert("RGB")
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            return PIL.Image.alpha_composite(white, rgba).convert("RGB")
+        return image.convert("RGB")
 
 
 def _to_8_bits(image: PIL.Image.Image) -> "numpy.ndarray[Any, Any]":
@@ -196,6 +220,8 @@ def _to_8_bits(image: PIL.Image.Image) -> "numpy.ndarray[Any, Any]":
     if image.mode == "F" and low >= -1 and high <= 2:
         scaled *= 255.0  # 0 to 1, give or take what resampling overshoots
     elif low < 0 or high > 255:  # no scale is stated in the file: use the range that is there
+        if high - low > 1e38:  # twice the largest number is none
+            scaled, low, high = scaled * 0.25, low * 0.25, high * 0.25
         scaled -= low
         scaled *= 255.0 / max(high - low, 1e-12)
     numpy.clip(scaled, 0, 255, out=scaled)
