@@ -12,6 +12,7 @@ Everything lives in `Doc.user_data`, in immutable or plain form, so that `Doc.to
 | `ent._.confidence` | probability of a predicted entity, 0-1, or `None` |
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from spacy.tokens import Doc, Span
@@ -25,8 +26,11 @@ REGIONS_KEY = ("._.", "regions", None, None)
 ERROR_KEY = ("._.", "image_error", None, None)
 # What whoever uses the regions has to know about where they come from, e.g. that they leak a label.
 REGIONS_NOTE_KEY = ("spacy_mmib", "regions_note", None, None)
-# What the picture encoder found, which is found again each time it runs.
+# What the picture encoder found, which is found again each time it runs; and of what kinds that was.
 ENCODER_ERROR_KEY = ("spacy_mmib", "encoder_error", None, None)
+ERROR_KINDS_KEY = ("spacy_mmib", "error_kinds", None, None)
+# What found the regions, if it wasn't the user.
+REGIONS_SOURCE_KEY = ("spacy_mmib", "regions_source", None, None)
 # Predicted entities by component: {name: [(start_char, end_char, label, confidence), ...]}
 PREDICTED_KEY = ("spacy_mmib", "predicted", None, None)
 
@@ -77,6 +81,7 @@ def set_regions(doc: Doc, value: Any) -> None:
     that were there stays as long as one of them does: a part of them comes from the same source.
     """
     regions = None if value is None else normalize_regions(value)
+    _set(doc, REGIONS_SOURCE_KEY, None)
     if get_regions_note(doc) is not None:
         noted = doc.user_data.get(REGIONS_KEY)
         if not any(region in (noted or ()) for region in regions or ()):
@@ -96,6 +101,25 @@ def set_regions_note(doc: Doc, note: str | None) -> None:
     _set(doc, REGIONS_NOTE_KEY, _one_line(note))
 
 
+def set_found_regions(doc: Doc, regions: list[Region], source: str | None, note: str | None) -> None:
+    """Attach what a region getter found.
+
+    regions (List[Region]): Normalized.
+    source (Optional[str]): What determines them, beside the picture, so that they aren't searched for again.
+    note (Optional[str]): See `set_regions_note`.
+    """
+    set_regions(doc, regions)
+    _set(doc, REGIONS_SOURCE_KEY, source)
+    if note is not None:
+        set_regions_note(doc, note)
+
+
+def get_regions_source(doc: Doc) -> str | None:
+    """RETURNS (Optional[str]): See `set_found_regions`; `None` for regions that somebody attached."""
+    source: str | None = doc.user_data.get(REGIONS_SOURCE_KEY)
+    return source
+
+
 def get_image_error(doc: Doc) -> str | None:
     """RETURNS (Optional[str]): Why the picture, or some of its objects, were not used."""
     errors = (doc.user_data.get(key) for key in (ERROR_KEY, ENCODER_ERROR_KEY))
@@ -105,12 +129,21 @@ def get_image_error(doc: Doc) -> str | None:
 def set_image_error(doc: Doc, value: str | None) -> None:
     """Say why the picture was not used, or take it back with `None`."""
     _set(doc, ERROR_KEY, _one_line(value))
-    _set(doc, ENCODER_ERROR_KEY, None)
+    set_encoder_error(doc, None)
 
 
-def set_encoder_error(doc: Doc, value: str | None) -> None:
-    """The same, from a picture encoder: beside what a reader said, instead of what an encoder said before."""
+def set_encoder_error(doc: Doc, value: str | None, kinds: Sequence[str] = ()) -> None:
+    """The same, from a picture encoder: beside what a reader said, instead of what an encoder said before.
+
+    kinds (Sequence[str]): The kind of each thing that can't be used; see `images.reading.ImageError`.
+    """
     _set(doc, ENCODER_ERROR_KEY, _one_line(value))
+    _set(doc, ERROR_KINDS_KEY, list(kinds) or None)
+
+
+def get_image_error_kinds(doc: Doc) -> list[str]:
+    """RETURNS (List[str]): Of what kinds the things were that an encoder couldn't use, for counting."""
+    return list(doc.user_data.get(ERROR_KINDS_KEY) or ())
 
 
 def get_predicted(doc: Doc, name: str) -> dict[tuple[int, int, str], float]:

@@ -10,6 +10,8 @@ import spacy
 from spacy.language import Language
 from spacy.util import load_config, registry
 
+from spacy_mmib.regions.registry import region_getters
+
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob("configs/*.cfg"))
 
@@ -38,6 +40,8 @@ def test_every_entry_point_is_found_by_its_name(group, name, target):
         "spacy_scorers": registry.scorers,
         "spacy_misc": registry.misc,
         "spacy_cli": registry.cli,
+        "spacy_batchers": registry.batchers,
+        "spacy_region_getters": region_getters,
         "thinc_schedules": registry.schedules,
     }
     if group == "spacy_factories":

@@ -1,62 +1,60 @@
-"""Pictures of posts to vectors, with a torchvision network, as a Thinc layer."""
+"""Pictures of posts to vectors, as a Thinc layer around a network for pictures."""
 
+import hashlib
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-import numpy
+import srsly
 import torch
 from spacy.tokens import Doc
 from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
+from torch import nn
 
-from ..extensions import get_regions, get_stored_image, set_encoder_error
+from ..extensions import set_encoder_error
 from ..images.reading import ImageError
-from ..regions.loading import load_pictures
-from ..torch_modules.backbone import Backbone
-from ..torch_modules.vision import models
+from ..regions.loading import Problem
 from ..util import warn
-from .picture_transform import PictureTransform, make_preset
+from .encoder_settings import EncoderSettings, OnImageError
+from .picture_plans import Plan, Planner
+from .prefetch import READS_AHEAD, get_planner, note_use, set_planner
+from .prepared import Prepared, Unit
 from .torch_shim import get_module, set_module, wrap_module
 
-OnImageError: TypeAlias = Literal["warn", "raise"]
+NOT_IDENTITY = ("trainable", "memory_format", "rois")
+"""Settings of a network that don't change what a frozen one computes."""
 
 
-@dataclass(frozen=True)
-class EncoderSettings:
-    """Settings of the layer; see `architectures.img2vec.build_torchvision_encoder_v1`. Not attributes of
-    the Thinc model: those are restored from a saved model, over what the config says.
+def PictureEncoderLayer(
+    settings: EncoderSettings,
+    build: Callable[[], nn.Module],
+    runtime_settings: dict[str, Any],
+) -> Model[list[Doc], list[Floats2d]]:
+    """Make the layer.
+
+    settings (EncoderSettings): See there.
+    build (Callable[[], nn.Module]): Builds the network with its weights, on initialization: this is the only
+        place where weights are looked for, a saved pipeline brings its own.
+    runtime_settings (Dict[str, Any]): See `wrap_module`.
+    RETURNS (Model[List[Doc], List[Floats2d]]): A row a region, row 0 the whole picture, no rows for a post
+        without one.
     """
-
-    arch: str
-    weights: str | None
-    trainable: bool
-    image_size: int | None
-    max_regions: int | None
-    batch_size: int
-    on_image_error: OnImageError
-    mixed_precision: bool
-
-
-def TorchvisionLayer(settings: EncoderSettings) -> Model[list[Doc], list[Floats2d]]:
-    """RETURNS (Model[List[Doc], List[Floats2d]]): A row a region, row 0 the whole picture, no rows for a post
-    without one.
-    """
-    backbone = wrap_module(
+    network = wrap_module(
         _convert_inputs,
         _convert_outputs,
         mixed_precision=settings.mixed_precision,
-        runtime_settings={"trainable": settings.trainable},
+        runtime_settings=runtime_settings,
     )
-    backbone.name = settings.arch
+    network.name = settings.name
     return Model(
-        "torchvision_encoder",
+        READS_AHEAD,
         partial(forward, settings=settings),
-        init=partial(init, settings=settings),
-        layers=[backbone],
+        init=partial(init, build=build),
+        layers=[network],
         dims={"nO": None},
     )
 
@@ -66,80 +64,26 @@ def init(
     X: list[Doc] | None = None,
     Y: Any = None,
     *,
-    settings: EncoderSettings,
+    build: Callable[[], nn.Module],
 ) -> None:
-    """Build the network and read its weights. This is the only place where weights are looked for: a
-    saved pipeline brings its own.
+    """Build the network and read its weights."""
+    network: Any = build()
+    set_module(model.layers[0], network)
+    model.set_dim("nO", network.width, force=True)
+
+
+@dataclass
+class NetworkInput:
+    """What goes through the network.
+
+    units (List[Unit]): At least one.
+    mode (str): See `EncoderSettings`.
+    at_once (int): Pictures in one forward.
     """
-    arch, weights = settings.arch, settings.weights
-    by_name = weights is not None and _is_weights_name(arch, weights)
-    preset = make_preset(arch, weights if by_name else None, settings.image_size)
-    backbone = Backbone(arch=arch, preset=preset, trainable=settings.trainable)
-    if weights is None:
-        if not settings.trainable:
-            warn(
-                f"img2vec ({arch}) has random weights and is frozen, so it can tell little about a picture. "
-                "Set 'weights' to one of torchvision's names (e.g. \"IMAGENET1K_V1\") or to a local state "
-                "dict, or 'trainable' to true."
-            )
-    elif by_name:
-        backbone.load_classifier_state(_download_weights(arch, weights))
-    else:
-        backbone.load_classifier_state(_read_weights(arch, Path(weights)))
-    set_module(model.layers[0], backbone)
-    model.set_dim("nO", backbone.width, force=True)
 
-
-def _weights_names(arch: str) -> list[str]:
-    if arch not in models.list_models(module=models):
-        return []  # Backbone says what is wrong with the name
-    return [entry.name for entry in models.get_model_weights(arch)] + ["DEFAULT"]
-
-
-def _is_weights_name(arch: str, weights: str) -> bool:
-    return weights in _weights_names(arch)
-
-
-def _download_weights(arch: str, name: str) -> dict[str, Any]:
-    entry = models.get_model_weights(arch)[name]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
-    try:
-        state: dict[str, Any] = entry.get_state_dict(
-            progress=False, check_hash=True, weights_only=True
-        )
-        return state
-    except Exception as err:
-        reason = " ".join(f"{type(err).__name__}: {err}".split())[:200]
-        raise OSError(
-            f"The weights {name} of {arch} are neither on this machine nor could they be downloaded "
-            f"({reason}). Put the file {entry.url} at {file}, or set 'weights' to the path of any local "
-            "state dict of this network, or to null to start from random weights."
-        ) from err
-
-
-def _read_weights(arch: str, path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights = {str(path)!r} is neither a file nor one of torchvision's names for the weights of "
-            f"{arch} ({', '.join(_weights_names(arch))}). A relative path is looked for in the folder the "
-            f"command runs in ({Path.cwd()})."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            import safetensors.torch
-
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:
-        reason = " ".join(f"{type(err).__name__}: {err}".split())[:200]
-        raise ValueError(
-            f"{path} can't be read as a state dict ({reason}). Save one with "
-            "torch.save(model.state_dict(), path); files with anything else pickled in them are refused."
-        ) from err
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict.")
-    return state
+    units: list[Unit]
+    mode: str
+    at_once: int
 
 
 def forward(
@@ -149,62 +93,170 @@ def forward(
     *,
     settings: EncoderSettings,
 ) -> tuple[list[Floats2d], Callable[[list[Floats2d]], list[Doc]]]:
-    """Encode the pictures of a batch of posts.
+    """Encode the pictures of a batch of posts. With a frozen network equal pictures with equal objects are
+    encoded once, and not at all if the cache has their vectors.
 
     RETURNS (Tuple): A row a region, row 0 the whole picture; no rows for a post without a (readable)
         picture. And the callback for the gradient, which reaches the network only if it is trainable.
     """
-    backbone = model.layers[0]
+    network = model.layers[0]
     train_network = is_train and settings.trainable
-    counts = [0] * len(docs)
-    tensors = _prepare(get_module(backbone), docs, counts, settings)
+    width = model.get_dim("nO")
+    none = model.ops.alloc2f(0, width)
+    module: Any = get_module(network)
+    planner = get_planner(module)
+    if planner is None:
+        # A proxy: the planner lives as long as the network does, not the other way round.
+        identity = partial(get_identity, weakref.proxy(module), settings)
+        planner = Planner(settings, module.settings["preset"], identity)
+        set_planner(module, planner)
+    note_use(module, docs)
+    plans = planner.plan(docs)
+    read = _Reading(planner.read(docs, plans))
     rows: list[Floats2d] = []
     backprop_network: Callable[[Floats2d], Any] | None = None
     # Frozen: pictures are prepared only as the network gets to them, batch_size at a time. Training needs
     # all of them until its one backward pass (each pass of the shim unscales all gradients, so that a
     # second one would spoil those of the first in mixed precision).
     at_once = None if train_network else settings.batch_size
-    while batch := list(islice(tensors, at_once)):
-        features, backprop_network = backbone(
-            (torch.stack(batch), settings.batch_size), train_network
+    units = iter(read)
+    while batch := list(islice(units, at_once)):
+        features, backprop_network = network(
+            NetworkInput(batch, settings.mode, settings.batch_size), train_network
         )
         rows.append(features)
-    width = model.get_dim("nO")
-    all_rows = model.ops.xp.concatenate(rows) if rows else model.ops.alloc2f(0, width)
-    ends = numpy.cumsum(counts)
-    vectors = [all_rows[end - count : end] for end, count in zip(ends, counts)]
+    all_rows = model.ops.xp.concatenate(rows) if rows else none
+    found = read.distribute(all_rows, len(all_rows) // max(1, read.n_rows))
+    if not train_network:
+        _drop_not_finite(model, found)
+    if settings.cache is not None and not settings.trainable:
+        _put_in_cache(model, found, planner, settings.cache)
+    vectors: list[Floats2d] = [none] * len(docs)
+    for i, plan in plans.items():
+        problems = list(plan.problems)
+        if plan.vectors is not None:
+            vectors[i] = model.ops.asarray2f(plan.vectors)
+        else:
+            encoded = found[id(plan.same_as or plan)]
+            vectors[i] = encoded.rows
+            problems += encoded.prepared.problems
+        kinds = [problem.kind for problem in problems if isinstance(problem, Problem)]
+        set_encoder_error(docs[i], "; ".join(problems) or None, kinds)
+        if problems:
+            _report(settings.on_image_error, docs[i], problems, used=len(vectors[i]) > 0)
 
     def backprop(d_vectors: list[Floats2d]) -> list[Doc]:
         if train_network and backprop_network is not None:
-            backprop_network(model.ops.xp.concatenate([d for d in d_vectors if len(d)]))
+            backprop_network(read.collect(model, all_rows, plans, d_vectors))
         return []
 
     return vectors, backprop
 
 
-def _prepare(
-    module: torch.nn.Module, docs: Sequence[Doc], counts: list[int], settings: EncoderSettings
-) -> Iterator[torch.Tensor]:
-    """YIELDS (torch.Tensor): Prepared pictures, post by post; `counts` is filled on the way."""
-    transform: PictureTransform | None = None
-    for i, doc in enumerate(docs):
-        image = get_stored_image(doc)
-        if image is None:
-            continue
-        if transform is None:
-            assert isinstance(module, Backbone)
-            transform = PictureTransform(module.settings["preset"])
-        problems: list[str] = []
-        try:
-            regions = get_regions(doc)
-        except TypeError as err:  # regions that never went through the setter
-            regions, problems = [], [str(err)]
-        for picture in load_pictures(image, regions, settings.max_regions, problems=problems):
-            yield transform(picture)
-            counts[i] += 1
-        set_encoder_error(doc, "; ".join(problems) or None)
-        if problems:
-            _report(settings.on_image_error, doc, problems, used=counts[i] > 0)
+@dataclass
+class _Encoded:
+    """A picture that went through the network.
+
+    plan (Plan): Of the first post with it.
+    prepared (Prepared): What was read.
+    rows (Floats2d): Its vectors.
+    """
+
+    plan: Plan
+    prepared: Prepared
+    rows: Any
+
+
+class _Reading:
+    """The units of pictures one after the other, remembering whose they are."""
+
+    def __init__(self, pictures: Iterator[tuple[Plan, Prepared]]) -> None:
+        self._pictures = pictures
+        self._read: list[tuple[Plan, Prepared]] = []
+        self.n_rows = 0
+
+    def __iter__(self) -> Iterator[Unit]:
+        for plan, prepared in self._pictures:
+            self._read.append((plan, prepared))
+            self.n_rows += _count_rows(prepared)
+            # The units are handed on, not kept: their pixels are needed only once.
+            units, prepared.units = prepared.units, [_Counted(unit) for unit in prepared.units]
+            yield from units
+
+    def distribute(self, rows: Floats2d, per_row: int) -> dict[int, _Encoded]:
+        """RETURNS (Dict[int, _Encoded]): By the id of the plan."""
+        encoded = {}
+        start = 0
+        for plan, prepared in self._read:
+            end = start + _count_rows(prepared) * per_row
+            own = rows[start:end]
+            encoded[id(plan)] = _Encoded(
+                plan, prepared, own if prepared.order is None else own[prepared.order]
+            )
+            start = end
+        return encoded
+
+    def collect(
+        self,
+        model: Model[Any, Any],
+        rows: Floats2d,
+        plans: dict[int, Plan],
+        d_vectors: list[Floats2d],
+    ) -> Floats2d:
+        """The inverse, for gradients.
+
+        RETURNS (Floats2d): In the order of the rows.
+        """
+        d_rows: Floats2d = model.ops.xp.zeros_like(rows)
+        of_plan = {id(plan): i for i, plan in plans.items()}
+        start = 0
+        for plan, prepared in self._read:
+            d_own = d_vectors[of_plan[id(plan)]]
+            where = slice(start, start + len(d_own))
+            if prepared.order is None:
+                d_rows[where] = d_own
+            else:
+                d_rows[where][prepared.order] = d_own
+            start += len(d_own)
+        return d_rows
+
+
+class _Counted(Unit):
+    """A unit without its pixels."""
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(torch.empty(0), unit.boxes)
+
+
+def _count_rows(prepared: Prepared) -> int:
+    return sum(1 + len(unit.boxes) for unit in prepared.units)
+
+
+def _drop_not_finite(model: Model[Any, Any], found: dict[int, _Encoded]) -> None:
+    xp = model.ops.xp
+    if all(bool(xp.isfinite(encoded.rows).all()) for encoded in found.values()):
+        return
+    for encoded in found.values():
+        if not bool(xp.isfinite(encoded.rows).all()):
+            encoded.rows = encoded.rows[:0]
+            reason = "the network gives no finite numbers for it"
+            encoded.prepared.problems.append(Problem(reason, "not_finite"))
+
+
+def _put_in_cache(
+    model: Model[Any, Any], found: dict[int, _Encoded], planner: Planner, cache: Any
+) -> None:
+    fresh: dict[bytes, Any] = {}
+    for encoded in found.values():
+        # What had a problem is looked at again next time: somebody may have repaired it.
+        if encoded.plan.cache_key is not None and not encoded.prepared.problems:
+            rows = model.ops.to_numpy(encoded.rows)
+            # The same numbers on this first pass as on every later one.
+            encoded.rows = model.ops.asarray2f(cache.round(rows))
+            if planner.is_unchanged(encoded.plan):
+                fresh[encoded.plan.cache_key] = rows
+    if fresh:
+        cache.put_vectors(fresh)
 
 
 def _report(policy: OnImageError, doc: Doc, problems: list[str], *, used: bool) -> None:
@@ -216,13 +268,38 @@ def _report(policy: OnImageError, doc: Doc, problems: list[str], *, used: bool) 
     warn(f"{message} ({what}; the reason is at doc._.image_error)")
 
 
+def get_identity(module: Any, settings: EncoderSettings) -> str:
+    """Tell a frozen network from all others.
+
+    module (nn.Module): The network.
+    settings (EncoderSettings): The layer's.
+    RETURNS (str): Equal for networks that compute the same: made of the class, the settings (the preset of
+        the pictures among them), the mode, and all weights.
+    """
+    own: Any = module
+    kept = {key: value for key, value in own.settings.items() if key not in NOT_IDENTITY}
+    description = srsly.json_dumps([module.__class__.__name__, kept, settings.mode], sort_keys=True)
+    digest = hashlib.blake2b(description.encode("utf8"), digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode("utf8"))
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _convert_inputs(
-    model: Model[Any, Any], X: tuple[torch.Tensor, int], is_train: bool
+    model: Model[Any, Any], X: NetworkInput, is_train: bool
 ) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], None]]:
-    pictures, at_once = X
-    parameter = next(get_module(model).parameters(), None)
-    device = pictures.device if parameter is None else parameter.device
-    return ArgsKwargs(args=(pictures.to(device), at_once), kwargs={}), lambda d_inputs: None
+    module: Any = get_module(model)
+    pictures = torch.stack([unit.picture for unit in X.units])
+    parameter = next(module.parameters(), None)
+    if parameter is not None:
+        pictures = pictures.to(parameter.device)
+    kwargs: dict[str, Any] = {"at_once": X.at_once}
+    if X.mode == "roi":
+        kwargs["boxes"] = [unit.boxes for unit in X.units]
+    elif X.mode == "patches":
+        kwargs["patches"] = True
+    return ArgsKwargs(args=(pictures,), kwargs=kwargs), lambda d_inputs: None
 
 
 def _convert_outputs(
@@ -231,8 +308,8 @@ def _convert_outputs(
     _, features = inputs_outputs
 
     def backprop(d_features: Floats2d) -> ArgsKwargs:
-        return ArgsKwargs(
-            args=([features],), kwargs={"grad_tensors": [xp2torch(d_features).contiguous()]}
-        )
+        d_tensor = xp2torch(d_features).reshape(features.shape).contiguous()
+        return ArgsKwargs(args=([features],), kwargs={"grad_tensors": [d_tensor]})
 
-    return torch2xp(features.detach()), backprop
+    rows = features.detach().reshape(-1, features.shape[-1])
+    return torch2xp(rows), backprop

@@ -23,8 +23,17 @@ from ..torch_modules.ner_head import NERHead
 from ..torch_modules.relation_head import RelationHead
 from ..util import warn
 
+
+def _make_hf_vision(**settings: Any) -> nn.Module:
+    # transformers takes seconds to import, and most pipelines have no such encoder.
+    from ..torch_modules.hf_vision import HFVision
+
+    return HFVision(**settings)
+
+
 MODULES: dict[str, Callable[..., nn.Module]] = {
     "Backbone": Backbone,
+    "HFVision": _make_hf_vision,
     "MMIBCore": MMIBCore,
     "NERHead": NERHead,
     "RelationHead": RelationHead,

@@ -15,6 +15,7 @@ from thinc.api import Model, Optimizer, set_dropout_rate
 
 from ..extensions import get_image_error, get_regions_note, get_stored_image
 from ..layers.data import TERMS
+from ..layers.prefetch import find_encoder_layers, get_settings
 from ..schedules import Weight
 from ..util import warn
 from .collapse import CollapseMonitor
@@ -148,6 +149,9 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
         for example in get_examples():
             notes.add(get_regions_note(example.predicted))
             found.update(self._find_labels(example))
+        for _, component in [] if nlp is None else nlp.pipeline:
+            layers = find_encoder_layers(getattr(component, "model", None))
+            notes.update(get_settings(layer).get_regions.note for layer in layers)
         # Sorted: the same data in any order, the same model.
         for label in sorted(found - {""}) if labels is None else labels:
             self.add_label(label)
@@ -279,7 +283,6 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
         docs = [eg.predicted for eg in examples]
         if not any(len(doc) for doc in docs):
             return losses
-        self._note_leaks({get_regions_note(doc) for doc in docs})
         set_dropout_rate(self.model, drop)
         if self._step_weights is None:
             self._step_weights = {term: weight.next() for term, weight in self._weights.items()}
@@ -288,6 +291,8 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
         if core is not None:
             core.attrs["terms"] = [term for term in TERMS if weights[term]]
         task_loss, terms, kl_per_dim = self._learn(examples, weights)
+        # Afterwards: a picture encoder may have searched for the regions.
+        self._note_leaks({get_regions_note(doc) for doc in docs})
         losses[f"{self.name}_task"] += task_loss
         losses[self.name] += task_loss
         for term, value in terms.items():

@@ -4,6 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from spacy.tokens import Doc
 
+MOST_PADDING = 1.25
+"""Tokens with padding to tokens without, in a group of any size worth the while."""
+
+WORTHWHILE = 512
+"""Tokens with padding of a group that keeps a processor busy."""
+
 
 def batches_by_length(docs: Sequence[Doc], max_tokens: int) -> Iterator[list[int]]:
     """Group docs of similar length. Results never depend on the grouping, time and memory do: one post of
@@ -15,11 +21,16 @@ def batches_by_length(docs: Sequence[Doc], max_tokens: int) -> Iterator[list[int
     """
     order = sorted((i for i, doc in enumerate(docs) if len(doc)), key=lambda i: len(docs[i]))
     group: list[int] = []
+    tokens = 0
     for i in order:
-        if group and (len(group) + 1) * len(docs[i]) > max_tokens:
+        length = len(docs[i])
+        padded = (len(group) + 1) * length
+        wasteful = padded > WORTHWHILE and padded > MOST_PADDING * (tokens + length)
+        if group and (padded > max_tokens or wasteful):
             yield group
-            group = []
+            group, tokens = [], 0
         group.append(i)
+        tokens += length
     if group:
         yield group
 

@@ -6,6 +6,8 @@ from typing import Any
 from spacy import util
 from spacy.tokens import Doc
 
+from ..layers.prefetch import find_encoders, prefetch
+
 
 class ResilientPipe:
     """Gives a `TrainablePipe` another `pipe`. To be named before it among the bases of a class."""
@@ -19,8 +21,7 @@ class ResilientPipe:
         YIELDS (Doc): In order.
         """
         error_handler = self.get_error_handler()
-        for docs in util.minibatch(stream, size=batch_size):
-            docs = list(docs)
+        for docs in self._read_ahead(util.minibatch(stream, size=batch_size), batch_size):
             try:
                 self.set_annotations(docs, self.predict(docs))
             except Exception:
@@ -33,3 +34,22 @@ class ResilientPipe:
                         yield doc
             else:
                 yield from docs
+
+    def _read_ahead(
+        self: Any, batches: Iterable[Iterable[Doc]], batch_size: int
+    ) -> Iterator[list[Doc]]:
+        """While a batch is processed, pictures of the next one are read, if there is an encoder that reads
+        ahead. Not with single docs: whoever sets that size may wait for an answer before the next question.
+        """
+        encoders = find_encoders(self.model) if batch_size > 1 else []
+        if not encoders:
+            yield from map(list, batches)
+            return
+        current: list[Doc] | None = None
+        for batch in map(list, batches):
+            prefetch(batch, encoders)
+            if current is not None:
+                yield current
+            current = batch
+        if current is not None:
+            yield current

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 try:
     from torchvision import models
+    from torchvision.ops import roi_align
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
 except (ImportError, RuntimeError, OSError, AttributeError) as err:
@@ -22,4 +23,4 @@ except (ImportError, RuntimeError, OSError, AttributeError) as err:
         "pip install --force-reinstall torchvision"
     ) from err
 
-__all__ = ["ImageClassification", "InterpolationMode", "models"]
+__all__ = ["ImageClassification", "InterpolationMode", "models", "roi_align"]

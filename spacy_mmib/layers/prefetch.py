@@ -1,0 +1,89 @@
+"""Reading pictures ahead of the encoder that will be asked for them. Free of torch and Pillow, so that
+components and batchers can import it.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from spacy.tokens import Doc
+from thinc.api import Model
+
+from .encoder_settings import EncoderSettings
+
+READS_AHEAD = "picture_encoder"
+"""Name of the layers that do."""
+
+
+class ReadsAhead(Protocol):
+    """What reads for an encoder: see `picture_plans.Planner`."""
+
+    def prefetch(self, docs: Iterable[Doc]) -> None:
+        """Begin to read the pictures of posts."""
+
+
+_PLANNERS: "WeakKeyDictionary[Any, ReadsAhead]" = WeakKeyDictionary()
+"""What reads for each network that has been used. By network: Thinc's models can't be referred to weakly."""
+
+_VOCABS: "WeakKeyDictionary[Any, int]" = WeakKeyDictionary()
+"""Of each network, the id of the vocabulary whose docs it has encoded last: tells which pipeline it is in."""
+
+if hasattr(os, "register_at_fork"):
+    # The threads that would finish what was begun are in the parent.
+    os.register_at_fork(after_in_child=_PLANNERS.clear)
+
+
+def get_planner(network: Any) -> Any:
+    """RETURNS (Optional[ReadsAhead]): What reads for a network, if that is known."""
+    return _PLANNERS.get(network)
+
+
+def set_planner(network: Any, planner: ReadsAhead) -> None:
+    """Say what reads for a network.
+
+    network (nn.Module): The network of a picture encoder.
+    planner (ReadsAhead): What reads.
+    """
+    _PLANNERS[network] = planner
+
+
+def note_use(network: Any, docs: Sequence[Doc]) -> None:
+    """Remember that a network encodes pictures of this pipeline, so that `prefetch` finds it."""
+    if docs:
+        _VOCABS[network] = id(docs[0].vocab)
+
+
+def find_encoder_layers(model: Any) -> list[Any]:
+    """RETURNS (List[Model]): The layers of picture encoders in a model."""
+    if not isinstance(model, Model):
+        return []
+    return [node for node in model.walk() if node.name == READS_AHEAD]
+
+
+def find_encoders(model: Any) -> list[Any]:
+    """RETURNS (List[nn.Module]): The networks of the picture encoders in a model."""
+    return [layer.layers[0].shims[0]._model for layer in find_encoder_layers(model)]
+
+
+def get_settings(layer: Model[Any, Any]) -> EncoderSettings:
+    """RETURNS (EncoderSettings): Of a picture encoder's layer."""
+    function: Any = layer._func
+    settings: EncoderSettings = function.keywords["settings"]
+    return settings
+
+
+def prefetch(docs: Sequence[Doc], networks: Iterable[Any] | None = None) -> None:
+    """Begin to read the pictures of posts that will be encoded soon. Networks that haven't been used yet
+    don't take part.
+
+    docs (Sequence[Doc]): The posts.
+    networks (Optional[Iterable[nn.Module]]): `None` for those that have encoded docs of the same pipeline.
+    """
+    if networks is None:
+        wanted = id(docs[0].vocab) if docs else None
+        networks = [network for network, vocab in list(_VOCABS.items()) if vocab == wanted]
+    for network in networks:
+        planner = _PLANNERS.get(network)
+        if planner is not None:
+            planner.prefetch(docs)
