@@ -1,8 +1,9 @@
 """Train the joint pipeline on the demo corpus with several seeds and show what the pictures contribute.
 
 Prints tables of test F1 of entities and of relations (with the pictures, without, with those of other posts;
-beside them spaCy's own ner on the same text, and relations end to end), writes them as JSON, and shows a few
-posts with their predictions. All of it is synthetic.
+beside them spaCy's own ner on the same text, relations end to end, and a pipeline whose objects are cut
+out of the feature map of the whole picture instead of being encoded one by one), writes them as JSON, and
+shows a few posts with their predictions. All of it is synthetic.
 """
 
 import argparse
@@ -24,6 +25,13 @@ from wasabi import msg
 
 from spacy_mmib.cli.evaluate import evaluate
 from spacy_mmib.corpus import create_corpus_v1
+
+ROI = {
+    "components.mmib_img2vec.model.region_features": "roi",
+    # Objects are a third of a picture wide: as large in it as the encoder has seen them.
+    "components.mmib_img2vec.model.image_size": 96,
+}
+"""Settings of the pipeline whose objects come from the feature map of the whole picture."""
 
 Results: TypeAlias = dict[str, dict[str, list[float]]]
 """By task, "ner" or "rel", and condition: F1 of each seed."""
@@ -50,9 +58,16 @@ def main() -> None:
     torch.set_num_threads(1)  # see train_picture_encoder.py
     paths = {f"paths.{split}": str(args.data / f"{split}.spacy") for split in ("train", "dev")}
     encoder = {"paths.encoder": str(args.data / "encoder.pth")}
+    features = args.data / "features.sqlite"
+    if features.exists():  # made by demo-features: nothing is encoded in training
+        encoder["paths.features"] = str(features)
     trainings = []
     for seed in args.seeds:
-        for name, config, extra in (("joint", args.config, encoder), ("ner", args.baseline, {})):
+        for name, config, extra in (
+            ("joint", args.config, encoder),
+            ("roi", args.config, {**encoder, **ROI}),
+            ("ner", args.baseline, {}),
+        ):
             settings = {**paths, **extra, "system.seed": seed}
             trainings.append((config, args.output / f"{name}_{seed}", settings))
     jobs = args.jobs or (1 if args.gpu_id >= 0 else min(2, os.cpu_count() or 1))
@@ -108,6 +123,8 @@ def score_seed(models: Path, data: Path, seed: int) -> dict[str, dict[str, float
         relations[key] = scores["given_entities"]["rel_micro_f"]
         if images == "own":
             relations["end_to_end"] = scores["rel_strict_f"]
+    roi = evaluate(spacy.load(models / f"roi_{seed}" / "model-best"), test)
+    entities["roi"], relations["roi"] = roi["ents_f"], roi["given_entities"]["rel_micro_f"]
     baseline = spacy.load(models / f"ner_{seed}" / "model-best")
     entities["spacy_ner"] = evaluate(baseline, test, images="none")["ents_f"]
     return {"ner": entities, "rel": relations}
@@ -132,6 +149,7 @@ def print_table(title: str, seeds: list[int], results: dict[str, list[float]]) -
         "shuffled": "pictures shuffled",
         "spacy_ner": "spaCy's ner, same text",
         "end_to_end": "end to end, with pictures",
+        "roi": "objects from the feature map (roi)",
     }
     if title == "relations":
         names |= {key: f"{names[key]}, given entities" for key in list(names)[:3]}
