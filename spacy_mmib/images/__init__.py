@@ -1,5 +1,7 @@
 """The room between whatever a user attached to a post and an RGB picture.
 
-`values` knows which kinds of value `doc._.image` may hold and how they are stored, `reading` opens them
-with Pillow. Only `reading` imports Pillow.
+`values` knows which kinds of value `doc._.image` may hold and how they are stored; `paths` and `files` open
+what is inside a stated folder; `reading` decodes it with Pillow, within `limits`; `reader` is what a config
+sets up, and has it done by the threads of `pool`. Only `reading` and what it is made of (`header`, `frames`,
+`isolation`) import Pillow.
 """

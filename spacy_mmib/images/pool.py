@@ -74,7 +74,7 @@ class Job:
         try:
             raise self._error
         finally:
-            del self  # the traceback has this frame: nothing may refer back to the error
+            del self  # the traceback of the error has this frame: a circle, and a picture in it
 
     def run(self, reraise: type[BaseException] | tuple[()] = ()) -> None:
         """Do it, in this thread.
@@ -90,9 +90,9 @@ class Job:
         except reraise:
             raise
         except BaseException as err:
-            # Without the frame of this method, which has the job: see above.
-            trace = err.__traceback__.tb_next if err.__traceback__ else None
-            self.settle(None, err.with_traceback(trace))
+            self.settle(None, err)
+        finally:
+            del self, call, function, args  # as above
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         """Answer, unless it was answered already.

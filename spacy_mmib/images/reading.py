@@ -1,6 +1,11 @@
 """Open a picture with Pillow, from a file a stranger made, as 8-bit RGB.
 
 Every reason why a picture can't be used is one `ImageError` with one line of text.
+
+Pillow decodes all formats, in full. For JPEG it is as fast as torchvision's decoder (measured on one core:
+2.0 and 1.9 ms for 1024 x 768 pixels, 44 and 49 ms for 4000 x 3000), with the same pixels, and it tells the
+size before it decodes, which is where limits are checked. Its `draft`, decoding at a fraction of the size,
+takes two thirds and half of that time, but gives other pixels, and too few to cut objects out of.
 """
 
 import io
@@ -122,7 +127,7 @@ def decode_image(data: bytes, name: str, limits: ReadingLimits = LIMITS) -> PIL.
     check_bytes(data, name, limits)
     with isolated(), _open(io.BytesIO(data), name, limits) as image:
         try:
-            return to_rgb(image)
+            return to_rgb(image, share=True)
         except ImageError:
             raise
         except Exception as err:  # Pillow's plugins raise nearly anything on malformed files
@@ -182,11 +187,13 @@ def _as_image_error(err: Exception, what: str, name: str, limits: ReadingLimits)
     return ImageError(f"{what} ({explain(err)}): {name}", kind=kind)
 
 
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     """Convert to upright 8-bit RGB, whatever the mode.
 
     image (PIL.Image.Image): Any mode; decoded here if it was opened lazily. For an animation the frame
         it stands at.
+    share (bool): Whether the result may have its pixels in common with `image`: copying those of a photo
+        takes half as long as decoding it.
     RETURNS (PIL.Image.Image): Mode RGB. Transparency is composited on white (the colours behind
         transparent pixels are arbitrary); 16-bit and float pictures are scaled to 8 bits rather than
         clipped, what isn't finite becomes black.
@@ -205,6 +212,9 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
             rgba = image.convert("RGBA")
             white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             return PIL.Image.alpha_composite(white, rgba).convert("RGB")
+        if share and image.mode == "RGB":
+            # Not the picture itself: that of a file keeps the file, and some a decoder with its buffers.
+            return image._new(image.im)
         return image.convert("RGB")
 
 

@@ -276,8 +276,7 @@ def get_identity(module: Any, settings: EncoderSettings) -> str:
     RETURNS (str): Equal for networks that compute the same: made of the class, the settings (the preset of
         the pictures among them), the mode, and all weights.
     """
-    own: Any = module
-    kept = {key: value for key, value in own.settings.items() if key not in NOT_IDENTITY}
+    kept = {key: value for key, value in module.settings.items() if key not in NOT_IDENTITY}
     description = srsly.json_dumps([module.__class__.__name__, kept, settings.mode], sort_keys=True)
     digest = hashlib.blake2b(description.encode("utf8"), digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
