@@ -101,7 +101,9 @@ def set_regions_note(doc: Doc, note: str | None) -> None:
     _set(doc, REGIONS_NOTE_KEY, _one_line(note))
 
 
-def set_found_regions(doc: Doc, regions: list[Region], source: str | None, note: str | None) -> None:
+def set_found_regions(
+    doc: Doc, regions: list[Region], source: str | None, note: str | None
+) -> None:
     """Attach what a region getter found.
 
     regions (List[Region]): Normalized.

@@ -1,5 +1,6 @@
 """Region getters for ready crops, in the layouts in which they are published."""
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from spacy.tokens import Doc
 
 from ..extensions import get_stored_image
-from ..util import warn
+from ..images.errors import ImageError, shorten
+from ..images.paths import existing_inside
+from ..util import logger, warn
 from .getter import RegionGetter
 from .layouts import (
     HVPNET_SPLITS,
@@ -34,11 +37,16 @@ class Crops(RegionGetter):
     """Files of crops, looked up. Not cached: that is as fast, and their vectors are cached by their content.
 
     root (Path): The folder that crops are in, and that no name may leave.
+    max_regions (Optional[int]): At most so many of a post.
     """
 
     needs_pictures = False
 
     def __init__(self, root: str | Path, max_regions: int | None) -> None:
+        if max_regions is not None and max_regions < 0:
+            raise ValueError(
+                f"max_regions is {max_regions}, and has to be at least 0, or null for all."
+            )
         self.root = Path(root)
         self.max_regions = max_regions
         self._said: set[str] = set()
@@ -55,15 +63,19 @@ class Crops(RegionGetter):
         raise NotImplementedError
 
     def _keep_existing(self, paths: list[Path]) -> list[Region]:
-        from ..images.paths import existing_inside
-        from ..images.reading import ImageError
-
         found: list[Region] = []
         for path in paths:
             try:
-                found.append(str(existing_inside(self.root, path.absolute())))
+                crop = str(existing_inside(self.root, path.absolute()))
             except ImageError as err:
                 self._say(err.kind, f"crops are left out, the first because: {err}")
+                continue
+            if os.path.isfile(crop):
+                found.append(crop)
+            else:
+                self._say(
+                    "file", f"crops are left out, the first because: {shorten(crop)} is no file"
+                )
         return found[: self.max_regions]
 
     def _say(self, kind: str, message: str) -> None:
@@ -89,14 +101,9 @@ class PublishedCrops(Crops):
     @cached_property
     def _names(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
-        for path in _find_dictionaries(self.dictionaries):
-            split = get_split(path.name)
-            if split is None:
-                raise LayoutError(
-                    f"{path}: the name tells no split. HVPNeT's are <name>_{{train,val,test}}_dict.pth."
-                )
+        for split, (path, dictionary) in _load_by_split(self.dictionaries).items():
             folder = hvpnet_crops_folder(self.root, split)
-            for key, names in load_dictionary(path).items():
+            for key, names in dictionary.items():
                 if not isinstance(key, str):
                     raise LayoutError(
                         f"{path} is by row, not by picture: it is of MNRE, and leaks the label. To compare "
@@ -105,20 +112,31 @@ class PublishedCrops(Crops):
                 found[Path(key).stem] = [folder / name for name in names]
         return found
 
+    def get_query(self, doc: Doc) -> str:
+        """RETURNS (str): The name that crops are found by: one picture may have several, by links."""
+        return _get_id(doc) or ""
+
     def _list(self, doc: Doc) -> list[Path]:
-        image = get_stored_image(doc)
-        if not isinstance(image, str):
+        post_id = _get_id(doc)
+        if post_id is None:
             self._say(
                 "id", "a picture that was attached as an object has no name to find its crops by"
             )
             return []
-        post_id = Path(image).stem
         if self.layout == "hvpnet":
-            return self._names.get(post_id, [])
+            names = self._names.get(post_id)
+            if names is None:
+                self._say_none(post_id, "it is in no dictionary")
+            return names or []
         folder = self.root / post_id
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # unlike Path.is_dir, false for a name that can't be
+            self._say_none(post_id, f"there is no folder {shorten(str(folder))}")
             return []
-        return [path for path in list_umgf_crops(self.root, post_id) if path.exists()]
+        # A post rarely has crops of all four types: only a link that leads nowhere is worth a word.
+        return [path for path in list_umgf_crops(self.root, post_id) if os.path.lexists(path)]
+
+    def _say_none(self, post_id: str, why: str) -> None:
+        self._say("none", f"pictures have no crops, the first is {shorten(post_id)!r}: {why}")
 
 
 class LeakingMnreCrops(Crops):
@@ -135,18 +153,22 @@ class LeakingMnreCrops(Crops):
     @cached_property
     def _rows(self) -> dict[str, dict[Any, Any]]:
         found = {}
-        for path in _find_dictionaries(self.dictionaries):
-            split = get_split(path.name)
-            if split is None:
+        for split, (path, dictionary) in _load_by_split(self.dictionaries).items():
+            other = next((key for key in dictionary if not isinstance(key, int)), None)
+            if other is not None:
                 raise LayoutError(
-                    f"{path}: the name tells no split. HVPNeT's are mre_{{train,dev,test}}_dict.pth."
+                    f"{path} is not by row: it has the key {other!r}, where the dictionaries of MNRE have "
+                    "numbers from 0. For those of Twitter-2015/2017 take spacy-mmib.crops.v1."
                 )
-            found[split] = load_dictionary(path)
+            found[split] = dictionary
         return found
 
-    def _list(self, doc: Doc) -> list[Path]:
-        from ..util import logger
+    def get_query(self, doc: Doc) -> str:
+        """RETURNS (str): Split and row: instances with the same picture have different crops."""
+        source = doc.user_data.get(MNRE_KEY) or {}
+        return f"{source.get('split')} {source.get('rows')}"
 
+    def _list(self, doc: Doc) -> list[Path]:
         if "note" not in self._said:
             self._said.add("note")
             logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
@@ -157,8 +179,37 @@ class LeakingMnreCrops(Crops):
                 f"{doc.text[:60]!r} is not one instance of MNRE whose row and split are known: convert the "
                 "data with project/scripts/convert_mnre.py --leaking-crops, which makes a doc of each."
             )
+        if split not in self._rows:
+            known = ", ".join(map(str, self.dictionaries))
+            raise LayoutError(
+                f"There is an instance of {split}, but no dictionary of {split} in {known}: name it, too "
+                "(dictionaries)."
+            )
         folder = hvpnet_crops_folder(self.root, split)
-        return [folder / name for name in self._rows.get(split, {}).get(rows[0], ())]
+        return [folder / name for name in self._rows[split].get(rows[0], ())]
+
+
+def _get_id(doc: Doc) -> str | None:
+    image = get_stored_image(doc)
+    return Path(image).stem if isinstance(image, str) else None
+
+
+def _load_by_split(paths: Sequence[str | Path]) -> dict[str, tuple[Path, dict[Any, Any]]]:
+    found: dict[str, tuple[Path, dict[Any, Any]]] = {}
+    for path in _find_dictionaries(paths):
+        split = get_split(path.name)
+        if split is None:
+            raise LayoutError(
+                f"{path}: the name tells no split. HVPNeT's are <name>_{{train,val,test}}_dict.pth (or dev)."
+            )
+        if split in found:
+            # File names of crops are numbers of rows: those of another dataset would be there, and wrong.
+            raise LayoutError(
+                f"{found[split][0]} and {path} are both of {split}. Name the dictionaries of one dataset, "
+                "whose crops are in root."
+            )
+        found[split] = path, load_dictionary(path)
+    return found
 
 
 def _find_dictionaries(paths: Sequence[str | Path]) -> list[Path]:
@@ -186,13 +237,15 @@ def make_crops_v1(
 ) -> RegionGetter:
     """Make a getter of ready crops, by the name of the picture's file.
 
-    root (Union[str, Path]): Where they are. No name may lead out of it.
+    root (Union[str, Path]): Where they are. No name may lead out of it. If the encoder's reader has an
+        `image_root`, it has to be inside of that.
     layout (str): "umgf": `<root>/<id>/crop_<type>_<id>.jpg`; "hvpnet":
         `<root>/{train,val,test}/crops/<name>`, with names from dictionaries.
     dictionary (Optional[Union[str, List[str]]]): HVPNeT's dictionaries of Twitter-2015 or 2017, files or
         folders of them; read without running code in them.
     max_regions (Optional[int]): At most so many, from the first; UMGF has 4 at most, HVPNeT takes 3.
-    RETURNS (RegionGetter): The getter. Crops that aren't there are left out, which is said once.
+    RETURNS (RegionGetter): The getter. Crops that aren't there are left out, which is said once, and so is
+        that a picture has none. Files are looked for in the first batch, not here.
     RAISES (ValueError): Another layout, or no dictionary where one is needed.
     """
     if layout not in ("umgf", "hvpnet"):
