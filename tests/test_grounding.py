@@ -640,7 +640,7 @@ def test_a_missing_package_is_named(monkeypatch, owl2):
             raise ImportError("Owlv2ImageProcessor requires the scipy library\nbut ...")
 
     monkeypatch.setattr(grounding, "_load", lambda *args: (loaded[0], Needy(), loaded[2]))
-    with pytest.raises(ImportError, match="pip install scipy") as info:
+    with pytest.raises(ImportError, match=r"pip install .spacy-mmib\[grounding\]") as info:
         GroundingDetector(str(owl2))
     assert "\n" not in str(info.value)
 

@@ -134,9 +134,10 @@ class GroundingDetector:
             prepared = self.image_processor(images=picture, return_tensors="pt")
         except ImportError as err:
             package = "scipy" if "scipy" in str(err) else str(err).split("\n")[0][:100]
+            command = 'pip install "spacy-mmib[grounding]"' if package == "scipy" else f"pip install {package}"
             raise ImportError(
                 f"The image processor of {self.family} needs a package that isn't installed: {package}. "
-                f"Run 'pip install {package}'."
+                f"Run: {command}"
             ) from None
         return {key: prepared[key] for key in ("pixel_values", "pixel_mask") if key in prepared}
 
