@@ -134,7 +134,8 @@ class GroundingDetector:
             prepared = self.image_processor(images=picture, return_tensors="pt")
         except ImportError as err:
             package = "scipy" if "scipy" in str(err) else str(err).split("\n")[0][:100]
-            command = 'pip install "spacy-mmib[grounding]"' if package == "scipy" else f"pip install {package}"
+            extra = '"spacy-mmib[grounding]"'
+            command = f"pip install {extra if package == 'scipy' else package}"
             raise ImportError(
                 f"The image processor of {self.family} needs a package that isn't installed: {package}. "
                 f"Run: {command}"
