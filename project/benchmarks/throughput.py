@@ -164,9 +164,9 @@ def main(
     print_tables(results)
 
 
-def get_posts(files: Files, number: int, n_pictures: int | None = None) -> list[Post]:
-    """RETURNS (List[Post]): Posts, the same ones each time, on so many pictures."""
-    return make_posts(number, list_pictures(files.pictures, n_pictures or number), seed=number)
+def get_posts(files: Files, number: int) -> list[Post]:
+    """RETURNS (List[Post]): So many posts, each with a picture of its own; the same ones each time."""
+    return make_posts(number, list_pictures(files.pictures, number), seed=number)
 
 
 def prepare(setting: Setting, number: int) -> list[Post]:
