@@ -42,6 +42,7 @@ def test_every_entry_point_is_found_by_its_name(group, name, target):
         "spacy_cli": registry.cli,
         "spacy_batchers": registry.batchers,
         "spacy_region_getters": region_getters,
+        "thinc_optimizers": registry.optimizers,
         "thinc_schedules": registry.schedules,
     }
     if group == "spacy_factories":
