@@ -17,6 +17,7 @@ from conftest import (
     train,
 )
 from spacy.tokens import Doc
+from spacy.training import Example
 from spacy.util import registry
 from spacy.vocab import Vocab
 
@@ -592,6 +593,25 @@ def test_the_batcher_makes_the_batches_of_spacys_own_and_reads_ahead(files, monk
     for batch in ours(examples):
         nlp.update(batch, sgd=False)
     assert not planner._pending
+
+
+def test_the_batcher_puts_posts_of_similar_length_together():
+    vocab = Vocab()
+    lengths = [9, 1, 7, 2, 8, 3, 30, 31, 4, 5, 6]
+    docs = [Doc(vocab, words=["x"] * n) for n in lengths]
+    examples = [Example(doc, doc.copy()) for doc in docs]
+    settings = {"@batchers": "spacy-mmib.batch_by_sequence.v1", "size": 2, "buffer": 3}
+    batcher = registry.resolve({"b": settings})["b"]
+    spacy.util.fix_random_seed(0)
+    batches = [[len(eg) for eg in batch] for batch in batcher(examples)]
+    first, second = batches[:3], batches[3:]
+    assert sorted(first) == [[1, 2], [3, 7], [8, 9]]
+    assert sorted(map(len, second)) == [1, 2, 2]  # the last batch is not full
+    assert sorted(n for batch in second for n in batch) == [4, 5, 6, 30, 31]
+    spacy.util.fix_random_seed(0)
+    assert [[len(eg) for eg in batch] for batch in batcher(examples)] == batches
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        registry.resolve({"b": {**settings, "buffer": 0}})
 
 
 def test_nothing_that_is_not_finite_comes_out(files):

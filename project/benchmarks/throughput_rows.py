@@ -174,9 +174,13 @@ class OurTraining(Ours):
     def load(self) -> None:
         """See `Row`."""
         super().load()
-        # The shipped config's: Adam with weight decay, like the released code's.
-        config = self.nlp.config.interpolate()["training"]["optimizer"]
-        self.optimizer = registry.resolve({"optimizer": config})["optimizer"]
+        # The shipped config's: Adam with weight decay, like the released code's, and batches of as many
+        # posts, but of similar length.
+        training = self.nlp.config.interpolate()["training"]
+        settings = {"optimizer": training["optimizer"], "batcher": training["batcher"]}
+        assert settings["batcher"]["size"] == BATCH_SIZE
+        resolved = registry.resolve(settings)
+        self.optimizer, self.batcher = resolved["optimizer"], resolved["batcher"]
 
     def make_input(self, posts: Sequence[Post]) -> Any:
         """See `Row`."""
@@ -184,8 +188,7 @@ class OurTraining(Ours):
 
     def run(self, data: Any) -> None:
         """See `Row`."""
-        for start in range(0, len(data), BATCH_SIZE):
-            batch = data[start : start + BATCH_SIZE]
+        for batch in self.batcher(data):
             self.nlp.update(batch, sgd=self.optimizer, drop=0.1, losses={})
 
 
