@@ -71,7 +71,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="For models, pictures and cache, ~2 GB")] = FOLDER,
     metrics: Annotated[Path, typer.Option(help="For the results")] = METRICS,
     posts: Annotated[int, typer.Option(help="In each run that predicts")] = 256,
-    train_posts: Annotated[int, typer.Option(help="In each run that trains")] = 32,
+    train_posts: Annotated[int, typer.Option(help="In each run that trains")] = 64,
     repeats: Annotated[int, typer.Option(help="Runs of each row")] = 5,
     batch_size: Annotated[int, typer.Option(help="Posts that nlp.pipe takes at a time")] = 64,
     rows: Annotated[str, typer.Option(help="Names separated by commas; all if empty")] = "",
