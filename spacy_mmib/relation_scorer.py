@@ -31,7 +31,7 @@ def make_rel_scorer_v1(negative_label: str = "None") -> Callable[..., dict[str, 
 
 
 @dataclass
-class _Counts:
+class RelationCounts:
     """Relations; the negative label is none.
 
     predicted (int): Predictions.
@@ -46,7 +46,7 @@ class _Counts:
     gold: int = 0
     found: int = 0
 
-    def __iadd__(self, other: "_Counts") -> "_Counts":
+    def __iadd__(self, other: "RelationCounts") -> "RelationCounts":
         self.predicted += other.predicted
         self.right += other.right
         self.gold += other.gold
@@ -83,27 +83,19 @@ def score_relations(
         `rel_accuracy`: the share of annotated instances, those with the negative label included, whose
             label is among the predicted ones, or negative where none is.
     """
-    per_type: defaultdict[str, _Counts] = defaultdict(_Counts)
-    strict = _Counts()
+    per_type: defaultdict[str, RelationCounts] = defaultdict(RelationCounts)
+    strict = RelationCounts()
     annotated = False
     instances = right = 0
     for example in examples:
-        gold = _read_gold(example.reference)
-        if gold is None:
-            continue
-        annotated = True
-        predicted = _read_predicted(example.predicted, negative_label)
-        for pair in {**gold, **predicted}:
-            answers, relations = predicted.get(pair, {}), gold.get(pair, [])
-            labels = [relation.label for relation in relations]
-            if ASKED in labels:
-                continue
-            instances += len(labels)
-            right += sum(label in (answers or (negative_label,)) for label in labels)
-            _count_pair(relations, answers, negative_label, per_type, strict)
+        accuracy = _count_example(example, negative_label, per_type, strict)
+        if accuracy is not None:
+            annotated = True
+            instances += accuracy[0]
+            right += accuracy[1]
     if not annotated:
         return dict.fromkeys((*NUMBERS, "rel_per_type", "rel_accuracy"))
-    micro = _Counts()
+    micro = RelationCounts()
     for counts in per_type.values():
         micro += counts
     by_label = {label: counts.to_dict() for label, counts in sorted(per_type.items())}
@@ -116,12 +108,54 @@ def score_relations(
     }
 
 
+def count_relations(example: Example, *, negative_label: str = "None") -> RelationCounts:
+    """Count what `rel_micro_p/r/f` are made of in one post.
+
+    example (Example): The gold and the predicted doc.
+    negative_label (str): The label of pairs without a relation.
+    RETURNS (RelationCounts): Zeros if the post is not annotated for relations.
+    """
+    per_type: defaultdict[str, RelationCounts] = defaultdict(RelationCounts)
+    _count_example(example, negative_label, per_type, RelationCounts())
+    total = RelationCounts()
+    for counts in per_type.values():
+        total += counts
+    return total
+
+
+def _count_example(
+    example: Example,
+    negative_label: str,
+    per_type: "defaultdict[str, RelationCounts]",
+    strict: RelationCounts,
+) -> tuple[int, int] | None:
+    """Add what is in a post.
+
+    RETURNS (Optional[Tuple[int, int]]): Annotated instances, and those whose label is among the predicted;
+        `None` if the post is not annotated.
+    """
+    gold = _read_gold(example.reference)
+    if gold is None:
+        return None
+    instances = right = 0
+    predicted = _read_predicted(example.predicted, negative_label)
+    for pair in {**gold, **predicted}:
+        answers, relations = predicted.get(pair, {}), gold.get(pair, [])
+        labels = [relation.label for relation in relations]
+        if ASKED in labels:
+            continue
+        instances += len(labels)
+        right += sum(label in (answers or (negative_label,)) for label in labels)
+        _count_pair(relations, answers, negative_label, per_type, strict)
+    return instances, right
+
+
 def _count_pair(
     gold: list[Relation],
     answers: dict[str, Relation],
     negative_label: str,
-    per_type: "defaultdict[str, _Counts]",
-    strict: _Counts,
+    per_type: "defaultdict[str, RelationCounts]",
+    strict: RelationCounts,
 ) -> None:
     """Add what is gold and what is predicted for one pair."""
     # A single answer is one for each instance; several can't be told apart by instance.

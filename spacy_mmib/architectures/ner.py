@@ -1,4 +1,4 @@
-"""`spacy-mmib.MMIB_NER.v1`."""
+"""`spacy-mmib.MMIB_NER.v1` and, to compare with, the same without the MMIB core."""
 
 from functools import partial
 from typing import Any, Literal
@@ -67,14 +67,45 @@ def build_mmib_ner_v1(
         mixed_precision=mixed_precision,
         grad_scaler_config=grad_scaler_config,
     )
-    head = NERHeadLayer()
-    return Model(
+    return _build(
         "mmib_ner",
+        tok2vec,
+        {"img2vec": img2vec, "core": core},
+        hidden_size=hidden_size,
+        settings=settings,
+    )
+
+
+@registry.architectures("spacy-mmib.Text_NER.v1")
+def build_text_ner_v1(
+    tok2vec: Model[list[Doc], list[Floats2d]],
+) -> Model[list[Doc], PostVectors]:
+    """Build a model for `mmib_ner` without pictures and without the MMIB core: the CRF of Eq. 18 on the text
+    vectors as they are. What the core adds is measured against it.
+
+    tok2vec (Model[List[Doc], List[Floats2d]]): See `spacy-mmib.MMIB_NER.v1`.
+    RETURNS (Model[List[Doc], PostVectors]): Gives the text vectors; its ref "head" makes entities or a loss
+        of them.
+    """
+    return _build("text_ner", tok2vec, {}, hidden_size=None, settings={})
+
+
+def _build(
+    name: str,
+    tok2vec: Model[list[Doc], list[Floats2d]],
+    mmib: dict[str, Model[Any, Any]],
+    *,
+    hidden_size: int | None,
+    settings: dict[str, Any],
+) -> Model[list[Doc], PostVectors]:
+    layers = {"tok2vec": tok2vec, **mmib, "head": NERHeadLayer()}
+    return Model(
+        name,
         encode_posts,
         # Not attributes of the model, which Thinc would restore from a saved one over the config's.
         init=partial(init, hidden_size=hidden_size, settings=settings),
-        layers=[tok2vec, img2vec, core, head],
-        refs={"tok2vec": tok2vec, "img2vec": img2vec, "core": core, "head": head},
+        layers=list(layers.values()),
+        refs={"img2vec": None, "core": None, **layers},
         dims={"nO": None},
     )
 

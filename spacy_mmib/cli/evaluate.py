@@ -2,6 +2,7 @@
 ones."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,10 @@ from .app import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from spacy.language import Language
+    from spacy.scorer import Scorer
     from spacy.training import Example
 
 
@@ -105,6 +109,8 @@ def evaluate(
     image_root: str | Path | None = None,
     gold_preproc: bool = False,
     batch_size: int | None = None,
+    limit: int = 0,
+    see: "Callable[[str, list[Example]], None] | None" = None,
 ) -> dict[str, Any]:
     """Score a pipeline.
 
@@ -115,6 +121,9 @@ def evaluate(
     image_root (Optional[Union[str, Path]]): See `MultimodalCorpus`.
     gold_preproc (bool): Use the tokens of the corpus.
     batch_size (Optional[int]): Posts at a time.
+    limit (int): Score the first so many posts only; 0 for all.
+    see (Optional[Callable]): Is given the posts with their predictions: once as "end_to_end", and with a
+        component for relations once more as "given_entities".
     RETURNS (Dict[str, Any]): All scores of the pipeline, and `corpus`, `images`, `seed` (if
         shuffled) and `pictures`: the counts of the corpus, `shown`, how many posts were given
         a picture, and `kept`, how many of these their own. With a component for relations, its
@@ -129,7 +138,7 @@ def evaluate(
 
     if images not in ("own", "none", "shuffled"):
         raise ValueError(f"images is {images!r}; choose one of own, none, shuffled.")
-    reader = MultimodalCorpus(corpus, image_root=image_root, gold_preproc=gold_preproc)
+    reader = MultimodalCorpus(corpus, image_root=image_root, gold_preproc=gold_preproc, limit=limit)
 
     def read() -> tuple[list["Example"], int]:
         try:
@@ -153,11 +162,16 @@ def evaluate(
     end_to_end = bool(recognizers) and not asks
     examples, kept = read()
     with nlp.select_pipes(disable=[] if end_to_end else extractors):
-        metrics: dict[str, Any] = dict(nlp.evaluate(examples, batch_size=batch_size))
+        scorer = make_scorer(nlp, partial(see, "end_to_end") if see else None)
+        metrics: dict[str, Any] = dict(nlp.evaluate(examples, batch_size=batch_size, scorer=scorer))
     if extractors:
         examples, kept = read()
         metrics["given_entities"] = evaluate_given(
-            nlp, examples, disable=recognizers, batch_size=batch_size
+            nlp,
+            examples,
+            disable=recognizers,
+            batch_size=batch_size,
+            see=partial(see, "given_entities") if see else None,
         )
     metrics["corpus"] = str(corpus)
     metrics["images"] = images
@@ -181,6 +195,7 @@ def evaluate_given(
     *,
     disable: list[str],
     batch_size: int | None = None,
+    see: "Callable[[list[Example]], None] | None" = None,
 ) -> dict[str, Any]:
     """Score the relations of a pipeline on gold entities, as published scores of MNRE are: it gets
     the entities of the posts, and the pairs that are annotated, without their labels. Whatever its
@@ -190,6 +205,7 @@ def evaluate_given(
     examples (List[Example]): The posts; `predicted` is changed.
     disable (List[str]): The components that find entities.
     batch_size (Optional[int]): Posts at a time.
+    see (Optional[Callable]): Is given the posts with their predictions.
     RETURNS (Dict[str, Any]): The scores whose names begin with `rel_`.
     """
     from ..given import give
@@ -203,11 +219,34 @@ def evaluate_given(
         for component in components:
             component.get_instances = get_given_pairs
         with nlp.select_pipes(disable=disable):
-            scores = nlp.evaluate(examples, batch_size=batch_size)
+            scores = nlp.evaluate(examples, batch_size=batch_size, scorer=make_scorer(nlp, see))
     finally:
         for component, get_instances in zip(components, own):
             component.get_instances = get_instances
     return {key: score for key, score in scores.items() if key.startswith("rel_")}
+
+
+def make_scorer(nlp: "Language", see: "Callable[[list[Example]], None] | None" = None) -> "Scorer":
+    """Make the scorer that `nlp.evaluate` uses, one that shows what it scores: `nlp.evaluate` itself keeps
+    the predictions, which it makes on copies, to itself.
+
+    nlp (Language): The pipeline.
+    see (Optional[Callable]): Is given the posts with their predictions.
+    RETURNS (Scorer): The scorer.
+    """
+    from spacy.scorer import Scorer
+
+    class SeeingScorer(Scorer):
+        def score(
+            self, examples: "Iterable[Example]", *, per_component: bool = False
+        ) -> dict[str, Any]:
+            examples = list(examples)
+            if see is not None:
+                see(examples)
+            scores: dict[str, Any] = super().score(examples, per_component=per_component)
+            return scores
+
+    return SeeingScorer(nlp=nlp)
 
 
 def _finds(nlp: "Language", name: str, *what: str) -> bool:
