@@ -59,6 +59,8 @@ def main(
     if unknown:
         raise typer.BadParameter(f"no rows {unknown}; there are: {'; '.join(ROWS)}")
     setup_gpu(gpu_id)
+    # What variables of a project that aren't set come as.
+    transformer, epochs = transformer or "bert-base-uncased", epochs or 2
     setting = {
         "corpus": str(data.resolve()),
         "transformer": transformer,

@@ -1,0 +1,293 @@
+"""Tables and figures of all grids, as Markdown and PNG, beside the published figures: 'spacy project run
+report'. Runs on whatever is finished, and says what isn't.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from grid_cell import COUNTS
+from grid_results import read_plans, replace, write_results
+from published import ABLATION, CAVEATS, PRF, SYSTEMS, TASKS, find_dataset
+from report_figures import draw_beta_sweep, draw_noise
+from run_grid import GRID_FOLDER, METRICS
+from wasabi import msg
+
+from spacy_mmib.significance import compare_f1
+
+TITLES = {
+    "ablation": "Ablation (Table V)",
+    "beta-sweep": "Weights of the KL terms (Fig. 4)",
+    "text": "Text only",
+}
+MAX_PAIRS = 6
+"""Rows up to which all pairs of rows are compared; of more, each with the first."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    variant (str): Its name.
+    series (Tuple[str, ...]): Of Fig. 4.
+    runs (Dict[int, Dict[str, Any]]): Lines of the results by seed.
+    """
+
+    variant: str
+    series: tuple[str, ...]
+    runs: dict[int, dict[str, Any]]
+
+    def get(self, score: str) -> list[float]:
+        """RETURNS (List[float]): A score of each run, in percent."""
+        return [100 * run[score] for run in self.runs.values()]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a grid on a dataset, for one task.
+
+    grid (str): The grid's name.
+    dataset (str): The dataset's.
+    task (str): What is scored.
+    rows (List[Row]): Those with at least one finished run.
+    planned (int): Trainings that it is to have, over all rows.
+    """
+
+    grid: str
+    dataset: str
+    task: str
+    rows: list[Row]
+    planned: int
+
+    @property
+    def stem(self) -> str:
+        """RETURNS (str): For file names."""
+        return "_".join((self.grid, self.dataset, self.task)).replace("/", "_").replace(" ", "_")
+
+
+def main() -> None:
+    """Read the command line and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--grids", type=Path, default=GRID_FOLDER, help="the folder of the cells")
+    parser.add_argument("--metrics", type=Path, default=METRICS)
+    parser.add_argument("--output", type=Path, default=METRICS / "report", help="for the report")
+    args = parser.parse_args()
+    tables = read_tables(args.grids, args.metrics)
+    if not tables:
+        msg.fail(
+            f"No training below {args.grids} is finished. Run one first: spacy project run ablation",
+            exits=1,
+        )
+    path = write_report(tables, args.grids, args.output)
+    print(path.read_text(encoding="utf8"))
+    msg.good(f"Saved to {path}, with its figures beside it")
+
+
+def read_tables(grids: Path, metrics: Path) -> list[Table]:
+    """RETURNS (List[Table]): All tables, in the order of the results."""
+    planned = {
+        (plan["grid"], plan["cells"][0]["dataset"]): len(plan["cells"])
+        for plan in read_plans(grids)
+        if plan["cells"]
+    }
+    groups: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for line in write_results(grids, metrics):
+        rows = groups.setdefault((line["grid"], line["dataset"], line["task"]), {})
+        row = rows.setdefault(
+            line["variant"], Row(line["variant"], tuple(line["series"].split()), {})
+        )
+        row.runs[line["seed"]] = line
+    return [
+        Table(*key, list(rows.values()), planned[key[0], key[1]]) for key, rows in groups.items()
+    ]
+
+
+def write_report(tables: Sequence[Table], grids: Path, output: Path) -> Path:
+    """Write report.md and its figures.
+
+    tables (Sequence[Table]): What is in it.
+    grids (Path): The folder of the cells, for the counts of each document.
+    output (Path): A folder.
+    RETURNS (Path): Of the report.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    parts = [
+        "# Results\n",
+        "F1, precision and recall on test in percent, mean ± standard deviation over seeds; the model of "
+        "each run was chosen on dev and tested once. *p*: approximate randomization over documents (9,999 "
+        "resamples, two-sided, not corrected for the number of comparisons): whether a difference would "
+        "hold on other documents, for these runs.\n",
+    ]
+    for table in tables:
+        parts.append(describe_table(table, grids))
+        if any(row.series for row in table.rows):
+            draw_beta_sweep(table, output / f"{table.stem}.png")
+            parts.append(f"![F1 by beta1 and beta2]({table.stem}.png)\n")
+    for task, noisy in group_noise(tables).items():
+        name = f"noise_{task.replace(' ', '_')}.png"
+        draw_noise(noisy, output / name)
+        parts.append(f"## Noise: {task}\n\n![F1 by noise in text and picture]({name})\n")
+    parts.append(describe_published(tables))
+    path = output / "report.md"
+    replace(path, "\n".join(part for part in parts if part))
+    return path
+
+
+def describe_table(table: Table, grids: Path) -> str:
+    """RETURNS (str): A table as Markdown, with what has to be known about it."""
+    title = TITLES.get(table.grid, table.grid)
+    known = find_dataset(table.dataset)
+    paper = ABLATION.get(known or "", {}) if table.task == TASKS.get(known or "") else {}
+    ps = get_p_values(table, grids)
+    header = ["", "P", "R", "F1", "seeds", "difference", "p"]
+    if paper and table.grid == "ablation":
+        header += ["paper F1", "paper difference"]
+    lines = []
+    reference = table.rows[0]
+    for row in table.rows:
+        cells = [row.variant, *(spread(row.get(s)) for s in "prf"), str(len(row.runs))]
+        cells += [signed(row, reference), show_p(ps.get((reference.variant, row.variant)))]
+        if len(header) > 7:
+            cells += compare_published(paper.get(row.variant), paper["MMIB"])
+        lines.append(cells)
+    parts = [f"## {title}: {table.dataset}, {table.task}\n", make_markdown(header, lines)]
+    if 2 < len(table.rows) <= MAX_PAIRS:
+        parts.append(describe_pairs(table, ps))
+    parts.append(describe_setting(table))
+    return "\n".join(parts)
+
+
+def get_p_values(table: Table, grids: Path) -> dict[tuple[str, str], float]:
+    """RETURNS (Dict[Tuple[str, str], float]): p by pair of rows, over the seeds that both have."""
+    pairs = [(a, b) for i, a in enumerate(table.rows) for b in table.rows[i + 1 :]]
+    if len(table.rows) > MAX_PAIRS:
+        pairs = [(table.rows[0], row) for row in table.rows[1:]]
+    found = {}
+    for a, b in pairs:
+        seeds = sorted(a.runs.keys() & b.runs.keys())
+        if seeds:
+            counts = [
+                [read_counts(grids, row.runs[seed], table.task) for seed in seeds] for row in (a, b)
+            ]
+            found[a.variant, b.variant] = compare_f1(*counts).p
+    return found
+
+
+def read_counts(grids: Path, run: dict[str, Any], task: str) -> list[list[int]]:
+    """RETURNS (List[List[int]]): Counts of each document of a run."""
+    counts = json.loads((grids / run["cell"] / COUNTS).read_text(encoding="utf8"))
+    found: list[list[int]] = counts[task]
+    return found
+
+
+def describe_pairs(table: Table, ps: dict[tuple[str, str], float]) -> str:
+    """RETURNS (str): p of every pair of rows, as Markdown."""
+    names = [row.variant for row in table.rows]
+    lines = [
+        [name, *(show_p(ps.get((name, other), ps.get((other, name)))) for other in names[1:])]
+        for name in names[:-1]
+    ]
+    lines = [
+        [cell if j == 0 or j > i else "" for j, cell in enumerate(line)]
+        for i, line in enumerate(lines)
+    ]
+    return "p of each pair of rows:\n\n" + make_markdown(["", *names[1:]], lines)
+
+
+def describe_setting(table: Table) -> str:
+    """RETURNS (str): How the numbers came about."""
+    runs = [run for row in table.rows for run in row.runs.values()]
+    done = len(runs)
+    notes = []
+    if done < table.planned:
+        notes.append(f"**Unfinished: {done} of {table.planned} trainings.**")
+    notes += [f"**{leak}**" for leak in values(runs, "leaks") if leak]
+    if not any(run["train_pictures"] for run in runs):
+        notes.append("No pictures were used: these are no figures of the paper's.")
+    limit = ", ".join(f"the first {n} posts of each split only" for n in values(runs, "limit") if n)
+    transformer = ", ".join(name for name in values(runs, "transformer") if name)
+    versions = [
+        f"{name.removeprefix('version_')} {' / '.join(values(runs, name))}"
+        for name in runs[0]
+        if name.startswith("version_")
+    ]
+    facts = {
+        "dataset": f"{table.dataset}, {' / '.join(values(runs, 'dataset_version'))} "
+        f"({' / '.join(values(runs, 'dataset_digest'))})",
+        "": limit,
+        "regions": " / ".join(v for v in values(runs, "regions")),
+        "epochs": " / ".join(values(runs, "epochs")),
+        "text encoder": transformer,
+        "config": " / ".join(values(runs, "config")),
+        "device": " / ".join(values(runs, "device")),
+        "versions": ", ".join(versions),
+    }
+    setting = "; ".join(f"{k}: {v}" if k else v for k, v in facts.items() if v)
+    return "\n".join([*(f"{note}\n" for note in notes), f"{setting}.\n"])
+
+
+def describe_published(tables: Sequence[Table]) -> str:
+    """RETURNS (str): Tables III and IV of the paper for the datasets of the report, as Markdown."""
+    parts = []
+    datasets = [find_dataset(table.dataset) for table in tables]
+    for name in dict.fromkeys(name for name in datasets if name):
+        lines = [
+            [system, *(f"{score:.2f}" for score in prf)] for system, prf in SYSTEMS[name].items()
+        ]
+        parts.append(f"## Published: {name}, {TASKS[name]} (Tables III and IV of the paper)\n")
+        parts += [make_markdown(["", "P", "R", "F1"], lines), f"{CAVEATS[name]}\n"]
+    return "\n".join(parts)
+
+
+def group_noise(tables: Sequence[Table]) -> dict[str, list[Table]]:
+    """RETURNS (Dict[str, List[Table]]): Tables of corpora with added noise, by task."""
+    groups: dict[str, list[Table]] = {}
+    for table in tables:
+        if table.dataset.startswith("noise/"):
+            groups.setdefault(table.task, []).append(table)
+    return groups
+
+
+def compare_published(prf: PRF | None, full: PRF) -> list[str]:
+    """RETURNS (List[str]): F1 of the paper, and its difference to the full model's."""
+    return ["", ""] if prf is None else [f"{prf[2]:.2f}", f"{prf[2] - full[2]:+.2f}"]
+
+
+def values(runs: Iterable[dict[str, Any]], key: str) -> list[str]:
+    """RETURNS (List[str]): What runs have there, without repetition."""
+    return list(dict.fromkeys(str(run[key]) for run in runs if run.get(key)))
+
+
+def spread(scores: Sequence[float]) -> str:
+    """RETURNS (str): Mean and standard deviation, of one run its score."""
+    if len(scores) < 2:
+        return f"{scores[0]:.2f}"
+    return f"{mean(scores):.2f} ± {stdev(scores):.2f}"
+
+
+def signed(row: Row, reference: Row) -> str:
+    """RETURNS (str): Difference of mean F1 to the reference row, over the seeds that both have."""
+    seeds = row.runs.keys() & reference.runs.keys()
+    if row is reference or not seeds:
+        return ""
+    difference = mean(row.runs[seed]["f"] - reference.runs[seed]["f"] for seed in seeds)
+    return f"{100 * difference:+.2f}"
+
+
+def show_p(p: float | None) -> str:
+    """RETURNS (str): Such as 0.031; below a thousandth just that."""
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def make_markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """RETURNS (str): A table, its first column to the left, the others to the right."""
+    rows = [header, ["---", *("---:" for _ in header[1:])], *lines]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
