@@ -117,8 +117,10 @@ def test_pictures(data, images, tmp_path):
     assert [token.text for token in examples[1].predicted] == ["the", "NBA", "Finals"]
 
 
-def test_umgf_crops(data, images, tmp_path):
-    crops = tmp_path / "crops"
+@pytest.mark.parametrize("relative", [False, True])
+def test_umgf_crops(data, images, tmp_path, monkeypatch, relative):
+    monkeypatch.chdir(tmp_path)
+    crops = Path("crops") if relative else tmp_path / "crops"
     for post, kinds in {"1": ("miscellaneous", "person"), "3": ("person",)}.items():
         for kind in kinds:
             picture(crops / post / f"crop_{kind}_{post}.jpg")

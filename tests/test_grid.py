@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,8 +142,19 @@ def test_the_schedule_fits_the_data(corpus):
 
 def test_without_options_the_config_is_the_shipped_one(corpus):
     name = ROOT / "configs/ner_trf.cfg"
-    config = make_config(corpus, Variant("MMIB"), 0, Options(config=str(name)))
-    assert config["training"] == load_config(name)["training"]
+    shipped = load_config(name)["training"]
+    # The number of posts that it was written for.
+    config = make_config(replace(corpus, posts=3373), Variant("MMIB"), 0, Options(config=str(name)))
+    assert config["training"] == shipped
+    # With others only what is counted in steps is another.
+    other = make_config(corpus, Variant("MMIB"), 0, Options(config=str(name)))["training"]
+    assert other["optimizer"]["learn_rate"]["total_steps"] == 30 * 3 + 1
+    assert {k for k in other if other[k] != shipped[k]} == {"eval_frequency", "optimizer"}
+    # Whoever sets a schedule keeps it.
+    mine = {"training.optimizer.learn_rate.total_steps": 5}
+    options = Options(config=str(name), overrides=mine)
+    training = make_config(corpus, Variant("MMIB"), 0, options)["training"]
+    assert training["optimizer"]["learn_rate"]["total_steps"] == 5
 
 
 def test_a_text_encoder_and_settings_of_ones_own(corpus):

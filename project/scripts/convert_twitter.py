@@ -100,6 +100,8 @@ def convert(
         raise LayoutError(f"crops_layout is {crops_layout!r}; choose auto, umgf, hvpnet or none.")
     if crops_layout == "none":
         crops = None
+    if crops is not None:
+        crops = crops.absolute()  # as the image root is
     posts = {split: list(read_twitter_text(_find_text(data, split))) for split in SPLITS}
     root = None
     if images is not None:

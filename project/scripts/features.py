@@ -1,6 +1,7 @@
 """Encode the pictures of a dataset into its feature cache: what `spacy project run features` calls."""
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,11 @@ def main() -> None:
     if "paths.image_root" in settings:
         command += ["--image-root", settings["paths.image_root"]]
     command += ["--gpu-id", str(args.gpu_id)]
-    command += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    command += [
+        word
+        for key, value in settings.items()
+        for word in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+    ]
     sys.exit(subprocess.run(command, check=False).returncode)
 
 

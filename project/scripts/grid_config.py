@@ -14,6 +14,9 @@ from train import dataset_paths, find_config
 from spacy_mmib.corpus import create_corpus_v1
 
 BASELINE = Path("configs/baseline_trf.cfg")
+FIXED = ("training.optimizer.learn_rate", "training.eval_frequency")
+"""Who sets any of these has a schedule in mind."""
+
 WITHOUT_CORE = {
     "spacy-mmib.MMIB_NER.v1": ("spacy-mmib.Text_NER.v1", ("tok2vec",)),
     "spacy-mmib.MMIB_REL.v1": ("spacy-mmib.Text_REL.v1", ("tok2vec", "entity_repr", "markers")),
@@ -121,27 +124,41 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
     if options.limit:
         for split in ("train", "dev"):
             config["corpora"][split]["limit"] = options.limit
-    fit_schedule(config, corpus.posts, options)
+    if options.learn_rate:
+        _set_learn_rate(config["training"]["optimizer"], options.learn_rate)
+    if options.epochs or options.batch_size or options.limit:
+        fit_schedule(config, corpus.posts, options)
+    elif not any(key.startswith(FIXED) for key in options.overrides):
+        fit_to_corpus(config, corpus.posts)
     return config
 
 
+def fit_to_corpus(config: Config, posts: int) -> None:
+    """Let the learning rate decay until the end of the training, not before or behind it, if the config was
+    written for another number of posts or epochs.
+
+    config (Config): Changed in place.
+    posts (int): Training posts.
+    """
+    training = config["training"]
+    rate, epochs = training["optimizer"]["learn_rate"], training["max_epochs"]
+    size = training["batcher"].get("size")
+    if not isinstance(rate, dict) or not rate.get("total_steps") or not epochs or not size:
+        return
+    steps = epochs * -(-posts // size)
+    if abs(steps - rate["total_steps"]) > max(1, 0.02 * steps):
+        fit_schedule(config, posts, Options())
+
+
 def fit_schedule(config: Config, posts: int, options: Options) -> None:
-    """Fit what is counted in steps to the size of the data, if that or the number of epochs isn't what the
-    config was written for: evaluation once an epoch, warm-up over half an epoch, decay to the end.
+    """Fit what is counted in steps to the size of the data and the number of epochs: evaluation once an
+    epoch, warm-up over half an epoch, decay to the end.
 
     config (Config): Changed in place.
     posts (int): Training posts.
     options (Options): See there.
     """
     training = config["training"]
-    if options.learn_rate:
-        rate = training["optimizer"]["learn_rate"]
-        if isinstance(rate, dict):
-            rate["initial_rate"] = options.learn_rate
-        else:
-            training["optimizer"]["learn_rate"] = options.learn_rate
-    if not (options.epochs or options.batch_size or options.limit):
-        return
     if options.batch_size:
         training["batcher"]["size"] = options.batch_size
     epochs = options.epochs or training["max_epochs"]
@@ -185,6 +202,13 @@ def describe_regions(config: Config, corpus: Corpus, converted: str) -> str:
                 getters.add(getter["@region_getters"].removeprefix("spacy-mmib."))
     named = {f"given.v1 ({converted})" if g == "given.v1" else g for g in getters}
     return ", ".join(sorted(named)) or "no pictures"
+
+
+def _set_learn_rate(optimizer: dict[str, Any], rate: float) -> None:
+    if isinstance(optimizer["learn_rate"], dict):
+        optimizer["learn_rate"]["initial_rate"] = rate
+    else:
+        optimizer["learn_rate"] = rate
 
 
 def _set_transformer(components: dict[str, Any], name: str) -> None:

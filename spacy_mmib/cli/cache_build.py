@@ -71,7 +71,7 @@ def cache_build_cli(
         fail(f"Can't load {pipeline!r}: {err}")
     try:
         encoders = find_cached_encoders(nlp, trained=trained)
-    except NothingToBuild as err:
+    except (NothingToBuild, OSError) as err:  # the latter: weights that are not there
         fail(str(err))
     docs = _read(nlp, paths, image_root)
     from tqdm import tqdm
