@@ -10,6 +10,7 @@ Everything lives in `Doc.user_data`, in immutable or plain form, so that `Doc.to
 | `doc._.image_error` | `None`, or one line that says why a picture was not used |
 | `doc._.relations` | relations between spans of the post: see `relations.Relation` |
 | `ent._.confidence` | probability of a predicted entity, 0-1, or `None` |
+| `ent._.region_weights` | what of the picture an entity attended to: see `get_region_weights` |
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ ERROR_KINDS_KEY = ("spacy_mmib", "error_kinds", None, None)
 REGIONS_SOURCE_KEY = ("spacy_mmib", "regions_source", None, None)
 # Predicted entities by component: {name: [(start_char, end_char, label, confidence), ...]}
 PREDICTED_KEY = ("spacy_mmib", "predicted", None, None)
+# What spans attended to in the picture, by component: {name: [(start_char, end_char, weights), ...]}
+REGION_WEIGHTS_KEY = ("spacy_mmib", "region_weights", None, None)
 
 
 def get_image(doc: Doc) -> Any:
@@ -41,8 +44,8 @@ def get_image(doc: Doc) -> Any:
 
 
 def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
-    """Attach a picture. What was known about an earlier one is forgotten: why it could not be used, and
-    its regions.
+    """Attach a picture. What was known about an earlier one is forgotten: why it could not be used, its
+    regions, and what entities attended to in it.
 
     value (ImageValue): The picture, or `None`.
     keep_regions (bool): It is the same picture, under another path.
@@ -50,9 +53,11 @@ def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
     """
     stored = to_stored(value)
     before = doc.user_data.get(IMAGE_KEY)
-    replaced = stored is not None and before is not None and not keep_regions
-    if replaced and image_key(stored) != image_key(before):
-        set_regions(doc, None)
+    none = stored is None or before is None
+    if none or not (keep_regions or image_key(stored) == image_key(before)):
+        _set(doc, REGION_WEIGHTS_KEY, None)
+        if not none:
+            set_regions(doc, None)
     _set(doc, IMAGE_KEY, stored)
     set_image_error(doc, None)
 
@@ -76,12 +81,20 @@ def get_regions(doc: Doc) -> list[Region]:
     return [] if stored is None else normalize_regions(stored)
 
 
+def count_regions(doc: Doc) -> int:
+    """RETURNS (int): How many regions there are, also where `get_regions` can't read them."""
+    stored = doc.user_data.get(REGIONS_KEY)
+    return len(stored) if isinstance(stored, (list, tuple)) else 0
+
+
 def set_regions(doc: Doc, value: Any) -> None:
     """Attach objects of the picture; see `normalize_regions` for what is accepted. A note on the regions
     that were there stays as long as one of them does: a part of them comes from the same source.
     """
     regions = None if value is None else normalize_regions(value)
     _set(doc, REGIONS_SOURCE_KEY, None)
+    if (regions or None) != (doc.user_data.get(REGIONS_KEY) or None):
+        _set(doc, REGION_WEIGHTS_KEY, None)
     if get_regions_note(doc) is not None:
         noted = doc.user_data.get(REGIONS_KEY)
         if not any(region in (noted or ()) for region in regions or ()):
@@ -120,6 +133,16 @@ def get_regions_source(doc: Doc) -> str | None:
     """RETURNS (Optional[str]): See `set_found_regions`; `None` for regions that somebody attached."""
     source: str | None = doc.user_data.get(REGIONS_SOURCE_KEY)
     return source
+
+
+def take_picture_findings(doc: Doc, copy: Doc) -> None:
+    """Write to a doc what a picture encoder wrote to a copy of it: regions, where they come from, and what
+    could not be used.
+    """
+    if copy.user_data.get(REGIONS_KEY) != doc.user_data.get(REGIONS_KEY):
+        set_regions(doc, get_regions(copy))
+    for key in (REGIONS_SOURCE_KEY, REGIONS_NOTE_KEY, ENCODER_ERROR_KEY, ERROR_KINDS_KEY):
+        _set(doc, key, copy.user_data.get(key))
 
 
 def get_image_error(doc: Doc) -> str | None:
@@ -180,6 +203,56 @@ def get_confidence(span: Span) -> float | None:
     return None
 
 
+def set_region_weights(
+    doc: Doc, name: str, weights: dict[tuple[int, int], Sequence[float]]
+) -> None:
+    """Keep what a component's spans attended to in the picture, instead of what it kept before, and of what
+    others kept for the same spans. Forgotten as soon as the doc gets another picture or other regions.
+
+    name (str): The component's name.
+    weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last; see
+        `get_region_weights`.
+    """
+    stored = dict(doc.user_data.get(REGION_WEIGHTS_KEY) or {})
+    stored.pop(name, None)
+    everyone = {}
+    for other, rows in stored.items():
+        kept = [row for row in rows if (row[0], row[1]) not in weights]
+        if kept:
+            everyone[other] = kept
+    if weights:
+        everyone[name] = [[*span, [float(x) for x in row]] for span, row in weights.items()]
+    _set(doc, REGION_WEIGHTS_KEY, everyone or None)
+
+
+def get_weighted_spans(doc: Doc, *, without: str) -> set[tuple[int, int]]:
+    """RETURNS (Set[Tuple[int, int]]): First character and one past the last of spans that other components
+    than this one keep weights for.
+    """
+    stored = doc.user_data.get(REGION_WEIGHTS_KEY) or {}
+    return {(row[0], row[1]) for name, rows in stored.items() if name != without for row in rows}
+
+
+def get_region_weights(span: Span) -> list[float] | None:
+    """What an entity attended to in the picture when C was made (Eq. 17): mean over the attention heads and
+    the entity's tokens.
+
+    RETURNS (Optional[List[float]]): The weight of the whole picture, then that of each of `doc._.regions`, 0
+        for those that could not be used; their sum is 1. `None` for a post without a (readable) picture and
+        for a span that no component of this package looked at.
+    """
+    doc = span.doc
+    stored = doc.user_data.get(REGION_WEIGHTS_KEY)
+    if not stored or get_stored_image(doc) is None:
+        return None
+    expected = 1 + count_regions(doc)
+    for rows in stored.values():
+        for start, end, weights in rows:
+            if (start, end) == (span.start_char, span.end_char) and len(weights) == expected:
+                return list(weights)
+    return None
+
+
 def _one_line(text: str | None) -> str | None:
     return None if text is None else " ".join(str(text).split()) or None
 
@@ -203,6 +276,8 @@ def register_extensions() -> None:
         Doc.set_extension("relations", getter=get_relations, setter=set_relations)
     if not Span.has_extension("confidence"):
         Span.set_extension("confidence", getter=get_confidence)
+    if not Span.has_extension("region_weights"):
+        Span.set_extension("region_weights", getter=get_region_weights)
 
 
 register_extensions()

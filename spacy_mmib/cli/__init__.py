@@ -4,7 +4,19 @@ spaCy imports this package whenever any of its commands runs, so commands import
 when they run.
 """
 
-from . import audit, cache, cache_build, evaluate, predict  # registers the commands
+# Registers the commands.
+from . import audit, cache, cache_build, contributions, errors, evaluate, gap, predict, report
 from .app import mmib_cli
 
-__all__ = ["audit", "cache", "cache_build", "evaluate", "mmib_cli", "predict"]
+__all__ = [
+    "audit",
+    "cache",
+    "cache_build",
+    "contributions",
+    "errors",
+    "evaluate",
+    "gap",
+    "mmib_cli",
+    "predict",
+    "report",
+]

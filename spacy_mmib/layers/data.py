@@ -33,11 +33,16 @@ class PostVectors:
     terms (Dict[str, Floats1d]): The regularizer terms that were computed (in training), shape (1,).
     kl_per_dim (Dict[str, float]): Mean KL in nats per dimension by term, whatever the reduction of the
         terms; only of modalities that occur in the batch. For logging; has no gradient.
+    weights (List[numpy.ndarray]): At inference, what each token attended to in the picture when C was made
+        (Eq. 17), mean over heads: a row a token. From the core a column a row of the picture vectors; from
+        `encode_posts` a column for the whole picture and one for each of `doc._.regions`, or none if there
+        is no picture. No gradient.
     """
 
     context: list[Floats2d]
     terms: dict[str, Floats1d] = field(default_factory=dict)
     kl_per_dim: dict[str, float] = field(default_factory=dict)
+    weights: list["numpy.ndarray[Any, Any]"] = field(default_factory=list)
 
 
 @dataclass
@@ -67,6 +72,11 @@ PairArray: TypeAlias = "numpy.ndarray[Any, Any]"
 """int64, a row a pair of spans: first token and one past the last of the head, then of the tail."""
 
 
+SpanWeights: TypeAlias = "dict[tuple[int, int], list[numpy.ndarray[Any, Any]]]"
+"""By first token and one past the last of a span: what it attended to in the picture, as in
+`PostVectors.weights`, mean over the tokens that stand for it; once each time the span was encoded."""
+
+
 @dataclass
 class PairInput:
     """Posts, and which pairs of their spans to classify.
@@ -86,11 +96,13 @@ class PairScores:
     scores (Floats2d): Logits, a row a pair, in the order of the posts and their pairs, a column a label.
     terms (Dict[str, Floats1d]): As in `PostVectors`.
     kl_per_dim (Dict[str, float]): As in `PostVectors`.
+    weights (List[SpanWeights]): At inference, of each post. No gradient.
     """
 
     scores: Floats2d
     terms: dict[str, Floats1d] = field(default_factory=dict)
     kl_per_dim: dict[str, float] = field(default_factory=dict)
+    weights: list[SpanWeights] = field(default_factory=list)
 
 
 @dataclass

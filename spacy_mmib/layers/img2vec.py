@@ -15,12 +15,14 @@ from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
 from torch import nn
 
-from ..extensions import set_encoder_error
+from ..extensions import get_regions, set_encoder_error
 from ..images.reading import ImageError
+from ..regions import Region
 from ..regions.loading import Problem
 from ..util import warn
 from .encoder_settings import EncoderSettings, OnImageError
 from .picture_plans import Plan, Planner
+from .picture_vectors import set_region_rows
 from .prefetch import READS_AHEAD, get_planner, note_use, set_planner
 from .prepared import Prepared, Unit
 from .torch_shim import get_module, set_module, wrap_module
@@ -142,6 +144,10 @@ def forward(
             problems += encoded.prepared.problems
         kinds = [problem.kind for problem in problems if isinstance(problem, Problem)]
         set_encoder_error(docs[i], "; ".join(problems) or None, kinds)
+        if not is_train:
+            used = planner.get_used(plan.regions or [])
+            rows_of = _get_rows(docs[i], used, problems, len(vectors[i]), settings.mode)
+            set_region_rows(docs[i], rows_of)
         if problems:
             _report(settings.on_image_error, docs[i], problems, used=len(vectors[i]) > 0)
 
@@ -151,6 +157,19 @@ def forward(
         return []
 
     return vectors, backprop
+
+
+def _get_rows(
+    doc: Doc, used: Sequence[Region], problems: Sequence[str], n_rows: int, mode: str
+) -> list[int] | None:
+    """RETURNS (Optional[List[int]]): See `set_region_rows`; `None` if the objects aren't those of the doc."""
+    if mode == "patches":
+        return [0] * n_rows
+    if not n_rows or (used and list(used) != get_regions(doc)[: len(used)]):
+        return None
+    failed = {problem.region for problem in problems if isinstance(problem, Problem)}
+    rows = [0, *(i + 1 for i in range(len(used)) if i not in failed)]
+    return rows if len(rows) == n_rows else None
 
 
 @dataclass

@@ -93,7 +93,11 @@ def _convert_outputs(
     tensors: dict[str, Any] = {name: getattr(output, name) for name in TERMS}
     terms = {name: torch2xp(t.detach()) for name, t in tensors.items() if t is not None}
     kl_per_dim = {name: float(value) for name, value in output.kl_per_dim.items()}
-    Y = PostVectors(unpad(output.context, lengths), terms, kl_per_dim)
+    weights = []
+    if output.weights is not None:
+        every = output.weights.detach().cpu().numpy()
+        weights = [every[i, : len(x), : len(X.image[i])].copy() for i, x in enumerate(X.text)]
+    Y = PostVectors(unpad(output.context, lengths), terms, kl_per_dim, weights)
 
     def backprop(dY: PostVectors) -> ArgsKwargs:
         d_context, _ = pad(dY.context)

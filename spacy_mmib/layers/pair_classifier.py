@@ -9,10 +9,10 @@ from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..extensions import get_image_key
-from .data import PairArray, PairInput, PairScores, PostVectors, RelationHeadInput
+from .data import PairArray, PairInput, PairScores, PostVectors, RelationHeadInput, SpanWeights
 from .markers import mark_pair
 from .padding import zeros_like
-from .post_encoder import encode_pictures, encode_posts, fuse
+from .post_encoder import by_region, encode_pictures, encode_posts, fuse
 
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 
@@ -43,6 +43,13 @@ def classify_pooled(
     vectors, backprop_posts = encode_posts(model, X.docs, is_train, rows)
     context = [vectors.context[i] for i in rows]
     scores, backprop_head = _score(model, context, [X.pairs[i] for i in rows], is_train)
+    weights: list[SpanWeights] = []
+    if vectors.weights:
+        weights = [{} for _ in X.docs]
+        for i, array in enumerate(vectors.weights):
+            if array.shape[1]:
+                spans = {(int(a), int(b)) for a, b in X.pairs[i].reshape(-1, 2)}
+                weights[i] = {(a, b): [array[a:b].mean(axis=0)] for a, b in sorted(spans)}
 
     def backprop(dY: PairScores) -> list[Doc]:
         d_context = list(vectors.context)
@@ -50,7 +57,7 @@ def classify_pooled(
             d_context[i] = d_rows
         return backprop_posts(PostVectors(d_context, dY.terms))
 
-    return PairScores(scores, vectors.terms, vectors.kl_per_dim), backprop
+    return PairScores(scores, vectors.terms, vectors.kl_per_dim, weights), backprop
 
 
 def classify_marked(
@@ -79,6 +86,15 @@ def classify_marked(
     vectors, backprop_core = fuse(model, text, [image[i] for i in owners], keys, is_train)
     places = [numpy.asarray([place], dtype="int64") for _, place in marked]
     scores, backprop_head = _score(model, vectors.context, places, is_train)
+    weights: list[SpanWeights] = []
+    if vectors.weights:
+        weights = [{} for _ in X.docs]
+        pairs = [pair for post in X.pairs for pair in post]
+        for i, pair, place, array in zip(owners, pairs, places, vectors.weights):
+            array = by_region(X.docs[i], array)
+            for k in (0, 2) if array.shape[1] else ():
+                span = int(pair[k]), int(pair[k + 1])
+                weights[i].setdefault(span, []).append(array[place[0, k]])
 
     def backprop(dY: PairScores) -> list[Doc]:
         d_context = backprop_head(dY.scores)
@@ -91,7 +107,7 @@ def classify_marked(
             backprop_text(d_text)
         return []
 
-    return PairScores(scores, vectors.terms, vectors.kl_per_dim), backprop
+    return PairScores(scores, vectors.terms, vectors.kl_per_dim, weights), backprop
 
 
 def _score(

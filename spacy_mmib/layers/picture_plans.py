@@ -175,7 +175,7 @@ class Planner:
         """RETURNS (bool): Whether the files of a picture are those that were there when it was planned, so
         that what was read may be kept under their content.
         """
-        used = self._get_used(plan.regions or [])
+        used = self.get_used(plan.regions or [])
         described = [self._describe(region) for region in used]
         return plan.key == (self._digest(plan.image), *described)
 
@@ -214,7 +214,7 @@ class Planner:
         plan.regions = regions
         if regions is None:
             return
-        described = [self._describe(region) for region in self._get_used(regions)]
+        described = [self._describe(region) for region in self.get_used(regions)]
         plan.key = (plan.digest or plan.image_key, *described)
         cache = self.settings.cache
         if cache is not None and plan.digest is not None and None not in described:
@@ -222,7 +222,8 @@ class Planner:
                 self._identity = self._get_identity()
             plan.cache_key = cache.make_key("vectors", self._identity, plan.digest, *described)
 
-    def _get_used(self, regions: list[Region]) -> list[Region]:
+    def get_used(self, regions: list[Region]) -> list[Region]:
+        """RETURNS (List[Region]): The objects that the encoder looks at."""
         return [] if self.settings.mode == "patches" else regions[: self.settings.max_regions]
 
     def _describe(self, region: Region) -> Any:
@@ -254,7 +255,7 @@ class Planner:
 
     def _prepare(self, image: Any, regions: list[Region]) -> Prepared:
         prepare = PREPARE[self.settings.mode]
-        return prepare(image, self._get_used(regions), self.transform, self.settings.reader.read)
+        return prepare(image, self.get_used(regions), self.transform, self.settings.reader.read)
 
     def read(self, docs: Sequence[Doc], plans: dict[int, Plan]) -> Iterator[tuple[Plan, Prepared]]:
         """Read the pictures whose vectors aren't known, each once, some of them ahead.

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy
 from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..extensions import get_image_key
+from ..extensions import count_regions, get_image_key
 from .data import CoreInput, PostVectors
 from .mmib import build_core
 from .padding import zeros_like
+from .picture_vectors import get_region_rows, set_region_rows, sum_by_region
 
 FuseGradient: TypeAlias = Callable[[PostVectors], tuple[list[Floats2d], list[Floats2d]]]
 
@@ -77,8 +79,8 @@ def encode_posts(
     is_train (bool): Whether to sample, compute regularizer terms and prepare for backprop.
     rows (Optional[Sequence[int]]): The docs that are wanted, all that have tokens by default. The others
         pass through with no rows, and take no part in the regularizer terms.
-    RETURNS (Tuple[PostVectors, Callable]): C of each doc and the terms; and the callback that takes
-        their gradients to both encoders.
+    RETURNS (Tuple[PostVectors, Callable]): C of each doc, the terms and the attention weights; and the
+        callback that takes their gradients to both encoders.
     """
     tok2vec, _, _ = _get_layers(model)
     text, backprop_text = tok2vec(docs, is_train)
@@ -96,6 +98,11 @@ def encode_posts(
     context: list[Floats2d] = [model.ops.alloc2f(0, 0) for _ in docs]
     for i, vectors in zip(rows, Y.context):
         context[i] = vectors
+    weights = []
+    if Y.weights:
+        weights = [numpy.zeros((len(doc), 0), dtype="float32") for doc in docs]
+        for i, array in zip(rows, Y.weights):
+            weights[i] = by_region(docs[i], array)
 
     def backprop(dY: PostVectors) -> list[Doc]:
         d_rows = PostVectors([dY.context[i] for i in rows], dY.terms)
@@ -108,7 +115,7 @@ def encode_posts(
         d_docs: list[Doc] = backprop_text(d_text)
         return d_docs
 
-    return PostVectors(context, Y.terms, Y.kl_per_dim), backprop
+    return PostVectors(context, Y.terms, Y.kl_per_dim, weights), backprop
 
 
 def encode_pictures(
@@ -120,8 +127,23 @@ def encode_pictures(
     _, img2vec, _ = _get_layers(model)
     if img2vec is None:
         return [model.ops.alloc2f(0, 0) for _ in docs], lambda d_image: []
+    for doc in docs:  # an encoder that says nothing about them is not taken for the one before
+        set_region_rows(doc, None)
     vectors, backprop = img2vec(docs, is_train)
     return vectors, backprop
+
+
+def by_region(doc: Doc, values: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
+    """Sort what belongs to rows of the picture vectors by what they stand for. To be called before another
+    picture encoder runs on the doc.
+
+    doc (Doc): The post.
+    values (numpy.ndarray): A column a row of its picture vectors.
+    RETURNS (numpy.ndarray): A column for the whole picture (all patches together, if it is patches that were
+        encoded) and one for each of `doc._.regions`, 0 for those that have no vector. No columns without a
+        picture, or if it is not known what the rows stand for.
+    """
+    return sum_by_region(values, get_region_rows(doc), count_regions(doc))
 
 
 def fuse(

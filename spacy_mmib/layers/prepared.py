@@ -91,9 +91,9 @@ def prepare_rois(
                 places.append((False, len(boxes)))
                 boxes.append([x0 * x_scale, y0 * y_scale, x1 * x_scale, y1 * y_scale])
         except ImageError as err:
-            problems.append(Problem(f"region {i}: {err}", err.kind))
+            problems.append(Problem(f"region {i}: {err}", err.kind, i))
         except ValueError as err:
-            problems.append(Problem(f"region {i}: {err}", "box"))
+            problems.append(Problem(f"region {i}: {err}", "box", i))
     order = [0, *(1 + k + (len(boxes) if is_crop else 0) for is_crop, k in places)]
     in_order = order == list(range(len(order)))
     unit = Unit(picture, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))

@@ -1,7 +1,7 @@
 """`mmib_ner`: named entities from the text and the picture of a post."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 from spacy.language import Language
@@ -10,7 +10,7 @@ from spacy.training import Example, biluo_to_iob
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..extensions import get_predicted, set_predicted
+from ..extensions import get_predicted, set_predicted, set_region_weights
 from ..layers.data import NERInput, NERTargets, PostVectors
 from .base import MMIBPipe
 from .batching import batches_by_length
@@ -72,6 +72,23 @@ def make_mmib_ner(
     )
 
 
+class PredictedEntities(NamedTuple):
+    """The entities of one post.
+
+    starts (List[int]): First token of each.
+    ends (List[int]): One past the last token of each.
+    labels (List[int]): Index of the label of each.
+    confidences (List[float]): Probability of exactly this entity under the CRF, 0-1.
+    weights (Optional[numpy.ndarray]): What each token attended to in the picture, see `PostVectors`.
+    """
+
+    starts: list[int]
+    ends: list[int]
+    labels: list[int]
+    confidences: list[float]
+    weights: "numpy.ndarray[Any, Any] | None" = None
+
+
 class MMIBEntityRecognizer(MMIBPipe):
     """Recognizes entities with MMIB: text and picture encoder, variational information bottleneck,
     cross-modal fusion, CRF.
@@ -122,8 +139,7 @@ class MMIBEntityRecognizer(MMIBPipe):
         """Find the entities of a batch, without changing the docs (but for `doc._.image_error`).
 
         docs (Iterable[Doc]): The posts, pictures at `doc._.image`.
-        RETURNS (List[Optional[DecodedEntities]]): For each doc token offsets, label indices and
-            confidences of its entities; `None` for a doc without tokens.
+        RETURNS (List[Optional[PredictedEntities]]): For each doc; `None` for a doc without tokens.
         """
         self._require_initialized()
         docs = list(docs)
@@ -131,27 +147,30 @@ class MMIBEntityRecognizer(MMIBPipe):
         predictions: list[Any] = [None] * len(docs)
         for group in batches_by_length(docs, self.max_batch_tokens):
             vectors = self.model.predict([docs[i] for i in group])
-            for i, entities in zip(group, head.predict(NERInput(vectors.context))):
-                predictions[i] = entities
+            weights = vectors.weights or [None] * len(group)
+            found = head.predict(NERInput(vectors.context))
+            for i, entities, of_tokens in zip(group, found, weights):
+                predictions[i] = PredictedEntities(*entities)._replace(weights=of_tokens)
         return predictions
 
     def set_annotations(self, docs: Iterable[Doc], predictions: list[Any]) -> None:
-        """Write predicted entities to `doc.ents` and their confidences to `ent._.confidence`.
+        """Write predicted entities to `doc.ents`, their confidences to `ent._.confidence`, and what they
+        attended to in the picture to `ent._.region_weights`.
 
         docs (Iterable[Doc]): The posts.
-        predictions (List[Optional[DecodedEntities]]): As `predict` returns them.
+        predictions (List[Optional[PredictedEntities]]): As `predict` returns them.
         """
         for doc, entities in zip(docs, predictions):
             if entities is not None:
-                self._set_entities(doc, entities)
+                self._set_entities(doc, PredictedEntities(*entities))
 
-    def _set_entities(self, doc: Doc, entities: Any) -> None:
+    def _set_entities(self, doc: Doc, entities: PredictedEntities) -> None:
         before = get_predicted(doc, self.name)
         own = [e for e in doc.ents if (e.start_char, e.end_char, e.label_) in before]
         taken = {token.i for token in doc if token.ent_iob_ in ("B", "I")}
         taken.difference_update(token.i for ent in own for token in ent)
-        found, confidences = [], {}
-        for start, end, label, confidence in zip(*entities):
+        found, confidences, weights = [], {}, {}
+        for start, end, label, confidence in zip(*entities[:4]):
             # spaCy has no entities that begin or end with white space.
             while start < end and doc[start].is_space:
                 start += 1
@@ -161,7 +180,11 @@ class MMIBEntityRecognizer(MMIBPipe):
                 span = Span(doc, start, end, label=self.labels[label])
                 found.append(span)
                 confidences[span.start_char, span.end_char, span.label_] = confidence
+                if entities.weights is not None and entities.weights.shape[1]:
+                    mean = entities.weights[start:end].mean(axis=0)
+                    weights[span.start_char, span.end_char] = mean
         set_predicted(doc, self.name, confidences)
+        set_region_weights(doc, self.name, weights)
         predicted = {token.i for span in found for token in span}
         rest = [doc[i : i + 1] for i in range(len(doc)) if i not in taken and i not in predicted]
         doc.set_ents(found, outside=rest, default="unmodified")

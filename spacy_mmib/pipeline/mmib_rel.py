@@ -1,7 +1,7 @@
 """`mmib_rel`: relations between spans of a post, from its text and its picture."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -11,7 +11,8 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..layers.data import PairInput, PairScores
+from ..extensions import get_weighted_spans, set_region_weights
+from ..layers.data import PairInput, PairScores, SpanWeights
 from ..relations import (
     ASKED,
     RELATIONS_KEY,
@@ -96,10 +97,12 @@ class ScoredPairs:
 
     instances (List[Tuple[Span, Span]]): Head and tail of each.
     probabilities (Floats2d): A row a candidate; column 0 is the negative label, then the others.
+    weights (SpanWeights): What their spans attended to in the picture.
     """
 
     instances: list[tuple[Span, Span]]
     probabilities: "numpy.ndarray[Any, Any]"
+    weights: SpanWeights = field(default_factory=dict)
 
 
 class MMIBRelationExtractor(MMIBPipe):
@@ -259,6 +262,7 @@ class MMIBRelationExtractor(MMIBPipe):
         instances = [self._read_candidates(doc) for doc in docs]
         pairs = [_to_array(spans or ()) for spans in instances]
         rows: list[list[Any]] = [[] for _ in docs]
+        weights: list[SpanWeights] = [{} for _ in docs]
         per_pair = self.model.attrs["entity_repr"] == "marker"
         # Four markers.
         lengths = [len(doc) + 4 if per_pair else len(doc) for doc in docs]
@@ -267,16 +271,19 @@ class MMIBRelationExtractor(MMIBPipe):
             X = PairInput(
                 [docs[i] for i, _, _ in group], [pairs[i][start:end] for i, start, end in group]
             )
-            scores = self.model.ops.softmax(self.model.predict(X).scores)
-            scores = self.model.ops.to_numpy(scores)
+            output = self.model.predict(X)
+            scores = self.model.ops.to_numpy(self.model.ops.softmax(output.scores))
+            for (i, _, _), found_weights in zip(group, output.weights):
+                for span, vectors in found_weights.items():
+                    weights[i].setdefault(span, []).extend(vectors)
             done = 0
             for i, start, end in group:
                 rows[i].append(scores[done : done + end - start])
                 done += end - start
         empty = numpy.zeros((0, self._get_output_size()), dtype="float32")
         return [
-            None if spans is None else ScoredPairs(spans, numpy.concatenate([empty, *found]))
-            for spans, found in zip(instances, rows)
+            None if spans is None else ScoredPairs(spans, numpy.concatenate([empty, *found]), seen)
+            for spans, found, seen in zip(instances, rows, weights)
         ]
 
     def _read_candidates(self, doc: Doc) -> list[tuple[Span, Span]] | None:
@@ -307,7 +314,8 @@ class MMIBRelationExtractor(MMIBPipe):
         return list(found.values())
 
     def set_annotations(self, docs: Iterable[Doc], predictions: list[ScoredPairs | None]) -> None:
-        """Write what was predicted to `doc._.relations`.
+        """Write what was predicted to `doc._.relations`, and what the spans of candidates attended to in the
+        picture to their `_.region_weights`, unless another component has.
 
         docs (Iterable[Doc]): The posts.
         predictions (List[Optional[ScoredPairs]]): As `predict` returns them.
@@ -315,6 +323,17 @@ class MMIBRelationExtractor(MMIBPipe):
         for doc, scored in zip(docs, predictions):
             if scored is not None:
                 self._set_relations(doc, scored)
+            self._set_region_weights(doc, {} if scored is None else scored.weights)
+
+    def _set_region_weights(self, doc: Doc, seen: SpanWeights) -> None:
+        others = get_weighted_spans(doc, without=self.name)
+        weights = {}
+        for (start, end), vectors in seen.items():
+            span = doc[start:end]
+            if (span.start_char, span.end_char) not in others:
+                mean = numpy.mean(vectors, axis=0, dtype="float64")
+                weights[span.start_char, span.end_char] = mean
+        set_region_weights(doc, self.name, weights)
 
     def _set_relations(self, doc: Doc, scored: ScoredPairs) -> None:
         own = get_predicted_relations(doc, self.name)

@@ -13,14 +13,16 @@ class Problem(str):
     """Why a picture or an object was not used, in one line.
 
     kind (str): See `ImageError`.
+    region (Optional[int]): Which object it is about, from 0; `None` if it is the whole picture.
     """
 
     kind: str
+    region: int | None
 
-    def __new__(cls, text: str, kind: str) -> "Problem":
+    def __new__(cls, text: str, kind: str, region: int | None = None) -> "Problem":
         """Make one."""
         problem = super().__new__(cls, text)
-        problem.kind = kind
+        problem.kind, problem.region = kind, region
         return problem
 
 
@@ -55,8 +57,8 @@ def load_pictures(
             else:
                 picture = whole.crop(clip_box(region["box"], whole.width, whole.height))
         except ImageError as err:
-            problems.append(Problem(f"region {i}: {err}", err.kind))
+            problems.append(Problem(f"region {i}: {err}", err.kind, i))
         except ValueError as err:
-            problems.append(Problem(f"region {i}: {err}", "box"))
+            problems.append(Problem(f"region {i}: {err}", "box", i))
         else:
             yield picture

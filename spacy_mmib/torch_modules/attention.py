@@ -56,11 +56,27 @@ class AttentivePropagationEncoder(nn.Module):
         key_mask (torch.Tensor): Bool (b, k); at least one True a post.
         RETURNS (torch.Tensor): F, (b, q, d).
         """
-        attended, _ = self.attention(
-            query, keys, keys, key_padding_mask=~key_mask, need_weights=False
+        return self.attend(query, keys, key_mask, need_weights=False)[0]
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        key_mask: torch.Tensor,
+        *,
+        need_weights: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same, and what every query row attended to.
+
+        need_weights (bool): Whether to give the weights too, which costs the faster kernels.
+        RETURNS (Tuple[torch.Tensor, Optional[torch.Tensor]]): F, (b, q, d), and the attention weights, mean
+            over heads, (b, q, k): 0 where `key_mask` is False, of sum 1 over the keys.
+        """
+        attended, weights = self.attention(
+            query, keys, keys, key_padding_mask=~key_mask, need_weights=need_weights
         )
         hidden = self.attention_norm(query + self.dropout(attended))
         result: torch.Tensor = self.feed_forward_norm(
             hidden + self.dropout(self.feed_forward(hidden))
         )
-        return result
+        return result, weights

@@ -30,6 +30,9 @@ class CoreOutput(NamedTuple):
     alignment (Optional[torch.Tensor]): The alignment loss (Eq. 24-26), (1,).
     kl_per_dim (Dict[str, torch.Tensor]): The KLs that were computed as nats per dimension, whatever their
         reduction; detached. A modality that is absent from the whole batch is absent here.
+    weights (Optional[torch.Tensor]): What each token attended to among the rows of B when C was made of them
+        (Eq. 17), mean over heads, (b, n, max(m + 1, 1)); `None` in training. Of a post without a picture, all
+        weight is on the learned row.
 
     Terms that were not asked for, and all of them outside training, are `None`.
     """
@@ -39,6 +42,24 @@ class CoreOutput(NamedTuple):
     kl_image: torch.Tensor | None
     alignment: torch.Tensor | None
     kl_per_dim: dict[str, torch.Tensor]
+    weights: torch.Tensor | None = None
+
+
+class Inspected(NamedTuple):
+    """What the core makes of posts on the way, at inference, where Z is the mean of the posterior.
+
+    text (torch.Tensor): X^T, projected to the width of the core, (b, n, d).
+    z_text (torch.Tensor): Z^T, (b, n, d).
+    image (torch.Tensor): X^V = W_v of the picture vectors, (b, max(m + 1, 1), d).
+    z_image (torch.Tensor): Z^V, (b, max(m + 1, 1), d); the learned row for a post without a picture.
+    weights (torch.Tensor): See `CoreOutput`.
+    """
+
+    text: torch.Tensor
+    z_text: torch.Tensor
+    image: torch.Tensor
+    z_image: torch.Tensor
+    weights: torch.Tensor
 
 
 class MMIBCore(nn.Module):
@@ -126,7 +147,9 @@ class MMIBCore(nn.Module):
         kl_per_dim: dict[str, torch.Tensor] = {}
         z_image, keys_mask, kl_image = self._encode_pictures(image, image_mask, terms, kl_per_dim)
         fused = self.image_to_text(z_image, text_latent.z, text_mask)  # B, Eq. 16
-        context = self.text_to_image(text_latent.z, fused, keys_mask)  # C, Eq. 17
+        context, weights = self.text_to_image.attend(  # C, Eq. 17
+            text_latent.z, fused, keys_mask, need_weights=not self.training
+        )
         kl_text = alignment = None
         if self.training and "kl_text" in terms:
             kl_text, kl_per_dim["kl_text"] = self._kl(text_latent, text_mask)
@@ -136,7 +159,39 @@ class MMIBCore(nn.Module):
                 masked_mean(z_image, keys_mask),
                 torch.where(with_picture, image_ids, -1),
             )
-        return CoreOutput(at_least_float32(context), kl_text, kl_image, alignment, kl_per_dim)
+        return CoreOutput(
+            at_least_float32(context),
+            kl_text,
+            kl_image,
+            alignment,
+            kl_per_dim,
+            None if weights is None else at_least_float32(weights),
+        )
+
+    @torch.no_grad()
+    def inspect(
+        self,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        image: torch.Tensor,
+        image_mask: torch.Tensor,
+    ) -> Inspected:
+        """Show what is between input and output, as it is at inference. For the arguments see `forward`.
+
+        RETURNS (Inspected): See there.
+        """
+        training = self.training
+        self.eval()
+        try:
+            x_text, x_image = self.text_projection(text), self.image_projection(image)
+            z_text = self.text_encoder(x_text, text_mask).mu
+            z_image, keys_mask, _ = self._encode_pictures(image, image_mask, (), {})
+            fused = self.image_to_text(z_image, z_text, text_mask)
+            _, weights = self.text_to_image.attend(z_text, fused, keys_mask)
+            assert weights is not None
+        finally:
+            self.train(training)
+        return Inspected(x_text, z_text, x_image, z_image.detach(), weights)
 
     def _kl(self, latent: Latent, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert latent.log_var is not None
