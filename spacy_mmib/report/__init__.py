@@ -1,0 +1,1 @@
+"""One page about what a pipeline does on a corpus: scores, what the pictures contribute, errors, examples."""
