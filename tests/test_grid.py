@@ -92,7 +92,7 @@ def test_figure_4_has_every_point_once():
 
 
 def test_an_unknown_grid():
-    with pytest.raises(ValueError, match="ablation, beta-sweep, text"):
+    with pytest.raises(ValueError, match="ablation, beta-sweep, text, noise"):
         read_grid("everything")
 
 

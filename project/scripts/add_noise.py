@@ -16,7 +16,7 @@ from spacy.tokens import Doc, DocBin, Span
 
 import spacy_mmib.extensions  # noqa: F401 (registers doc._.image)
 
-STEPS = {"text": (0.1, 0.2, 0.4), "picture": (4, 8, 16)}
+STEPS = {"text": (0.2, 0.4), "picture": (8, 16)}
 """Share of the words that are misspelt, and of those in random case; boxes added to each picture. The corpus
 without any noise is the common first step, "none".
 """

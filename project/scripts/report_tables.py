@@ -23,6 +23,7 @@ TITLES = {
     "ablation": "Ablation (Table V)",
     "beta-sweep": "Weights of the KL terms (Fig. 4)",
     "text": "Text only",
+    "noise": "Noise",
 }
 MAX_PAIRS = 6
 """Rows up to which all pairs of rows are compared; of more, each with the first."""
