@@ -41,6 +41,8 @@ def make_cell(grids, dataset, variant, seed, *, accuracy, task="entities", leaks
         "dataset_digest": "0123456789ab",
         "regions": "given.v1 (umgf)",
         "epochs": 3,
+        "batch_size": 8,
+        "learn_rate": 3e-5,
         "train_posts": 100,
         "train_pictures": 90,
         "limit": 0,
@@ -162,6 +164,8 @@ def test_what_the_numbers_are_of_is_said(tmp_path):
         "given.v1 (umgf)",
         "bert-base-uncased",
         "spacy 3.8",
+        "batches of: 8",
+        "learning rate: 3e-05",
     ):
         assert fact in text
     # The published systems, with what has to be known about them.

@@ -74,8 +74,8 @@ def make_text() -> list[Variant]:
 
 
 def make_noise() -> list[Variant]:
-    """RETURNS (List[Variant]): The ablation, and a bottleneck a hundred times as strong: with KLs that are means
-    over dimensions, beta = 0.1 is next to nothing (see project/benchmarks/regularizer_gradients.py).
+    """RETURNS (List[Variant]): The ablation, and a bottleneck a hundred times as strong: with KLs that are
+    means over dimensions, beta = 0.1 is next to nothing (see benchmarks/regularizer_gradients.py).
     """
     return [*make_ablation(), Variant("100 x L_rr", {"beta1": 10.0, "beta2": 10.0})]
 

@@ -222,6 +222,8 @@ def describe_setting(table: Table) -> str:
         "": limit,
         "regions": " / ".join(v for v in values(runs, "regions")),
         "epochs": " / ".join(values(runs, "epochs")),
+        "batches of": " / ".join(values(runs, "batch_size")),
+        "learning rate": " / ".join(values(runs, "learn_rate")),
         "text encoder": transformer,
         "config": " / ".join(values(runs, "config")),
         "device": " / ".join(values(runs, "device")),
@@ -255,7 +257,9 @@ def group_noise(tables: Sequence[Table]) -> dict[str, list[Table]]:
 
 def compare_published(prf: PRF | None, full: PRF) -> list[str]:
     """RETURNS (List[str]): F1 of the paper, and its difference to the full model's."""
-    return ["", ""] if prf is None else [f"{prf[2]:.2f}", f"{prf[2] - full[2]:+.2f}"]
+    if prf is None:
+        return ["", ""]
+    return [f"{prf[2]:.2f}", "" if prf == full else f"{prf[2] - full[2]:+.2f}"]
 
 
 def values(runs: Iterable[dict[str, Any]], key: str) -> list[str]:

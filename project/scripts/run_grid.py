@@ -151,6 +151,8 @@ def plan_cells(
                 "dataset_digest": dataset["digest"],
                 "regions": describe_regions(config, corpus, str(dataset.get("regions") or "own")),
                 "epochs": config["training"]["max_epochs"],
+                "batch_size": config["training"]["batcher"].get("size"),
+                "learn_rate": get_learn_rate(config),
                 "train_posts": corpus.posts,
                 "train_pictures": corpus.pictures,
                 "limit": options.limit,
@@ -158,6 +160,13 @@ def plan_cells(
                 "image_root": image_root,
             }
             yield Cell(output / about["cell"], config, about)
+
+
+def get_learn_rate(config: Config) -> float | None:
+    """RETURNS (Optional[float]): The peak of the learning rate, as far as a config says it in one number."""
+    rate = config["training"]["optimizer"]["learn_rate"]
+    found: float | None = rate.get("initial_rate") if isinstance(rate, dict) else rate
+    return found
 
 
 def name_transformer(name: str) -> str:
