@@ -69,9 +69,9 @@ def make_plan(grids, name, dataset, cells):
     path.write_text(json.dumps({"grid": name, "cells": cells}))
 
 
-def make_ablation_grid(grids, dataset="twitter17", seeds=3, **kwargs):
+def make_ablation_grid(grids, dataset="twitter17", seeds=3, name="ablation", **kwargs):
     accuracies = (0.9, 0.88, 0.6, 0.55)
-    make_plan(grids, "ablation", dataset, [
+    make_plan(grids, name, dataset, [
         make_cell(grids, dataset, variant, seed, accuracy=accuracy, **kwargs)
         for variant, accuracy in zip(make_ablation(), accuracies)
         for seed in range(seeds)
@@ -188,7 +188,7 @@ def test_figures_are_drawn_and_the_same_each_time(tmp_path):
         for variant in make_beta_sweep() for seed in range(2)
     ])  # fmt: skip
     for name in ("none", "text-04", "text-08", "picture-04"):
-        make_ablation_grid(grids, f"noise/{name}", seeds=2)
+        make_ablation_grid(grids, f"noise/{name}", seeds=2, name="noise")
     text = report(tmp_path)
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+\.png)\)", text)
     assert pictures == ["beta-sweep_twitter17_entities.png", "noise_entities.png"]

@@ -48,7 +48,8 @@ def make_row(
     row |= {key: round(scores[key], 6) for key in "prf"}
     # Empty where the config's own value holds.
     row |= {key: cell["settings"].get(key, "") for key in SETTINGS}
-    row |= {key: cell[key] for key in ("core", "regions", "epochs", "batch_size", "learn_rate")}
+    row |= {key: cell[key] for key in ("core", "regions", "epochs")}
+    row |= {key: cell.get(key, "") for key in ("batch_size", "learn_rate")}
     row |= {key: cell[key] for key in ("limit", "transformer")}
     row["series"] = " ".join(cell["series"])
     row |= {key: cell[key] for key in ("config", "config_hash", "dataset_version")}

@@ -24,6 +24,7 @@ TITLES = {
     "beta-sweep": "Weights of the KL terms (Fig. 4)",
     "text": "Text only",
     "noise": "Noise",
+    "noise-longer": "Noise, trained longer",
 }
 MAX_PAIRS = 6
 """Rows up to which all pairs of rows are compared; of more, each with the first."""
@@ -247,10 +248,10 @@ def describe_published(tables: Sequence[Table]) -> str:
 
 
 def group_noise(tables: Sequence[Table]) -> dict[str, list[Table]]:
-    """RETURNS (Dict[str, List[Table]]): Tables of corpora with added noise, by task."""
+    """RETURNS (Dict[str, List[Table]]): Tables of the grid on corpora with added noise, by task."""
     groups: dict[str, list[Table]] = {}
     for table in tables:
-        if table.dataset.startswith("noise/"):
+        if table.grid == "noise" and table.dataset.startswith("noise/"):
             groups.setdefault(table.task, []).append(table)
     return groups
 
