@@ -1,5 +1,6 @@
 """The feature cache: what is put comes back or is missing, whatever happens to the file and the processes."""
 
+import contextlib
 import copy
 import hashlib
 import multiprocessing
@@ -676,8 +677,11 @@ def test_damage_that_cannot_be_removed_now_is_missing_all_the_same(filled):
 N_KILLED, CHUNK = 600, 10
 
 
-def _build(path, max_gb=20.0):
-    """What a resumable computation does: chunk after chunk, passing over what is there."""
+def _build(path, max_gb=20.0, reached=None, stop_after=0, stays=False):
+    """What a resumable computation does: chunk after chunk, passing over what is there. With `reached`, says so
+    after some new chunks, and may stay there.
+    """
+    new_chunks = 0
     with FeatureStore(path, max_gb=max_gb) as store:
         for i in range(0, N_KILLED, CHUNK):
             keys = [key(j) for j in range(i, i + CHUNK)]
@@ -685,6 +689,10 @@ def _build(path, max_gb=20.0):
             if missing:
                 store.put(content(missing, 12_000), "vectors")
                 store.put_digests({str(j): ("1", key(j)) for j in missing})
+                new_chunks += 1
+                if reached is not None and new_chunks == stop_after:
+                    reached.send_bytes(b".")
+                    time.sleep(60 * stays)
     os._exit(0)
 
 
@@ -695,12 +703,19 @@ def test_killed_at_any_moment(tmp_path, max_gb):
     rng = random.Random(0)
     path = tmp_path / "killed.sqlite"
     done = []
-    for i in range(40):
-        if i >= 12 and max(done, default=0):
-            break
-        process = fork.Process(target=_build, args=(path, max_gb))
+    for i in range(18):
+        theirs, ours = fork.Pipe()
+        process = fork.Process(
+            target=_build, args=(path, max_gb, theirs, rng.randint(1, 5), i == 12)
+        )
         process.start()
-        process.join(rng.uniform(0.002, 0.06 if i < 12 else 0.5))  # longer on a slow machine
+        theirs.close()
+        if i < 12:  # whatever it is doing by then
+            process.join(rng.uniform(0.002, 0.06))
+        else:  # in its work, however slow the machine is
+            with contextlib.suppress(EOFError):  # it had nothing left to do
+                ours.recv_bytes()
+            time.sleep(rng.uniform(0, 0.004))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join()
