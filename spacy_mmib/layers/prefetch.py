@@ -2,6 +2,7 @@
 components and batchers can import it.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -26,8 +27,10 @@ class ReadsAhead(Protocol):
 _PLANNERS: "WeakKeyDictionary[Any, ReadsAhead]" = WeakKeyDictionary()
 """What reads for each network that has been used. By network: Thinc's models can't be referred to weakly."""
 
-_VOCABS: "WeakKeyDictionary[Any, int]" = WeakKeyDictionary()
-"""Of each network, the id of the vocabulary whose docs it has encoded last: tells which pipeline it is in."""
+_VOCABS: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()
+"""Of each network, the vocabulary whose docs it has encoded last: tells which pipeline it is in. The
+vocabulary itself, not its id, which is another's once it is gone.
+"""
 
 if hasattr(os, "register_at_fork"):
     # The threads that would finish what was begun are in the parent.
@@ -51,7 +54,7 @@ def set_planner(network: Any, planner: ReadsAhead) -> None:
 def note_use(network: Any, docs: Sequence[Doc]) -> None:
     """Remember that a network encodes pictures of this pipeline, so that `prefetch` finds it."""
     if docs:
-        _VOCABS[network] = id(docs[0].vocab)
+        _VOCABS[network] = docs[0].vocab
 
 
 def find_encoder_layers(model: Any) -> list[Any]:
@@ -81,9 +84,11 @@ def prefetch(docs: Sequence[Doc], networks: Iterable[Any] | None = None) -> None
     networks (Optional[Iterable[nn.Module]]): `None` for those that have encoded docs of the same pipeline.
     """
     if networks is None:
-        wanted = id(docs[0].vocab) if docs else None
-        networks = [network for network, vocab in list(_VOCABS.items()) if vocab == wanted]
+        wanted = docs[0].vocab if docs else None
+        networks = [network for network, vocab in list(_VOCABS.items()) if vocab is wanted]
     for network in networks:
         planner = _PLANNERS.get(network)
         if planner is not None:
-            planner.prefetch(docs)
+            # What fails now fails again when it is asked for, where it belongs to a post.
+            with contextlib.suppress(Exception):
+                planner.prefetch(docs)
