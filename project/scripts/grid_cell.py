@@ -16,6 +16,7 @@ from typing import Any
 import spacy
 import torch
 from filelock import FileLock
+from grid_results import replace
 from spacy.cli._util import setup_gpu
 from spacy.cli.train import train
 from spacy.training import Example
@@ -129,9 +130,7 @@ def describe_device(gpu_id: int) -> str:
 
 def write_json(path: Path, data: Any) -> None:
     """Write a file that is there in full or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf8")
-    os.replace(temporary, path)
+    replace(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
