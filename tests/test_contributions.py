@@ -48,28 +48,26 @@ def test_core_inspect_is_what_forward_does(widths):
     """X, Z, B and C made again of the core's parts; other posts of the batch and padding don't matter."""
     torch.manual_seed(0)
     text_width, image_width = widths
-    core = MMIBCore(text_width=text_width, image_width=image_width, width=12, heads=3).train()
+    core = MMIBCore(text_width=text_width, image_width=image_width, width=12, heads=3)
     text, image = torch.randn(3, 5, text_width), torch.randn(3, 4, image_width)
     text_mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
     image_mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
     found = core.inspect(text, text_mask, image, image_mask)
-    assert core.training
-    assert core.text_encoder.training
     assert not any(tensor.requires_grad for tensor in found)
-    core.eval()
     for i, (n, m) in enumerate([(5, 4), (2, 0), (3, 2)]):
         x = core.text_projection(text[i : i + 1, :n])
-        z = core.text_encoder.mu(x, x, torch.ones(1, n).bool())
+        z = core.text_encoder.mu(x, x, torch.ones(1, n).bool(), training=False)
         torch.testing.assert_close(found.text[i, :n], x[0])
         torch.testing.assert_close(found.z_text[i, :n], z[0], atol=1e-5, rtol=1e-5)
         if m:
             v = core.image_projection(image[i : i + 1, :m])
-            z_image = core.image_encoder.mu(v, v, torch.ones(1, m).bool())
+            z_image = core.image_encoder.mu(v, v, torch.ones(1, m).bool(), training=False)
             torch.testing.assert_close(found.image[i, :m], v[0])
             torch.testing.assert_close(found.z_image[i, :m], z_image[0], atol=1e-5, rtol=1e-5)
         else:
             torch.testing.assert_close(found.z_image[i, 0], core.no_picture.detach())
-    output = core(text, text_mask, image, image_mask, torch.tensor([0, -1, 1]))
+    ids = torch.tensor([0, -1, 1])
+    output = core(text, text_mask, image, image_mask, ids, training=False)
     torch.testing.assert_close(found.weights, output.weights)
     none = core.inspect(text, text_mask, image[:, :0], image_mask[:, :0])
     assert not any(tensor.requires_grad for tensor in none)

@@ -187,13 +187,12 @@ def test_frozen_is_frozen(folders, name):
 @pytest.mark.parametrize("name", SAVED)
 def test_a_trainable_one_learns(folders, name):
     encoder = load(folders[name], trainable=True)
-    assert encoder.training
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3)
     pictures, goal = make_batch(4), torch.randn(4, encoder.width)
     losses = []
     for _ in range(6):
         optimizer.zero_grad()
-        loss = (encoder(pictures, at_once=3) - goal).square().mean()
+        loss = (encoder(pictures, at_once=3, training=True) - goal).square().mean()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -202,13 +201,14 @@ def test_a_trainable_one_learns(folders, name):
     assert first.grad.abs().sum() > 0  # down to the pixels
     with torch.no_grad():
         assert not encoder(pictures, 4).requires_grad
+    assert not any(module.training for module in encoder.modules())
 
 
 def test_training_with_a_single_tiny_picture(folders):
     """BatchNorm has no statistics for a map of one position."""
     encoder = load(folders["resnet"], trainable=True, image_size=4)
-    encoder(make_batch(3, size=4), at_once=2).sum().backward()
-    assert encoder.network.training
+    encoder(make_batch(3, size=4), at_once=2, training=True).sum().backward()
+    assert not encoder.network.training
 
 
 def test_autocast(folders):

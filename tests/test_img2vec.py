@@ -131,7 +131,8 @@ def test_one_backbone_of_each_family(arch):
 )
 def test_large_backbones(arch):
     backbone = Backbone(arch=arch, preset=make_preset(arch, None, None), trainable=True)
-    assert backbone.train()(torch.zeros(2, 3, 224, 224), 9).shape == (2, backbone.width)
+    features = backbone(torch.zeros(2, 3, 224, 224), 9, training=True)
+    assert features.shape == (2, backbone.width)
 
 
 def test_unknown_backbone():
@@ -151,8 +152,25 @@ def batch_norm_state(encoder):
 
 def test_a_single_picture_has_no_batch_statistics():
     encoder = make_encoder(arch="resnet18", trainable=True)
-    encoder.begin_update([make_doc(random_picture())])
-    assert all(m.training for m in get_module(encoder.layers[0]).modules())
+    before = batch_norm_state(encoder)
+    vectors, backprop = encoder.begin_update([make_doc(random_picture())])
+    backprop([v * 0 + 1 for v in vectors])
+    torch.testing.assert_close(batch_norm_state(encoder), before)
+
+
+@pytest.mark.parametrize("region_features", ["crop", "roi"])
+def test_a_batch_that_teaches_nothing_moves_no_statistics(region_features):
+    """Of a head whose batch has no pairs come zeros."""
+    encoder = make_encoder(arch="resnet18", trainable=True, region_features=region_features)
+    docs = [make_doc(random_picture(), [(0, 0, 9, 9)]), make_doc(), make_doc(random_picture())]
+    before = batch_norm_state(encoder)
+    vectors, backprop = encoder.begin_update(docs)
+    backprop([v * 0 for v in vectors])
+    torch.testing.assert_close(batch_norm_state(encoder), before)
+    vectors, backprop = encoder.begin_update(docs)
+    backprop([v * 0 + 1 for v in vectors])
+    after = batch_norm_state(encoder)
+    assert all(not torch.equal(after[key], before[key]) for key in before)
 
 
 def run_updates(encoder, steps=3):

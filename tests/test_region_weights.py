@@ -65,15 +65,15 @@ def check(weights, n_regions: int) -> None:
 def by_hand(nlp, doc: Doc, component="mmib_ner") -> numpy.ndarray:
     """The attention of Eq. 17 from the parameters of the module, step by step, for one post."""
     model = nlp.get_pipe(component).model
-    core = get_module(model.get_ref("core")).eval()
+    core = get_module(model.get_ref("core"))
     text = torch.tensor(model.get_ref("tok2vec").predict([doc])[0])[None]
     image = torch.tensor(model.get_ref("img2vec").predict([doc])[0])[None]
     mask = torch.ones(1, text.shape[1]).bool()
     image_mask = torch.ones(1, image.shape[1]).bool()
     with torch.no_grad():
-        z_text = core.text_encoder(core.text_projection(text), mask).z
-        z_image = core.image_encoder(core.image_projection(image), image_mask).z
-        fused = core.image_to_text(z_image, z_text, mask)
+        z_text = core.text_encoder(core.text_projection(text), mask, training=False).z
+        z_image = core.image_encoder(core.image_projection(image), image_mask, training=False).z
+        fused = core.image_to_text(z_image, z_text, mask, training=False)
     attention = core.text_to_image.attention
     weight = attention.in_proj_weight.detach().numpy()
     bias = attention.in_proj_bias.detach().numpy()
@@ -195,7 +195,8 @@ def test_they_dont_depend_on_the_batch(trained, size):
 def test_predictions_are_those_of_a_core_that_gives_no_weights(trained, monkeypatch):
     expected = entities(trained.pipe(new_docs(trained)))
     forward = MMIBCore.forward
-    monkeypatch.setattr(MMIBCore, "forward", lambda *args: forward(*args)._replace(weights=None))
+    without = lambda *args, **kwargs: forward(*args, **kwargs)._replace(weights=None)
+    monkeypatch.setattr(MMIBCore, "forward", without)
     docs = list(trained.pipe(new_docs(trained)))
     assert entities(docs) == expected
     assert all(ent._.region_weights is None for doc in docs for ent in doc.ents)
@@ -209,8 +210,8 @@ def test_no_weights_are_computed_in_training():
         torch.ones(2, 2, 8),
         torch.ones(2, 2).bool(),
     )
-    assert core.train()(*args, torch.tensor([0, 1])).weights is None
-    assert core.eval()(*args, torch.tensor([0, 1])).weights.shape == (2, 3, 2)
+    assert core(*args, torch.tensor([0, 1]), training=True).weights is None
+    assert core(*args, torch.tensor([0, 1]), training=False).weights.shape == (2, 3, 2)
 
 
 # --- what happens to the doc afterwards -----------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from spacy_mmib.torch_modules.attention import AttentivePropagationEncoder
+from spacy_mmib.torch_modules.attention import AttentivePropagationEncoder, _attend
 from spacy_mmib.torch_modules.core import MMIBCore
 from spacy_mmib.torch_modules.ner_head import NERHead
 from spacy_mmib.torch_modules.regularizers import (
@@ -66,7 +66,7 @@ def test_attention_encoder_is_equations_4_and_5(feed_forward):
         torch.nn.init.normal_(parameter, std=0.5)
     query, keys = torch.randn(1, 4, D).double(), torch.randn(1, N, D).double()
     mask = torch.tensor([[1, 1, 0, 1, 0]]).bool()
-    result = encoder(query, keys, mask)[0].detach().numpy()
+    result = encoder(query, keys, mask, training=False)[0].detach().numpy()
 
     def linear(x, layer):
         return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
@@ -92,6 +92,52 @@ def test_attention_encoder_is_equations_4_and_5(feed_forward):
         forwarded = linear(gelu, encoder.feed_forward[2])
     expected = layer_norm(hidden + forwarded, encoder.feed_forward_norm)
     numpy.testing.assert_allclose(result, expected, atol=1e-10)
+    again, shown = encoder.attend(query, keys, mask)
+    numpy.testing.assert_allclose(again[0].detach().numpy(), expected, atol=1e-10)
+    assert shown[0, :, [2, 4]].abs().max() == 0
+    torch.testing.assert_close(shown.sum(-1), torch.ones(1, 4).double())
+
+
+def test_attention_in_parts_is_attention_as_a_whole(monkeypatch):
+    """A long post in training: forward, gradients and the noise of dropout."""
+    encoder = AttentivePropagationEncoder(D, heads=2, dropout=0.3).double()
+    query = torch.randn(B, 9, D, dtype=torch.float64, requires_grad=True)
+    keys = torch.randn(B, N, D, dtype=torch.float64, requires_grad=True)
+
+    def run(at_once):
+        monkeypatch.setattr("spacy_mmib.torch_modules.attention.BUFFER", at_once * B * 2 * N)
+        q, k, v = encoder._project(query, keys)
+        torch.manual_seed(5)
+        result = _attend(q, k, v, MASK[:, None, None], 0.3)
+        torch.manual_seed(
+            6
+        )  # what the backward pass computes again has the noise of the forward pass
+        return result, torch.autograd.grad(result.square().sum(), (query, keys))
+
+    torch.manual_seed(5)
+    q, k, v = encoder._project(query, keys)
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    expected = torch.cat(
+        [kernel(part, k, v, MASK[:, None, None], 0.3) for part in q.split(2, 2)], 2
+    )
+    result, gradients = run(2)
+    torch.testing.assert_close(result, expected)
+    expected_gradients = torch.autograd.grad(expected.square().sum(), (query, keys))
+    torch.testing.assert_close(gradients, expected_gradients)
+    assert not torch.equal(run(1)[0], run(9)[0])  # there is noise
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_attention_of_a_long_post_has_no_square_buffer(monkeypatch, training):
+    """3,000 x 3,000 weights of 2 heads are 72 MB."""
+    monkeypatch.setattr("spacy_mmib.torch_modules.attention.BUFFER", 2**19)
+    encoder = AttentivePropagationEncoder(D, heads=2, dropout=0.1)
+    x, mask = torch.randn(1, 3000, D, requires_grad=training), torch.ones(1, 3000).bool()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        result = encoder(x, x, mask, training=training)
+        if training:
+            result.sum().backward()
+    assert max(event.cpu_memory_usage for event in profile.events()) < 10 * 2**20
 
 
 def test_heads_have_to_divide_the_width():
@@ -107,10 +153,10 @@ def test_heads_have_to_divide_the_width():
 def test_sampling_only_in_training():
     encoder = VariationalEncoder(D, heads=2, dropout=0.0).double()
     x = torch.randn(B, N, D).double()
-    first, second = encoder.train()(x, MASK), encoder(x, MASK)
+    first, second = encoder(x, MASK, training=True), encoder(x, MASK, training=True)
     assert not torch.equal(first.z, second.z)
     assert torch.equal(first.mu, second.mu)
-    evaluated = encoder.eval()(x, MASK)
+    evaluated = encoder.train()(x, MASK, training=False)  # the mode of the module says nothing
     assert torch.equal(evaluated.z, evaluated.mu)
     assert evaluated.log_var is None
 
@@ -120,8 +166,8 @@ def test_samples_have_the_mean_and_variance_they_claim():
     x = torch.randn(1, 2, D).double()
     mask = torch.ones(1, 2).bool()
     with torch.no_grad():
-        draws = torch.stack([encoder(x, mask).z for _ in range(4000)])
-        latent = encoder(x, mask)
+        draws = torch.stack([encoder(x, mask, training=True).z for _ in range(4000)])
+        latent = encoder(x, mask, training=True)
     sigma = latent.log_var.exp().sqrt()
     # five standard errors of a mean and of a variance of 4000 draws
     assert ((draws.mean(0) - latent.mu).abs() < 5 * sigma / 4000**0.5).all()
@@ -130,7 +176,7 @@ def test_samples_have_the_mean_and_variance_they_claim():
 
 def test_initial_log_var_sets_where_it_starts():
     encoder = VariationalEncoder(64, heads=2, dropout=0.0, initial_log_var=-4.0)
-    latent = encoder(torch.randn(2, 3, 64), torch.ones(2, 3).bool())
+    latent = encoder(torch.randn(2, 3, 64), torch.ones(2, 3).bool(), training=True)
     assert latent.log_var.mean().item() == pytest.approx(-4.0, abs=0.05)
 
 
@@ -141,6 +187,12 @@ def reference_kl(mu, log_var):
     posterior = torch.distributions.Normal(mu, (0.5 * log_var).exp())
     prior = torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
     return torch.distributions.kl_divergence(posterior, prior)
+
+
+def posterior_kl(encoder, x, mask):
+    return reference_kl(
+        *(half(x, x, mask, training=False) for half in (encoder.mu, encoder.log_var))
+    )
 
 
 def test_kl_equals_torch_distributions():
@@ -179,23 +231,17 @@ def test_kl_of_nothing_is_zero():
 def test_both_kls_of_the_core(reduction):
     core = make_core(kl_reduction=reduction)
     text, text_mask, image, image_mask, ids = make_inputs()
-    output = core(text, text_mask, image, image_mask, ids)
+    output = core(text, text_mask, image, image_mask, ids, training=True)
     # the posteriors don't depend on the noise, so they can be computed again, post by post
     text_kls, image_kls = [], []
     for i in range(B):
         x = text[i : i + 1, text_mask[i]]
         full = torch.ones(1, x.shape[1]).bool()
-        text_kls.append(
-            reference_kl(core.text_encoder.mu(x, x, full), core.text_encoder.log_var(x, x, full))
-        )
+        text_kls.append(posterior_kl(core.text_encoder, x, full))
         if image_mask[i].any():
             v = core.image_projection(image[i : i + 1, image_mask[i]])
             full = torch.ones(1, v.shape[1]).bool()
-            image_kls.append(
-                reference_kl(
-                    core.image_encoder.mu(v, v, full), core.image_encoder.log_var(v, v, full)
-                )
-            )
+            image_kls.append(posterior_kl(core.image_encoder, v, full))
     for kls, got, name in (
         (text_kls, output.kl_text, "kl_text"),
         (image_kls, output.kl_image, "kl_image"),
@@ -365,7 +411,7 @@ def test_malformed_sequences_stay_impossible_whatever_the_optimizer_does():
         head.crf.start_transitions.fill_(50.0)
         head.emission.weight.zero_()
         head.emission.bias.copy_(torch.tensor([-9.0, -9.0, 9.0, -9.0, 9.0]))  # I wherever possible
-    head.eval()(torch.zeros(1, 6, D), torch.ones(1, 6).bool())
+    head.constrain()  # as the shim does after each step
     paths = head.crf.decode(head.emission(torch.zeros(1, 6, D)), torch.ones(1, 6).bool())
     assert is_wellformed(paths[0])
 
@@ -403,20 +449,21 @@ def test_confidences_belong_to_the_decoded_entities():
 
 
 def test_fusion_is_equations_16_and_17():
-    core = make_core().eval()
+    core = make_core()
     text, text_mask, image, image_mask, ids = make_inputs()
-    context = core(text, text_mask, image, image_mask, ids).context
+    context = core(text, text_mask, image, image_mask, ids, training=False).context
     for i in range(B):  # each post alone, without padding
         x = text[i : i + 1, text_mask[i]]
         full = torch.ones(1, x.shape[1]).bool()
-        z_text = core.text_encoder.mu(x, x, full)
+        z_text = core.text_encoder.mu(x, x, full, training=False)
         if image_mask[i].any():
             v = core.image_projection(image[i : i + 1, image_mask[i]])
-            z_image = core.image_encoder.mu(v, v, torch.ones(1, v.shape[1]).bool())
+            z_image = core.image_encoder.mu(v, v, torch.ones(1, v.shape[1]).bool(), training=False)
         else:
             z_image = core.no_picture.reshape(1, 1, D)
-        fused = core.image_to_text(z_image, z_text, full)
-        alone = core.text_to_image(z_text, fused, torch.ones(1, z_image.shape[1]).bool())
+        fused = core.image_to_text(z_image, z_text, full, training=False)
+        keys_mask = torch.ones(1, z_image.shape[1]).bool()
+        alone = core.text_to_image(z_text, fused, keys_mask, training=False)
         torch.testing.assert_close(context[i, text_mask[i]], alone[0])
 
 
@@ -428,7 +475,7 @@ def test_what_padding_holds_changes_nothing():
     outputs = []
     for t, v in ((text, image), (changed_text, changed_image)):
         torch.manual_seed(1)
-        outputs.append(core(t, text_mask, v, image_mask, ids))
+        outputs.append(core(t, text_mask, v, image_mask, ids, training=True))
     torch.testing.assert_close(outputs[0].context[text_mask], outputs[1].context[text_mask])
     for name in ("kl_text", "kl_image", "alignment"):
         torch.testing.assert_close(getattr(outputs[0], name), getattr(outputs[1], name))
@@ -437,9 +484,8 @@ def test_what_padding_holds_changes_nothing():
 def test_a_batch_without_any_picture():
     core = make_core()
     text, text_mask, *_ = make_inputs()
-    output = core(
-        text, text_mask, text.new_zeros(B, 0, 6), torch.zeros(B, 0).bool(), torch.full((B,), -1)
-    )
+    no_pictures = text.new_zeros(B, 0, 6), torch.zeros(B, 0).bool(), torch.full((B,), -1)
+    output = core(text, text_mask, *no_pictures, training=True)
     assert output.kl_image.item() == 0
     assert output.alignment.item() == 0
     assert "kl_image" not in output.kl_per_dim
@@ -451,30 +497,30 @@ def test_a_batch_without_any_picture():
 def test_terms_that_are_switched_off_are_not_computed(monkeypatch):
     core = make_core()
     inputs = make_inputs()
-    assert core(*inputs, terms=("alignment",)).kl_text is None
-    assert core(*inputs, terms=("kl_text",)).alignment is None
+    assert core(*inputs, terms=("alignment",), training=True).kl_text is None
+    assert core(*inputs, terms=("kl_text",), training=True).alignment is None
 
     def fail(*args, **kwargs):
         raise AssertionError("computed")
 
     monkeypatch.setattr("spacy_mmib.torch_modules.core.kl_to_standard_normal", fail)
     monkeypatch.setattr(core.discriminator, "forward", fail)
-    output = core(*inputs, terms=())
+    output = core(*inputs, terms=(), training=True)
     assert (output.kl_text, output.kl_image, output.alignment) == (None, None, None)
     # at inference no term and no variance is computed, whatever was asked for
-    core.eval()
     monkeypatch.setattr(core.text_encoder.log_var, "forward", fail)
-    assert core(*inputs).kl_text is None
+    assert core(*inputs, training=False).kl_text is None
 
 
 def test_other_text_widths_are_projected():
-    core = MMIBCore(text_width=10, image_width=6, width=8, heads=2).eval()
+    core = MMIBCore(text_width=10, image_width=6, width=8, heads=2)
     context = core(
         torch.randn(1, 3, 10),
         torch.ones(1, 3).bool(),
         torch.randn(1, 1, 6),
         torch.ones(1, 1).bool(),
         torch.tensor([0]),
+        training=False,
     ).context
     assert context.shape == (1, 3, 8)
 
@@ -490,7 +536,10 @@ def test_gradients_of_the_core(settings):
         torch.manual_seed(3)  # the same noise at every evaluation
         core.no_picture.data = row.data
         out = torch.func.functional_call(
-            core, {"no_picture": row}, (text, text_mask, image, image_mask, ids)
+            core,
+            {"no_picture": row},
+            (text, text_mask, image, image_mask, ids),
+            {"training": True},
         )
         return out.context[text_mask], out.kl_text, out.kl_image, out.alignment
 

@@ -103,6 +103,7 @@ def forward(
     """
     network = model.layers[0]
     train_network = is_train and settings.trainable
+    statistics = _copy_statistics(get_module(network)) if train_network else {}
     width = model.get_dim("nO")
     none = model.ops.alloc2f(0, width)
     module: Any = get_module(network)
@@ -153,10 +154,24 @@ def forward(
 
     def backprop(d_vectors: list[Floats2d]) -> list[Doc]:
         if train_network and backprop_network is not None:
-            backprop_network(read.collect(model, all_rows, plans, d_vectors))
+            if any(d.any() for d in d_vectors):
+                backprop_network(read.collect(model, all_rows, plans, d_vectors))
+            else:  # a batch that teaches nothing teaches BatchNorm nothing either
+                _restore_statistics(get_module(network), statistics)
         return []
 
     return vectors, backprop
+
+
+def _copy_statistics(module: nn.Module) -> dict[str, torch.Tensor]:
+    """RETURNS (Dict[str, torch.Tensor]): What a pass in training changes at once: BatchNorm's statistics."""
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+
+@torch.no_grad()
+def _restore_statistics(module: nn.Module, statistics: dict[str, torch.Tensor]) -> None:
+    for name, buffer in module.named_buffers():
+        buffer.copy_(statistics[name])
 
 
 def _get_rows(

@@ -1,4 +1,4 @@
-"""Wrap a torch module for Thinc such that it can be built late and travels as data.
+"""Wrap a torch module for Thinc such that it can be built late, is called by many threads and travels as data.
 
 Widths and label counts are only known when a pipeline is initialized or loaded, so a wrapped module
 starts as a placeholder. Stored, it is its class's name, its settings and its tensors (safetensors inside
@@ -8,12 +8,20 @@ msgpack): loading builds the module from its settings, and no pickle is ever rea
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 import srsly
 import torch
-from thinc.api import CupyOps, Model, PyTorchGradScaler, PyTorchWrapper_v3, get_current_ops
+from thinc.api import (
+    ArgsKwargs,
+    CupyOps,
+    Model,
+    PyTorchGradScaler,
+    PyTorchShim,
+    get_current_ops,
+)
+from thinc.layers.pytorchwrapper import forward as forward_wrapped
 from thinc.util import get_torch_default_device
 from torch import nn
 
@@ -58,6 +66,42 @@ class Unbuilt(nn.Module):
         )
 
 
+class Shim(PyTorchShim):
+    """Tells the module by an argument, `training`, what Thinc's shim tells it by its mode. The mode is one for
+    all threads that use a pipeline: one that begins to predict would end the other's evaluation mode.
+    """
+
+    def predict(self, inputs: ArgsKwargs) -> Any:
+        """Run the module, without gradients.
+
+        inputs (ArgsKwargs): Its arguments.
+        RETURNS (Any): What it returns.
+        """
+        with torch.no_grad(), torch.autocast("cuda", enabled=self._mixed_precision):
+            return self._model(*inputs.args, **inputs.kwargs, training=False)
+
+    def begin_update(self, inputs: ArgsKwargs) -> tuple[Any, Callable[[ArgsKwargs], ArgsKwargs]]:
+        """Run the module for training.
+
+        inputs (ArgsKwargs): Its arguments.
+        RETURNS (Tuple[Any, Callable]): What it returns, and the callback for the gradient.
+        """
+        kwargs = {**inputs.kwargs, "training": True}
+        result: tuple[Any, Callable[[ArgsKwargs], ArgsKwargs]]
+        result = super().begin_update(ArgsKwargs(inputs.args, kwargs))
+        return result
+
+    def finish_update(self, optimizer: Any) -> None:
+        """Take a step, and let the module mend what optimizers don't know about its weights.
+
+        optimizer (Optimizer): The optimizer.
+        """
+        super().finish_update(optimizer)
+        constrain = getattr(self._model, "constrain", None)
+        if constrain is not None:
+            constrain()
+
+
 def wrap_module(
     convert_inputs: Callable[..., Any],
     convert_outputs: Callable[..., Any],
@@ -68,7 +112,7 @@ def wrap_module(
 ) -> Model[Any, Any]:
     """Make a Thinc layer around a module that will be set by `set_module` or by loading.
 
-    convert_inputs (Callable): As in `thinc.api.PyTorchWrapper_v3`.
+    convert_inputs (Callable): As in `thinc.api.PyTorchWrapper_v3`. The module gets `training` besides.
     convert_outputs (Callable): As in `thinc.api.PyTorchWrapper_v3`.
     mixed_precision (bool): Run whitelisted operations in half precision. GPU only: on CPU it is
         ignored with a warning.
@@ -80,17 +124,19 @@ def wrap_module(
     if mixed_precision and not isinstance(get_current_ops(), CupyOps):
         warn("mixed_precision = true is ignored: it needs a GPU, and this pipeline runs on CPU.")
         mixed_precision = False
-    return cast(
-        Model[Any, Any],
-        PyTorchWrapper_v3(
-            Unbuilt(),
-            convert_inputs=convert_inputs,
-            convert_outputs=convert_outputs,
-            mixed_precision=mixed_precision,
-            grad_scaler=PyTorchGradScaler(mixed_precision, **(grad_scaler_config or {})),
-            serialize_model=serialize_module,
-            deserialize_model=partial(deserialize_module, runtime_settings=runtime_settings),
-        ),
+    shim = Shim(
+        Unbuilt(),
+        mixed_precision=mixed_precision,
+        grad_scaler=PyTorchGradScaler(mixed_precision, **(grad_scaler_config or {})),
+        serialize_model=serialize_module,
+        deserialize_model=partial(deserialize_module, runtime_settings=runtime_settings),
+    )
+    return Model(
+        "pytorch",
+        forward_wrapped,
+        attrs={"convert_inputs": convert_inputs, "convert_outputs": convert_outputs},
+        shims=[shim],
+        dims={"nI": None, "nO": None},
     )
 
 

@@ -4,8 +4,13 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 FeedForward: TypeAlias = Literal["transformer", "linear"]
+
+BUFFER = 2**24
+"""Attention weights that a training step holds at a time, of all posts and heads of a batch: 64 MiB."""
 
 
 class AttentivePropagationEncoder(nn.Module):
@@ -32,7 +37,9 @@ class AttentivePropagationEncoder(nn.Module):
                 f"The number of attention heads ({heads}) has to divide the hidden size ({width}). "
                 f"Numbers that do: {[h for h in range(1, min(width, 64) + 1) if width % h == 0]}."
             )
-        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        # Holds the weights. Its own forward reads `self.training`, which threads share, and has a buffer of
+        # n x n a head.
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward: nn.Module
         if feed_forward == "transformer":
@@ -44,39 +51,83 @@ class AttentivePropagationEncoder(nn.Module):
         else:
             raise ValueError(f"feed_forward is 'transformer' or 'linear', not {feed_forward!r}.")
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(
-        self, query: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor
+        self, query: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor, *, training: bool
     ) -> torch.Tensor:
-        """Let every query row attend to the real key rows of its post.
+        """Let every query row attend to the real key rows of its post. Memory grows with q + k, not with
+        their product.
 
         query (torch.Tensor): Q, (b, q, d).
         keys (torch.Tensor): K, keys and values, (b, k, d).
         key_mask (torch.Tensor): Bool (b, k); at least one True a post.
+        training (bool): Whether there is dropout.
         RETURNS (torch.Tensor): F, (b, q, d).
         """
-        return self.attend(query, keys, key_mask, need_weights=False)[0]
+        q, k, v = self._project(query, keys)
+        dropout = self.dropout if training else 0.0
+        attended = _attend(q, k, v, key_mask[:, None, None], dropout)
+        return self._finish(query, attended, training)
 
     def attend(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        key_mask: torch.Tensor,
-        *,
-        need_weights: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The same, and what every query row attended to.
+        self, query: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same without dropout, and what every query row attended to. Has a buffer of q x k a head: for
+        few keys.
 
-        need_weights (bool): Whether to give the weights too, which costs the faster kernels.
-        RETURNS (Tuple[torch.Tensor, Optional[torch.Tensor]]): F, (b, q, d), and the attention weights, mean
-            over heads, (b, q, k): 0 where `key_mask` is False, of sum 1 over the keys.
+        query (torch.Tensor): As in `forward`.
+        keys (torch.Tensor): As in `forward`.
+        key_mask (torch.Tensor): As in `forward`.
+        RETURNS (Tuple[torch.Tensor, torch.Tensor]): F, (b, q, d), and the attention weights, mean over
+            heads, (b, q, k): 0 where `key_mask` is False, of sum 1 over the keys.
         """
-        attended, weights = self.attention(
-            query, keys, keys, key_padding_mask=~key_mask, need_weights=need_weights
+        q, k, v = self._project(query, keys)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        weights = scores.masked_fill(~key_mask[:, None, None], float("-inf")).softmax(-1)
+        return self._finish(query, weights @ v, False), weights.mean(1)
+
+    def _project(
+        self, query: torch.Tensor, keys: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): Queries (b, h, q, d / h), keys and values
+        (b, h, k, d / h).
+        """
+        weights = self.attention.in_proj_weight.chunk(3)
+        biases = self.attention.in_proj_bias.chunk(3)
+        heads = self.attention.num_heads
+        q, k, v = (
+            F.linear(x, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip((query, keys, keys), weights, biases)
         )
-        hidden = self.attention_norm(query + self.dropout(attended))
-        result: torch.Tensor = self.feed_forward_norm(
-            hidden + self.dropout(self.feed_forward(hidden))
-        )
-        return result, weights
+        return q, k, v
+
+    def _finish(self, query: torch.Tensor, attended: torch.Tensor, training: bool) -> torch.Tensor:
+        attended = self.attention.out_proj(attended.transpose(1, 2).flatten(-2))
+        hidden = self.attention_norm(query + F.dropout(attended, self.dropout, training))
+        forwarded = F.dropout(self.feed_forward(hidden), self.dropout, training)
+        result: torch.Tensor = self.feed_forward_norm(hidden + forwarded)
+        return result
+
+
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, dropout: float
+) -> torch.Tensor:
+    """Scaled dot-product attention (Eq. 4). torch's kernels need no buffer of q x k, but the one with dropout
+    does on CPU: there a long post takes its queries in parts, each computed once more in the backward pass.
+
+    q (torch.Tensor): (b, h, q, d / h).
+    k (torch.Tensor): (b, h, k, d / h).
+    v (torch.Tensor): As `k`.
+    mask (torch.Tensor): Bool (b, 1, 1, k), True for keys that are real.
+    dropout (float): On the attention weights.
+    RETURNS (torch.Tensor): (b, h, q, d / h).
+    """
+    at_once = max(1, BUFFER // (q.shape[0] * q.shape[1] * k.shape[2]))
+    if not dropout or q.shape[2] <= at_once:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout)
+    parts = [
+        checkpoint(F.scaled_dot_product_attention, part, k, v, mask, dropout, use_reentrant=False)
+        for part in q.split(at_once, 2)
+    ]
+    return torch.cat(parts, 2)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 
+from .modes import training_mode
 from .vision import models, roi_align
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
@@ -27,8 +29,7 @@ class Backbone(nn.Module):
     arch (str): A classification model by its torchvision name, e.g. "resnet50".
     preset (Dict[str, Any]): How pictures are prepared for it; kept here because it belongs to the weights
         and has to travel with them. See `layers.picture_transform`.
-    trainable (bool): If False, the module stays in evaluation mode whatever `train()` says (so that
-        BatchNorm statistics never drift) and no parameter requires a gradient.
+    trainable (bool): If False, no parameter requires a gradient, and BatchNorm's statistics stay.
     memory_format (str): "channels_last", "contiguous", or "auto": channels last, which convolutions are
         faster in on CPUs and GPUs of today, if frozen (optimizers give weights back in the other format).
     autocast (Optional[str]): "bfloat16" or "float16": run a frozen network in that precision.
@@ -64,19 +65,25 @@ class Backbone(nn.Module):
             self.memory_format = torch.channels_last
         self.autocast = None if autocast is None else getattr(torch, autocast)
         self.requires_grad_(trainable)
-        self.network.eval()
+        self.eval()
         size = int(preset["crop_size"])
         # The width of the features is asked of the network itself, in evaluation mode: one picture
         # has no batch statistics.
         with torch.no_grad():
             self.width = int(self.network(torch.zeros(1, 3, size, size)).shape[1])
-        self.map_name = _find_feature_map(self.network, arch, size) if rois else ""
         self.network.to(memory_format=self.memory_format)
-        self.train(trainable)
+        self._maps: dict[int, torch.Tensor | None] = {}  # by the thread that asked for one
+        if rois:
+            layer = self.network.get_submodule(_find_feature_map(self.network, arch, size))
+            layer.register_forward_hook(self._keep_map)
+
+    def _keep_map(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if get_ident() in self._maps:
+            self._maps[get_ident()] = output
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Switch to training mode, unless the backbone is frozen."""
-        super().train(mode and self.trainable)
+        """Stay in evaluation mode, whatever `mode` says: see `training_mode`."""
+        super().train(False)
         return self
 
     def forward(
@@ -84,21 +91,31 @@ class Backbone(nn.Module):
         pictures: torch.Tensor,
         at_once: int,
         boxes: Sequence[torch.Tensor] | None = None,
+        *,
+        training: bool = False,
     ) -> torch.Tensor:
         """Encode pictures.
 
         pictures (torch.Tensor): Prepared by the preset, (r, 3, height, width), at least one.
         at_once (int): Pictures in one pass through the network.
         boxes (Optional[Sequence[torch.Tensor]]): Objects in them: see `forward_rois`.
+        training (bool): Whether the network learns from this pass, if it is trainable.
         RETURNS (torch.Tensor): (r, features), float32; with boxes as from `forward_rois`.
         """
+        training = training and self.trainable
         if boxes is not None:
-            return self.forward_rois(pictures, boxes, at_once)
+            return self.forward_rois(pictures, boxes, at_once, training=training)
         with self._precision(pictures.device):
-            return torch.cat([self._encode(part).float() for part in pictures.split(at_once)])
+            parts = pictures.split(at_once)
+            return torch.cat([self._encode(part, training).float() for part in parts])
 
     def forward_rois(
-        self, pictures: torch.Tensor, boxes: Sequence[torch.Tensor], at_once: int
+        self,
+        pictures: torch.Tensor,
+        boxes: Sequence[torch.Tensor],
+        at_once: int,
+        *,
+        training: bool = False,
     ) -> torch.Tensor:
         """Encode pictures and objects in them, with one pass through the network for a picture whatever the
         number of its objects: an object is the average of what RoIAlign cuts out of the last feature map.
@@ -107,20 +124,21 @@ class Backbone(nn.Module):
         boxes (Sequence[torch.Tensor]): Of each picture, (k, 4): x0, y0, x1, y1 in pixels of the prepared
             picture.
         at_once (int): Pictures in one pass through the network.
+        training (bool): As in `forward`.
         RETURNS (torch.Tensor): (r + all k, features), float32: for each picture its own row, then its
             objects.
         """
         rows: list[torch.Tensor] = []
-        found: list[torch.Tensor] = []
-        layer = self.network.get_submodule(self.map_name)
-        handle = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+        self._maps[get_ident()] = None
         try:
             with self._precision(pictures.device):
                 for start in range(0, len(pictures), at_once):
                     part = pictures[start : start + at_once]
                     part_boxes = [b.to(part.device) for b in boxes[start : start + at_once]]
-                    whole = self._encode(part).float()
-                    feature_map = found.pop().float()
+                    whole = self._encode(part, training).float()
+                    kept = self._maps[get_ident()]
+                    assert kept is not None
+                    feature_map = kept.float()
                     objects = roi_align(
                         feature_map.contiguous(),
                         part_boxes,
@@ -133,7 +151,7 @@ class Backbone(nn.Module):
                     for row, its_objects in zip(whole, of_each):
                         rows += [row.unsqueeze(0), its_objects]
         finally:
-            handle.remove()
+            del self._maps[get_ident()]
         return torch.cat(rows)
 
     @contextmanager
@@ -145,17 +163,11 @@ class Backbone(nn.Module):
                 contexts.enter_context(torch.autocast(device.type, self.autocast))
             yield
 
-    def _encode(self, pictures: torch.Tensor) -> torch.Tensor:
+    def _encode(self, pictures: torch.Tensor, training: bool) -> torch.Tensor:
         pictures = pictures.contiguous(memory_format=self.memory_format)
-        if self.training and len(pictures) == 1:
-            # A single picture has no batch statistics (BatchNorm raises): use the running ones.
-            self.network.eval()
-            try:
-                features: torch.Tensor = self.network(pictures)
-            finally:
-                self.network.train()
-            return features
-        features = self.network(pictures)
+        # A single picture has no batch statistics (BatchNorm raises): use the running ones.
+        with training_mode(self.network, training and len(pictures) > 1):
+            features: torch.Tensor = self.network(pictures)
         return features
 
     def load_classifier_state(self, state: dict[str, Any]) -> None:

@@ -131,6 +131,8 @@ class MMIBCore(nn.Module):
         image_mask: torch.Tensor,
         image_ids: torch.Tensor,
         terms: Collection[Term] = ("kl_text", "kl_image", "alignment"),
+        *,
+        training: bool,
     ) -> CoreOutput:
         """Fuse text and picture.
 
@@ -140,20 +142,29 @@ class MMIBCore(nn.Module):
         image_mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
         image_ids (torch.Tensor): Long (b,), equal for equal pictures, negative for a post without.
         terms (Collection[str]): The regularizer terms to compute, in training.
+        training (bool): Whether to sample, drop out and compute the terms. An argument, not the module's mode:
+            threads share the module.
         RETURNS (CoreOutput): See there.
         """
         with_picture = image_mask.any(-1)
-        text_latent = self.text_encoder(self.text_projection(text), text_mask)
+        terms = terms if training else ()
+        text_latent = self.text_encoder(self.text_projection(text), text_mask, training=training)
         kl_per_dim: dict[str, torch.Tensor] = {}
-        z_image, keys_mask, kl_image = self._encode_pictures(image, image_mask, terms, kl_per_dim)
-        fused = self.image_to_text(z_image, text_latent.z, text_mask)  # B, Eq. 16
-        context, weights = self.text_to_image.attend(  # C, Eq. 17
-            text_latent.z, fused, keys_mask, need_weights=not self.training
+        z_image, keys_mask, kl_image = self._encode_pictures(
+            image, image_mask, terms, kl_per_dim, training=training
         )
+        fused = self.image_to_text(
+            z_image, text_latent.z, text_mask, training=training
+        )  # B, Eq. 16
+        weights = None
+        if training:  # C, Eq. 17
+            context = self.text_to_image(text_latent.z, fused, keys_mask, training=True)
+        else:
+            context, weights = self.text_to_image.attend(text_latent.z, fused, keys_mask)
         kl_text = alignment = None
-        if self.training and "kl_text" in terms:
+        if "kl_text" in terms:
             kl_text, kl_per_dim["kl_text"] = self._kl(text_latent, text_mask)
-        if self.training and "alignment" in terms:
+        if "alignment" in terms:
             alignment = self.discriminator(
                 masked_mean(text_latent.z, text_mask),
                 masked_mean(z_image, keys_mask),
@@ -180,17 +191,11 @@ class MMIBCore(nn.Module):
 
         RETURNS (Inspected): See there.
         """
-        training = self.training
-        self.eval()
-        try:
-            x_text, x_image = self.text_projection(text), self.image_projection(image)
-            z_text = self.text_encoder(x_text, text_mask).mu
-            z_image, keys_mask, _ = self._encode_pictures(image, image_mask, (), {})
-            fused = self.image_to_text(z_image, z_text, text_mask)
-            _, weights = self.text_to_image.attend(z_text, fused, keys_mask)
-            assert weights is not None
-        finally:
-            self.train(training)
+        x_text, x_image = self.text_projection(text), self.image_projection(image)
+        z_text = self.text_encoder(x_text, text_mask, training=False).mu
+        z_image, keys_mask, _ = self._encode_pictures(image, image_mask, (), {}, training=False)
+        fused = self.image_to_text(z_image, z_text, text_mask, training=False)
+        _, weights = self.text_to_image.attend(z_text, fused, keys_mask)
         return Inspected(x_text, z_text, x_image, z_image.detach(), weights)
 
     def _kl(self, latent: Latent, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,6 +210,8 @@ class MMIBCore(nn.Module):
         mask: torch.Tensor,
         terms: Collection[Term],
         kl_per_dim: dict[str, torch.Tensor],
+        *,
+        training: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """RETURNS (Tuple): Z^V with the learned row where there is no picture (b, max(m + 1, 1), d), its
         mask, and KL of the picture posteriors, if asked for (then also in `kl_per_dim`).
@@ -215,11 +222,13 @@ class MMIBCore(nn.Module):
         keys_mask = mask.new_zeros(z.shape[:2])
         keys_mask[:, 0] = True
         kl_image = None
-        if self.training and "kl_image" in terms:
+        if "kl_image" in terms:
             kl_image = z.new_zeros(1)
         if len(rows):
             # Only posts with a picture are encoded: attention over no key at all is undefined.
-            latent = self.image_encoder(self.image_projection(image[rows]), mask[rows])
+            latent = self.image_encoder(
+                self.image_projection(image[rows]), mask[rows], training=training
+            )
             z = z.to(latent.z.dtype).index_copy(0, rows, latent.z)
             keys_mask = torch.where(with_picture.unsqueeze(-1), mask, keys_mask)
             if kl_image is not None:

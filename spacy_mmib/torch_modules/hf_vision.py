@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .backbone import Autocast
+from .modes import training_mode
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ class HFVision(nn.Module):
     preset (Dict[str, Any]): How pictures are prepared for it, see `layers.picture_transform`. Its
         crop_size may differ from the configuration's image_size if the model can interpolate its
         position embeddings.
-    trainable (bool): If False, the module stays in evaluation mode whatever `train()` says, and no
-        parameter requires a gradient.
+    trainable (bool): If False, no parameter requires a gradient, and BatchNorm's statistics stay.
     autocast (Optional[str]): "bfloat16" or "float16": run a frozen model in that precision.
     network (Optional[nn.Module]): The model, if it has been built from `config` already; `None` builds one
         with random weights.
@@ -105,31 +105,44 @@ class HFVision(nn.Module):
         self.trainable = trainable
         self.autocast = None if autocast is None else getattr(torch, autocast)
         self.requires_grad_(trainable)
-        self.train(trainable)
+        self.eval()
 
     def train(self, mode: bool = True) -> "HFVision":
-        """Switch to training mode, unless the encoder is frozen."""
-        super().train(mode and self.trainable)
+        """Stay in evaluation mode, whatever `mode` says: see `training_mode`."""
+        super().train(False)
         return self
 
-    def forward(self, pictures: torch.Tensor, at_once: int, patches: bool = False) -> torch.Tensor:
+    def forward(
+        self,
+        pictures: torch.Tensor,
+        at_once: int,
+        patches: bool = False,
+        *,
+        training: bool = False,
+    ) -> torch.Tensor:
         """Encode pictures.
 
         pictures (torch.Tensor): Prepared by the preset, (r, 3, height, width), at least one.
         at_once (int): Pictures in one pass through the model.
         patches (bool): Give the patches too, see `forward_patches`.
+        training (bool): Whether the model learns from this pass, if it is trainable.
         RETURNS (torch.Tensor): (r, width), float32; with patches (r, 1 + p, width).
         """
+        training = training and self.trainable
         if patches:
-            return self.forward_patches(pictures, at_once)
+            return self.forward_patches(pictures, at_once, training=training)
         with self._precision(pictures.device):
-            return torch.cat([self._encode(part)[0].float() for part in pictures.split(at_once)])
+            parts = pictures.split(at_once)
+            return torch.cat([self._encode(part, training)[0].float() for part in parts])
 
-    def forward_patches(self, pictures: torch.Tensor, at_once: int) -> torch.Tensor:
+    def forward_patches(
+        self, pictures: torch.Tensor, at_once: int, *, training: bool = False
+    ) -> torch.Tensor:
         """Encode pictures and their patches.
 
         pictures (torch.Tensor): As in `forward`.
         at_once (int): As in `forward`.
+        training (bool): As in `forward`.
         RETURNS (torch.Tensor): (r, 1 + p, width), float32: first the pooled vector, then the patches of
             the picture row by row, as the last hidden state has them. Convolutional models have a patch a
             position of their last feature map.
@@ -137,7 +150,7 @@ class HFVision(nn.Module):
         rows = []
         with self._precision(pictures.device):
             for part in pictures.split(at_once):
-                pooled, patches = self._encode(part)
+                pooled, patches = self._encode(part, training)
                 rows.append(torch.cat((pooled.float().unsqueeze(1), patches.float()), dim=1))
         return torch.cat(rows)
 
@@ -150,18 +163,13 @@ class HFVision(nn.Module):
                 contexts.enter_context(torch.autocast(device.type, self.autocast))
             yield
 
-    def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, pictures: torch.Tensor, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """RETURNS (Tuple[torch.Tensor, torch.Tensor]): (r, width) and (r, p, width)."""
         # A single picture has no batch statistics (BatchNorm raises on a map of one position): use the
         # running ones.
-        alone = self.training and self.has_statistics and len(pictures) == 1
-        if alone:
-            self.network.eval()
-        try:
+        alone = self.has_statistics and len(pictures) == 1
+        with training_mode(self.network, training and not alone):
             output = self.network(pictures, **self.forward_settings)
-        finally:
-            if alone:
-                self.network.train()
         hidden = output.last_hidden_state
         rows = hidden.flatten(2).transpose(1, 2) if self.kind.is_map else hidden
         pooled = output.pooler_output if self.kind.has_pooler else hidden[:, 0]

@@ -54,24 +54,30 @@ class NERHead(nn.Module):
     def constrain(self) -> None:
         """Write the forbidden transitions into the CRF's parameters.
 
-        They are ordinary parameters, so the optimizer could move them; this is called before every use.
+        They are ordinary parameters, so an optimizer (weight decay) moves them; this is called after each of
+        its steps, and after loading.
         """
         # .data, since an in-place change of the parameter itself would invalidate a pending backward.
         self.crf.transitions.data.masked_fill_(self.forbidden, FORBIDDEN)
         self.crf.start_transitions.data[2::2] = FORBIDDEN
 
     def forward(
-        self, context: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor | None = None
+        self,
+        context: torch.Tensor,
+        mask: torch.Tensor,
+        tags: torch.Tensor | None = None,
+        *,
+        training: bool = False,
     ) -> Any:
         """The loss if gold tags are given, the best entities otherwise.
 
         context (torch.Tensor): C, (b, n, d).
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
         tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown.
+        training (bool): Makes no difference: nothing here is random.
         RETURNS (Union[torch.Tensor, List[DecodedEntities]]): Negative log-likelihood, mean over posts,
             (1,); or the entities of each post.
         """
-        self.constrain()
         emissions = self.emission(at_least_float32(context))
         if tags is not None:
             return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)

@@ -25,7 +25,12 @@ class RelationHead(nn.Module):
             nn.init.uniform_(layer.weight, -((2 * width) ** -0.5), (2 * width) ** -0.5)
 
     def forward(
-        self, context: torch.Tensor, pooling: torch.Tensor, pairs: torch.Tensor
+        self,
+        context: torch.Tensor,
+        pooling: torch.Tensor,
+        pairs: torch.Tensor,
+        *,
+        training: bool = False,
     ) -> torch.Tensor:
         """Score pairs.
 
@@ -33,6 +38,7 @@ class RelationHead(nn.Module):
         pooling (torch.Tensor): A row a span, with the weights of its tokens: 1 / length for its own and 0
             for all others, (b, spans, n).
         pairs (torch.Tensor): Long (p, 3): post, and head and tail among the spans of that post.
+        training (bool): Makes no difference: nothing here is random.
         RETURNS (torch.Tensor): Logits, (p, n_labels).
         """
         # A product of matrices rather than gathering rows: its gradient is deterministic on a GPU too.

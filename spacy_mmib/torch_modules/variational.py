@@ -47,16 +47,17 @@ class VariationalEncoder(nn.Module):
         self.log_var = AttentivePropagationEncoder(width, heads, dropout, feed_forward)
         nn.init.constant_(self.log_var.feed_forward_norm.bias, initial_log_var)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> Latent:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, *, training: bool) -> Latent:
         """Encode, and sample while training (the reparameterization of Eq. 9).
 
         x (torch.Tensor): X, (b, rows, d).
         mask (torch.Tensor): Bool (b, rows); at least one True a post.
+        training (bool): Whether to sample.
         RETURNS (Latent): See there.
         """
-        mu = self.mu(x, x, mask)
-        if not self.training:
+        mu = self.mu(x, x, mask, training=training)
+        if not training:
             return Latent(mu, mu, None)
-        log_var = self.log_var(x, x, mask)
+        log_var = self.log_var(x, x, mask, training=training)
         sigma = torch.exp(0.5 * log_var)
         return Latent(mu + sigma * torch.randn_like(sigma), mu, log_var)
