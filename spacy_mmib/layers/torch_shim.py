@@ -1,4 +1,4 @@
-"""Wrap a torch module for Thinc such that it can be built late, is called by many threads and travels as data.
+"""Wrap a torch module for Thinc such that it can be built late, serves many threads and travels as data.
 
 Widths and label counts are only known when a pipeline is initialized or loaded, so a wrapped module
 starts as a placeholder. Stored, it is its class's name, its settings and its tensors (safetensors inside
@@ -67,8 +67,8 @@ class Unbuilt(nn.Module):
 
 
 class Shim(PyTorchShim):
-    """Tells the module by an argument, `training`, what Thinc's shim tells it by its mode. The mode is one for
-    all threads that use a pipeline: one that begins to predict would end the other's evaluation mode.
+    """Tells the module by an argument, `training`, what Thinc's shim tells it by its mode. The mode is one
+    for all threads that use a pipeline: what one sets after its prediction, another meets in its own.
     """
 
     def predict(self, inputs: ArgsKwargs) -> Any:
@@ -97,9 +97,13 @@ class Shim(PyTorchShim):
         optimizer (Optimizer): The optimizer.
         """
         super().finish_update(optimizer)
-        constrain = getattr(self._model, "constrain", None)
-        if constrain is not None:
-            constrain()
+        _constrain(self._model)
+
+
+def _constrain(module: nn.Module) -> None:
+    constrain = getattr(module, "constrain", None)
+    if constrain is not None:
+        constrain()
 
 
 def wrap_module(
@@ -192,4 +196,5 @@ def deserialize_module(
     ):  # the random weights it starts with are replaced at once
         built = MODULES[msg["module"]](**{**msg["settings"], **(runtime_settings or {})})
     built.load_state_dict(safetensors.torch.load(msg["state"]))
+    _constrain(built)
     return built.to(device)

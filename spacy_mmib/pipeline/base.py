@@ -18,6 +18,7 @@ from ..layers.data import TERMS
 from ..layers.prefetch import find_encoder_layers, get_settings
 from ..schedules import Weight
 from ..util import warn
+from .checked_loading import CheckedLoading
 from .collapse import CollapseMonitor
 from .resilient_pipe import ResilientPipe
 
@@ -29,7 +30,7 @@ NO_WEIGHTS = (
 PipeT = TypeVar("PipeT", bound="MMIBPipe")
 
 
-class MMIBPipe(ResilientPipe, TrainablePipe):
+class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
     """A trainable component with the MMIB core in its model. Subclasses say what its labels are, and what
     it predicts, annotates and learns.
     """
@@ -256,6 +257,30 @@ class MMIBPipe(ResilientPipe, TrainablePipe):
         with self._new_sizes(exclude):
             super().from_disk(path, exclude=exclude)
         return self
+
+    def check_loaded(self) -> None:
+        """RAISES (ValueError): Labels and weights don't belong together, or the weights can't predict."""
+        labels = self.cfg.get("labels")
+        problem = None
+        if not isinstance(labels, list) or not all(
+            isinstance(x, str) and x.strip() for x in labels
+        ):
+            problem = f"the labels are no list of non-empty strings: {str(labels)[:80]}"
+        elif len(set(labels)) < len(labels):
+            double = sorted({label for label in labels if labels.count(label) > 1})
+            problem = f"labels occur more than once: {double[:5]}"
+        elif self._is_initialized:
+            (shim,) = self.model.get_ref("head").shims
+            size = getattr(shim._model, "settings", {}).get("n_labels")
+            if size != self._get_output_size():
+                wanted = self._get_output_size()
+                problem = f"the weights are for {size} labels, not for {wanted}: {labels}"
+        if problem is not None:
+            raise ValueError(
+                f"{self.name}: {problem}. The component's cfg was damaged, or is of another component: take "
+                "both from a copy, or train again."
+            )
+        super().check_loaded()
 
     def update(
         self,

@@ -14,6 +14,7 @@ from thinc.types import Floats2d
 from ..layers.img2vec_listener import Img2VecListener
 from ..layers.picture_vectors import set_picture_vectors
 from .base import NO_WEIGHTS
+from .checked_loading import CheckedLoading
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .resilient_pipe import ResilientPipe
 
@@ -28,7 +29,7 @@ def make_mmib_img2vec(
     return PictureEncoder(nlp.vocab, model, name)
 
 
-class PictureEncoder(ResilientPipe, Tok2Vec):
+class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
     """Encodes the pictures of posts for all components whose `img2vec` is a
     `spacy-mmib.Img2VecListener.v1`. To pictures what spaCy's `tok2vec` component is to text: it learns from
     the gradients of its listeners if its encoder is trainable, can be frozen (then list it among the

@@ -12,6 +12,7 @@ from thinc.api import Model
 
 from ..extensions import get_predicted, set_predicted, set_region_weights
 from ..layers.data import NERInput, NERTargets, PostVectors
+from ..locking import lock_transformers
 from .base import MMIBPipe
 from .batching import batches_by_length
 
@@ -45,6 +46,7 @@ DEFAULT_MODEL = {
         "beta2": 0.1,
         "alignment_weight": 1.0,
         "max_batch_tokens": 8192,
+        "lock_transformer": True,
         "scorer": {"@scorers": "spacy-mmib.ner_scorer.v1"},
     },
     default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
@@ -57,9 +59,16 @@ def make_mmib_ner(
     beta2: float | Iterable[float],
     alignment_weight: float | Iterable[float],
     max_batch_tokens: int,
+    lock_transformer: bool,
     scorer: Callable[..., Any] | None,
 ) -> "MMIBEntityRecognizer":
-    """Create the component from a config; see `MMIBEntityRecognizer` for the settings."""
+    """Create the component from a config; see `MMIBEntityRecognizer` for the settings.
+
+    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
+        which threads don't disturb each other's predictions: see `locking`.
+    """
+    if lock_transformer:
+        lock_transformers(nlp, model)
     return MMIBEntityRecognizer(
         nlp.vocab,
         model,

@@ -13,6 +13,7 @@ from thinc.api import Model
 
 from ..extensions import get_weighted_spans, set_region_weights
 from ..layers.data import PairInput, PairScores, SpanWeights
+from ..locking import lock_transformers
 from ..relations import (
     ASKED,
     RELATIONS_KEY,
@@ -46,6 +47,7 @@ DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.MMIB_REL.v1"}
         "beta2": 0.1,
         "alignment_weight": 1.0,
         "max_batch_tokens": 8192,
+        "lock_transformer": True,
         "scorer": {"@scorers": "spacy-mmib.rel_scorer.v1"},
     },
     default_score_weights={
@@ -73,9 +75,16 @@ def make_mmib_rel(
     beta2: float | Iterable[float],
     alignment_weight: float | Iterable[float],
     max_batch_tokens: int,
+    lock_transformer: bool,
     scorer: Callable[..., Any] | None,
 ) -> "MMIBRelationExtractor":
-    """Create the component from a config; see `MMIBRelationExtractor` for the settings."""
+    """Create the component from a config; see `MMIBRelationExtractor` for the settings.
+
+    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
+        which threads don't disturb each other's predictions: see `locking`.
+    """
+    if lock_transformer:
+        lock_transformers(nlp, model)
     return MMIBRelationExtractor(
         nlp.vocab,
         model,
@@ -177,6 +186,16 @@ class MMIBRelationExtractor(MMIBPipe):
 
     def _get_output_size(self) -> int:
         return len(self.labels) + 1
+
+    def check_loaded(self) -> None:
+        """RAISES (ValueError): See `MMIBPipe.check_loaded`; or the negative label is none."""
+        negative = self.cfg.get("negative_label")
+        if not isinstance(negative, str) or not negative or negative in (self.cfg["labels"] or ()):
+            raise ValueError(
+                f"{self.name}: the negative label {negative!r} is empty, or one of the labels "
+                f"{self.cfg['labels']}. The component's cfg was damaged: take it from a copy."
+            )
+        super().check_loaded()
 
     def _find_labels(self, example: Example) -> Iterable[str]:
         self._count_lost_pairs(example)

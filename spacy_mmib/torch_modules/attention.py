@@ -90,8 +90,8 @@ class AttentivePropagationEncoder(nn.Module):
     def _project(
         self, query: torch.Tensor, keys: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): Queries (b, h, q, d / h), keys and values
-        (b, h, k, d / h).
+        """RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): Queries (b, h, q, d / h), keys and
+        values (b, h, k, d / h).
         """
         weights = self.attention.in_proj_weight.chunk(3)
         biases = self.attention.in_proj_bias.chunk(3)

@@ -142,8 +142,8 @@ class MMIBCore(nn.Module):
         image_mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
         image_ids (torch.Tensor): Long (b,), equal for equal pictures, negative for a post without.
         terms (Collection[str]): The regularizer terms to compute, in training.
-        training (bool): Whether to sample, drop out and compute the terms. An argument, not the module's mode:
-            threads share the module.
+        training (bool): Whether to sample, drop out and compute the terms. An argument, not the module's
+            mode: threads share the module.
         RETURNS (CoreOutput): See there.
         """
         with_picture = image_mask.any(-1)

@@ -8,8 +8,8 @@ from torch import nn
 
 @contextmanager
 def training_mode(network: nn.Module, training: bool) -> Iterator[None]:
-    """Switch a network to training mode for one pass. Outside such passes it is in evaluation mode and nothing
-    switches it, so that any number of threads can predict with it.
+    """Switch a network to training mode for one pass. Outside such passes it is in evaluation mode and
+    nothing switches it, so that any number of threads can predict with it.
 
     network (nn.Module): In evaluation mode.
     training (bool): If False, nothing is done.
