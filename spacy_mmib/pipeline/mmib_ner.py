@@ -14,6 +14,7 @@ from ..extensions import get_predicted, set_predicted, set_region_weights
 from ..layers.data import NERInput, NERTargets, PostVectors
 from .base import MMIBPipe
 from .batching import batches_by_length
+from .replacing import replace_listeners_by_path
 
 DEFAULT_MODEL = {
     "@architectures": "spacy-mmib.MMIB_NER.v1",
@@ -60,6 +61,7 @@ def make_mmib_ner(
     scorer: Callable[..., Any] | None,
 ) -> "MMIBEntityRecognizer":
     """Create the component from a config; see `MMIBEntityRecognizer` for the settings."""
+    replace_listeners_by_path(nlp)
     return MMIBEntityRecognizer(
         nlp.vocab,
         model,
@@ -143,6 +145,7 @@ class MMIBEntityRecognizer(MMIBPipe):
         """
         self._require_initialized()
         docs = list(docs)
+        self._warn_about_lost_text(docs)
         head = self.model.get_ref("head")
         predictions: list[Any] = [None] * len(docs)
         for group in batches_by_length(docs, self.max_batch_tokens):

@@ -29,6 +29,7 @@ from .base import MMIBPipe
 from .batching import batches_of_pairs
 from .instances import GetInstances, get_given_pairs
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
+from .replacing import replace_listeners_by_path
 
 DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.MMIB_REL.v1"}
 
@@ -76,6 +77,7 @@ def make_mmib_rel(
     scorer: Callable[..., Any] | None,
 ) -> "MMIBRelationExtractor":
     """Create the component from a config; see `MMIBRelationExtractor` for the settings."""
+    replace_listeners_by_path(nlp)
     return MMIBRelationExtractor(
         nlp.vocab,
         model,
@@ -259,6 +261,7 @@ class MMIBRelationExtractor(MMIBPipe):
         """
         self._require_initialized()
         docs = list(docs)
+        self._warn_about_lost_text(docs)
         instances = [self._read_candidates(doc) for doc in docs]
         pairs = [_to_array(spans or ()) for spans in instances]
         rows: list[list[Any]] = [[] for _ in docs]
