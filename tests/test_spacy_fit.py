@@ -19,7 +19,10 @@ from conftest import (
     relations,
     train,
 )
-from spacy.util import load_model_from_config
+from spacy.cli.debug_model import debug_model
+from spacy.schemas import ConfigSchemaTraining
+from spacy.tokens import DocBin
+from spacy.util import load_model_from_config, registry
 
 from spacy_mmib.schedules import Warmup, Weight
 from spacy_mmib.util import MMIBWarning
@@ -400,3 +403,21 @@ def test_a_weight_goes_to_a_step():
     assert generator.next() == 0.3
     generator.go_to(0)  # can't
     assert generator.next() == 0.3
+
+
+# spaCy's command line
+
+
+@pytest.mark.parametrize("name", ["mmib_ner", "mmib_rel"])
+def test_debug_model(tmp_path, name, capsys):
+    """The way `spacy debug model` calls models: with docs, whatever they take otherwise."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe(name, config={"model": MODEL if name == "mmib_ner" else REL_MODEL})
+    references = [eg.reference for eg in make_rel_examples(nlp)]
+    DocBin(docs=references, store_user_data=True).to_disk(tmp_path / "train.spacy")
+    reader = {"@readers": "spacy-mmib.Corpus.v1", "path": str(tmp_path / "train.spacy")}
+    nlp.config["corpora"] = {"train": reader, "dev": reader}
+    config = nlp.config.interpolate()
+    settings = registry.resolve(config["training"], schema=ConfigSchemaTraining)
+    debug_model(config, settings, nlp, nlp.get_pipe(name))
+    assert "model looks good" in capsys.readouterr().out
