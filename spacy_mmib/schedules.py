@@ -6,6 +6,8 @@ from typing import Any
 
 from thinc.api import registry
 
+from .util import warn
+
 
 class Warmup:
     """Rises linearly from one value to another and stays there.
@@ -54,22 +56,45 @@ class Weight:
         self.current = 0.0
         self._source: Iterable[float] | None = None
         self._schedule: Iterator[float] | None = None
+        # Values taken from the schedule.
+        self._step = 0
+        self._lost = False
         if isinstance(value, Iterable):
             self._source = value
-            self.restart()
+            self.go_to(0)
         else:
             self.current = self._check(float(value))
 
-    def restart(self) -> None:
-        """Start a schedule again. A generator, as most of Thinc's schedules are, can't and goes on."""
+    def go_to(self, step: int) -> None:
+        """Go to a step of a schedule: 0 to start again. A generator, as most of Thinc's schedules are, can't
+        go back: it stays where it is.
+
+        step (int): How many values have been taken before the next one.
+        """
+        if self._source is None:
+            return
         try:
-            self._schedule = iter(copy.deepcopy(self._source or ()))
+            schedule = iter(copy.deepcopy(self._source))
         except TypeError:
-            self._schedule = iter(self._source or ())
+            schedule = iter(self._source)
+        if schedule is not self._source:
+            self._schedule, self._step = schedule, 0
+        elif self._schedule is None:
+            self._schedule = schedule
+        while self._step < step:
+            self.next()
 
     def next(self) -> float:
         """RETURNS (float): The weight of the next update."""
+        if self._lost:
+            self._lost = False
+            warn(
+                f"{self.name}: its schedule can't be copied or pickled, so in this copy of the pipeline it "
+                f"stays at {self.current:g}. To go on with it, save the pipeline (nlp.to_disk) and load it "
+                "(spacy.load)."
+            )
         if self._source is not None and self._schedule is not None:
+            self._step += 1
             self.current = self._check(float(next(self._schedule, self.current)))
         return self.current
 
@@ -82,5 +107,5 @@ class Weight:
         state = dict(self.__dict__)
         if isinstance(self._source, Iterator) and not isinstance(self._source, Warmup):
             # Generators can't be pickled. A copy that predicts in another process has no use for them.
-            state.update(_source=None, _schedule=None)
+            state.update(_source=None, _schedule=None, _lost=True)
         return state

@@ -3,9 +3,10 @@
 import numpy
 import pytest
 import spacy
-from conftest import MODEL, POSTS, entities, make_examples, make_picture, new_docs, train
+from conftest import LISTENER, MODEL, POSTS, entities, make_examples, make_picture, new_docs, train
 from spacy.tokens import Doc
 from spacy.training import Example
+from spacy.util import load_model_from_config
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +114,31 @@ def test_frozen_transformer(bert):
             examples, sgd=optimizer, losses={}, exclude=["transformer"], annotates=["transformer"]
         )
     assert nlp.get_pipe("transformer").model.to_bytes() == before
+
+
+def test_listeners_of_a_transformer_are_replaced(bert, tmp_path):
+    nlp = make_nlp(bert)
+    nlp.add_pipe("mmib_img2vec", config={"model": MODEL["img2vec"]}, before="mmib_ner")
+    model = nlp.get_pipe_config("mmib_ner")["model"]
+    nlp.remove_pipe("mmib_ner")
+    nlp.add_pipe("mmib_ner", config={"model": {**model, "img2vec": LISTENER}})
+    train(nlp, make_examples(nlp), steps=1)
+    nlp.to_disk(tmp_path / "source")
+    config = nlp.config.copy()
+    paths = ["model.tok2vec", "model.img2vec"]
+    config["nlp"]["pipeline"] = ["mmib_ner"]
+    config["components"] = {
+        "mmib_ner": {"source": str(tmp_path / "source"), "replace_listeners": paths}
+    }
+    alone = load_model_from_config(config)
+    architectures = alone.config["components"]["mmib_ner"]["model"]
+    assert "Tok2VecTransformer" in architectures["tok2vec"]["@architectures"]
+    assert "TorchvisionEncoder" in architectures["img2vec"]["@architectures"]
+    alone.to_disk(tmp_path / "alone")
+    expected = get_tags(nlp)
+    assert get_tags(alone) == expected
+    assert get_tags(spacy.load(tmp_path / "alone")) == expected
+
+
+def get_tags(nlp) -> list:
+    return [[e.label_ for e in doc.ents] for doc in nlp.pipe(new_docs(nlp))]

@@ -18,11 +18,13 @@ Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 
 
 def classify_pairs(
-    model: Model[PairInput, PairScores], X: PairInput, is_train: bool
+    model: Model[PairInput, PairScores], X: PairInput | list[Doc], is_train: bool
 ) -> tuple[PairScores, Backprop]:
     """Score pairs, in the way that the model's attribute "entity_repr" says: `classify_pooled` or
-    `classify_marked`.
+    `classify_marked`. Docs alone, which is what `spacy debug model` gives any model, are posts without pairs.
     """
+    if not isinstance(X, PairInput):
+        X = PairInput(X, [numpy.zeros((0, 4), dtype="int64") for _ in X])
     if model.attrs["entity_repr"] == "marker":
         return classify_marked(model, X, is_train)
     return classify_pooled(model, X, is_train)

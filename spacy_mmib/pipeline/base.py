@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
+from spacy.tokens import Doc
 from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
@@ -26,6 +27,12 @@ NO_WEIGHTS = (
     "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
     "load a trained one with spacy.load()."
 )
+
+LISTENERS: dict[str, Callable[[Doc], bool]] = {
+    "tok2vec-listener": lambda doc: bool(doc.tensor.size),
+    "transformer-listener": lambda doc: doc._.trf_data is not None,
+}
+"""Layers that stand for a shared text encoder, and whether it has encoded a post."""
 
 PipeT = TypeVar("PipeT", bound="MMIBPipe")
 
@@ -113,6 +120,22 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         if not self._is_initialized:
             raise ValueError(NO_WEIGHTS.format(name=self.name))
 
+    def _warn_about_lost_text(self, docs: Iterable[Doc]) -> None:
+        """spaCy's listeners give zeros for docs that what they listen to has not seen."""
+        if "zeros" in self._said:
+            return
+        listeners = [
+            node for node in self.model.get_ref("tok2vec").walk() if node.name in LISTENERS
+        ]
+        if listeners and any(not LISTENERS[listeners[0].name](doc) for doc in docs if len(doc)):
+            self._said.add("zeros")
+            upstream = listeners[0].name.removesuffix("-listener")
+            warn(
+                f"{self.name}: the shared {upstream} that it listens to has not encoded its posts, so it "
+                f"predicts from zeros. The {upstream} has to be in the pipeline before it, and enabled; and "
+                "in annotating_components in [training], if this component is."
+            )
+
     def _find_labels(self, example: Example) -> Iterable[str]:
         """RETURNS (Iterable[str]): Labels of the gold annotations."""
         raise NotImplementedError
@@ -142,9 +165,8 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         self.cfg.pop("leaks", None)
         self._monitor.reset()
         self._said.clear()
-        self._step_weights = None
-        for weight in self._weights.values():
-            weight.restart()
+        self.cfg.pop("updates", None)
+        self._restore_schedules()
         found: set[str] = set()
         notes: set[str | None] = set()
         for example in get_examples():
@@ -228,6 +250,8 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
             return
         sizes, cfg = self._forget_sizes(), copy.deepcopy(self.cfg)
         self.cfg.pop("leaks", None)  # said of the weights that go
+        if "cfg" not in exclude:
+            self.cfg.pop("updates", None)  # not in pipelines of version 0.1
         try:
             yield
         except Exception:
@@ -235,6 +259,14 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
             for node, dim, size in sizes:
                 node.set_dim(dim, size, force=True)
             raise
+
+    def _restore_schedules(self) -> None:
+        """Let the loss weights go on where the updates that the component has seen have left them: training
+        may have stopped in between, and gone on from what was saved.
+        """
+        self._step_weights = None
+        for weight in self._weights.values():
+            weight.go_to(self.cfg.get("updates", 0))
 
     def from_bytes(self: PipeT, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> PipeT:
         """Load from a bytestring, whatever sizes the component had before.
@@ -245,6 +277,7 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         """
         with self._new_sizes(exclude):
             super().from_bytes(bytes_data, exclude=exclude)
+        self._restore_schedules()
         return self
 
     def from_disk(self: PipeT, path: str | Path, *, exclude: Iterable[str] = ()) -> PipeT:
@@ -256,6 +289,7 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         """
         with self._new_sizes(exclude):
             super().from_disk(path, exclude=exclude)
+        self._restore_schedules()
         return self
 
     def check_loaded(self) -> None:
@@ -324,6 +358,7 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
             key = f"{self.name}_{term}"
             losses[key] = losses.get(key, 0.0) + float(value[0])
             losses[self.name] += weights[term] * float(value[0])
+        self._monitor.name = self.name  # nlp.rename_pipe
         self._monitor.update(kl_per_dim)
         if sgd not in (None, False):
             self.finish_update(sgd)
@@ -352,4 +387,6 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         sgd (Optimizer): The optimizer.
         """
         super().finish_update(sgd)
+        if self._step_weights is not None:
+            self.cfg["updates"] = self.cfg.get("updates", 0) + 1
         self._step_weights = None

@@ -6,16 +6,18 @@ from typing import Any
 from spacy.language import Language
 from spacy.pipeline.tok2vec import Tok2Vec
 from spacy.tokens import Doc
-from spacy.training import Example
+from spacy.training import Example, validate_examples
 from spacy.vocab import Vocab
-from thinc.api import Model
+from thinc.api import Model, Optimizer
 from thinc.types import Floats2d
 
 from ..layers.img2vec_listener import Img2VecListener
 from ..layers.picture_vectors import set_picture_vectors
+from ..layers.prefetch import find_encoder_layers, get_settings
 from .base import NO_WEIGHTS
 from .checked_loading import CheckedLoading
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
+from .replacing import replace_listeners_by_path
 from .resilient_pipe import ResilientPipe
 
 DEFAULT_MODEL = NER_MODEL["img2vec"]
@@ -26,6 +28,7 @@ def make_mmib_img2vec(
     nlp: Language, name: str, model: Model[list[Doc], list[Floats2d]]
 ) -> "PictureEncoder":
     """Create the component from a config; see `PictureEncoder`."""
+    replace_listeners_by_path(nlp)
     return PictureEncoder(nlp.vocab, model, name)
 
 
@@ -48,7 +51,28 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         model (Model[List[Doc], List[Floats2d]]): See `spacy-mmib.TorchvisionEncoder.v1`.
         name (str): The component's name, by which listeners find it.
         """
+        self._name = name
+        # Every listener it has ever had: those of components that are disabled when it is renamed are not in
+        # its listener_map.
+        self._followers: list[Img2VecListener] = []
+        self._key = _Key()
+        layers = find_encoder_layers(model)
+        self._learns = not layers or any(get_settings(layer).trainable for layer in layers)
         super().__init__(vocab, model, name)
+
+    @property
+    def name(self) -> str:
+        """RETURNS (str): The component's name in the pipeline. spaCy sets it in `nlp.rename_pipe` and when
+        the component is sourced; its listeners follow.
+        """
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        if name != self._name:
+            self._name = name
+            for listener in self._followers:
+                listener.follow(self._key, name)
 
     def find_listeners(self, component: Any) -> None:
         """Find the listeners of this component in another one's model.
@@ -70,7 +94,9 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         component_name (str): The component it is in.
         """
         super().add_listener(listener, component_name)
-        listener.component_name = self.name
+        listener.link(self._key, self.name)
+        if not any(known is listener for known in self._followers):
+            self._followers.append(listener)
         self._tell_width(listener)
 
     def _tell_width(self, listener: Img2VecListener) -> None:
@@ -113,3 +139,37 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         """
         for doc, vectors in zip(docs, tokvecses):
             set_picture_vectors(doc, self.name, vectors)
+
+    def update(
+        self,
+        examples: Iterable[Example],
+        *,
+        drop: float = 0.0,
+        sgd: Optimizer | None = None,
+        losses: dict[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Encode a training batch for the listeners. A trainable encoder learns from their gradients.
+
+        examples (Iterable[Example]): Pictures are those of `Example.predicted`.
+        drop (float): Dropout rate of Thinc layers.
+        sgd (Optional[Optimizer]): If given, the weights are updated with the last listener's gradient.
+        losses (Optional[Dict[str, float]]): Added to: the sum of the squared gradients, under the component's
+            name.
+        RETURNS (Dict[str, float]): `losses`.
+        """
+        if self._learns:
+            learned: dict[str, float] = super().update(examples, drop=drop, sgd=sgd, losses=losses)
+            return learned
+        # Nothing to learn, and in training the same vectors as in prediction. Kept with the docs they are
+        # there for components that predict on them later in this update, too: annotating ones.
+        losses = {} if losses is None else losses
+        losses.setdefault(self.name, 0.0)
+        examples = list(examples)
+        validate_examples(examples, f"{type(self).__name__}.update")
+        docs = [eg.predicted for eg in examples]
+        self.set_annotations(docs, self.predict(docs))
+        return losses
+
+
+class _Key:
+    """Tells a component from others, whatever they are called."""

@@ -15,6 +15,7 @@ from ..layers.data import NERInput, NERTargets, PostVectors
 from ..locking import lock_transformers
 from .base import MMIBPipe
 from .batching import batches_by_length
+from .replacing import replace_listeners_by_path
 
 DEFAULT_MODEL = {
     "@architectures": "spacy-mmib.MMIB_NER.v1",
@@ -67,6 +68,7 @@ def make_mmib_ner(
     lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
         which threads don't disturb each other's predictions: see `locking`.
     """
+    replace_listeners_by_path(nlp)
     if lock_transformer:
         lock_transformers(nlp, model)
     return MMIBEntityRecognizer(
@@ -152,6 +154,7 @@ class MMIBEntityRecognizer(MMIBPipe):
         """
         self._require_initialized()
         docs = list(docs)
+        self._warn_about_lost_text(docs)
         head = self.model.get_ref("head")
         predictions: list[Any] = [None] * len(docs)
         for group in batches_by_length(docs, self.max_batch_tokens):

@@ -30,6 +30,7 @@ from .base import MMIBPipe
 from .batching import batches_of_pairs
 from .instances import GetInstances, get_given_pairs
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
+from .replacing import replace_listeners_by_path
 
 DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.MMIB_REL.v1"}
 
@@ -83,6 +84,7 @@ def make_mmib_rel(
     lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
         which threads don't disturb each other's predictions: see `locking`.
     """
+    replace_listeners_by_path(nlp)
     if lock_transformer:
         lock_transformers(nlp, model)
     return MMIBRelationExtractor(
@@ -278,6 +280,7 @@ class MMIBRelationExtractor(MMIBPipe):
         """
         self._require_initialized()
         docs = list(docs)
+        self._warn_about_lost_text(docs)
         instances = [self._read_candidates(doc) for doc in docs]
         pairs = [_to_array(spans or ()) for spans in instances]
         rows: list[list[Any]] = [[] for _ in docs]
