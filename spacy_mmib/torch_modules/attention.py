@@ -14,7 +14,8 @@ class AttentivePropagationEncoder(nn.Module):
 
     width (int): d.
     heads (int): h, must divide `width`.
-    dropout (float): On attention weights and on both residual branches.
+    dropout (float): On attention weights.
+    residual_dropout (Optional[float]): On both residual branches; `dropout` if `None`.
     feed_forward (str): "transformer" for Linear(d, 4d), GELU, Linear(4d, d); "linear" for one
         Linear(d, d) without activation, as in the code released with the paper.
     """
@@ -25,6 +26,7 @@ class AttentivePropagationEncoder(nn.Module):
         heads: int,
         dropout: float = 0.1,
         feed_forward: FeedForward = "transformer",
+        residual_dropout: float | None = None,
     ) -> None:
         super().__init__()
         if heads < 1 or width % heads:
@@ -44,7 +46,7 @@ class AttentivePropagationEncoder(nn.Module):
         else:
             raise ValueError(f"feed_forward is 'transformer' or 'linear', not {feed_forward!r}.")
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout if residual_dropout is None else residual_dropout)
 
     def forward(
         self, query: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor
