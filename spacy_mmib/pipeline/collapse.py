@@ -208,6 +208,6 @@ class CollapseMonitor:
             warn(
                 f"{self.name}: the {what} posterior has collapsed: of the {units.width} units of its latent "
                 f"{units.active} differ between {posts} {what}s by more than noise{nats}. So the {what} "
-                f"doesn't reach the prediction. Lower {beta}, warm it up with spacy-mmib.warmup.v1, set "
+                f"hardly reaches the prediction. Lower {beta}, warm it up with spacy-mmib.warmup.v1, set "
                 'kl_reduction = "mean" if it is "sum", or start from a pretrained encoder.'
             )
