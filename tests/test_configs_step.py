@@ -3,6 +3,7 @@ with tiny encoders in the place of BERT and ResNet."""
 
 import math
 import warnings
+from inspect import signature
 from itertools import permutations
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from conftest import make_picture
 from spacy.tokens import DocBin, Span
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
-from spacy.util import load_config
+from spacy.util import load_config, registry
 from thinc.api import Config
 from tiny_bert import save_tiny_bert
 
@@ -167,6 +168,60 @@ def test_the_papers_setting(path):
     assert rate["total_steps"] == pytest.approx(steps, rel=0.01)
     assert training["eval_frequency"] <= math.ceil(posts / 8)
     assert rate["warmup_steps"] < 0.1 * steps
+
+
+RELEASED = {
+    "feed_forward": "linear",
+    "residual_dropout": 0.0,
+    "kl_reduction": "mean",
+    "alignment_pooling": "first",
+    "discriminator": "vector",
+    "max_negatives": 1,
+    "initial_log_var": 0.0,
+}
+"""What the code released with the paper does, of what there is a switch for."""
+
+
+@pytest.mark.parametrize(("stem", "objects"), [("ner_trf", 4), ("rel_trf", 3)])
+def test_the_released_codes_setting(stem, objects):
+    configs = [load_config(ROOT / f"configs/{name}.cfg") for name in (stem, f"{stem}_released")]
+    ours, released = (config["components"][f"mmib_{stem[:3]}"]["model"] for config in configs)
+    for name, value in RELEASED.items():
+        assert released[name] == value
+        assert ours[name] != value or name == "kl_reduction", name
+    assert released["img2vec"]["max_regions"] == objects
+    assert [c["training"]["optimizer"].pop("grad_clip") for c in configs] == [1.0, 0.0]
+    if stem == "rel_trf":
+        assert (ours["entity_repr"], released["entity_repr"]) == ("pool", "marker")
+
+
+def test_no_clipping_is_0():
+    """In Thinc's optimizer, which the configs take, and in ours: a step of plain descent with a steep gradient."""
+    gradient = numpy.full((4,), 1e4, dtype="float32")
+    for name in ("Adam.v1", "spacy-mmib.Adam.v1"):
+        make = registry.optimizers.get(name)
+        moments = {}
+        for clip in (0.0, 1.0):
+            optimizer = make(0.1, grad_clip=clip)
+            optimizer((0, "W"), numpy.zeros(4, dtype="float32"), gradient.copy())
+            moments[clip] = float(optimizer.mom1[0, "W"][0])
+        assert moments[0.0] == pytest.approx(0.1 * 1e4)
+        assert moments[1.0] == pytest.approx(0.1 * 0.5)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_configs_are_full(path):
+    """Every setting that our architectures have is there, in their order, so that it is seen."""
+    for layer in find_layers(load_config(path, interpolate=False)["components"]):
+        if name_of(layer).startswith("spacy-mmib."):
+            build = registry.architectures.get(name_of(layer))
+            shown = [name for name in layer if name not in ("@architectures", *SECTIONS)]
+            names = [name for name in signature(build).parameters if name not in SECTIONS]
+            assert shown == names, name_of(layer)
+
+
+SECTIONS = ("tok2vec", "img2vec", "get_regions", "cache", "grad_scaler_config", "read_picture")
+"""What comes in sections of its own, and what may."""
 
 
 def name_of(layer) -> str:

@@ -13,7 +13,6 @@ from spacy.training import Example
 from spacy_mmib.ablation import remove_images
 from spacy_mmib.extensions import get_predicted
 from spacy_mmib.pipeline.batching import batches_by_length
-from spacy_mmib.pipeline.collapse import CollapseMonitor
 from spacy_mmib.schedules import Warmup, Weight
 from spacy_mmib.util import MMIBWarning
 
@@ -545,38 +544,6 @@ def test_unreadable_pictures(policy, tmp_path):
         nlp.set_error_handler(lambda name, proc, docs, error: failed.extend(docs))
         assert len(list(nlp.pipe(docs()))) == 2
         assert len(failed) == 1
-
-
-# Collapse
-
-
-def test_collapse_is_said_once():
-    monitor = CollapseMonitor("mmib_ner", window=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for _ in range(5):
-            monitor.update({"kl_text": 0.4, "kl_image": 0.3})
-    with pytest.warns(MMIBWarning, match="picture posterior has collapsed.*Lower beta2") as caught:
-        for _ in range(12):
-            monitor.update({"kl_text": 0.4, "kl_image": 0.001})
-    assert len(caught) == 1
-    with pytest.warns(MMIBWarning, match="text posterior has collapsed.*Lower beta1"):
-        for _ in range(6):
-            monitor.update({"kl_text": 0.0})
-
-
-def test_collapse_is_noticed_in_training(caplog):
-    nlp = make_nlp(beta1=0.0, beta2=50.0, alignment_weight=0.0)
-    component = nlp.get_pipe("mmib_ner")
-    component._monitor.window = 10
-    component._monitor.threshold = 0.2  # reached in 60 updates rather than in some hundreds
-    with (
-        caplog.at_level("INFO", logger="spacy.mmib"),
-        pytest.warns(MMIBWarning, match="picture posterior"),
-    ):
-        spacy.util.logger.propagate = True
-        train(nlp, make_examples(nlp), steps=60)
-    assert "KL per dimension of the picture posterior" in caplog.text
 
 
 # With a shared encoder

@@ -66,17 +66,55 @@ def test_loading_without_the_model_or_from_garbage_leaves_it_working(trained, ex
     assert entities(nlp.pipe(new_docs(nlp))) == expected
 
 
+NEW_SETTINGS = ("residual_dropout", "alignment_pooling")
+
+
+def test_a_pipeline_from_before_these_settings(trained, expected, tmp_path):
+    """Neither its config nor its core has them, nor what the core's layer is told in training."""
+    trained.to_disk(tmp_path)
+    config = tmp_path / "config.cfg"
+    lines = config.read_text().splitlines()
+    kept = [line for line in lines if line.split(" = ")[0] not in NEW_SETTINGS]
+    assert len(kept) == len(lines) - len(NEW_SETTINGS)
+    config.write_text("\n".join(kept))
+    path = tmp_path / "mmib_ner" / "model"
+    model = srsly.msgpack_loads(path.read_bytes())
+    assert sum(attrs.pop("watch", None) is not None for attrs in model["attrs"]) == 1
+    changed = 0
+    for shims in model["shims"]:
+        for i, data in enumerate(shims):
+            shim = srsly.msgpack_loads(data)
+            module = srsly.msgpack_loads(shim["state"])
+            if module["module"] == "MMIBCore":
+                changed += sum(name in module["settings"] for name in NEW_SETTINGS)
+                module["settings"] = {
+                    k: v for k, v in module["settings"].items() if k not in NEW_SETTINGS
+                }
+                shims[i] = srsly.msgpack_dumps({**shim, "state": srsly.msgpack_dumps(module)})
+    assert changed == len(NEW_SETTINGS)
+    path.write_bytes(srsly.msgpack_dumps(model))
+    nlp = spacy.load(tmp_path)
+    assert entities(nlp.pipe(new_docs(nlp))) == expected
+    core = nlp.get_pipe("mmib_ner").model.get_ref("core").shims[0]._model
+    assert [core.settings[name] for name in NEW_SETTINGS] == [None, "mean"]
+    nlp.update(make_examples(nlp))
+
+
 def test_the_loading_config_changes_what_weights_dont_depend_on(trained, tmp_path):
     trained.to_disk(tmp_path)
     override = {
         "components.mmib_ner.model.dropout": 0.33,
-        "components.mmib_ner.model.kl_reduction": "sum",
+        "components.mmib_ner.model.kl_reduction": "position",
+        "components.mmib_ner.model.residual_dropout": 0.2,
+        "components.mmib_ner.model.alignment_pooling": "first",
     }
     nlp = spacy.load(tmp_path, config=override)
     core = nlp.get_pipe("mmib_ner").model.get_ref("core").shims[0]._model
     assert core.settings["dropout"] == 0.33
     assert core.text_encoder.mu.dropout == 0.33
-    assert core.kl_reduction == "sum"
+    assert core.text_encoder.mu.residual_dropout == 0.2
+    assert core.kl_reduction == "position"
+    assert core.alignment_pooling == "first"
 
 
 def test_pickle(trained, expected):

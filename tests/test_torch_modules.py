@@ -14,6 +14,7 @@ from spacy_mmib.torch_modules.regularizers import (
     AlignmentDiscriminator,
     kl_to_standard_normal,
     masked_mean,
+    pool,
     reduce_kl,
 )
 from spacy_mmib.torch_modules.relation_head import RelationHead
@@ -204,8 +205,19 @@ def test_kl_equals_torch_distributions():
     torch.testing.assert_close(reduce_kl(kl, MASK, D, "mean"), expected[MASK].mean().reshape(1))
     posts = [expected[i][MASK[i]].sum() for i in range(B)]
     torch.testing.assert_close(reduce_kl(kl, MASK, D, "sum"), torch.stack(posts).mean().reshape(1))
+    by_position = torch.stack([expected[i][MASK[i]].mean(-1).sum() for i in range(B)])
+    torch.testing.assert_close(reduce_kl(kl, MASK, D, "position"), by_position.mean().reshape(1))
     with pytest.raises(ValueError, match="kl_reduction"):
         reduce_kl(kl, MASK, D, "max")
+
+
+def test_kl_by_position_grows_with_the_length_and_not_with_the_width():
+    """As the likelihood of the tags does; a post without rows, such as one without a picture, is no post."""
+    for rows, width in ((1, 4), (5, 4), (5, 64)):
+        mask = torch.zeros(2, 5).bool()
+        mask[0, :rows] = True
+        kl = kl_to_standard_normal(torch.ones(2, 5, width), torch.zeros(2, 5, width), mask)
+        assert reduce_kl(kl, mask, width, "position").item() == pytest.approx(0.5 * rows)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -223,11 +235,11 @@ def test_regularizers_and_head_leave_half_precision(dtype):
 def test_kl_of_nothing_is_zero():
     empty = torch.zeros(2, 3).bool()
     kl = kl_to_standard_normal(torch.ones(2, 3, D), torch.ones(2, 3, D), empty)
-    for reduction in ("mean", "sum"):
+    for reduction in ("mean", "position", "sum"):
         assert reduce_kl(kl, empty, D, reduction).item() == 0
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("reduction", ["mean", "position", "sum"])
 def test_both_kls_of_the_core(reduction):
     core = make_core(kl_reduction=reduction)
     text, text_mask, image, image_mask, ids = make_inputs()
@@ -247,7 +259,8 @@ def test_both_kls_of_the_core(reduction):
         (image_kls, output.kl_image, "kl_image"),
     ):
         per_dim = torch.cat([kl.flatten() for kl in kls]).mean()
-        expected = per_dim if reduction == "mean" else torch.stack([kl.sum() for kl in kls]).mean()
+        posts = torch.stack([kl.sum() for kl in kls]).mean()
+        expected = {"mean": per_dim, "position": posts / D, "sum": posts}[reduction]
         torch.testing.assert_close(got, expected.reshape(1))
         torch.testing.assert_close(output.kl_per_dim[name], per_dim.reshape(1).detach())
 
@@ -322,6 +335,92 @@ def test_alignment_pools_real_rows_only():
     pooled = masked_mean(x, MASK)
     for i in range(B):
         torch.testing.assert_close(pooled[i], x[i][MASK[i]].mean(0))
+        assert torch.equal(pool(x, MASK, "mean")[i], pooled[i])
+        assert torch.equal(pool(x, MASK, "first")[i], x[i, 0])
+    with pytest.raises(ValueError, match="alignment_pooling is 'mean' or 'first', not 'max'"):
+        pool(x, MASK, "max")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_what_the_core_aligns(pooling):
+    """Posts 0 and 2 have different pictures and so are each other's negatives; post 1 has none, and which row
+    stands in its place takes no part.
+    """
+    core = make_core(alignment_pooling=pooling, discriminator="vector")
+    inputs = make_inputs()
+    torch.manual_seed(1)
+    output = core(*inputs, terms=("alignment",), training=True)
+    assert (output.kl_text, output.kl_image) == (None, None)
+    text, text_mask, image, image_mask, _ = inputs
+    torch.manual_seed(1)  # the same noise: text first, then the pictures of posts that have one
+    z_text = core.text_encoder(text, text_mask, training=True).z
+    rows = [0, 2]
+    v = core.image_projection(image[rows])
+    z_image = core.image_encoder(v, image_mask[rows], training=True).z
+    if pooling == "first":
+        texts, pictures = z_text[rows, 0], z_image[:, 0]
+    else:
+        texts = torch.stack([z_text[i, text_mask[i]].mean(0) for i in rows])
+        pictures = torch.stack([z[image_mask[i]].mean(0) for i, z in zip(rows, z_image)])
+    probability = lambda t, v: torch.sigmoid(core.discriminator.logits(t, v))
+    expected = -probability(texts, pictures).log().mean()
+    expected -= (1 - probability(texts, pictures.flip(0))).log().mean()
+    torch.testing.assert_close(output.alignment, expected.reshape(1))
+    none = torch.zeros_like(image_mask), torch.full((B,), -1)
+    without = core(text, text_mask, image, *none, training=True)
+    assert without.alignment.item() == 0
+
+
+def test_settings_that_are_none():
+    with pytest.raises(ValueError, match="kl_reduction is 'mean', 'position' or 'sum', not 'max'"):
+        make_core(kl_reduction="max")
+    with pytest.raises(ValueError, match="alignment_pooling"):
+        make_core(alignment_pooling="cls")
+
+
+def test_dropout_on_residual_branches_is_a_setting_of_its_own():
+    """0 with dropout on attention weights, as in the released code; with none of the latter, one that attends to
+    a single key has no dropout at all.
+    """
+    query, mask = torch.randn(4, 1, D), torch.ones(4, 1).bool()
+    for dropout, residual, differ in (
+        (0.5, 0.0, True),
+        (0.0, 0.5, True),
+        (0.5, None, True),
+        (0.0, None, False),
+        (0.0, 0.0, False),
+    ):
+        encoder = make_core(dropout=dropout, residual_dropout=residual).float().text_encoder.mu
+        first, second = (encoder(query, query, mask, training=True) for _ in range(2))
+        assert torch.equal(first, second) != differ, (dropout, residual)
+
+
+def test_posteriors_on_the_way_are_without_dropout_and_change_nothing():
+    core = make_core(dropout=0.5)
+    inputs = make_inputs()
+    outputs = []
+    for watch in (False, True):
+        torch.manual_seed(1)
+        outputs.append(core(*inputs, watch=watch, training=True))
+    assert outputs[0].posteriors is None
+    assert torch.equal(outputs[0].context, outputs[1].context)
+    text, text_mask, image, image_mask, _ = inputs
+    for name, encoder, x, real in (
+        ("text", core.text_encoder, text, text_mask),
+        ("image", core.image_encoder, core.image_projection(image), image_mask),
+    ):
+        mu, variance = outputs[1].posteriors[name]
+        assert not mu.requires_grad
+        for i in range(B):
+            if real[i].any():
+                rows = x[i : i + 1, real[i]]
+                full = torch.ones(1, rows.shape[1]).bool()
+                part = lambda half: half(rows, rows, full, training=False)[0]
+                torch.testing.assert_close(mu[i, real[i]], part(encoder.mu))
+                torch.testing.assert_close(variance[i, real[i]], part(encoder.log_var).exp())
+    none = image[:, :0], image_mask[:, :0], torch.full((B,), -1)
+    nothing = core(text, text_mask, *none, watch=True, training=True)
+    assert list(nothing.posteriors) == ["text"]
 
 
 # CRF (Eq. 18, 27)
@@ -526,7 +625,12 @@ def test_other_text_widths_are_projected():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"feed_forward": "linear", "discriminator": "vector", "kl_reduction": "sum"}]
+    "settings",
+    [
+        {},
+        {"feed_forward": "linear", "discriminator": "vector", "kl_reduction": "sum"},
+        {"alignment_pooling": "first", "kl_reduction": "position"},
+    ],
 )
 def test_gradients_of_the_core(settings):
     core = make_core(**settings)

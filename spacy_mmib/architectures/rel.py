@@ -27,8 +27,10 @@ def build_mmib_rel_v1(
     hidden_size: int | None = None,
     heads: int = 12,
     dropout: float = 0.1,
+    residual_dropout: float | None = None,
     feed_forward: Literal["transformer", "linear"] = "transformer",
-    kl_reduction: Literal["mean", "sum"] = "mean",
+    kl_reduction: Literal["mean", "position", "sum"] = "mean",
+    alignment_pooling: Literal["mean", "first"] = "mean",
     discriminator: Literal["scalar", "vector"] = "scalar",
     max_negatives: int = 16,
     initial_log_var: float = 0.0,
@@ -50,9 +52,16 @@ def build_mmib_rel_v1(
         encoder sees. A word piece encoder splits what is not in its vocabulary.
     hidden_size (Optional[int]): d. `None`: the width of the text vectors; another number projects them.
     heads (int): Attention heads; must divide d. The paper has 12 with d = 768.
-    dropout (float): 0-1, within the core. The rate in [training] does not reach it.
+    dropout (float): 0-1, within the core, on attention weights. The rate in [training] does not reach it.
+    residual_dropout (Optional[float]): 0-1, within the core, on what is added to the residual connections.
+        `None`: as `dropout`; 0.0: none, as in the released code.
     feed_forward (str): "transformer" or "linear", see `spacy-mmib.MMIB_NER.v1`.
-    kl_reduction (str): "mean" over real positions and dimensions, or "sum" over both as in Eq. 21.
+    kl_reduction (str): "mean" over real positions and dimensions; "sum" over both as in Eq. 21, which at the
+        paper's beta drowns the task; or "position": sum over positions, mean over dimensions. That grows with
+        the length of a post as the likelihood of its tags does, and not with d.
+    alignment_pooling (str): What the discriminator gets of text and picture: the "mean" over real tokens and
+        over the picture and its objects, or of each the "first": the first token and the whole picture. The
+        released code takes the first by default, for its text [CLS], which has no row here.
     discriminator (str): "scalar" (Eq. 26), or "vector" as in the released code.
     max_negatives (int): In-batch pictures set against each text in the alignment term.
     initial_log_var (float): Around where log sigma^2 starts.
@@ -65,8 +74,10 @@ def build_mmib_rel_v1(
     settings = {
         "heads": heads,
         "dropout": dropout,
+        "residual_dropout": residual_dropout,
         "feed_forward": feed_forward,
         "kl_reduction": kl_reduction,
+        "alignment_pooling": alignment_pooling,
         "discriminator": discriminator,
         "max_negatives": max_negatives,
         "initial_log_var": initial_log_var,

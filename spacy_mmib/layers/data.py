@@ -18,11 +18,33 @@ class CoreInput:
     text (List[Floats2d]): A row a token.
     image (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
     image_keys (List[Optional[str]]): Equal for equal pictures.
+    text_keys (List[str]): Equal for equal texts.
     """
 
     text: list[Floats2d]
     image: list[Floats2d]
     image_keys: list[str | None]
+    text_keys: list[str]
+
+
+@dataclass
+class Posterior:
+    """What the latents of the text or of the picture of one post are drawn from, without dropout.
+
+    key (str): Equal for equal texts or pictures.
+    x (numpy.ndarray): The vectors it was made of, a row a token or region; of the first ones at least.
+    mu (numpy.ndarray): Its means, a row of width d for each of them.
+    variance (numpy.ndarray): Its variances, likewise.
+    """
+
+    key: str
+    x: "numpy.ndarray[Any, Any]"
+    mu: "numpy.ndarray[Any, Any]"
+    variance: "numpy.ndarray[Any, Any]"
+
+
+Posteriors: TypeAlias = dict[str, list[Posterior]]
+"""Of the posts of a batch, by modality: "text", and "image" for those with a picture."""
 
 
 @dataclass
@@ -37,12 +59,14 @@ class PostVectors:
         (Eq. 17), mean over heads: a row a token. From the core a column a row of the picture vectors; from
         `encode_posts` a column for the whole picture and one for each of `doc._.regions`, or none if there
         is no picture. No gradient.
+    posteriors (Posteriors): In training, if the core's attribute "watch" is set. No gradient.
     """
 
     context: list[Floats2d]
     terms: dict[str, Floats1d] = field(default_factory=dict)
     kl_per_dim: dict[str, float] = field(default_factory=dict)
     weights: list["numpy.ndarray[Any, Any]"] = field(default_factory=list)
+    posteriors: Posteriors = field(default_factory=dict)
 
 
 @dataclass
@@ -97,12 +121,14 @@ class PairScores:
     terms (Dict[str, Floats1d]): As in `PostVectors`.
     kl_per_dim (Dict[str, float]): As in `PostVectors`.
     weights (List[SpanWeights]): At inference, of each post. No gradient.
+    posteriors (Posteriors): As in `PostVectors`.
     """
 
     scores: Floats2d
     terms: dict[str, Floats1d] = field(default_factory=dict)
     kl_per_dim: dict[str, float] = field(default_factory=dict)
     weights: list[SpanWeights] = field(default_factory=list)
+    posteriors: Posteriors = field(default_factory=dict)
 
 
 @dataclass

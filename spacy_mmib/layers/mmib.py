@@ -4,16 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
+from thinc.api import ArgsKwargs, Model, to_numpy, torch2xp, xp2torch
 from thinc.types import Floats2d
 
 from ..torch_modules.core import CoreOutput, MMIBCore
-from .data import TERMS, CoreInput, PostVectors
+from .data import TERMS, CoreInput, Posterior, Posteriors, PostVectors
 from .padding import pad, unpad
 from .torch_shim import set_module, wrap_module
 
-RUNTIME_SETTINGS = ("dropout", "kl_reduction", "max_negatives")
+RUNTIME_SETTINGS = (
+    "dropout",
+    "residual_dropout",
+    "kl_reduction",
+    "alignment_pooling",
+    "max_negatives",
+)
 """Settings of the core that its weights don't depend on."""
+
+WATCHED_ROWS = 16
+"""Of a post that is watched: what collapses does so in all of its rows."""
 
 
 def MMIBLayer(
@@ -28,7 +37,7 @@ def MMIBLayer(
     mixed_precision (bool): See `wrap_module`.
     grad_scaler_config (Optional[Dict[str, Any]]): See `wrap_module`.
     RETURNS (Model[CoreInput, PostVectors]): The layer. Its attribute "terms" says which regularizer
-        terms a training step computes.
+        terms a training step computes, "watch" whether it gives the posteriors.
     """
     layer = wrap_module(
         _convert_inputs,
@@ -39,6 +48,7 @@ def MMIBLayer(
     )
     layer.name = "mmib_core"
     layer.attrs["terms"] = list(TERMS)
+    layer.attrs["watch"] = False
     return layer
 
 
@@ -71,7 +81,8 @@ def _convert_inputs(
     numbers: dict[str, int] = {}
     ids = [-1 if key is None else numbers.setdefault(key, len(numbers)) for key in X.image_keys]
     image_ids = torch.tensor(ids, device=text.device)
-    args = (text, text_mask, image, image_mask, image_ids, tuple(model.attrs["terms"]))
+    watch = is_train and bool(model.attrs["watch"])
+    args = (text, text_mask, image, image_mask, image_ids, tuple(model.attrs["terms"]), watch)
 
     def backprop(d_inputs: ArgsKwargs) -> tuple[list[Floats2d], list[Floats2d]]:
         d_text, d_image = d_inputs.args[0], d_inputs.args[2]
@@ -97,7 +108,8 @@ def _convert_outputs(
     if output.weights is not None:
         every = output.weights.detach().cpu().numpy()
         weights = [every[i, : len(x), : len(X.image[i])].copy() for i, x in enumerate(X.text)]
-    Y = PostVectors(unpad(output.context, lengths), terms, kl_per_dim, weights)
+    posteriors = _convert_posteriors(X, output)
+    Y = PostVectors(unpad(output.context, lengths), terms, kl_per_dim, weights, posteriors)
 
     def backprop(dY: PostVectors) -> ArgsKwargs:
         d_context, _ = pad(dY.context)
@@ -110,3 +122,21 @@ def _convert_outputs(
         return ArgsKwargs(args=(roots,), kwargs={"grad_tensors": grads})
 
     return Y, backprop
+
+
+def _convert_posteriors(X: CoreInput, output: CoreOutput) -> Posteriors:
+    found: Posteriors = {}
+    for name, tensors in (output.posteriors or {}).items():
+        vectors, keys = (X.text, X.text_keys) if name == "text" else (X.image, X.image_keys)
+        mu, variance = (tensor[:, :WATCHED_ROWS].cpu().numpy() for tensor in tensors)
+        found[name] = [
+            Posterior(
+                str(key),
+                to_numpy(x[:WATCHED_ROWS]),
+                mu[i, : len(x)].copy(),
+                variance[i, : len(x)].copy(),
+            )
+            for i, (key, x) in enumerate(zip(keys, vectors))
+            if len(x)
+        ]
+    return found

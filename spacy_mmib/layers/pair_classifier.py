@@ -8,7 +8,6 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..extensions import get_image_key
 from .data import PairArray, PairInput, PairScores, PostVectors, RelationHeadInput, SpanWeights
 from .markers import mark_pair
 from .padding import zeros_like
@@ -59,7 +58,8 @@ def classify_pooled(
             d_context[i] = d_rows
         return backprop_posts(PostVectors(d_context, dY.terms))
 
-    return PairScores(scores, vectors.terms, vectors.kl_per_dim, weights), backprop
+    terms, kl_per_dim = vectors.terms, vectors.kl_per_dim
+    return PairScores(scores, terms, kl_per_dim, weights, vectors.posteriors), backprop
 
 
 def classify_marked(
@@ -84,8 +84,8 @@ def classify_marked(
     ]
     docs = [doc for doc, _ in marked]
     text, backprop_text = model.get_ref("tok2vec")(docs, is_train) if docs else ([], None)
-    keys = [get_image_key(X.docs[i]) for i in owners]
-    vectors, backprop_core = fuse(model, text, [image[i] for i in owners], keys, is_train)
+    posts = [X.docs[i] for i in owners]
+    vectors, backprop_core = fuse(model, posts, text, [image[i] for i in owners], is_train)
     places = [numpy.asarray([place], dtype="int64") for _, place in marked]
     scores, backprop_head = _score(model, vectors.context, places, is_train)
     weights: list[SpanWeights] = []
@@ -109,7 +109,8 @@ def classify_marked(
             backprop_text(d_text)
         return []
 
-    return PairScores(scores, vectors.terms, vectors.kl_per_dim, weights), backprop
+    terms, kl_per_dim = vectors.terms, vectors.kl_per_dim
+    return PairScores(scores, terms, kl_per_dim, weights, vectors.posteriors), backprop
 
 
 def _score(

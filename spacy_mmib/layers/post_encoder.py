@@ -1,6 +1,7 @@
 """Docs to picture-aware text vectors: text encoder, picture encoder and core, one after the other."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy
@@ -90,9 +91,9 @@ def encode_posts(
     rows = [i for i in rows if len(docs[i])]
     Y, backprop_core = fuse(
         model,
+        [docs[i] for i in rows],
         [text[i] for i in rows],
         [image[i] for i in rows],
-        [get_image_key(docs[i]) for i in rows],
         is_train,
     )
     context: list[Floats2d] = [model.ops.alloc2f(0, 0) for _ in docs]
@@ -115,7 +116,7 @@ def encode_posts(
         d_docs: list[Doc] = backprop_text(d_text)
         return d_docs
 
-    return PostVectors(context, Y.terms, Y.kl_per_dim, weights), backprop
+    return replace(Y, context=context, weights=weights), backprop
 
 
 def encode_pictures(
@@ -148,17 +149,17 @@ def by_region(doc: Doc, values: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any
 
 def fuse(
     model: Model[Any, Any],
+    docs: Sequence[Doc],
     text: list[Floats2d],
     image: list[Floats2d],
-    image_keys: list[str | None],
     is_train: bool,
 ) -> tuple[PostVectors, FuseGradient]:
     """Run the sub-layer `core`; without one, text vectors go to the head as they are.
 
     model (Model): Has it as ref.
-    text (List[Floats2d]): Text vectors of each post, none of them empty.
-    image (List[Floats2d]): Picture vectors of each post.
-    image_keys (List[Optional[str]]): Equal for equal pictures.
+    docs (Sequence[Doc]): The posts.
+    text (List[Floats2d]): Text vectors of each, none of them empty.
+    image (List[Floats2d]): Picture vectors of each.
     is_train (bool): See `encode_posts`.
     RETURNS (Tuple[PostVectors, Callable]): C, and the callback that gives the gradients of text and picture
         vectors.
@@ -167,8 +168,9 @@ def fuse(
     if core is None or not text:
         return PostVectors(text), lambda dY: (dY.context, zeros_like(model.ops, image))
     # A picture that could not be read has no rows and so is no picture.
-    keys = [key if len(vectors) else None for key, vectors in zip(image_keys, image)]
-    Y, backprop = core(CoreInput(text, image, keys), is_train)
+    image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
+    text_keys = [doc.text for doc in docs]
+    Y, backprop = core(CoreInput(text, image, image_keys, text_keys), is_train)
     return Y, backprop
 
 

@@ -15,7 +15,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
 from ..extensions import get_image_error, get_regions_note, get_stored_image
-from ..layers.data import TERMS
+from ..layers.data import TERMS, PairScores, PostVectors
 from ..layers.prefetch import find_encoder_layers, get_settings
 from ..schedules import Weight
 from ..util import warn
@@ -349,30 +349,30 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         core = self.model.maybe_get_ref("core")
         if core is not None:
             core.attrs["terms"] = [term for term in TERMS if weights[term]]
-        task_loss, terms, kl_per_dim = self._learn(examples, weights)
+            core.attrs["watch"] = self._monitor.watching
+        task_loss, output = self._learn(examples, weights)
         # Afterwards: a picture encoder may have searched for the regions.
         self._note_leaks({get_regions_note(doc) for doc in docs})
         losses[f"{self.name}_task"] += task_loss
         losses[self.name] += task_loss
-        for term, value in terms.items():
+        for term, value in output.terms.items():
             key = f"{self.name}_{term}"
             losses[key] = losses.get(key, 0.0) + float(value[0])
             losses[self.name] += weights[term] * float(value[0])
         self._monitor.name = self.name  # nlp.rename_pipe
-        self._monitor.update(kl_per_dim)
+        self._monitor.update(output.kl_per_dim, output.posteriors)
         if sgd not in (None, False):
             self.finish_update(sgd)
         return losses
 
     def _learn(
         self, examples: list[Example], weights: dict[str, float]
-    ) -> tuple[float, dict[str, Any], dict[str, float]]:
+    ) -> tuple[float, PostVectors | PairScores]:
         """Compute the gradients of a batch and hand them to the model.
 
         examples (List[Example]): The batch.
         weights (Dict[str, float]): Of the regularizer terms.
-        RETURNS (Tuple[float, Dict[str, Floats1d], Dict[str, float]]): The task loss, and the terms and KLs
-            as in `PostVectors`.
+        RETURNS (Tuple[float, Union[PostVectors, PairScores]]): The task loss, and what the model gave.
         """
         raise NotImplementedError
 

@@ -203,11 +203,11 @@ class MMIBEntityRecognizer(MMIBPipe):
 
     def _learn(
         self, examples: list[Example], weights: dict[str, float]
-    ) -> tuple[float, dict[str, Any], dict[str, float]]:
+    ) -> tuple[float, PostVectors]:
         vectors, backprop = self.model.begin_update([eg.predicted for eg in examples])
         task_loss, d_context = self.get_loss(examples, vectors)
         backprop(PostVectors(d_context, self._get_d_terms(vectors.terms, weights)))
-        return task_loss, vectors.terms, vectors.kl_per_dim
+        return task_loss, vectors
 
     def get_loss(self, examples: Iterable[Example], scores: PostVectors) -> tuple[float, list[Any]]:
         """The task loss: negative log-likelihood of the gold tags, mean over posts (Eq. 27).

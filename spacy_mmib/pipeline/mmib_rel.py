@@ -389,13 +389,13 @@ class MMIBRelationExtractor(MMIBPipe):
 
     def _learn(
         self, examples: list[Example], weights: dict[str, float]
-    ) -> tuple[float, dict[str, Any], dict[str, float]]:
+    ) -> tuple[float, PairScores]:
         gold = [self._get_gold(example) for example in examples]
         X = PairInput([eg.predicted for eg in examples], [pairs for pairs, _ in gold])
         scores, backprop = self.model.begin_update(X)
         task_loss, d_scores = self.get_loss(examples, scores)
         backprop(PairScores(d_scores, self._get_d_terms(scores.terms, weights)))
-        return task_loss, scores.terms, scores.kl_per_dim
+        return task_loss, scores
 
     def get_loss(self, examples: Iterable[Example], scores: PairScores) -> tuple[float, Any]:
         """The task loss: negative log-likelihood of the gold relation, mean over pairs (Eq. 28).

@@ -19,7 +19,8 @@ class AttentivePropagationEncoder(nn.Module):
 
     width (int): d.
     heads (int): h, must divide `width`.
-    dropout (float): On attention weights and on both residual branches.
+    dropout (float): On attention weights.
+    residual_dropout (Optional[float]): On both residual branches; `dropout` if `None`.
     feed_forward (str): "transformer" for Linear(d, 4d), GELU, Linear(4d, d); "linear" for one
         Linear(d, d) without activation, as in the code released with the paper.
     """
@@ -30,6 +31,7 @@ class AttentivePropagationEncoder(nn.Module):
         heads: int,
         dropout: float = 0.1,
         feed_forward: FeedForward = "transformer",
+        residual_dropout: float | None = None,
     ) -> None:
         super().__init__()
         if heads < 1 or width % heads:
@@ -52,6 +54,7 @@ class AttentivePropagationEncoder(nn.Module):
             raise ValueError(f"feed_forward is 'transformer' or 'linear', not {feed_forward!r}.")
         self.feed_forward_norm = nn.LayerNorm(width)
         self.dropout = dropout
+        self.residual_dropout = dropout if residual_dropout is None else residual_dropout
 
     def forward(
         self, query: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor, *, training: bool
@@ -104,8 +107,8 @@ class AttentivePropagationEncoder(nn.Module):
 
     def _finish(self, query: torch.Tensor, attended: torch.Tensor, training: bool) -> torch.Tensor:
         attended = self.attention.out_proj(attended.transpose(1, 2).flatten(-2))
-        hidden = self.attention_norm(query + F.dropout(attended, self.dropout, training))
-        forwarded = F.dropout(self.feed_forward(hidden), self.dropout, training)
+        hidden = self.attention_norm(query + F.dropout(attended, self.residual_dropout, training))
+        forwarded = F.dropout(self.feed_forward(hidden), self.residual_dropout, training)
         result: torch.Tensor = self.feed_forward_norm(hidden + forwarded)
         return result
 

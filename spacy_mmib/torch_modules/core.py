@@ -11,9 +11,10 @@ from .regularizers import (
     AlignmentDiscriminator,
     Discriminator,
     KLReduction,
+    Pooling,
     at_least_float32,
     kl_to_standard_normal,
-    masked_mean,
+    pool,
     reduce_kl,
 )
 from .variational import Latent, VariationalEncoder
@@ -33,6 +34,8 @@ class CoreOutput(NamedTuple):
     weights (Optional[torch.Tensor]): What each token attended to among the rows of B when C was made of them
         (Eq. 17), mean over heads, (b, n, max(m + 1, 1)); `None` in training. Of a post without a picture, all
         weight is on the learned row.
+    posteriors (Optional[Dict[str, Tuple[torch.Tensor, torch.Tensor]]]): If they were asked for, see
+        `get_posteriors`.
 
     Terms that were not asked for, and all of them outside training, are `None`.
     """
@@ -43,6 +46,7 @@ class CoreOutput(NamedTuple):
     alignment: torch.Tensor | None
     kl_per_dim: dict[str, torch.Tensor]
     weights: torch.Tensor | None = None
+    posteriors: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 class Inspected(NamedTuple):
@@ -69,12 +73,14 @@ class MMIBCore(nn.Module):
     image_width (int): Width of the picture vectors; always projected (W_v).
     width (int): d, the hidden size.
     heads (int): h, attention heads; must divide `width`.
-    dropout (float): In every attentive propagation encoder.
+    dropout (float): In every attentive propagation encoder, see there.
     feed_forward (str): "transformer" or "linear", see `AttentivePropagationEncoder`.
-    kl_reduction (str): "mean" or "sum", see `reduce_kl`.
+    kl_reduction (str): "mean", "position" or "sum", see `reduce_kl`.
     discriminator (str): "scalar" or "vector", see `AlignmentDiscriminator`.
     max_negatives (int): See `AlignmentDiscriminator`.
     initial_log_var (float): See `VariationalEncoder`.
+    residual_dropout (Optional[float]): See `AttentivePropagationEncoder`.
+    alignment_pooling (str): What of Z^T and Z^V the discriminator gets, "mean" or "first", see `pool`.
     """
 
     def __init__(
@@ -90,6 +96,8 @@ class MMIBCore(nn.Module):
         discriminator: Discriminator = "scalar",
         max_negatives: int = 16,
         initial_log_var: float = 0.0,
+        residual_dropout: float | None = None,
+        alignment_pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
@@ -103,24 +111,29 @@ class MMIBCore(nn.Module):
             "discriminator": discriminator,
             "max_negatives": max_negatives,
             "initial_log_var": initial_log_var,
+            "residual_dropout": residual_dropout,
+            "alignment_pooling": alignment_pooling,
         }
-        if kl_reduction not in ("mean", "sum"):
-            raise ValueError(f"kl_reduction is 'mean' or 'sum', not {kl_reduction!r}.")
+        # On nothing, for what they say of settings they don't know.
+        empty = torch.zeros(0, 1)
+        reduce_kl(empty, empty.bool(), width, kl_reduction)
+        pool(empty.unsqueeze(-1), empty.bool(), alignment_pooling)
         self.width = width
         self.kl_reduction: KLReduction = kl_reduction
+        self.alignment_pooling: Pooling = alignment_pooling
         self.text_projection: nn.Module = nn.Identity()
         if text_width != width:
             self.text_projection = nn.Linear(text_width, width)
         self.image_projection = nn.Linear(image_width, width)
-        self.text_encoder = VariationalEncoder(width, heads, dropout, feed_forward, initial_log_var)
-        self.image_encoder = VariationalEncoder(
-            width, heads, dropout, feed_forward, initial_log_var
-        )
+        encoder = (width, heads, dropout, feed_forward, initial_log_var, residual_dropout)
+        self.text_encoder = VariationalEncoder(*encoder)
+        self.image_encoder = VariationalEncoder(*encoder)
         # Stands in the place of Z^V for a post without a picture. Directly in latent space: there is
         # nothing to compress, so such a post has no posterior and no KL.
         self.no_picture = nn.Parameter(torch.empty(width).normal_(std=width**-0.5))
-        self.image_to_text = AttentivePropagationEncoder(width, heads, dropout, feed_forward)
-        self.text_to_image = AttentivePropagationEncoder(width, heads, dropout, feed_forward)
+        block = (width, heads, dropout, feed_forward, residual_dropout)
+        self.image_to_text = AttentivePropagationEncoder(*block)
+        self.text_to_image = AttentivePropagationEncoder(*block)
         self.discriminator = AlignmentDiscriminator(width, discriminator, max_negatives)
 
     def forward(
@@ -131,6 +144,7 @@ class MMIBCore(nn.Module):
         image_mask: torch.Tensor,
         image_ids: torch.Tensor,
         terms: Collection[Term] = ("kl_text", "kl_image", "alignment"),
+        watch: bool = False,
         *,
         training: bool,
     ) -> CoreOutput:
@@ -142,6 +156,7 @@ class MMIBCore(nn.Module):
         image_mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
         image_ids (torch.Tensor): Long (b,), equal for equal pictures, negative for a post without.
         terms (Collection[str]): The regularizer terms to compute, in training.
+        watch (bool): Whether to give the posteriors, too.
         training (bool): Whether to sample, drop out and compute the terms. An argument, not the module's
             mode: threads share the module.
         RETURNS (CoreOutput): See there.
@@ -166,8 +181,8 @@ class MMIBCore(nn.Module):
             kl_text, kl_per_dim["kl_text"] = self._kl(text_latent, text_mask)
         if "alignment" in terms:
             alignment = self.discriminator(
-                masked_mean(text_latent.z, text_mask),
-                masked_mean(z_image, keys_mask),
+                pool(text_latent.z, text_mask, self.alignment_pooling),
+                pool(z_image, keys_mask, self.alignment_pooling),
                 torch.where(with_picture, image_ids, -1),
             )
         return CoreOutput(
@@ -177,7 +192,37 @@ class MMIBCore(nn.Module):
             alignment,
             kl_per_dim,
             None if weights is None else at_least_float32(weights),
+            self.get_posteriors(text, text_mask, image, image_mask) if watch else None,
         )
+
+    @torch.no_grad()
+    def get_posteriors(
+        self,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        image: torch.Tensor,
+        image_mask: torch.Tensor,
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Give what the latents are drawn from, without dropout, whose noise would pass for a difference
+        between posts. For the arguments see `forward`.
+
+        RETURNS (Dict[str, Tuple[torch.Tensor, torch.Tensor]]): Under "text" and "image" mu and sigma^2, each
+            (b, rows, d), "image" only if there are rows. They mean nothing where a mask is False.
+        """
+        found = {}
+        for name, encoder, x, mask in (
+            ("text", self.text_encoder, self.text_projection(text), text_mask),
+            ("image", self.image_encoder, self.image_projection(image), image_mask),
+        ):
+            if not x.shape[1]:
+                continue
+            # Attention over no key at all is undefined.
+            mask = mask | ~mask.any(-1, keepdim=True)
+            mu, log_var = (
+                part(x, x, mask, training=False) for part in (encoder.mu, encoder.log_var)
+            )
+            found[name] = (at_least_float32(mu), at_least_float32(log_var).exp())
+        return found
 
     @torch.no_grad()
     def inspect(

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-KLReduction: TypeAlias = Literal["mean", "sum"]
+KLReduction: TypeAlias = Literal["mean", "position", "sum"]
 Discriminator: TypeAlias = Literal["scalar", "vector"]
+Pooling: TypeAlias = Literal["mean", "first"]
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
@@ -41,14 +42,18 @@ def reduce_kl(
     width (int): d.
     reduction (str): "mean": over real rows and dimensions of the whole batch, nats per dimension.
         "sum": over rows and dimensions of a post as written in Eq. 21, mean over posts that have rows.
+        "position": sum over the rows of a post, mean over dimensions and over posts that have rows: it grows
+        with the length of a post as the likelihood of its tags does, and not with d.
     RETURNS (torch.Tensor): (1,); 0 if nothing is real.
     """
     if reduction == "mean":
         count = mask.sum() * width
+    elif reduction == "position":
+        count = mask.any(-1).sum() * width
     elif reduction == "sum":
         count = mask.any(-1).sum()
     else:
-        raise ValueError(f"kl_reduction is 'mean' or 'sum', not {reduction!r}.")
+        raise ValueError(f"kl_reduction is 'mean', 'position' or 'sum', not {reduction!r}.")
     return (kl.sum() / count.clamp(min=1)).reshape(1)
 
 
@@ -61,6 +66,21 @@ def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
     total = x.masked_fill(~mask.unsqueeze(-1), 0.0).sum(1)
     return total / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def pool(x: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """One vector a post.
+
+    x (torch.Tensor): (b, rows, d).
+    mask (torch.Tensor): Bool (b, rows); row 0 is real where any is.
+    pooling (str): "mean": over the real rows. "first": row 0.
+    RETURNS (torch.Tensor): (b, d).
+    """
+    if pooling == "mean":
+        return masked_mean(x, mask)
+    if pooling == "first":
+        return x[:, 0]
+    raise ValueError(f"alignment_pooling is 'mean' or 'first', not {pooling!r}.")
 
 
 class AlignmentDiscriminator(nn.Module):

@@ -32,6 +32,7 @@ class VariationalEncoder(nn.Module):
     feed_forward (str): See `AttentivePropagationEncoder`.
     initial_log_var (float): What log sigma^2 is around before training (the bias of its last
         LayerNorm). At 0 noise and signal start out equally strong, as in the paper; lower, with less noise.
+    residual_dropout (Optional[float]): See `AttentivePropagationEncoder`.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class VariationalEncoder(nn.Module):
         dropout: float = 0.1,
         feed_forward: FeedForward = "transformer",
         initial_log_var: float = 0.0,
+        residual_dropout: float | None = None,
     ) -> None:
         super().__init__()
-        self.mu = AttentivePropagationEncoder(width, heads, dropout, feed_forward)
-        self.log_var = AttentivePropagationEncoder(width, heads, dropout, feed_forward)
+        block = (width, heads, dropout, feed_forward, residual_dropout)
+        self.mu = AttentivePropagationEncoder(*block)
+        self.log_var = AttentivePropagationEncoder(*block)
         nn.init.constant_(self.log_var.feed_forward_norm.bias, initial_log_var)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, *, training: bool) -> Latent:
