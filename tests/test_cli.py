@@ -671,3 +671,28 @@ def test_no_picture_in_a_data_frame(value):
     assert doc.copy()._.image is None
     with pytest.raises(TypeError, match="doc._.image takes"):
         doc._.image = 1.5
+
+
+def test_spacy_apply_and_relative_paths(data, tmp_path, monkeypatch):
+    """spaCy's command knows no image root: paths start from the folder it is called in, and it is said."""
+    from conftest import IMG2VEC
+
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mmib_img2vec", config={"model": IMG2VEC})
+    nlp.initialize()
+    nlp.to_disk(tmp_path / "pictures")
+    doc = nlp.make_doc("Alex")
+    doc._.image = "img/red.png"
+    DocBin(docs=[doc], store_user_data=True).to_disk(data / "in.spacy")
+    errors = []
+    for folder in (data, tmp_path):
+        monkeypatch.chdir(folder)
+        args = ["apply", str(tmp_path / "pictures"), str(data / "in.spacy"), "out.spacy"]
+        assert CliRunner().invoke(app, args).exit_code == 0
+        (found,) = DocBin().from_disk("out.spacy").get_docs(nlp.vocab)
+        assert found._.image == "img/red.png"
+        errors.append(found._.image_error)
+    assert errors[0] is None
+    assert "no such file" in errors[1]
+    assert "img/red.png" in errors[1]
+    assert f"current folder, {str(tmp_path)!r}" in errors[1]
