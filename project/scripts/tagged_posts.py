@@ -101,7 +101,7 @@ def _split_columns(line: str, tag_column: int, where: str) -> tuple[str, str]:
     if not tag_column and len(columns) > 2:
         raise FormatError(
             f"{where}: {len(columns)} columns, {line[:60]!r}: say which one has the tag, with "
-            f"--tag-column 2 to {len(columns)}."
+            f"--tag-column 2 to {len(columns)} (in the project --vars.tag_column)."
         )
     if tag_column > len(columns):
         raise FormatError(

@@ -44,9 +44,8 @@ def writing(output: str | Path, option: str = OUTPUT) -> Iterator[None]:
         yield
     except BrokenPipeError:  # no failure: whoever reads it has seen enough
         raise
-    except (OSError, ValueError) as err:  # the latter: a NUL in the name
-        reason = err.strerror if isinstance(err, OSError) and err.strerror else err
-        fail(f"{option} {output}: can't be written ({reason}). Choose another place.")
+    except OSError as err:
+        fail(f"{option} {output}: can't be written ({err.strerror or err}). Choose another place.")
 
 
 def write_text(output: Path, text: str, option: str = OUTPUT) -> None:

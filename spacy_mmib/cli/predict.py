@@ -4,8 +4,8 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -93,28 +93,51 @@ def predict_cli(
         except OSError as err:
             fail(f"{posts}: can't be read ({err.strerror or err}).")
         nlp = load_pipeline(model)
-        files.enter_context(writing(output))
         if output != STANDARD:
-            target = files.enter_context(open(output, "w", encoding="utf8", newline="\n"))
+            with writing(output):
+                target = open(output, "w", encoding="utf8", newline="\n")  # noqa: SIM115
+            files.callback(_close, target)
+
+        def write(line: str) -> None:
+            with writing(output):
+                target.write(line)
+
         try:
             result = predict(
                 nlp,
                 _reading(lines, posts),
-                target,
+                write,
                 PictureFolder(root, "none"),
                 batch_size=batch_size,
                 n_process=n_process,
             )
-            target.flush()
-        except OSError as err:
-            if target is sys.stdout:  # or Python tries again at its end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with writing(output):
+                target.flush()
+                if target is not sys.stdout:
+                    target.close()
+        except (BrokenPipeError, typer.Exit) as err:
+            if target is sys.stdout:
+                _close(target)
             if isinstance(err, BrokenPipeError):  # its reader has seen enough, as with "| head"
                 raise typer.Exit(0) from None
             raise
     typer.echo(f"[spacy-mmib] {result.summary()}", err=True)
     if result.skipped and not result.posts:
         fail("No line could be used: is this a file of JSON lines with posts?")
+
+
+def _close(target: TextIO) -> None:
+    """Close what was written, or couldn't be, which has been said. The standard output leads nowhere then:
+    Python would try it again at its end.
+    """
+    if target is not sys.stdout:
+        with suppress(OSError):
+            target.close()
+        return
+    with suppress(OSError):
+        target.flush()
+    with suppress(io.UnsupportedOperation):  # no real file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
 
 
 def start(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -174,7 +197,7 @@ class PredictResult:
 def predict(
     nlp: "Language",
     source: Iterable[bytes],
-    target: TextIO,
+    write: Callable[[str], None],
     folder: "PictureFolder",
     *,
     batch_size: int | None = None,
@@ -185,7 +208,7 @@ def predict(
 
     nlp (Language): The pipeline.
     source (Iterable[bytes]): JSON lines.
-    target (TextIO): Where the lines with entities are written.
+    write (Callable[[str], None]): Writes a line with entities.
     folder (PictureFolder): Where pictures may be.
     batch_size (Optional[int]): Posts at a time.
     n_process (int): Processes.
@@ -242,7 +265,7 @@ def predict(
         except PostError as err:
             skip(post.line, err)
             continue
-        target.write(line)
+        write(line)
         result.posts += 1
         error = get_image_error(doc)
         result.image_errors += error is not None
