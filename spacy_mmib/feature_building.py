@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class NothingToBuild(ValueError):
-    """The pipeline has no picture encoder whose vectors could be kept; the message says why."""
+    """The pipeline has no picture encoder whose vectors could be kept, or they can't be written; the message
+    says why.
+    """
 
 
 @dataclass
@@ -37,12 +39,17 @@ class BuildResult:
     reasons: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
+    @property
+    def why(self) -> str:
+        """RETURNS (str): The reasons, in brackets."""
+        why = ", ".join(f"{kind}: {n}" for kind, n in sorted(self.reasons.items()))
+        return f" ({why})" if why else ""
+
     def summary(self) -> str:
         """RETURNS (str): One line for people."""
-        why = ", ".join(f"{kind}: {n}" for kind, n in sorted(self.reasons.items()))
         return (
             f"{self.posts} posts, {self.with_picture} with a picture, {self.not_used} with something that "
-            f"can't be used{f' ({why})' if why else ''}; {self.posts / max(self.seconds, 1e-9):.1f} posts "
+            f"can't be used{self.why}; {self.posts / max(self.seconds, 1e-9):.1f} posts "
             "a second"
         )
 
@@ -54,7 +61,7 @@ def find_cached_encoders(nlp: "Language", *, trained: bool) -> list[Any]:
     nlp (Language): The pipeline.
     trained (bool): Whether it was loaded with its weights; otherwise they come from the config.
     RETURNS (List[Model]): The encoders' layers.
-    RAISES (NothingToBuild): There is none.
+    RAISES (NothingToBuild): There is none, or its cache can't be written.
     """
     layers = [
         layer
@@ -74,6 +81,11 @@ def find_cached_encoders(nlp: "Language", *, trained: bool) -> list[Any]:
             '[components.<name>.model.cache] @misc = "spacy-mmib.feature_cache.v1", path = "FILE". '
             "Encoders that are trained can't have one."
         )
+    for cache in get_caches(cached):
+        try:
+            cache.check_writable()
+        except (OSError, ValueError, ImportError) as err:
+            raise NothingToBuild(f"The feature cache can't be written: {err}") from None
     for layer in cached:
         if layer.has_dim("nO"):
             continue
@@ -84,6 +96,11 @@ def find_cached_encoders(nlp: "Language", *, trained: bool) -> list[Any]:
             )
         layer.initialize()
     return cached
+
+
+def get_caches(encoders: list[Any]) -> list[Any]:
+    """RETURNS (List[FeatureCache]): Those of the encoders."""
+    return [get_settings(layer).cache for layer in encoders]
 
 
 def build_features(
@@ -104,6 +121,7 @@ def build_features(
     encoders (List[Model]): See `find_cached_encoders`.
     chunk_size (int): Posts encoded at a time.
     YIELDS (BuildResult): After each chunk what was done so far, always the same object.
+    RAISES (NothingToBuild): What was encoded can't be kept: going on would be in vain.
     """
     result = BuildResult()
     start = time.perf_counter()
@@ -116,6 +134,11 @@ def build_features(
             prefetch(following, networks)
         for layer in encoders:
             layer.predict(current)
+        for cache in get_caches(encoders):
+            if cache.problem is not None:
+                raise NothingToBuild(
+                    f"What was encoded can't be kept, after {result.posts} posts: {cache.problem}"
+                )
         result.posts += len(current)
         for doc in current:
             result.with_picture += get_stored_image(doc) is not None

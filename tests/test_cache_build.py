@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy
 import PIL.Image
@@ -223,3 +224,82 @@ def test_a_trained_pipeline_builds_for_what_comes(folder, built, tmp_path):
     result = CliRunner().invoke(app, [*args, "--chunk-size", "8", *setting])
     assert result.exit_code == 0, result.output
     assert content(path) == content(built)
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from spacy.cli import setup_cli
+setup_cli()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
+def test_a_disk_that_is_full_is_said_at_once(folder, tmp_path):
+    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(folder / "train.spacy")]
+    args += ["--chunk-size", "1", "--paths.features", str(tmp_path / "f.sqlite")]
+    result = subprocess.run(
+        [sys.executable, "-c", FULL, "90000", *args], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1, result.stderr
+    said = [line for line in result.stderr.splitlines() if line.startswith("✘")]
+    assert len(said) == 1
+    assert "can't be" in said[0]
+    assert "Traceback" not in result.stderr
+    assert "MMIBWarning" not in result.stderr
+    assert "posts a second" not in result.stdout
+
+
+def test_what_cannot_be_kept_is_said_before_the_work(folder, tmp_path, monkeypatch):
+    read = count_reads(monkeypatch)
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (tmp_path / "no" / "f.sqlite", "there is no folder"),
+        (tmp_path / "notes", "is not a feature cache"),
+        (tmp_path / "folder", "is a folder"),
+        (tmp_path / "notes" / "f.sqlite", "there is no folder"),
+    ):
+        result = build(folder, path)
+        assert result.exit_code == 1
+        assert message in result.output
+        assert "posts a second" not in result.output
+    result = build(
+        folder,
+        tmp_path / "f.sqlite",
+        "--components.mmib_img2vec.model.cache.read_only",
+        "true",
+    )
+    assert result.exit_code == 1
+    assert "read_only = true" in result.output
+    assert (tmp_path / "notes").read_text() == "mine"
+    assert not read
+
+
+def test_nothing_to_keep(folder, tmp_path):
+    (tmp_path / "train.spacy").write_bytes((folder / "train.spacy").read_bytes())
+    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(tmp_path)]
+    result = CliRunner().invoke(app, [*args, "--paths.features", str(tmp_path / "f.sqlite")])
+    assert result.exit_code == 1
+    assert "Nothing was kept: none of the 30 posts has a picture that can be used" in result.output
+    small = ["--components.mmib_img2vec.model.cache.max_gb", "1e-9"]
+    result = build(folder, tmp_path / "small.sqlite", *small)
+    assert result.exit_code == 1
+    assert "max_gb = 1e-09 is too small" in result.output
+
+
+def test_a_relative_path_that_leads_nowhere_is_no_warning(tmp_path, monkeypatch, caplog):
+    """A pipeline remembers it, and is used in another folder than it was trained in."""
+    from spacy_mmib.features.cache import FeatureCache
+    from spacy_mmib.util import MMIBWarning
+
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", logger="spacy")
+    cache = FeatureCache(os.path.join("project", "features.sqlite"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            assert cache.get_vectors([bytes(32)]) == [None]
+    assert caplog.text.count("There is no feature cache at") == 1
+    with pytest.warns(MMIBWarning, match="there is no folder"):
+        FeatureCache(tmp_path / "project" / "features.sqlite").get_vectors([bytes(32)])

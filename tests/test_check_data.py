@@ -294,3 +294,21 @@ def test_real_data_is_as_released(mmib_data, dataset, folder):
     assert report.runs == ["text"]
     for split, facts in FILES[dataset].items():
         assert {what: report.counts[split].get(what, 0) for what in facts} == facts
+
+
+def test_a_split_without_posts_is_a_problem(data, mnre):
+    (data / "test.txt").write_text("IMGID:1\rRob\tB-PER\r", newline="")
+    (data / "valid.txt").write_text("IMGID:1\n")
+    problems = check("twitter17", Folders(data)).problems
+    assert len(problems) == 2
+    assert "carriage return" in problems[1]
+    next(mnre.glob("*test.txt")).write_text("")
+    assert "no instances" in check("mnre", Folders(mnre)).problems[0]
+
+
+def test_the_column_of_the_tag(data):
+    for path in data.glob("*.txt"):
+        path.write_text("IMGID:1\nRob\tB-person\tB-athlete\n")
+    assert "--tag-column" in check("twitter17", Folders(data)).problems[0]
+    report = check("twitter17", Folders(data), tag_column=3)
+    assert report.counts["train"]["athlete"] == 1

@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import os
@@ -5,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import PIL.Image
 import pytest
 import spacy
@@ -277,14 +279,8 @@ def test_predict_bad_lines_are_skipped_with_their_number(model, data):
         {"tokens": "Alex won"},
         {"tokens": ["Alex", 1]},
         {"tokens": ["Alex", ""]},
-        {"text": "Alex", "image": 5},
-        {"text": "Alex", "image": ["img/red.png"]},
-        {"text": "Alex", "image": "img/red.png", "regions": "everywhere"},
-        {"text": "Alex", "image": "img/red.png", "regions": [[1, 2]]},
         b'{"text": "\xff"}',
         b'{"text": "half \\ud83d"}',
-        b'{"text": "x", "n": NaN}',
-        b'{"text": "x", "n": 1e999}',
         b"[" * 100_000,
         {"text": "x" * 1_000_001},
     ]
@@ -439,3 +435,264 @@ def test_predict_reader_that_stops(model, data):
     )
     assert json.loads(result.stdout)["text"].startswith("NBA 0")
     assert b"Traceback" not in result.stderr
+
+
+PRODIGY = [
+    {
+        "text": "Alex won NBA",
+        "tokens": [
+            {"text": "Alex", "start": 0, "end": 4, "id": 0, "ws": True},
+            {"text": "won", "start": 5, "end": 8, "id": 1, "ws": True},
+            {"text": "NBA", "start": 9, "end": 12, "id": 2, "ws": False},
+        ],
+        "spans": [{"start": 0, "end": 4, "token_start": 0, "token_end": 0, "label": "PER"}],
+        "answer": "accept",
+        "_view_id": "ner_manual",
+    },
+    {
+        "text": "Alex won NBA",
+        "relations": [{"head": 0, "child": 2, "label": "x", "head_span": {"start": 0, "end": 4}}],
+    },
+    # Pieces of words, with special ones.
+    {"text": "Alex won NBA", "tokens": [{"text": "[CLS]"}, {"text": "al"}, {"text": "##ex"}]},
+    {"text": "Alex won NBA", "tokens": "Alex won"},
+    {"text": "Alex won NBA", "tokens": ["Alex", 1]},
+    {"text": "Alex won NBA", "tokens": [["Alex", 0]]},
+    {"text": "Alex won NBA", "tokens": []},
+    {"text": "Alex won NBA", "entities": [[0, 4, "PER"]]},
+]
+
+
+def test_predict_lines_of_other_programs(model, data):
+    records, stderr = predict(model, data, PRODIGY)
+    assert "skipped" not in stderr
+    for line, record in zip(PRODIGY, records, strict=True):
+        assert record["text"] == "Alex won NBA"
+        assert record["tokens"] == ["Alex", "won", "NBA"]
+        assert [ent["text"] for ent in record["entities"]] == ["NBA"]
+        # Nothing is lost, be it under a name that the output has for itself.
+        said = {**record, **record.get("as_given", {})}
+        assert {key: said[key] for key in line if line[key] != []} == {
+            key: value for key, value in line.items() if value != []
+        }
+    assert "relations_error" in records[1]
+    again, stderr = predict(model, data, records)
+    assert "skipped" not in stderr
+    assert again == records
+
+
+def test_predict_tokens_of_other_programs(model, data):
+    """Their tokens are kept, with their spaces."""
+    words = [{"text": "#", "ws": False}, {"text": "NBA", "ws": False}, {"text": "!", "ws": True}]
+    lines = [
+        {"text": "#NBA! ", "tokens": words},
+        {"tokens": words},
+        {"text": None, "tokens": words},
+    ]
+    records, _ = predict(model, data, lines)
+    for record in records:
+        assert record["tokens"] == ["#", "NBA", "!"]
+        assert record["text"].strip() == "#NBA!"
+        assert record["entities"][0]["start"] == 1
+        assert record["as_given"]["tokens"] == words
+
+
+def test_predict_lines_of_label_studio(model, data):
+    task = {
+        "id": 1,
+        "data": {"text": "Alex won NBA", "image": "img/red.png"},
+        "annotations": [{"result": [{"value": {"start": 0, "end": 4, "labels": ["PER"]}}]}],
+        "predictions": [],
+    }
+    (record,), _ = predict(model, data, [task])
+    assert {key: record[key] for key in task} == task
+    assert [ent["label"] for ent in record["entities"]] == ["PER", "ORG"]
+
+
+def test_predict_pictures_of_other_forms(model, data):
+    import base64
+
+    encoded = base64.b64encode((data / "img" / "red.png").read_bytes()).decode()
+    lines = [
+        {"text": "NBA", "image": 5},
+        {"text": "NBA", "image": ["img/red.png"]},
+        {"text": "NBA", "image": "data:image/png;base64,####="},
+        {"text": "NBA", "image": "data:nothing"},
+        {"text": "NBA", "image": "img/red.png", "regions": "everywhere"},
+        {"text": "NBA", "image": "img/red.png", "regions": [[1, 2]]},
+        {"text": "NBA", "image": "file\udce9.png"},
+    ]
+    records, stderr = predict(model, data, [*lines, {"text": "NBA", "image": "img/red.png"}])
+    assert "skipped" not in stderr
+    for line, record in zip(lines, records):
+        assert record["image_error"]
+        assert {key: record[key] for key in line} == line
+    assert records[4]["entities"] == records[-1]["entities"]  # the picture itself is used
+    assert "4 no picture at all" in stderr
+    # Data is no path, and nothing is fetched for it.
+    nlp = spacy.blank("en")
+    from spacy_mmib.cli.posts import Post, make_doc
+    from spacy_mmib.local_pictures import PictureFolder
+
+    post = Post(1, {"text": "x", "image": f"data:image/png;base64,{encoded}"})
+    doc = make_doc(nlp, post, PictureFolder(data, "header"))
+    assert doc._.image == (data / "img" / "red.png").read_bytes()
+    assert doc._.image_error is None
+
+
+def test_predict_numbers_that_json_does_not_have(model, data):
+    lines = [
+        b'{"text": "Alex", "image": NaN, "regions": NaN, "relations": NaN, "tokens": NaN}',
+        b'{"text": "Alex", "image": "img/red.png", "a": [NaN, -Infinity, 1e999, 0.5]}',
+    ]
+    records, stderr = predict(model, data, lines)
+    assert "skipped" not in stderr
+    assert "image_error" not in records[0]
+    assert records[0]["image"] is None
+    assert records[1]["a"] == [None, None, None, 0.5]
+    assert records[1]["entities"][0]["label"] == "PER"
+
+
+def columns(separator):
+    return f"id{separator}text\n" + "".join(f"{i}{separator}Alex won NBA\n" for i in range(200))
+
+
+POST = '{"text": "Alex won NBA"}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"PAR1" + bytes(range(256)) * 20, "a Parquet file"),
+        (gzip.compress(POST.encode() * 200), "compressed with gzip"),
+        (b"PK\x03\x04" + bytes(200), "a ZIP archive, as Excel's .xlsx files are"),
+        ((POST * 200).encode("utf-16"), "text in UTF-16"),
+        ((POST * 200).encode("utf-16-le"), "text in UTF-16"),
+        (columns(",").encode(), "CSV, with ','"),
+        (columns("\t").encode("utf-8-sig"), r"CSV, with '\t'"),
+        (columns(";").encode(), "CSV, with ';'"),
+        (json.dumps([json.loads(POST)] * 200).encode(), "a JSON array"),
+        (json.dumps([json.loads(POST)] * 200, indent=1).encode(), "a JSON array"),
+        (json.dumps(json.loads(POST), indent=1).encode(), "one JSON object over several lines"),
+        (b"Alex won NBA\n" * 200, "none of its first 10 lines begins with {"),
+    ],
+)
+def test_predict_what_is_no_file_of_json_lines(model, data, content, what):
+    (data / "posts").write_bytes(content)
+    for source in ({"input": content}, {}):
+        result = run("predict", model, "-" if source else data / "posts", **source)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert what in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+    DocBin(store_user_data=True).to_disk(data / "posts")
+    assert "a .spacy file" in run("predict", model, data / "posts").stderr
+
+
+def test_predict_bad_first_lines_are_no_other_format(model, data):
+    for first in (b"[1, 2]", b"a, b", b"null", b"\xef\xbb\xbf\n", b"{not json"):
+        records, _ = predict(model, data, [first, *[{"text": "NBA"}] * 3])
+        assert len(records) == 3
+    long = {"text": "NBA", "image": "x" * 20_000}  # more than is looked at
+    records, _ = predict(model, data, [long, long])
+    assert [record["image"] for record in records] == [long["image"]] * 2
+
+
+# outputs
+
+
+COMMANDS = {
+    "predict": ("posts.jsonl", "--output", "out.jsonl"),
+    "evaluate": ("test.spacy", "--output", "out.json"),
+    "report": ("test.spacy", "--output", "out.html"),
+    "errors": ("test.spacy", "--output", "out.jsonl"),
+    "contributions": ("test.spacy", "--output", "out.html"),
+    "gap": ("test.spacy", "--json", "out.json"),
+    "audit": ("test.spacy", "--output", "out.json"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_output_that_cannot_be_written_is_said_before_the_work(
+    model, corpus, data, command, monkeypatch
+):
+    posts, option, name = COMMANDS[command]
+    (data / "posts.jsonl").write_text(POST)
+    (data / "file").write_text("mine")
+    monkeypatch.setattr("spacy.util.load_model", lambda *args, **kwargs: pytest.fail("worked"))
+    for place in (data / "file" / name, data / ("x" * 300 + name)):
+        pipeline = () if command == "audit" else (model,)
+        result = run(command, *pipeline, data / posts, option, place)
+        assert result.exit_code == 1, result.output
+        assert f"{option} " in result.stderr
+        assert "can't be written" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+    assert (data / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk(model, corpus, data):
+    (data / "posts.jsonl").write_text(POST)
+    command = [sys.executable, "-m", "spacy", "mmib", "predict", model, str(data / "posts.jsonl")]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*command, "-c", str(CODE)], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert result.returncode == 1
+    assert "--output -: can't be written (No space left on device)" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    for args in (("predict", model, data / "posts.jsonl"), ("evaluate", model, corpus)):
+        result = run(*args, "--output", "/dev/full")
+        assert result.exit_code == 1
+        assert result.stderr.strip().splitlines() == [
+            "✘ --output /dev/full: can't be written (No space left on device). Choose another place."
+        ]
+
+
+def test_looking_at_an_output_changes_nothing(model, data):
+    from spacy_mmib.cli.outputs import check_output
+
+    (data / "old.json").write_text("old")
+    check_output(data / "old.json")
+    check_output(data / "new" / "new.json")
+    assert (data / "old.json").read_text() == "old"
+    assert list((data / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), numpy.float32("nan"), numpy.float64("nan"), type("NAType", (), {})()]
+)
+def test_no_picture_in_a_data_frame(value):
+    """What pandas has where a cell is empty; pandas.NA is of a type of this name."""
+    doc = spacy.blank("en").make_doc("x")
+    doc._.image = "a.png"
+    doc._.image = value
+    assert doc._.image is None
+    assert doc.copy()._.image is None
+    with pytest.raises(TypeError, match="doc._.image takes"):
+        doc._.image = 1.5
+
+
+def test_spacy_apply_and_relative_paths(data, tmp_path, monkeypatch):
+    """spaCy's command knows no image root: paths start from the folder it is called in, and it is said."""
+    from conftest import IMG2VEC
+
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mmib_img2vec", config={"model": IMG2VEC})
+    nlp.initialize()
+    nlp.to_disk(tmp_path / "pictures")
+    doc = nlp.make_doc("Alex")
+    doc._.image = "img/red.png"
+    DocBin(docs=[doc], store_user_data=True).to_disk(data / "in.spacy")
+    errors = []
+    for folder in (data, tmp_path):
+        monkeypatch.chdir(folder)
+        args = ["apply", str(tmp_path / "pictures"), str(data / "in.spacy"), "out.spacy"]
+        assert CliRunner().invoke(app, args).exit_code == 0
+        (found,) = DocBin().from_disk("out.spacy").get_docs(nlp.vocab)
+        assert found._.image == "img/red.png"
+        errors.append(found._.image_error)
+    assert errors[0] is None
+    assert "no such file" in errors[1]
+    assert "img/red.png" in errors[1]
+    assert f"current folder, {str(tmp_path)!r}" in errors[1]

@@ -368,7 +368,7 @@ def test_the_joint_pipeline_answers_questions_about_what_it_finds(folder):
     assert all(label for label in labels(records)[1])
 
 
-BAD_RELATIONS = [
+FOREIGN_RELATIONS = [
     "couple",
     5,
     True,
@@ -377,9 +377,15 @@ BAD_RELATIONS = [
     [None],
     [[]],
     [[[0, 1], [2, 3]]],
-    [[[0, 1], [2, 3], "", 0.5, 1]],
     [[[0, 1], [2, 3], 5]],
     [[[0, 1], [2, 3], None]],
+    [{"head": 0, "child": 2, "label": "couple", "head_span": {"start": 0, "end": 3}}],
+    [{"id": 0, "from_id": 1, "to_id": 2, "type": "couple"}],
+]
+
+
+BAD_RELATIONS = [
+    [[[0, 1], [2, 3], "", 0.5, 1]],
     [[[0, 1], [2, 3], "", "sure"]],
     [[[0, 1], [2, 3], "", [1]]],
     [[[0, 1], [2, 3], "", 10**400]],
@@ -425,8 +431,20 @@ def test_bad_relations_are_skipped_with_their_number(folder, model):
     assert "the tokens 2 to 30 are not in a doc of 5 tokens" in stderr
 
 
+@pytest.mark.parametrize("model", ["rel", "joint"])
+def test_relations_of_another_form_are_handed_through(folder, model):
+    lines = [{**ASKING, "relations": foreign} for foreign in FOREIGN_RELATIONS]
+    records, stderr = predict(folder, model, lines)
+    assert "skipped" not in stderr
+    for line, record in zip(lines, records, strict=True):
+        assert record["relations_error"].startswith("doc._.relations")
+        assert {**record, **record.get("as_given", {})}["relations"] == line["relations"]
+        if model == "joint":
+            assert {r["label"] for r in record["relations"]} == {"couple"}
+
+
 def test_only_bad_lines(folder):
-    (folder / "bad.jsonl").write_text(json.dumps({**ASKING, "relations": "couple"}))
+    (folder / "bad.jsonl").write_text(json.dumps({**ASKING, "relations": [[[0, 1], [2, 30], ""]]}))
     result = run("predict", folder / "rel", folder / "bad.jsonl")
     assert result.exit_code == 1
     assert "line 1 skipped" in result.stderr

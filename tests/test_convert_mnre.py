@@ -382,6 +382,69 @@ def test_files(data, tmp_path):
     assert counts["dev"].instances == 2
 
 
+SMILE = row(["Rob/", "met", "\U0001f600"], (0, 1), (2, 3), "/per/per/peer", caption=None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps(SMILE),
+        json.dumps(SMILE, ensure_ascii=False).replace("/", "\\/"),
+        json.dumps({**SMILE, "score": float("nan"), "seen": True}),
+        repr(SMILE),
+        ascii(SMILE),
+        ascii(SMILE).replace("\\U0001f600", "\\ud83d\\ude00"),
+        " " + json.dumps(SMILE) + " \r",
+    ],
+)
+def test_lines_of_json_and_of_python(data, line):
+    path = data / "mnre_train.txt"
+    path.write_text(f"{GOOD!r}\n{line}\n{json.dumps(GOOD)}\n", encoding="utf8", newline="")
+    found = read_mnre(path)
+    assert found.rows[0] == found.rows[2]
+    assert found.rows[1].tokens == ("Rob/", "met", "\U0001f600")
+    assert found.rows[1].relation == "/per/per/peer"
+    assert found.other_names == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        (json.dumps({**GOOD, "token": ["a", "\ud83d"]}), "half of a surrogate pair"),
+        (json.dumps({**GOOD, "relation": None}), '"relation" is None'),
+        (json.dumps(GOOD) + "\r" + json.dumps(GOOD), "line 1: there is a carriage return"),
+        (json.dumps([GOOD]), "is no dict"),
+        (json.dumps(GOOD)[:-1], "nor JSON"),
+        ("\r\r", "no instances"),
+    ],
+)
+def test_lines_that_cannot_be_read(data, tmp_path, line, match):
+    (data / "mnre_test.txt").write_text(line, newline="")
+    with pytest.raises(FormatError, match=match):
+        convert_mnre.convert(data, tmp_path / "out")
+    assert run(data, tmp_path / "out").exit_code == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_the_official_repository(data, tmp_path):
+    clone = tmp_path / "clone"
+    (clone / "Version-1" / "mnre_txt").mkdir(parents=True)
+    data.rename(clone / "mnre_txt")
+    data = clone / "mnre_txt"
+    (data / "mnre_val.txt").rename(data / "mnre_val .txt")
+    for folder in (data, clone):
+        assert find_mnre_text(folder, "dev") == data / "mnre_val .txt"
+        assert convert_mnre.convert(folder, tmp_path / "out")["train"].instances == len(ROWS)
+    # Version 1 has its texts in two folders.
+    first = clone / "Version-1"
+    for split, folder in (("train", "mnre_txt"), ("val", "mnre_txt"), ("test", ".")):
+        write(first / folder / f"mnre_org_{split}.txt", [GOOD])
+    assert convert_mnre.convert(first, tmp_path / "out")["test"].instances == 1
+    write(first / "mnre_test.txt", [GOOD])
+    with pytest.raises(FormatError, match=r"same split: .*mnre_org_test\.txt.* and .*mnre_test"):
+        convert_mnre.convert(first, tmp_path / "out")
+
+
 def test_other_names_are_counted(data, tmp_path):
     rows = [GOOD, {**GOOD, "h": {"name": "A", "pos": [0, 1]}, "t": {"pos": [1, 2]}}]
     write(data / "mnre_train.txt", rows)

@@ -266,6 +266,96 @@ def test_malformed_text(data, tmp_path, text, match):
     assert not (tmp_path / "out").exists()
 
 
+THREE = "IMGID:1\nRob\tB-person\tB-athlete\nsings\tO\tO\n\n"
+
+
+def test_more_columns_are_a_stated_choice(data, tmp_path):
+    for name in ("train", "valid", "test"):
+        (data / f"{name}.txt").write_text(THREE)
+    result = run(convert_twitter, data, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "train.txt, line 2: 3 columns" in result.output.replace("\n", "")
+    assert "--tag-column 2 to 3" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+    for column, label in ((2, "person"), (3, "athlete")):
+        result = run(convert_twitter, data, tmp_path / "out", "--tag-column", column)
+        assert result.exit_code == 0, result.output
+        (doc,) = load(tmp_path / "out" / "train.spacy")
+        assert [token.text for token in doc] == ["Rob", "sings"]
+        assert [ent.label_ for ent in doc.ents] == [label]
+    for column, match in (
+        (4, "no column 4 .--tag-column., but 3"),
+        (1, "counted from 1"),
+        (-1, "1"),
+    ):
+        with pytest.raises(FormatError, match=match):
+            convert_twitter.convert(data, tmp_path / "out", tag_column=column)
+
+
+def test_a_column_that_only_some_lines_have(data, tmp_path):
+    (data / "train.txt").write_text("IMGID:1\nRob\tB-PER\tB-X\nsings\tO\n")
+    with pytest.raises(FormatError, match=r"train\.txt, line 3: there is no column 3"):
+        convert_twitter.convert(data, tmp_path / "out", tag_column=3)
+    with pytest.raises(FormatError, match=r"train\.txt, line 2: 3 columns"):
+        convert_twitter.convert(data, tmp_path / "out")
+
+
+@pytest.mark.parametrize("blank", ["\n", "\r\n", " \n", "\t\n"])
+def test_a_blank_line_ends_a_post(data, tmp_path, blank):
+    text = f"IMGID:1\nRob\tB-PER\n{blank}Mia\tB-PER\n"
+    (data / "test.txt").write_text(text, newline="")
+    with pytest.raises(FormatError, match=r"test\.txt, line 4: a token after a blank line"):
+        convert_twitter.convert(data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_token_that_looks_like_a_header(data):
+    text = "IMGID:1 \nIMGID:\tO\nIMGID:7\tB-MISC\nx\tO \n\nIMGID:2\ny\tO\t\n".removesuffix("\t\n")
+    (data / "train.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    first, second = read_twitter_text(data / "train.txt")
+    assert (first.id, first.tokens, first.tags) == (
+        "1",
+        ["IMGID:", "IMGID:7", "x"],
+        ["O", "B-MISC", "O"],
+    )
+    assert (second.id, second.tokens) == ("2", ["y"])
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("IMGID:1\rRob\tB-PER\r\rIMGID:2\rMia\tB-PER\r", "line 1: there is a carriage return"),
+        ("IMGID:1\nRob\tB-PER\rMia\tB-PER\n", "line 2: there is a carriage return"),
+        ("IMGID:1\n\nIMGID:2\n", "no posts in it .2 lines IMGID"),
+        ("IMGID:1\r", "no posts in it .1 lines IMGID"),
+        ("\n \n", "no posts in it .nothing"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_a_split_without_posts(data, tmp_path, name, text, match):
+    (data / f"{name}.txt").write_text(text, newline="")
+    with pytest.raises(FormatError, match=match):
+        convert_twitter.convert(data, tmp_path / "out")
+    result = run(convert_twitter, data, tmp_path / "out")
+    assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_the_text_files(data, tmp_path):
+    (data / "valid.txt").rename(data / "val .txt")
+    assert convert_twitter.convert(data, tmp_path / "out")["dev"].posts == 1
+    (data / "dev.txt").write_text("IMGID:1\nx\tO\n")
+    with pytest.raises(FormatError, match=r"could be the same split: .*dev\.txt.* and .*val \.txt"):
+        convert_twitter.convert(data, tmp_path / "out")
+
+
+def test_an_output_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(convert_twitter, data, tmp_path / "file" / "out")
+    assert result.exit_code == 1
+    assert "Not converted" in result.output
+
+
 def test_not_utf8(data):
     (data / "train.txt").write_bytes(b"IMGID:1\n\xff\tO\n")
     with pytest.raises(FormatError, match=r"train\.txt: not UTF-8"):
@@ -324,6 +414,22 @@ def test_jsonl(tmp_path):
         result = run(convert_posts_jsonl, tmp_path / "posts", tmp_path / "out")
         assert result.exit_code == 1
         assert "line 2" in result.output
+    for text, match in (
+        ('{"tokens": [], "label": []}\n', "no posts in it"),
+        ("\n", "no posts in it"),
+        (json.dumps(lines[0]) + "\r" + json.dumps(lines[1]), "carriage return"),
+        ('{"tokens": ["\\ud83d"], "label": ["O"]}', "half of a surrogate pair"),
+    ):
+        (texts / "train.json").write_text(text, newline="")
+        result = run(convert_posts_jsonl, tmp_path / "posts", tmp_path / "new")
+        assert result.exit_code == 1
+        assert match in " ".join(result.output.split())
+        assert not (tmp_path / "new").exists()
+    (texts / "train.json").write_text(json.dumps(lines[0]))
+    (texts.parent / "dev").mkdir()
+    result = run(convert_posts_jsonl, tmp_path / "posts", tmp_path / "new")
+    assert result.exit_code == 1
+    assert "There is no file" in result.output
     result = run(convert_posts_jsonl, tmp_path / "nope", tmp_path / "out")
     assert result.exit_code == 1
 

@@ -350,7 +350,7 @@ def test_errors_are_for_people(model, corpus, tmp_path):
         ((model, tmp_path / "none.spacy", *out), "There is no corpus at"),
         ((model, nothing, *out), "There are no posts in"),
         ((model, corpus, *out, "--image-root", tmp_path / "none"), "there is no such folder"),
-        ((model, corpus, "--output", tmp_path / "file" / "x.html"), "There can't be a report at"),
+        ((model, corpus, "--output", tmp_path / "file" / "x.html"), "can't be written"),
     ):
         result = run(*args)
         assert result.exit_code == 1, (said, result.exception)

@@ -11,7 +11,7 @@ from typing import Any
 
 from check_pictures import CropCheck, PictureCheck, check_crops, check_pictures
 from check_report import print_report
-from convert_twitter import _find_text
+from convert_twitter import find_twitter_text
 from corpus_writer import make_doc
 from dataset_facts import (
     FILES,
@@ -80,7 +80,9 @@ def main() -> None:
     add_folder_arguments(parser)
     parser.add_argument("--metrics", type=Path, default=METRICS)
     args = parser.parse_args()
-    report = check_data(args.dataset, read_folders(args), args.crops_layout, args.orphans)
+    report = check_data(
+        args.dataset, read_folders(args), args.crops_layout, args.orphans, args.tag_column
+    )
     args.metrics.mkdir(parents=True, exist_ok=True)
     path = args.metrics / f"check_{args.dataset}.json"
     path.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf8")
@@ -90,7 +92,11 @@ def main() -> None:
 
 
 def check_data(
-    dataset: str, folders: Folders, crops_layout: str = "auto", orphans: str = "drop"
+    dataset: str,
+    folders: Folders,
+    crops_layout: str = "auto",
+    orphans: str = "drop",
+    tag_column: int = 0,
 ) -> Report:
     """Check a dataset.
 
@@ -98,6 +104,7 @@ def check_data(
     folders (Folders): Where it is.
     crops_layout (str): "umgf", "hvpnet", "none" (crops are not looked at), or "auto".
     orphans (str): See `tagged_posts.Orphans`.
+    tag_column (int): See `tagged_posts.read_twitter_text`.
     RETURNS (Report): What was found. Nothing raises that is wrong with the data.
     """
     report = Report(dataset, folders)
@@ -108,7 +115,7 @@ def check_data(
         try:
             path = find_text(dataset, folders.data, split)
             report.texts[split] = str(path)
-            docs[split], names[split], begun[split] = read_posts(dataset, path, orphans)
+            docs[split], names[split], begun[split] = read_posts(dataset, path, orphans, tag_column)
         except (FormatError, OSError) as err:
             report.problems.append(str(err))
     if report.problems:
@@ -127,15 +134,18 @@ def check_data(
 
 def find_text(dataset: str, data: Path, split: str) -> Path:
     """RETURNS (Path): The text file of a split. Raises `FormatError` if there is none."""
-    return find_mnre_text(data, split) if dataset == "mnre" else _find_text(data, split)
+    return find_mnre_text(data, split) if dataset == "mnre" else find_twitter_text(data, split)
 
 
-def read_posts(dataset: str, path: Path, orphans: str) -> tuple[list[Doc], list[str], int]:
+def read_posts(
+    dataset: str, path: Path, orphans: str, tag_column: int = 0
+) -> tuple[list[Doc], list[str], int]:
     """Read a text file as its converter does.
 
     dataset (str): Which format it has.
     path (Path): The file.
     orphans (str): See `tagged_posts.Orphans`.
+    tag_column (int): See `tagged_posts.read_twitter_text`.
     RETURNS (Tuple[List[Doc], List[str], int]): The posts, the file names of their pictures, and how many
         entities begin with `I-`.
     RAISES (FormatError): It is in another format.
@@ -148,7 +158,7 @@ def read_posts(dataset: str, path: Path, orphans: str) -> tuple[list[Doc], list[
         return docs, [rows[group[0]].image for group in groups], 0
     docs, names, begun = [], [], 0
     policy = check_orphans(orphans)
-    for post in read_twitter_text(path):
+    for post in read_twitter_text(path, tag_column):
         if post.tokens:
             tags, began = repair_tags(post.tags, policy)
             docs.append(make_doc(vocab, post.tokens, tags))

@@ -120,7 +120,7 @@ def main(
             dicts=Path(dicts) if dicts else None,
             max_crops=max_crops,
         )
-    except (FormatError, LayoutError) as err:
+    except (FormatError, LayoutError, OSError) as err:
         print(f"Not converted. {err}", file=sys.stderr)
         raise typer.Exit(1) from None
 

@@ -27,7 +27,7 @@ def main(
     """Convert JSON lines of tagged posts with pictures."""
     try:
         convert(data, output, orphans=orphans)
-    except FormatError as err:
+    except (FormatError, OSError) as err:
         print(f"Not converted. {err}", file=sys.stderr)
         raise typer.Exit(1) from None
 
@@ -43,19 +43,25 @@ def convert(data: Path, output: Path, *, orphans: str = "drop") -> dict[str, Spl
     """
     policy = check_orphans(orphans)
     root = (data / "images").resolve()
-    counts = {}
+    posts = {}
     for split in SPLITS:
-        files = sorted((data / "texts" / split).glob("*.json*"))
-        if not files:
-            continue
-        counts[split] = write_split(
-            (post for file in files for post in read_json_lines(file)),
+        folder = data / "texts" / split
+        files = sorted(folder.glob("*.json*"))
+        if files:
+            posts[split] = [post for file in files for post in read_json_lines(file)]
+        elif folder.is_dir() or not (data / "texts").is_dir():
+            raise FormatError(f"There is no file {folder / '*.json'}.")
+    if not posts:
+        raise FormatError(f"There is no folder {data / 'texts' / 'train'}, nor dev, nor test.")
+    counts = {
+        split: write_split(
+            split_posts,
             output / f"{split}.spacy",
             orphans=policy,
             find_picture=partial(_find_picture, root, split),
         )
-    if not counts:
-        raise FormatError(f"There is no file {data / 'texts' / 'train' / '*.json'}.")
+        for split, split_posts in posts.items()
+    }
     write_meta(
         output,
         source=data.resolve().name,

@@ -28,6 +28,7 @@ from picture_files import (
     load_dictionary,
     umgf_crops,
 )
+from split_files import find_split_file
 from tagged_posts import FormatError, TaggedPost, check_orphans, read_twitter_text
 
 SPLITS = {"train": ("train",), "dev": ("valid", "dev", "val"), "test": ("test",)}
@@ -52,6 +53,13 @@ def main(
     orphans: Annotated[
         str, typer.Option(help="I- tags that continue nothing: drop (O) or begin (an entity)")
     ] = "drop",
+    tag_column: Annotated[
+        int,
+        typer.Option(
+            help="Column of the tag, where lines have more than two; the token is in column 1. "
+            "0: lines have two columns"
+        ),
+    ] = 0,
 ) -> None:
     """Convert Twitter-2015 or Twitter-2017."""
     try:
@@ -65,8 +73,9 @@ def main(
             dicts=Path(dicts) if dicts else None,
             max_crops=max_crops,
             orphans=orphans,
+            tag_column=tag_column,
         )
-    except (FormatError, LayoutError) as err:
+    except (FormatError, LayoutError, OSError) as err:
         print(f"Not converted. {err}", file=sys.stderr)
         raise typer.Exit(1) from None
 
@@ -81,6 +90,7 @@ def convert(
     dicts: Path | None = None,
     max_crops: int = 0,
     orphans: str = "drop",
+    tag_column: int = 0,
 ) -> dict[str, SplitCounts]:
     """Convert a dataset.
 
@@ -92,6 +102,7 @@ def convert(
     dicts (Optional[Path]): The folder of HVPNeT's dictionaries; `data` if `None`.
     max_crops (int): Keep so many crops of a post, 0 all. HVPNeT uses the first 3.
     orphans (str): See `Orphans`.
+    tag_column (int): See `read_twitter_text`.
     RETURNS (Dict[str, SplitCounts]): What is in each split.
     RAISES (FormatError, LayoutError): Something is not as published.
     """
@@ -102,7 +113,10 @@ def convert(
         crops = None
     if crops is not None:
         crops = crops.absolute()  # as the image root is
-    posts = {split: list(read_twitter_text(_find_text(data, split))) for split in SPLITS}
+    posts = {
+        split: list(read_twitter_text(find_twitter_text(data, split), tag_column))
+        for split in SPLITS
+    }
     root = None
     if images is not None:
         folders = [images] if crops is None else [images, crops]
@@ -142,14 +156,21 @@ def convert(
     return counts
 
 
-def _find_text(data: Path, split: str) -> Path:
-    paths = [data / f"{name}.txt" for name in SPLITS[split]]
-    for path in paths:
-        if path.is_file():
-            return path
-    raise FormatError(
-        f"There is no file {paths[0]}. The data folder holds train, valid and test.txt."
-    )
+def find_twitter_text(data: Path, split: str) -> Path:
+    """Find the text file of a split.
+
+    data (Path): The folder of the data.
+    split (str): "train", "dev" or "test".
+    RETURNS (Path): The file.
+    RAISES (FormatError): There is none, or more than one.
+    """
+    found = find_split_file([data], SPLITS[split])
+    if found is None:
+        raise FormatError(
+            f"There is no file {data / f'{SPLITS[split][0]}.txt'}. The data folder holds train, valid "
+            "and test.txt."
+        )
+    return found
 
 
 def _picture_finder(images: Path | None, root: Path | None) -> FindPicture:

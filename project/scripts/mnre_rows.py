@@ -1,13 +1,15 @@
-"""Read MNRE's text files: a Python dict a line, an instance each."""
+"""Read MNRE's text files: a Python dict or a JSON object a line, an instance each."""
 
 import ast
+import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tagged_posts import FormatError
+from split_files import find_split_file
+from tagged_posts import FormatError, check_line_end, join_surrogates
 
 FILES = {"train": ("train",), "dev": ("val", "dev", "valid"), "test": ("test",)}
 """Our names of the splits, and those in file names."""
@@ -60,29 +62,32 @@ class MnreFile:
 
 
 def find_mnre_text(data: Path, split: str) -> Path:
-    """Find the text file of a split: `mnre_<split>.txt`, or `txt/ours_<split>.txt` in HVPNeT's
+    """Find the text file of a split: `mnre_<split>.txt` (`mnre_org_<split>.txt` in version 1), also
+    in the folder `mnre_txt` as in the official repository, or `txt/ours_<split>.txt` in HVPNeT's
     layout.
 
     data (Path): The folder of the data.
     split (str): "train", "dev" or "test".
     RETURNS (Path): The file.
-    RAISES (FormatError): There is none.
+    RAISES (FormatError): There is none, or more than one.
     """
-    for folder in (data, data / "txt"):
-        for prefix in ("mnre", "ours"):
-            for name in FILES[split]:
-                path = folder / f"{prefix}_{name}.txt"
-                if path.is_file():
-                    return path
-    name = FILES[split][0]
-    raise FormatError(
-        f"There is no file {data / f'mnre_{name}.txt'}, nor {data / 'txt' / f'ours_{name}.txt'} as "
-        "in HVPNeT's layout."
+    found = find_split_file(
+        [data, data / "mnre_txt", data / "txt"],
+        [f"{prefix}_{name}" for prefix in ("mnre", "mnre_org", "ours") for name in FILES[split]],
     )
+    if found is None:
+        name = FILES[split][0]
+        raise FormatError(
+            f"There is no file {data / f'mnre_{name}.txt'}, nor {data / 'txt' / f'ours_{name}.txt'} "
+            f"as in HVPNeT's layout, nor a folder {data / 'mnre_txt'} with it as in the official "
+            "repository."
+        )
+    return found
 
 
 def read_mnre(path: Path) -> MnreFile:
-    """Read a text file. Only literals are read: nothing in it is run. Other keys of the dicts, such
+    """Read a text file. A line that is JSON is read as JSON, any other as a literal of Python: nothing in
+    it is run. Other keys of the dicts, such
     as "caption" and "entity" in HVPNeT's files, are passed over.
 
     path (Path): The file, UTF-8.
@@ -124,29 +129,56 @@ def group_rows(rows: Iterable[MnreRow]) -> list[list[int]]:
 def _read_line(line: bytes, where: str) -> tuple[MnreRow, int]:
     """RETURNS (Tuple[MnreRow, int]): The instance, and how many of its two names don't fit."""
     try:
-        record = ast.literal_eval(line.decode("utf-8-sig").strip())
+        text = line.decode("utf-8-sig").strip()
     except UnicodeDecodeError as err:
-        raise FormatError(f"{where}: not UTF-8 ({err.reason} at byte {err.start}).") from None
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as err:
-        reason = " ".join(str(err).split())[:100]
-        raise FormatError(f"{where}: not a Python dict ({reason}); expected {EXPECTED}.") from None
+        raise FormatError(
+            f"{where}: not UTF-8 ({err.reason} at byte {err.start} of the line). Save the file as UTF-8."
+        ) from None
+    check_line_end(text, where)
+    record = _parse(text, where)
     if not isinstance(record, dict):
         raise FormatError(f"{where}: {str(record)[:60]!r} is no dict; expected {EXPECTED}.")
     tokens = record.get("token")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise FormatError(f'{where}: "token" is not a list of strings; expected {EXPECTED}.')
+    tokens = [join_surrogates(token, where) for token in tokens]
     image, relation = (_read_string(record, key, where) for key in ("img_id", "relation"))
     head, tail = (_read_pos(record, key, len(tokens), where) for key in ("h", "t"))
     row = MnreRow(tuple(tokens), head, tail, relation, image)
     names = ((record[key].get("name"), pos) for key, pos in (("h", head), ("t", tail)))
-    return row, sum(name != " ".join(tokens[slice(*pos)]) for name, pos in names)
+    return row, sum(_joined(name) != " ".join(tokens[slice(*pos)]) for name, pos in names)
+
+
+def _parse(text: str, where: str) -> Any:
+    """RETURNS (Any): What a line says. The two notations differ: an escaped slash and a surrogate pair mean
+    something in JSON only.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as err:
+        reason = " ".join(str(err).split())[:100]
+        raise FormatError(
+            f"{where}: not a Python dict ({reason}), nor JSON; expected {EXPECTED}."
+        ) from None
+
+
+def _joined(name: Any) -> Any:
+    """RETURNS (Any): A name as the tokens are; it is only compared, so half a pair is no error."""
+    if isinstance(name, str):
+        return name.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return name
 
 
 def _read_string(record: dict[Any, Any], key: str, where: str) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise FormatError(f'{where}: "{key}" is {str(value)[:60]!r}; expected a string with text.')
-    return value
+        shown = None if value is None else repr(str(value)[:60])
+        raise FormatError(f'{where}: "{key}" is {shown}; expected a string with text.')
+    return join_surrogates(value, where)
 
 
 def _read_pos(record: dict[Any, Any], key: str, length: int, where: str) -> tuple[int, int]:

@@ -34,8 +34,9 @@ def main() -> None:
                 crops_layout=args.crops_layout,
                 dicts=folders.dicts,
                 orphans=args.orphans,
+                tag_column=args.tag_column,
             )
-    except (FormatError, LayoutError) as err:
+    except (FormatError, LayoutError, OSError) as err:
         msg.fail(f"Not converted. {err}")
         if not folders.data.is_dir():
             msg.text(explain_texts(args.dataset, folders.data))

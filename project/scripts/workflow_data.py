@@ -19,7 +19,7 @@ SOURCES = {
 TEXTS = {
     "twitter15": "train.txt, valid.txt and test.txt",
     "twitter17": "train.txt, valid.txt and test.txt",
-    "mnre": "mnre_train.txt, mnre_val.txt and mnre_test.txt (or HVPNeT's folder txt)",
+    "mnre": "mnre_train.txt, mnre_val.txt and mnre_test.txt (or the folder mnre_txt, or HVPNeT's folder txt)",
 }
 
 
@@ -69,6 +69,7 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crops-layout", default="auto", help="umgf, hvpnet, none, or auto")
     parser.add_argument("--dicts", default="", help="folder of HVPNeT's dictionaries [--data]")
     parser.add_argument("--orphans", default="drop", help="orphan I- tags: drop or begin")
+    parser.add_argument("--tag-column", type=int, default=0, help="of the tag, if more than two")
 
 
 def read_folders(args: argparse.Namespace) -> Folders:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from .app import ImageRootOpt, check_image_root, fail, mmib_cli
+from .outputs import check_output, write_json
 
 TASKS = {
     "relation": "Relation of a pair",
@@ -58,6 +59,8 @@ def audit_cli(
     Needs scikit-learn: pip install "spacy-mmib[audit]".
     """
     check_image_root(image_root)
+    if output is not None:
+        check_output(output)
     from ..audit import AuditError, MissingExtraError, audit
 
     try:
@@ -72,11 +75,9 @@ def audit_cli(
         fail(str(err))
     print_audit(result)
     if output is not None:
-        import srsly
         from wasabi import msg
 
-        output.parent.mkdir(parents=True, exist_ok=True)
-        srsly.write_json(output, result)
+        write_json(output, result)
         msg.good(f"Saved the result to {output}")
 
 

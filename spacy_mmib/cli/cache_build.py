@@ -1,5 +1,6 @@
 """`spacy mmib cache build`: vectors of a corpus's pictures, computed ahead."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,7 +48,13 @@ def cache_build_cli(
     from spacy.cli._util import import_code, parse_config_overrides, show_validation_error
     from spacy.util import load_config, load_model, load_model_from_config
 
-    from ..feature_building import NothingToBuild, build_features, find_cached_encoders
+    from ..feature_building import (
+        NothingToBuild,
+        build_features,
+        find_cached_encoders,
+        get_caches,
+    )
+    from ..util import MMIBWarning
 
     # Settings of the config are unknown options, which arrive among the arguments.
     first = next((i for i, word in enumerate(corpus) if word.startswith("--")), len(corpus))
@@ -69,19 +76,30 @@ def cache_build_cli(
                 nlp = load_model_from_config(config, auto_fill=True)
     except OSError as err:
         fail(f"Can't load {pipeline!r}: {err}")
-    try:
-        encoders = find_cached_encoders(nlp, trained=trained)
-    except (NothingToBuild, OSError) as err:  # the latter: weights that are not there
-        fail(str(err))
-    docs = _read(nlp, paths, image_root)
     from tqdm import tqdm
 
     result = None
-    with tqdm(desc="Features", unit=" posts") as bar:
-        for result in build_features(nlp, docs, encoders, chunk_size=chunk_size):
-            bar.update(result.posts - bar.n)
+    try:
+        with warnings.catch_warnings():
+            # The store's own: the command says the same, and its exit code too.
+            warnings.filterwarnings("ignore", r"\[spacy-mmib\] The feature cache", MMIBWarning)
+            encoders = find_cached_encoders(nlp, trained=trained)
+            docs = _read(nlp, paths, image_root)
+            with tqdm(desc="Features", unit=" posts") as bar:
+                for result in build_features(nlp, docs, encoders, chunk_size=chunk_size):
+                    bar.update(result.posts - bar.n)
+    except (NothingToBuild, OSError) as err:  # the latter: weights that are not there
+        fail(str(err))
     if result is None:
         fail(f"There are no posts in {', '.join(map(str, paths))}.")
+    if result.with_picture == result.not_used:
+        fail(
+            f"Nothing was kept: none of the {result.posts} posts has a picture that can be used"
+            f"{result.why}. Paths of pictures start from --image-root, or the folder of the corpus."
+        )
+    for cache in get_caches(encoders):
+        if not cache.count_entries():
+            fail(f"Nothing was kept: max_gb = {cache.max_gb} is too small for {cache.path}.")
     typer.echo(f"[spacy-mmib] {result.summary()}")
 
 

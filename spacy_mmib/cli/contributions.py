@@ -17,7 +17,8 @@ from .app import (
     mmib_cli,
     use_gpu,
 )
-from .corpora import CorpusArg, check_output, make_reader, read_examples
+from .corpora import CorpusArg, make_reader, read_examples
+from .outputs import check_output, write_jsonl, write_text
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc
@@ -90,13 +91,12 @@ def contributions_cli(
     posts = [
         (name, every[i]) for i in range(len(found[0][1])) for name, every in found if i < len(every)
     ]
-    import srsly
     from wasabi import msg
 
     if output.suffix.lower() == ".jsonl":
-        srsly.write_jsonl(output, [to_record(name, *post) for name, post in posts])
+        write_jsonl(output, [to_record(name, *post) for name, post in posts])
     else:
-        output.write_text(to_page(posts, named=compare is not None), encoding="utf8")
+        write_text(output, to_page(posts, named=compare is not None))
     msg.good(f"Saved the contributions of {len(found[0][1])} posts to {output}")
 
 

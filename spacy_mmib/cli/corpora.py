@@ -54,18 +54,3 @@ def read_examples(reader: "MultimodalCorpus", nlp: "Language") -> "list[Example]
     if not examples:
         fail(f"There are no posts in {reader.path}.")
     return examples
-
-
-def check_output(output: Path, *kinds: str) -> None:
-    """End the command if the name of its output doesn't say of what kind it is, or can't be one.
-
-    output (Path): What the user named.
-    kinds (str): Endings that are known, such as ".html".
-    RAISES (typer.Exit): It has another one.
-    """
-    if output.suffix.lower() not in kinds:
-        fail(f"--output {output}: the name has to end in {' or '.join(kinds)}.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        fail(f"--output {output}: the folder can't be made ({err}).")

@@ -17,7 +17,8 @@ from .app import (
     mmib_cli,
     use_gpu,
 )
-from .corpora import CorpusArg, check_output, make_reader, read_examples
+from .corpora import CorpusArg, make_reader, read_examples
+from .outputs import check_output, write_jsonl
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc
@@ -58,7 +59,6 @@ def errors_cli(
     use_gpu(gpu_id, silent=False)
     nlp = load_pipeline(model)
     reader = make_reader(corpus, image_root)
-    import srsly
     from wasabi import msg
 
     from ..analysis.errors import predict_both, sort_changes
@@ -80,7 +80,7 @@ def errors_cli(
     )
     if roles.extractors and not roles.end_to_end:
         msg.text("Relations are those of given pairs: the pipeline is asked for the gold ones.")
-    srsly.write_jsonl(output, [to_record(post) for post in changed])
+    write_jsonl(output, [to_record(post) for post in changed])
     msg.good(f"Saved {len(changed)} posts that change to {output}")
 
 

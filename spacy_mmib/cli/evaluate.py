@@ -20,6 +20,7 @@ from .app import (
     mmib_cli,
     use_gpu,
 )
+from .outputs import check_output, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -66,6 +67,8 @@ def evaluate_cli(
     if no_images and shuffled:
         fail("--no-images and --shuffle-images exclude each other: run the command once with each.")
     check_image_root(image_root)
+    if output is not None:
+        check_output(output)
     from spacy.cli._util import import_code
 
     import_code(code)
@@ -87,11 +90,9 @@ def evaluate_cli(
     print_metrics(metrics)
     say_if_pictures_dont_matter(nlp, metrics)
     if output is not None:
-        import srsly
-
-        output.parent.mkdir(parents=True, exist_ok=True)
-        srsly.write_json(output, metrics)
         from wasabi import msg
+
+        write_json(output, metrics)
 
         msg.good(f"Saved metrics to {output}")
 

@@ -17,7 +17,8 @@ from .app import (
     use_gpu,
 )
 from .contributions import ComponentOpt
-from .corpora import CorpusArg, check_output, make_reader, read_examples
+from .corpora import CorpusArg, make_reader, read_examples
+from .outputs import check_output, write_json, writing
 
 if TYPE_CHECKING:
     from ..analysis.gap import EntityRegionPairs, Gap
@@ -72,6 +73,8 @@ def gap_cli(
             require_extra()
         except MissingExtraError as err:
             fail(str(err))
+    if json is not None:
+        check_output(json, option="--json")
     from spacy.cli._util import import_code
     from wasabi import msg
 
@@ -86,14 +89,11 @@ def gap_cli(
     names = [name for name in (model, compare) if name]
     print_gaps(names, [gap for gap, _ in found])
     if json is not None:
-        import srsly
-
-        json.parent.mkdir(parents=True, exist_ok=True)
         values = [
             {"model": name, **gap.to_json(), "entities": {one.label: one.found for one in sample}}
             for name, (gap, sample) in zip(names, found)
         ]
-        srsly.write_json(json, {"corpus": str(corpus), "models": values})
+        write_json(json, {"corpus": str(corpus), "models": values}, option="--json")
         msg.good(f"Saved the numbers to {json}")
     if output is not None:
         drawn = [pairs for _, pairs in found]
@@ -102,7 +102,8 @@ def gap_cli(
                 "No figure: there are no gold entities in posts with a picture that can be read"
                 + (f" with the types {labels}." if labels else ".")
             )
-        plot_gap(list(zip(names, drawn)), output, seed)
+        with writing(output):
+            plot_gap(list(zip(names, drawn)), output, seed)
         msg.good(f"Saved the figure to {output}")
 
 

@@ -1,13 +1,13 @@
 """`spacy mmib predict`: entities and relations of posts with pictures, from JSON lines to JSON lines."""
 
 import io
-import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO
 
@@ -26,6 +26,7 @@ from .app import (
     mmib_cli,
     use_gpu,
 )
+from .outputs import check_output, writing
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -58,49 +59,101 @@ def predict_cli(
 ) -> None:
     """Find the entities in posts, and the relations between them.
 
-    A line of the input is an object with "text" or "tokens", and optionally "image" (a path),
-    "regions" and "relations" (those with an empty label are questions); everything else in it is
-    handed through. A line that can't be used is reported with its number, and skipped.
+    A line of the input is an object with "text" or "tokens", and optionally "image" (a path, or a
+    data URI), "regions" and "relations" (those with an empty label are questions); everything else
+    in it is handed through, and so are tokens and relations of another form, such as Prodigy's. A
+    line that can't be used is reported with its number, and skipped.
     """
     if posts != STANDARD and not Path(posts).is_file():
         fail(f"There is no file {posts}. Pass a file of JSON lines, or - for the standard input.")
     if STANDARD not in (posts, output) and Path(posts).resolve() == Path(output).resolve():
         fail("The output would overwrite the input: choose another --output.")
     check_image_root(image_root)
+    if output != STANDARD:
+        check_output(output)
     from spacy.cli._util import import_code
 
     from ..local_pictures import PictureFolder
+    from .json_lines import NotJsonLines, read_json_lines
 
     import_code(code)
     use_gpu(gpu_id, silent=output == STANDARD)
-    nlp = load_pipeline(model)
     root = image_root or (Path() if posts == STANDARD else Path(posts).parent)
     with ExitStack() as files:
         source: BinaryIO = sys.stdin.buffer
         target: TextIO = sys.stdout
         if isinstance(target, io.TextIOWrapper):
             target.reconfigure(encoding="utf8")  # whatever the terminal's is: JSON is UTF-8
-        if posts != STANDARD:
-            source = files.enter_context(open(posts, "rb"))
+        try:
+            if posts != STANDARD:
+                source = files.enter_context(open(posts, "rb"))
+            lines = start(read_json_lines(source))
+        except NotJsonLines as err:
+            fail(f"{posts} has no JSON lines, an object with a post in each: {err}.")
+        except OSError as err:
+            fail(f"{posts}: can't be read ({err.strerror or err}).")
+        nlp = load_pipeline(model)
         if output != STANDARD:
-            Path(output).parent.mkdir(parents=True, exist_ok=True)
-            target = files.enter_context(open(output, "w", encoding="utf8", newline="\n"))
+            with writing(output):
+                target = open(output, "w", encoding="utf8", newline="\n")  # noqa: SIM115
+            files.callback(_close, target)
+
+        def write(line: str) -> None:
+            with writing(output):
+                target.write(line)
+
         try:
             result = predict(
                 nlp,
-                source,
-                target,
+                _reading(lines, posts),
+                write,
                 PictureFolder(root, "none"),
                 batch_size=batch_size,
                 n_process=n_process,
             )
-            target.flush()
-        except BrokenPipeError:  # the reader of the output has seen enough, as with "| head"
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+            with writing(output):
+                target.flush()
+                if target is not sys.stdout:
+                    target.close()
+        except (BrokenPipeError, typer.Exit) as err:
+            if target is sys.stdout:
+                _close(target)
+            if isinstance(err, BrokenPipeError):  # its reader has seen enough, as with "| head"
+                raise typer.Exit(0) from None
+            raise
     typer.echo(f"[spacy-mmib] {result.summary()}", err=True)
     if result.skipped and not result.posts:
         fail("No line could be used: is this a file of JSON lines with posts?")
+
+
+def _close(target: TextIO) -> None:
+    """Close what was written, or couldn't be, which has been said. The standard output leads nowhere then:
+    Python would try it again at its end.
+    """
+    if target is not sys.stdout:
+        with suppress(OSError):
+            target.close()
+        return
+    with suppress(OSError):
+        target.flush()
+    with suppress(io.UnsupportedOperation):  # no real file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
+
+
+def start(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Read the first line, so that what is wrong with a file is said before the work.
+
+    lines (Iterator[bytes]): The lines.
+    RETURNS (Iterator[bytes]): All of them.
+    """
+    return chain(list(islice(lines, 1)), lines)
+
+
+def _reading(lines: Iterator[bytes], posts: str) -> Iterator[bytes]:
+    try:
+        yield from lines
+    except OSError as err:
+        fail(f"{posts}: can't be read ({err.strerror or err}).")
 
 
 @dataclass
@@ -143,8 +196,8 @@ class PredictResult:
 
 def predict(
     nlp: "Language",
-    source: BinaryIO,
-    target: TextIO,
+    source: Iterable[bytes],
+    write: Callable[[str], None],
     folder: "PictureFolder",
     *,
     batch_size: int | None = None,
@@ -154,8 +207,8 @@ def predict(
     stderr with their number.
 
     nlp (Language): The pipeline.
-    source (BinaryIO): JSON lines.
-    target (TextIO): Where the lines with entities are written.
+    source (Iterable[bytes]): JSON lines.
+    write (Callable[[str], None]): Writes a line with entities.
     folder (PictureFolder): Where pictures may be.
     batch_size (Optional[int]): Posts at a time.
     n_process (int): Processes.
@@ -167,7 +220,7 @@ def predict(
     from ..local_pictures import PictureCounts
     from ..relations import get_relations
     from ..resilient import pipe_each
-    from .posts import PostError, make_doc, read_posts, to_record
+    from .posts import PostError, make_doc, read_posts, to_line
 
     result = PredictResult()
     # What was found about the pictures of the posts that are in the pipeline, by line.
@@ -207,7 +260,12 @@ def predict(
         if isinstance(doc, Exception):
             skip(post.line, f"the pipeline failed on it ({type(doc).__name__}: {doc})")
             continue
-        target.write(json.dumps(to_record(post, doc), ensure_ascii=False) + "\n")
+        try:
+            line = to_line(post, doc)
+        except PostError as err:
+            skip(post.line, err)
+            continue
+        write(line)
         result.posts += 1
         error = get_image_error(doc)
         result.image_errors += error is not None

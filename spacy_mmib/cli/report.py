@@ -17,6 +17,7 @@ from .app import (
     mmib_cli,
     use_gpu,
 )
+from .outputs import check_output, write_text
 
 
 @mmib_cli.command("report")
@@ -49,6 +50,7 @@ def report_cli(
     page needs nothing beside it: small copies of the pictures that it shows are inside.
     """
     check_image_root(image_root)
+    check_output(output)
     from spacy.cli._util import import_code
 
     import_code(code)
@@ -57,12 +59,6 @@ def report_cli(
     from ..report.page import make_report
     from .evaluate import CorpusError
 
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)  # before the long part
-    except OSError as err:
-        fail(
-            f"There can't be a report at {output}: {err.strerror or err}. Choose another --output."
-        )
     try:
         html = make_report(
             nlp,
@@ -73,12 +69,7 @@ def report_cli(
         )
     except CorpusError as err:
         fail(str(err))
-    try:
-        output.write_text(html, encoding="utf8")
-    except OSError as err:
-        fail(
-            f"The report can't be written to {output}: {err.strerror or err}. Choose another --output."
-        )
+    write_text(output, html)
     from wasabi import msg
 
     msg.good(f"Saved the report to {output} ({output.stat().st_size / 2**20:.1f} MiB)")

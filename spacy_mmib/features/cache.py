@@ -11,7 +11,7 @@ from spacy.util import registry
 
 from ..images.values import StoredImage
 from ..regions.values import Region
-from ..util import warn
+from ..util import logger, warn
 from .locks import ForkLock
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .store import FeatureStore
 
 Value = TypeVar("Value")
+
+_STATE = ("path", "is_relative", "max_gb", "dtype", "read_only")
 
 
 @registry.misc("spacy-mmib.feature_cache.v1")
@@ -70,6 +72,7 @@ class FeatureCache:
         if dtype not in ("float16", "float32"):
             raise ValueError(f"dtype is 'float16' or 'float32', not {dtype!r}.")
         self.path = os.path.abspath(path)
+        self.is_relative = not os.path.isabs(path)
         self.max_gb = max_gb
         self.dtype = dtype
         self.read_only = read_only
@@ -82,7 +85,7 @@ class FeatureCache:
         self._counts = {"hits": 0, "misses": 0, "damaged": 0}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("path", "max_gb", "dtype", "read_only")}
+        return {key: getattr(self, key) for key in _STATE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -98,16 +101,45 @@ class FeatureCache:
 
     def _make(self) -> "ContentDigests | None":
         try:
-            from .digests import ContentDigests
-            from .store import FeatureStore
-
-            store = FeatureStore(self.path, max_gb=self.max_gb, read_only=self.read_only)
+            return self._connect()
         except (OSError, ValueError, ImportError) as err:  # Python can be built without sqlite3
-            warn(f"The feature cache is not used: {err}.")
+            if self.is_relative and not os.path.isdir(os.path.dirname(self.path)):
+                # A pipeline remembers where its cache was, and is used in another folder.
+                logger.info("There is no feature cache at %s: it is not used.", self.path)
+            else:
+                warn(f"The feature cache is not used: {err}.")
             return None
+
+    def _connect(self) -> "ContentDigests":
+        from .digests import ContentDigests
+        from .store import FeatureStore
+
+        store = FeatureStore(self.path, max_gb=self.max_gb, read_only=self.read_only)
         digests = ContentDigests(store)
         finalize(self, _close, digests, os.getpid())
         return digests
+
+    def check_writable(self) -> None:
+        """Open the file, and write to it.
+
+        RAISES (ValueError): It is none of ours, or set to be only read.
+        RAISES (OSError, ImportError): It can't be written; the message says why.
+        """
+        if self.read_only:
+            raise ValueError(f"{self.path} is only to be read (read_only = true)")
+        with self._opening:
+            if self._digests is None:
+                self._digests = self._connect()
+        assert self._digests.store is not None
+        self._digests.store.check_writable()
+
+    @property
+    def problem(self) -> str | None:
+        """RETURNS (Optional[str]): Why something that was put isn't kept; `None` if everything is."""
+        store = self._store
+        if store is None:
+            return "The feature cache is not used."
+        return store.problem if store.lost else None
 
     @property
     def _store(self) -> "FeatureStore | None":
@@ -212,6 +244,11 @@ class FeatureCache:
         # In this order: a picture whose vectors are there needn't be read again.
         digests.store.put(entries, kind)
         digests.write()
+
+    def count_entries(self) -> int:
+        """RETURNS (int): How many entries the file has."""
+        store = self._store
+        return 0 if store is None else sum(store.stats()["entries"].values())
 
     def get_statistics(self) -> dict[str, int]:
         """RETURNS (Dict[str, int]): `hits`, `misses` and `damaged` entries, in this process."""

@@ -93,6 +93,10 @@ class FeatureStore:
     def _start(self) -> None:
         self.damaged = 0
         """Entries that were found damaged and taken out."""
+        self.lost = 0
+        """Entries that couldn't be kept."""
+        self.problem: str | None = None
+        """Why something couldn't be read or written, the last time."""
         self.broken: str | None = None
         """What SQLite said when it couldn't make sense of the file. Nothing is read or written from then
         on."""
@@ -235,6 +239,7 @@ class FeatureStore:
             self._set_timeout(self.timeout)
 
     def _warn_once(self, kind: str, message: str) -> None:
+        self.problem = message
         if kind not in self._warned:
             self._warned.add(kind)
             warn(message)
@@ -289,7 +294,7 @@ class FeatureStore:
         if self.read_only or not entries:
             return
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> bool:
             now = time.time_ns()
             with self._transaction(connection):
                 self._write_limit(connection)
@@ -310,8 +315,25 @@ class FeatureStore:
                 evicted = self._evict(connection)
             if evicted:
                 self._shrink(connection)
+            return True
 
-        self._attempt(write)
+        if not self._attempt(write):
+            self.lost += len(entries)
+
+    def check_writable(self) -> None:
+        """Write something.
+
+        RAISES (OSError): That is impossible; the message says why.
+        """
+
+        def write(connection: sqlite3.Connection) -> bool:
+            self._limit_written = False
+            with self._transaction(connection):
+                self._write_limit(connection)
+            return True
+
+        if not self._attempt(write):
+            raise OSError(self.problem or f"The feature cache {self.path} can't be written.")
 
     def _drop(self, connection: sqlite3.Connection, table: str, ids: Sequence[Any]) -> None:
         """Take out what is damaged, if that can be done at once: whoever finds it missing puts it anew."""

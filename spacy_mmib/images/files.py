@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from .errors import ImageError, explain_os, shorten
 from .limits import ReadingLimits
-from .paths import OutsideRootError, as_image_error, existing_inside
+from .paths import MissingFileError, OutsideRootError, as_image_error, existing_inside
 
 URL = re.compile(r"^((https?|ftp|s3|gs|data|file|blob):|[a-z][a-z0-9+.-]+://)", flags=re.IGNORECASE)
 
@@ -53,13 +53,23 @@ def open_file(
     except (OSError, ValueError) as err:
         if isinstance(err, ImageError):
             raise
-        raise as_image_error(err, path) from None
+        found = as_image_error(err, path)
+        if root is None and isinstance(found, MissingFileError) and not os.path.isabs(path):
+            found = MissingFileError(f"{found} (it starts from the current folder, {_here()})")
+        raise found from None
     try:
         _check(os.fstat(descriptor), shown, limits)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _here() -> str:
+    try:
+        return repr(shorten(os.getcwd()))
+    except OSError:
+        return "which isn't there any more"
 
 
 def refuse_url(path: str) -> None:

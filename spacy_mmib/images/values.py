@@ -76,6 +76,8 @@ def to_stored(value: Any) -> StoredImage:
     """
     if value is None or isinstance(value, (bytes, Pixels)):
         return value
+    if _is_missing(value):
+        return None
     if isinstance(value, (str, os.PathLike)):
         return os.fsdecode(value)
     if isinstance(value, bytearray) or (isinstance(value, memoryview) and value.ndim == 1):
@@ -97,6 +99,13 @@ def to_stored(value: Any) -> StoredImage:
             ) from err
         return Pixels("pil", rgb.height, rgb.width, rgb.tobytes())
     raise TypeError(f"doc._.image takes {ACCEPTED}; got {type(value).__name__}.")
+
+
+def _is_missing(value: Any) -> bool:
+    """RETURNS (bool): Whether it is what a data frame has where there is nothing: NaN, or pandas' own."""
+    if isinstance(value, (float, numpy.floating)):
+        return bool(numpy.isnan(value))
+    return type(value).__name__ in ("NAType", "NaTType")
 
 
 def _array_to_pixels(array: "numpy.ndarray[Any, Any]") -> Pixels:

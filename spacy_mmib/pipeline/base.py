@@ -21,6 +21,7 @@ from ..schedules import Weight
 from ..util import warn
 from .checked_loading import CheckedLoading
 from .collapse import CollapseMonitor
+from .evaluations import warn_if_evaluated_once
 from .resilient_pipe import ResilientPipe
 
 NO_WEIGHTS = (
@@ -169,7 +170,9 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         self._restore_schedules()
         found: set[str] = set()
         notes: set[str | None] = set()
+        lengths: list[int] = []
         for example in get_examples():
+            lengths.append(len(example))
             notes.add(get_regions_note(example.predicted))
             found.update(self._find_labels(example))
         for _, component in [] if nlp is None else nlp.pipeline:
@@ -181,6 +184,11 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         if not self.labels:
             raise ValueError(self._say_no_labels())
         self._note_leaks(notes)
+        # Once for all components.
+        if nlp is not None and self is next(
+            (pipe for _, pipe in nlp.pipeline if isinstance(pipe, MMIBPipe)), None
+        ):
+            warn_if_evaluated_once(nlp, lengths)
         if nlp is not None and self.cfg.get("leaks"):
             meta = nlp.meta.setdefault("spacy_mmib", {})
             meta["leaks"] = sorted({*self.cfg["leaks"], *meta.get("leaks", ())})
