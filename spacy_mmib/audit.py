@@ -12,16 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy
 from spacy.tokens import Doc
 
 from .extensions import get_image_key, get_regions, get_regions_note, get_stored_image
 from .relations import ASKED, Relation, get_relations, has_relations
-
-if TYPE_CHECKING:
-    from spacy.tokens import DocBin
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 
@@ -198,7 +195,7 @@ def _read_corpus(path: Path, image_root: Path | None) -> _Table:
     from spacy.training.corpus import FILE_TYPE, walk_corpus
     from spacy.vocab import Vocab
 
-    from .corpus import _check_path, _load_docbin
+    from .corpus import _check_path, read_docs
 
     table = _Table()
     sizes = _Sizes()
@@ -208,22 +205,12 @@ def _read_corpus(path: Path, image_root: Path | None) -> _Table:
             warnings.simplefilter("ignore")  # of a folder without files; said by the caller
             locs = walk_corpus(path, FILE_TYPE)
         for loc in locs:
-            for doc in _docs(_load_docbin(loc), loc, Vocab()):
+            for doc in read_docs(loc, Vocab()):
                 if len(doc):  # as the reader does: nothing can be asked about a post without text
                     _add(table, doc, image_root or loc.parent, sizes)
     except ValueError as err:
         raise AuditError(str(err)) from err
     return table
-
-
-def _docs(docbin: "DocBin", loc: Path, vocab: Any) -> Iterator[Doc]:
-    try:
-        yield from docbin.get_docs(vocab)
-    except Exception as err:  # whatever msgpack or numpy make of foreign bytes
-        raise AuditError(
-            f"{loc} can't be read to its end ({type(err).__name__}: {err}): it is damaged. Make or copy "
-            "it again."
-        ) from err
 
 
 def _order_of(relation: Relation) -> float:
@@ -259,7 +246,7 @@ class _Sizes:
     """Width and height of pictures, from their headers; each file is opened once."""
 
     def __init__(self) -> None:
-        self._of_file: dict[Path, tuple[float, float]] = {}
+        self._of_file: dict[str, tuple[float, float]] = {}
 
     def look_up(self, doc: Doc, root: Path) -> tuple[str | None, tuple[float, float]]:
         """Look at the picture of a post, if it has one.
@@ -270,7 +257,7 @@ class _Sizes:
             width and height.
         """
         from .images.errors import ImageError
-        from .images.paths import existing_inside
+        from .images.files import bind
 
         stored: Any = get_stored_image(doc)
         if stored is None:
@@ -278,12 +265,12 @@ class _Sizes:
         if not isinstance(stored, str):
             return get_image_key(doc), _size_of(stored)
         try:
-            path = existing_inside(root, stored)
+            path = bind(stored, root)
         except ImageError:
             return f"{root}: {stored}", (UNREADABLE, UNREADABLE)
         if path not in self._of_file:
-            self._of_file[path] = _size_of(str(path))
-        return str(path), self._of_file[path]
+            self._of_file[path] = _size_of(path)
+        return path, self._of_file[path]
 
 
 def _size_of(stored: Any) -> tuple[float, float]:

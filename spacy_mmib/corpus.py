@@ -1,10 +1,14 @@
 """The reader of posts with pictures: spaCy's own, with the picture kept on the predicted doc."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
+from spacy.attrs import DEP, ENT_ID, ENT_KB_ID, ENT_TYPE, LEMMA, NORM, ORTH, POS, TAG
+from spacy.parts_of_speech import NAMES as POS_NAMES
 from spacy.tokens import Doc, DocBin, Span, Token
 from spacy.training import Corpus, Example
 from spacy.training.corpus import FILE_TYPE
@@ -21,8 +25,10 @@ from .extensions import (
     set_regions_note,
 )
 from .given import Given, check_given, give
+from .images.errors import explain, quote
 from .local_pictures import ImageCheck, PictureCounts, PictureFolder
 from .relations import RELATIONS_KEY, get_relations, has_relations, set_relations
+from .user_data import get_entry, set_entry
 from .util import logger, warn
 
 if TYPE_CHECKING:
@@ -44,6 +50,8 @@ LOST_QUESTIONS = (
     "pairs could not be given to predicted docs, whose tokens (or text) don't fit those of the gold "
     "ones; gold_preproc = true takes the gold tokens"
 )
+
+STRING_ATTRIBUTES = (ORTH, NORM, LEMMA, TAG, DEP, ENT_TYPE, ENT_ID, ENT_KB_ID)
 
 _SAID: set[tuple[str, str, str]] = set()
 """Summaries this process has given. Commands build the same reader more than once, and it is read
@@ -136,6 +144,7 @@ class MultimodalCorpus(Corpus):
         self.counts: PictureCounts | None = None
         self.notes: dict[str, int] = {}
         self._lost: Counter[str] = Counter()
+        self._too_long: list[str] = []
         # Made here rather than at reading, so that a mistake in the config is said at once.
         self._folders: dict[Path, PictureFolder] = {}
         self._folder_of(Path(path))
@@ -151,10 +160,18 @@ class MultimodalCorpus(Corpus):
         self._say_if_gold_is_scored(nlp)
         lost: Counter[str] = Counter()
         self._lost = lost
+        self._too_long = []
         for example in super().__call__(nlp):
             lost[LOST_QUESTIONS] += give(example, self.given)
             yield example
         self._say_lost(lost)
+        if self._too_long:
+            more = len(self._too_long) - 3
+            self._warn_once(
+                f"{len(self._too_long)} posts have more characters than nlp.max_length "
+                f"({nlp.max_length}) and are left out: {', '.join(self._too_long[:3])}"
+                f"{f' and {more} more' if more > 0 else ''}. Raise nlp.max_length to keep them"
+            )
 
     def _say_if_gold_is_scored(self, nlp: "Language") -> None:
         finders = [n for n in nlp.pipe_names if "doc.ents" in nlp.get_pipe_meta(n).assigns]
@@ -206,26 +223,37 @@ class MultimodalCorpus(Corpus):
     def make_examples(self, nlp: "Language", reference_docs: Iterable[Doc]) -> Iterator[Example]:
         """Like spaCy's, with pictures; those of a post that is split go to each of its parts. Its
         relations go to the part that both of their spans are in."""
-        for reference in reference_docs:
+        for number, reference in enumerate(reference_docs, 1):
             parts = [reference]
             if self._is_too_long(reference):
                 parts = self._split(reference) if reference.has_annotation("SENT_START") else []
             for part in parts:
-                if len(part) and not self._is_too_long(part):
+                if len(part) and not self._is_too_long(part) and self._fits(nlp, part, number):
                     yield _with_picture(self._make_example(nlp, part, False), part)
 
     def make_examples_gold_preproc(
         self, nlp: "Language", reference_docs: Iterable[Doc]
     ) -> Iterator[Example]:
         """Like spaCy's, with pictures; see `make_examples`."""
-        for reference in reference_docs:
+        for number, reference in enumerate(reference_docs, 1):
             split = reference.has_annotation("SENT_START")
             for part in self._split(reference) if split else [reference]:
-                if len(part):
+                if len(part) and self._fits(nlp, part, number):
                     yield _with_picture(self._make_example(nlp, part, True), part)
 
     def _is_too_long(self, doc: Doc) -> bool:
         return 0 < self.max_length <= len(doc)
+
+    def _fits(self, nlp: "Language", doc: Doc, number: int) -> bool:
+        """RETURNS (bool): Whether spaCy takes a text of this length. `nlp.evaluate` makes docs of the
+        texts even if they have their tokens already.
+        """
+        length = doc[-1].idx + len(doc[-1].text_with_ws)
+        if length <= nlp.max_length:
+            return True
+        place = "" if self.shuffle else f"post {number}: "
+        self._too_long.append(f"{place}{doc[:12].text[:40]!r}... ({length} characters)")
+        return False
 
     def _split(self, reference: Doc) -> list[Doc]:
         """RETURNS (List[Doc]): The sentences of a post."""
@@ -254,7 +282,7 @@ class MultimodalCorpus(Corpus):
     ) -> Iterator[tuple[Doc, PictureFolder]]:
         for loc in map(Path, locs):
             folder = self._folder_of(loc)
-            for doc in _load_docbin(loc).get_docs(vocab):
+            for doc in read_docs(loc, vocab):
                 if len(doc):
                     yield doc, folder
 
@@ -294,18 +322,19 @@ class MultimodalCorpus(Corpus):
     def _describe_root(self) -> str:
         if self.image_root is None:
             return "the folder of the .spacy file"
-        return f"{self.image_root}{'' if self.image_root.is_dir() else ' (no such folder)'}"
+        return f"{quote(self.image_root)}{'' if self.image_root.is_dir() else ' (no such folder)'}"
 
 
 def _check_path(path: Path) -> None:
     if not path.exists():
         raise ValueError(
-            f"There is no corpus at {path}. Check the path (with spacy train: --paths.train and "
-            "--paths.dev), or make the file first, for example with the scripts in project/."
+            f"There is no corpus at {quote(path)}. Check the path (with spacy train: "
+            "--paths.train and --paths.dev), or make the file first, for example with the scripts in "
+            "project/."
         )
     if not path.is_dir() and not path.name.endswith(FILE_TYPE):
         raise ValueError(
-            f"{path} is not a {FILE_TYPE} file. spacy-mmib.Corpus.v1 reads what "
+            f"{quote(path)} is not a {FILE_TYPE} file. spacy-mmib.Corpus.v1 reads what "
             "DocBin(store_user_data=True, docs=docs).to_disk('corpus.spacy') writes, or a folder "
             "of such files; the scripts in project/ convert the published text formats."
         )
@@ -316,25 +345,79 @@ def _load_docbin(loc: Path) -> DocBin:
         docbin = DocBin().from_disk(loc)
     except Exception as err:  # whatever zlib, msgpack or numpy make of foreign bytes
         raise ValueError(
-            f"{loc} can't be read as a {FILE_TYPE} file ({type(err).__name__}: {err}). It has to "
+            f"{quote(loc)} can't be read as a {FILE_TYPE} file ({explain(err)}). It has to "
             "be made with DocBin(store_user_data=True, docs=docs).to_disk(path); if it was, it is "
             "damaged: make or copy it again."
         ) from err
     if len(docbin) and all(data is None for data in docbin.user_data):
         raise ValueError(
-            f"{loc} was saved without user data, so the pictures of its posts are lost. Save it "
-            "again with DocBin(store_user_data=True). If its posts never had pictures, read it "
+            f"{quote(loc)} was saved without user data, so the pictures of its posts are lost. "
+            "Save it again with DocBin(store_user_data=True). If its posts never had pictures, read it "
             "with spaCy's own reader, spacy.Corpus.v1."
         )
     return docbin
 
 
+def read_docs(loc: Path, vocab: Vocab) -> Iterator[Doc]:
+    """Read the docs of a file, which may be damaged or made by a stranger.
+
+    loc (Path): A `.spacy` file with user data.
+    vocab (Vocab): The vocabulary.
+    YIELDS (Doc): The docs.
+    RAISES (ValueError): The file can't be read, or not to its end; the message says so, with its name.
+    """
+    docbin = _load_docbin(loc)
+    docs = docbin.get_docs(vocab)
+    for number in itertools.count(1):
+        try:
+            doc = next(docs, None)
+            if number == 1:
+                _check_strings(docbin, vocab)
+            if doc is not None:
+                _check_doc(doc)
+        except Exception as err:  # whatever msgpack or numpy make of foreign bytes
+            raise ValueError(
+                f"{quote(loc)} can't be read to its end (post {number}: {explain(err)}): it is "
+                "damaged. Make or copy it again."
+            ) from err
+        if doc is None:
+            return
+        yield doc
+
+
+def _check_strings(docbin: DocBin, vocab: Vocab) -> None:
+    """Tokens hold numbers for their strings, which spaCy looks up only when somebody asks.
+
+    RAISES (KeyError): A string isn't there.
+    """
+    for column, attribute in enumerate(docbin.attrs):
+        if attribute in (*STRING_ATTRIBUTES, POS):
+            values = [numpy.unique(tokens[:, column]) for tokens in docbin.tokens]
+            for value in set(itertools.chain.from_iterable(values)):
+                (POS_NAMES if attribute == POS else vocab.strings)[int(value)]
+
+
+def _check_doc(doc: Doc) -> None:
+    """RAISES (Exception): What the doc has beside its tokens is of another type than spaCy takes it for, or a
+    label is not there.
+    """
+    if not isinstance(doc.cats, dict):
+        raise TypeError(f"cats are {type(doc.cats).__name__}")
+    if doc.spans:
+        doc.copy()  # checks where they are
+    for group in doc.spans.values():
+        for span in group:
+            _ = span.label_, span.kb_id_, span.id_
+
+
 def _with_picture(example: Example, reference: Doc) -> Example:
     for key in PICTURE_KEYS:
-        if key in reference.user_data:
-            example.predicted.user_data[key] = reference.user_data[key]
+        value = get_entry(reference, key)
+        if value is not None:
+            set_entry(example.predicted, key, value)
             # The sentences of a post are docs of their own.
-            example.reference.user_data.setdefault(key, reference.user_data[key])
+            if get_entry(example.reference, key) is None:
+                set_entry(example.reference, key, value)
     return example
 
 
@@ -345,8 +428,7 @@ def _make_part(sentence: Span) -> Doc:
     # as_doc forgets it: the tokens of the file would be used for whole posts only.
     part.has_unknown_spaces = whole.has_unknown_spaces
     for key in PICTURE_KEYS:
-        if key in whole.user_data:
-            part.user_data[key] = whole.user_data[key]
+        set_entry(part, key, get_entry(whole, key))
     if has_relations(whole):
         inside = []
         for relation in get_relations(whole):
@@ -374,7 +456,7 @@ def _keep_relations(reference: Doc, augmented: Doc) -> bool:
         return True
     if [_place(token) for token in reference] != [_place(token) for token in augmented]:
         return False
-    augmented.user_data[RELATIONS_KEY] = list(reference.user_data[RELATIONS_KEY])
+    set_entry(augmented, RELATIONS_KEY, list(get_entry(reference, RELATIONS_KEY)))
     return True
 
 
@@ -383,4 +465,4 @@ def _place(token: Token) -> tuple[int, int]:
 
 
 def _has_picture(doc: Doc) -> bool:
-    return any(key in doc.user_data for key in PICTURE_KEYS)
+    return any(get_entry(doc, key) is not None for key in PICTURE_KEYS)

@@ -1,7 +1,8 @@
 """`Doc._` and `Span._` attributes: what a post has beside its text.
 
 Everything lives in `Doc.user_data`, in immutable or plain form, so that `Doc.to_bytes`,
-`DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep it.
+`DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep it. The attributes are
+for users: this package itself uses the functions here, which work whoever has an attribute of the same name.
 
 | attribute | what |
 |---|---|
@@ -13,18 +14,29 @@ Everything lives in `Doc.user_data`, in immutable or plain form, so that `Doc.to
 | `ent._.region_weights` | what of the picture an entity attended to: see `get_region_weights` |
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from spacy.tokens import Doc, Span
 
-from .images.values import StoredImage, from_stored, image_key, to_stored
+from .images.errors import one_line
+from .images.values import (
+    StoredImage,
+    from_stored,
+    image_key,
+    pack_path,
+    to_stored,
+    unpack_path,
+)
 from .regions import Region, normalize_regions
-from .relations import get_relations, set_relations
+from .relations import get_relations as get_relations
+from .relations import read_relations, set_relations
+from .user_data import get_entry, get_rows, is_finite, is_ours, is_whole, make_key, set_entry
+from .util import pack_text, unpack_text, warn
 
-IMAGE_KEY = ("._.", "image", None, None)
-REGIONS_KEY = ("._.", "regions", None, None)
-ERROR_KEY = ("._.", "image_error", None, None)
+IMAGE_KEY = make_key("image")
+REGIONS_KEY = make_key("regions")
+ERROR_KEY = make_key("image_error")
 # What whoever uses the regions has to know about where they come from, e.g. that they leak a label.
 REGIONS_NOTE_KEY = ("spacy_mmib", "regions_note", None, None)
 # What the picture encoder found, which is found again each time it runs; and of what kinds that was.
@@ -40,7 +52,7 @@ REGION_WEIGHTS_KEY = ("spacy_mmib", "region_weights", None, None)
 
 def get_image(doc: Doc) -> Any:
     """RETURNS (ImageValue): The picture as it was attached; paths come back as `str`, PIL images as RGB."""
-    return from_stored(doc.user_data.get(IMAGE_KEY))
+    return from_stored(get_stored_image(doc))
 
 
 def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
@@ -52,38 +64,61 @@ def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
     RAISES (TypeError, ValueError): Not a kind of value that can be a picture.
     """
     stored = to_stored(value)
-    before = doc.user_data.get(IMAGE_KEY)
+    before = get_stored_image(doc)
     none = stored is None or before is None
     if none or not (keep_regions or image_key(stored) == image_key(before)):
-        _set(doc, REGION_WEIGHTS_KEY, None)
+        set_entry(doc, REGION_WEIGHTS_KEY, None)
         if not none:
             set_regions(doc, None)
-    _set(doc, IMAGE_KEY, stored)
+    set_entry(doc, IMAGE_KEY, pack_path(stored) if isinstance(stored, str) else stored)
     set_image_error(doc, None)
 
 
 def get_stored_image(doc: Doc) -> StoredImage:
-    """RETURNS (StoredImage): The picture in its stored form, without building an object for it."""
-    stored: StoredImage = doc.user_data.get(IMAGE_KEY)
+    """RETURNS (StoredImage): The picture without building an object for it. What a stranger stored instead of
+    a picture is returned, too: whoever reads it says so.
+    """
+    stored: StoredImage = unpack_path(get_entry(doc, IMAGE_KEY))
     return stored
 
 
 def get_image_key(doc: Doc) -> str | None:
     """RETURNS (Optional[str]): The same for docs with the same picture, `None` without one."""
-    return image_key(doc.user_data.get(IMAGE_KEY))
+    return image_key(get_stored_image(doc))
 
 
 def get_regions(doc: Doc) -> list[Region]:
     """RETURNS (List[Region]): The objects of the picture, in order; empty if there are none. A new list:
     to change the regions, assign.
+    RAISES (TypeError): What is stored are no regions.
     """
-    stored = doc.user_data.get(REGIONS_KEY)
+    stored = get_entry(doc, REGIONS_KEY)
+    if isinstance(stored, (list, tuple)):
+        stored = [_unpack_region(region) for region in stored]
     return [] if stored is None else normalize_regions(stored)
+
+
+def _unpack_region(stored: Any) -> Any:
+    if isinstance(stored, dict) and isinstance(stored.get("label"), bytes):
+        return {**stored, "label": unpack_text(stored["label"])}
+    return unpack_path(stored)
+
+
+def _pack_region(region: Region) -> Any:
+    if isinstance(region, str):
+        return pack_path(region)
+    label = region["label"]
+    return {**region, "label": None if label is None else pack_text(label)}
+
+
+def describe_regions(doc: Doc) -> str:
+    """RETURNS (str): Equal for docs with equal regions, also where `get_regions` can't read them."""
+    return repr(get_entry(doc, REGIONS_KEY))
 
 
 def count_regions(doc: Doc) -> int:
     """RETURNS (int): How many regions there are, also where `get_regions` can't read them."""
-    stored = doc.user_data.get(REGIONS_KEY)
+    stored = get_entry(doc, REGIONS_KEY)
     return len(stored) if isinstance(stored, (list, tuple)) else 0
 
 
@@ -92,26 +127,29 @@ def set_regions(doc: Doc, value: Any) -> None:
     that were there stays as long as one of them does: a part of them comes from the same source.
     """
     regions = None if value is None else normalize_regions(value)
-    _set(doc, REGIONS_SOURCE_KEY, None)
-    if (regions or None) != (doc.user_data.get(REGIONS_KEY) or None):
-        _set(doc, REGION_WEIGHTS_KEY, None)
-    if get_regions_note(doc) is not None:
-        noted = doc.user_data.get(REGIONS_KEY)
-        if not any(region in (noted or ()) for region in regions or ()):
-            set_regions_note(doc, None)
-    _set(doc, REGIONS_KEY, regions)
+    try:
+        before = get_regions(doc)
+    except TypeError:
+        before = []
+    set_entry(doc, REGIONS_SOURCE_KEY, None)
+    if (regions or []) != before:
+        set_entry(doc, REGION_WEIGHTS_KEY, None)
+    if get_regions_note(doc) is not None and not any(region in before for region in regions or ()):
+        set_regions_note(doc, None)
+    set_entry(doc, REGIONS_KEY, None if regions is None else [_pack_region(x) for x in regions])
 
 
 def get_regions_note(doc: Doc) -> str | None:
     """RETURNS (Optional[str]): What has to be known about where the regions come from, in one line."""
-    return _one_line(doc.user_data.get(REGIONS_NOTE_KEY))
+    note = unpack_text(get_entry(doc, REGIONS_NOTE_KEY))
+    return None if note is None else one_line(note) or None
 
 
 def set_regions_note(doc: Doc, note: str | None) -> None:
     """Say where the regions come from, or take it back with `None`. It belongs to the regions that are
     attached now: see `set_regions`.
     """
-    _set(doc, REGIONS_NOTE_KEY, _one_line(note))
+    _set_line(doc, REGIONS_NOTE_KEY, note)
 
 
 def set_found_regions(
@@ -124,36 +162,35 @@ def set_found_regions(
     note (Optional[str]): See `set_regions_note`.
     """
     set_regions(doc, regions)
-    _set(doc, REGIONS_SOURCE_KEY, source)
+    set_entry(doc, REGIONS_SOURCE_KEY, None if source is None else pack_text(source))
     if note is not None:
         set_regions_note(doc, note)
 
 
 def get_regions_source(doc: Doc) -> str | None:
     """RETURNS (Optional[str]): See `set_found_regions`; `None` for regions that somebody attached."""
-    source: str | None = doc.user_data.get(REGIONS_SOURCE_KEY)
-    return source
+    return unpack_text(get_entry(doc, REGIONS_SOURCE_KEY))
 
 
 def take_picture_findings(doc: Doc, copy: Doc) -> None:
     """Write to a doc what a picture encoder wrote to a copy of it: regions, where they come from, and what
     could not be used.
     """
-    if copy.user_data.get(REGIONS_KEY) != doc.user_data.get(REGIONS_KEY):
+    if describe_regions(copy) != describe_regions(doc):
         set_regions(doc, get_regions(copy))
     for key in (REGIONS_SOURCE_KEY, REGIONS_NOTE_KEY, ENCODER_ERROR_KEY, ERROR_KINDS_KEY):
-        _set(doc, key, copy.user_data.get(key))
+        set_entry(doc, key, get_entry(copy, key))
 
 
 def get_image_error(doc: Doc) -> str | None:
     """RETURNS (Optional[str]): Why the picture, or some of its objects, were not used."""
-    errors = (doc.user_data.get(key) for key in (ERROR_KEY, ENCODER_ERROR_KEY))
-    return "; ".join(filter(None, errors)) or None
+    errors = (unpack_text(get_entry(doc, key)) for key in (ERROR_KEY, ENCODER_ERROR_KEY))
+    return "; ".join(filter(None, map(one_line, filter(None, errors)))) or None
 
 
 def set_image_error(doc: Doc, value: str | None) -> None:
     """Say why the picture was not used, or take it back with `None`."""
-    _set(doc, ERROR_KEY, _one_line(value))
+    _set_line(doc, ERROR_KEY, value)
     set_encoder_error(doc, None)
 
 
@@ -162,13 +199,16 @@ def set_encoder_error(doc: Doc, value: str | None, kinds: Sequence[str] = ()) ->
 
     kinds (Sequence[str]): The kind of each thing that can't be used; see `images.reading.ImageError`.
     """
-    _set(doc, ENCODER_ERROR_KEY, _one_line(value))
-    _set(doc, ERROR_KINDS_KEY, list(kinds) or None)
+    _set_line(doc, ENCODER_ERROR_KEY, value)
+    set_entry(doc, ERROR_KINDS_KEY, list(kinds) or None)
 
 
 def get_image_error_kinds(doc: Doc) -> list[str]:
     """RETURNS (List[str]): Of what kinds the things were that an encoder couldn't use, for counting."""
-    return list(doc.user_data.get(ERROR_KINDS_KEY) or ())
+    kinds = get_entry(doc, ERROR_KINDS_KEY)
+    if not isinstance(kinds, (list, tuple)):
+        return []
+    return [kind for kind in kinds if isinstance(kind, str)]
 
 
 def get_predicted(doc: Doc, name: str) -> dict[tuple[int, int, str], float]:
@@ -178,17 +218,28 @@ def get_predicted(doc: Doc, name: str) -> dict[tuple[int, int, str], float]:
     RETURNS (Dict[Tuple[int, int, str], float]): Confidences by first character, one past the last
         character, and label.
     """
-    found = (doc.user_data.get(PREDICTED_KEY) or {}).get(name, ())
-    return {(start, end, label): confidence for start, end, label, confidence in found}
+    return {key: confidence for _, key, confidence in _read_predicted(doc, name)}
+
+
+def _read_predicted(
+    doc: Doc, name: str | None = None
+) -> Iterator[tuple[str, tuple[int, int, str], float]]:
+    for component, row in get_rows(doc, PREDICTED_KEY, name):
+        if len(row) == 4 and is_whole(row[0]) and is_whole(row[1]) and is_finite(row[3]):
+            label = unpack_text(row[2])
+            if label is not None and 0 <= row[3] <= 1:
+                yield component, (row[0], row[1], label), row[3]
 
 
 def set_predicted(doc: Doc, name: str, predicted: dict[tuple[int, int, str], float]) -> None:
     """Keep what a component predicted for a doc, instead of what it predicted before."""
-    everyone = dict(doc.user_data.get(PREDICTED_KEY) or {})
-    everyone.pop(name, None)
+    everyone: dict[str, list[Any]] = {}
+    for other, key, confidence in _read_predicted(doc):
+        if other != name:
+            everyone.setdefault(other, []).append([*key, confidence])
     if predicted:
         everyone[name] = [[*key, confidence] for key, confidence in predicted.items()]
-    _set(doc, PREDICTED_KEY, everyone or None)
+    set_entry(doc, PREDICTED_KEY, everyone or None)
 
 
 def get_confidence(span: Span) -> float | None:
@@ -196,11 +247,7 @@ def get_confidence(span: Span) -> float | None:
     an entity of just this label; `None` for any other span.
     """
     key = (span.start_char, span.end_char, span.label_)
-    for name in span.doc.user_data.get(PREDICTED_KEY) or ():
-        confidence = get_predicted(span.doc, name).get(key)
-        if confidence is not None:
-            return confidence
-    return None
+    return next((x for _, found, x in _read_predicted(span.doc) if found == key), None)
 
 
 def set_region_weights(
@@ -213,24 +260,28 @@ def set_region_weights(
     weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last; see
         `get_region_weights`.
     """
-    stored = dict(doc.user_data.get(REGION_WEIGHTS_KEY) or {})
-    stored.pop(name, None)
-    everyone = {}
-    for other, rows in stored.items():
-        kept = [row for row in rows if (row[0], row[1]) not in weights]
-        if kept:
-            everyone[other] = kept
+    everyone: dict[str, list[Any]] = {}
+    for other, span, row in _read_weights(doc):
+        if other != name and span not in weights:
+            everyone.setdefault(other, []).append([*span, row])
     if weights:
         everyone[name] = [[*span, [float(x) for x in row]] for span, row in weights.items()]
-    _set(doc, REGION_WEIGHTS_KEY, everyone or None)
+    set_entry(doc, REGION_WEIGHTS_KEY, everyone or None)
+
+
+def _read_weights(doc: Doc) -> Iterator[tuple[str, tuple[int, int], list[float]]]:
+    for component, row in get_rows(doc, REGION_WEIGHTS_KEY):
+        if len(row) == 3 and is_whole(row[0]) and is_whole(row[1]):
+            weights = row[2]
+            if isinstance(weights, (list, tuple)) and all(map(is_finite, weights)):
+                yield component, (row[0], row[1]), list(weights)
 
 
 def get_weighted_spans(doc: Doc, *, without: str) -> set[tuple[int, int]]:
     """RETURNS (Set[Tuple[int, int]]): First character and one past the last of spans that other components
     than this one keep weights for.
     """
-    stored = doc.user_data.get(REGION_WEIGHTS_KEY) or {}
-    return {(row[0], row[1]) for name, rows in stored.items() if name != without for row in rows}
+    return {span for name, span, _ in _read_weights(doc) if name != without}
 
 
 def get_region_weights(span: Span) -> list[float] | None:
@@ -242,42 +293,62 @@ def get_region_weights(span: Span) -> list[float] | None:
         for a span that no component of this package looked at.
     """
     doc = span.doc
-    stored = doc.user_data.get(REGION_WEIGHTS_KEY)
-    if not stored or get_stored_image(doc) is None:
+    if get_stored_image(doc) is None:
         return None
-    expected = 1 + count_regions(doc)
-    for rows in stored.values():
-        for start, end, weights in rows:
-            if (start, end) == (span.start_char, span.end_char) and len(weights) == expected:
-                return list(weights)
+    expected, wanted = 1 + count_regions(doc), (span.start_char, span.end_char)
+    for _, found, weights in _read_weights(doc):
+        if found == wanted and len(weights) == expected:
+            return weights
     return None
 
 
-def _one_line(text: str | None) -> str | None:
-    return None if text is None else " ".join(str(text).split()) or None
+def _set_line(doc: Doc, key: Any, text: str | None) -> None:
+    set_entry(doc, key, None if text is None else pack_text(one_line(str(text))) or None)
 
 
-def _set(doc: Doc, key: Any, value: Any) -> None:
-    if value is None:
-        doc.user_data.pop(key, None)
-    else:
-        doc.user_data[key] = value
+def read_regions(doc: Doc) -> list[Region]:
+    """RETURNS (List[Region]): As `get_regions`, but none where they can't be read, which a warning says.
+    This is what `doc._.regions` gives.
+    """
+    try:
+        return get_regions(doc)
+    except TypeError as err:  # written past the setter
+        warn(f"A post counts as one without regions, as they can't be read: {err}")
+        return []
+
+
+ATTRIBUTES: tuple[tuple[Any, str, Callable[[Any], Any], Callable[[Doc, Any], None] | None], ...] = (
+    (Doc, "image", get_image, set_image),
+    (Doc, "regions", read_regions, set_regions),
+    (Doc, "image_error", get_image_error, set_image_error),
+    (Doc, "relations", read_relations, set_relations),
+    (Span, "confidence", get_confidence, None),
+    (Span, "region_weights", get_region_weights, None),
+)
+"""Of which class, name, getter and setter."""
 
 
 def register_extensions() -> None:
-    """Register the attributes, once. An attribute of the same name that is already there stays."""
-    if not Doc.has_extension("image"):
-        Doc.set_extension("image", getter=get_image, setter=set_image)
-    if not Doc.has_extension("regions"):
-        Doc.set_extension("regions", getter=get_regions, setter=set_regions)
-    if not Doc.has_extension("image_error"):
-        Doc.set_extension("image_error", getter=get_image_error, setter=set_image_error)
-    if not Doc.has_extension("relations"):
-        Doc.set_extension("relations", getter=get_relations, setter=set_relations)
-    if not Span.has_extension("confidence"):
-        Span.set_extension("confidence", getter=get_confidence)
-    if not Span.has_extension("region_weights"):
-        Span.set_extension("region_weights", getter=get_region_weights)
+    """Register the attributes, once. An attribute of the same name that is already there stays, and is never
+    used by this package: what can't be reached by its name then is said in a warning.
+    """
+    taken = []
+    for cls, name, getter, setter in ATTRIBUTES:
+        if not cls.has_extension(name):
+            cls.set_extension(name, getter=getter, setter=setter)
+        elif not is_ours(cls, name):
+            functions = [f"get_{name}({cls.__name__.lower()})"]
+            if setter is not None:
+                functions.append(f"set_{name}({cls.__name__.lower()}, ...)")
+            taken.append(f"{cls.__name__}._.{name} (use {' and '.join(functions)})")
+    if taken:
+        warn(
+            "These attributes are another package's, or your own, and stay so: neither do they show what "
+            "spacy-mmib finds, nor does it see what is assigned to them, pictures included. Use the "
+            f"functions of spacy_mmib.extensions instead: {', '.join(taken)}; or remove the other "
+            "attribute before spacy-mmib is loaded (Doc.remove_extension, Span.remove_extension). What "
+            "spacy-mmib 0.1.0 stored in files under these names isn't read either."
+        )
 
 
 register_extensions()

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 
-from .relations import ASKED, RELATIONS_KEY, Pair, get_relations, has_relations, set_relations
+from .relations import ASKED, Pair, get_relations, has_relations, set_relations
 
 Given: TypeAlias = Literal["none", "entities", "pairs"]
 """What of the reference a pipeline gets to see: nothing, the entities, or the entities and which pairs are
@@ -29,7 +29,7 @@ def give(example: Example, given: Given) -> int:
     RAISES (ValueError): Another value of `given`.
     """
     check_given(given)
-    example.predicted.user_data.pop(RELATIONS_KEY, None)
+    set_relations(example.predicted, None)
     if given == "none":
         return 0
     give_entities(example)

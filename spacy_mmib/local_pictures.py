@@ -91,7 +91,8 @@ class PictureCounts:
 
 
 class PictureFolder:
-    """Makes the pictures of posts usable, or says why they are not.
+    """Makes the pictures of posts usable, or says why they are not. Their paths are bound to the folder:
+    whoever opens one later, in whatever process, finds out whether it still leads to a file inside.
 
     root (Union[str, Path]): The folder relative paths start from, and that no path may leave.
     check (ImageCheck): "header" opens every picture without decoding it, "decode" reads it in full,
@@ -182,11 +183,10 @@ class PictureFolder:
             if self.check != "none":
                 self._look_at(value)
             return value
-        from .images.files import refuse_url
-        from .images.paths import existing_inside
+        from .images.files import bind, refuse_url
 
         refuse_url(value)
-        path = str(existing_inside(self.root, value))
+        path = bind(value, self.root)
         if self.check != "none" and path not in self._good:
             self._look_at(path)
             self._good.add(path)

@@ -13,7 +13,10 @@ from typing import Any, TypeAlias
 
 from spacy.tokens import Doc, Span
 
-RELATIONS_KEY = ("._.", "relations", None, None)
+from .user_data import get_entry, get_rows, is_finite, is_whole, make_key, set_entry
+from .util import pack_text, show, unpack_text, warn
+
+RELATIONS_KEY = make_key("relations")
 # Relations by the component that predicted them: {name: [[*pair, label, asked], ...]}
 PREDICTED_RELATIONS_KEY = ("spacy_mmib", "predicted_relations", None, None)
 
@@ -89,7 +92,7 @@ def relations_to_json(doc: Doc) -> list[dict[str, Any]]:
 
 def has_relations(doc: Doc) -> bool:
     """RETURNS (bool): Whether the doc is annotated for relations, be it with none at all (`[]`)."""
-    return doc.user_data.get(RELATIONS_KEY) is not None
+    return get_entry(doc, RELATIONS_KEY) is not None
 
 
 def get_relations(doc: Doc) -> list[Relation]:
@@ -97,15 +100,26 @@ def get_relations(doc: Doc) -> list[Relation]:
     list: to change the relations, assign.
     RAISES (ValueError): What is stored is no relations of this doc.
     """
-    stored = doc.user_data.get(RELATIONS_KEY)
+    stored = get_entry(doc, RELATIONS_KEY)
     if stored is None:
         return []
     if not isinstance(stored, (list, tuple)):
         raise ValueError(
-            f"doc._.relations of {_name(doc)} holds {str(stored)[:80]!r}, not a list of relations. Assign "
+            f"doc._.relations of {_name(doc)} holds {show(stored, str)!r}, not a list of relations. Assign "
             f"to doc._.relations, which checks what it takes: {ACCEPTED}."
         )
     return [_from_row(doc, row, i) for i, row in enumerate(stored)]
+
+
+def read_relations(doc: Doc) -> list[Relation]:
+    """RETURNS (List[Relation]): The same, but none for what can't be read, which a warning says. This is what
+    `doc._.relations` gives.
+    """
+    try:
+        return get_relations(doc)
+    except ValueError as err:  # written past the setter
+        warn(f"A post counts as one without relations, as they can't be read: {err}")
+        return []
 
 
 def set_relations(doc: Doc, values: Any) -> None:
@@ -116,24 +130,32 @@ def set_relations(doc: Doc, values: Any) -> None:
     RAISES (TypeError, ValueError): Something else, or spans that are not in the doc.
     """
     if values is None:
-        doc.user_data.pop(RELATIONS_KEY, None)
+        set_entry(doc, RELATIONS_KEY, None)
         return
     if isinstance(values, (str, bytes, dict, Relation)) or not isinstance(values, Iterable):
         raise TypeError(
             f"doc._.relations takes a list, of which each is {ACCEPTED}; got {type(values).__name__}."
         )
-    doc.user_data[RELATIONS_KEY] = [_to_row(doc, value, i) for i, value in enumerate(values)]
+    set_entry(doc, RELATIONS_KEY, [_to_row(doc, value, i) for i, value in enumerate(values)])
 
 
 def _from_row(doc: Doc, row: Any, i: int) -> Relation:
     try:
         head_start, head_end, head_label, tail_start, tail_end, tail_label, label, score = row
-        head = _char_span(doc, int(head_start), int(head_end), str(head_label))
-        tail = _char_span(doc, int(tail_start), int(tail_end), str(tail_label))
-        score = None if score is None else float(score)
+        head = _char_span(doc, head_start, head_end, _get_label(head_label))
+        tail = _char_span(doc, tail_start, tail_end, _get_label(tail_label))
+        if not (score is None or is_finite(score)):
+            raise ValueError(f"the score is {show(score)}")
+        return Relation(head, tail, _get_label(label), None if score is None else float(score))
     except (TypeError, ValueError, OverflowError) as err:
         raise ValueError(f"doc._.relations[{i}] of {_name(doc)}: {err}") from None
-    return Relation(head, tail, str(label), score)
+
+
+def _get_label(stored: Any) -> str:
+    label = unpack_text(stored)
+    if label is None:
+        raise ValueError(f"a label is {show(stored)}, not a string")
+    return label
 
 
 def _to_row(doc: Doc, value: Any, i: int) -> list[Any]:
@@ -149,19 +171,21 @@ def _to_row(doc: Doc, value: Any, i: int) -> list[Any]:
     elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (3, 4):
         parts = (*value, None)[:4]
     else:
-        raise TypeError(f"{where} is {str(value)[:80]!r}, but it takes {ACCEPTED}.")
+        raise TypeError(f"{where} is {show(value, str)!r}, but it takes {ACCEPTED}.")
     head, tail, label, score = parts
     if not isinstance(label, str):
-        raise TypeError(f'{where}: the label is a string ("" if it is not known), not {label!r}.')
+        raise TypeError(
+            f'{where}: the label is a string ("" if it is not known), not {show(label)}.'
+        )
     if score is not None:
         try:
             score = float(score)
         except (TypeError, ValueError, OverflowError):
-            raise TypeError(f"{where}: the score is a number or None, not {score!r}.") from None
+            raise TypeError(f"{where}: the score is a number or None, not {show(score)}.") from None
         if not math.isfinite(score):
             raise ValueError(f"{where}: the score is {score}.")
     try:
-        return [*_to_offsets(doc, head), *_to_offsets(doc, tail), label, score]
+        return [*_to_offsets(doc, head), *_to_offsets(doc, tail), pack_text(label), score]
     except TypeError as err:
         raise TypeError(f"{where}: {err}") from None
     except ValueError as err:
@@ -185,7 +209,7 @@ def _to_offsets(doc: Doc, value: Any) -> tuple[int, int, str]:
             raise ValueError(f"the tokens {start} to {end} are not in a doc of {len(doc)} tokens")
         span = doc[start:end]
     else:
-        raise TypeError(f"{str(value)[:80]!r} is no span. It takes {ACCEPTED}.")
+        raise TypeError(f"{show(value, str)!r} is no span. It takes {ACCEPTED}.")
     return span.start_char, span.end_char, span.label_
 
 
@@ -193,7 +217,9 @@ def _char_span(doc: Doc, start: Any, end: Any, label: str) -> Span:
     try:
         start, end = operator.index(start), operator.index(end)
     except TypeError:
-        raise TypeError(f"characters are whole numbers, not {start!r} and {end!r}") from None
+        raise TypeError(
+            f"characters are whole numbers, not {show(start)} and {show(end)}"
+        ) from None
     # Not len(doc.text), which would write the whole text for each span.
     length = doc[-1].idx + len(doc[-1].text_with_ws) if len(doc) else 0
     inside = 0 <= start < end <= length
@@ -201,7 +227,7 @@ def _char_span(doc: Doc, start: Any, end: Any, label: str) -> Span:
     span = doc.char_span(start, end, label=label, alignment_mode="expand") if inside else None
     if span is None:
         raise ValueError(
-            f"the characters {start} to {end} are no span of a text of {length} characters"
+            f"the characters {show(start)} to {show(end)} are no span of a text of {length} characters"
         )
     return span
 
@@ -216,17 +242,23 @@ def get_predicted_relations(doc: Doc, name: str) -> dict[tuple[Pair, str], bool]
     name (str): The component's name.
     RETURNS (Dict[Tuple[Pair, str], bool]): For each pair and label whether the pair was asked for.
     """
-    rows = (doc.user_data.get(PREDICTED_RELATIONS_KEY) or {}).get(name, ())
-    return {((a, b, c, d), label): asked for a, b, c, d, label, asked in rows}
+    found = {}
+    for _, row in get_rows(doc, PREDICTED_RELATIONS_KEY, name):
+        label = unpack_text(row[4]) if len(row) == 6 else None
+        if label is not None and all(map(is_whole, row[:4])):
+            a, b, c, d = row[:4]
+            found[(a, b, c, d), label] = bool(row[5])
+    return found
 
 
 def set_predicted_relations(doc: Doc, name: str, predicted: dict[tuple[Pair, str], bool]) -> None:
     """Keep what a component predicted for a doc, instead of what it predicted before."""
-    everyone = dict(doc.user_data.get(PREDICTED_RELATIONS_KEY) or {})
-    everyone.pop(name, None)
+    everyone: dict[str, list[Any]] = {}
+    for other, row in get_rows(doc, PREDICTED_RELATIONS_KEY):
+        if other != name:
+            everyone.setdefault(other, []).append(row)
     if predicted:
-        everyone[name] = [[*pair, label, asked] for (pair, label), asked in predicted.items()]
-    if everyone:
-        doc.user_data[PREDICTED_RELATIONS_KEY] = everyone
-    else:
-        doc.user_data.pop(PREDICTED_RELATIONS_KEY, None)
+        everyone[name] = [
+            [*pair, pack_text(label), asked] for (pair, label), asked in predicted.items()
+        ]
+    set_entry(doc, PREDICTED_RELATIONS_KEY, everyone or None)

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import spacy_mmib.audit
 from spacy_mmib.audit import AuditError, MissingExtraError, audit
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.extensions import set_regions_note
+from spacy_mmib.extensions import IMAGE_KEY, REGIONS_KEY, set_regions_note
+from spacy_mmib.relations import RELATIONS_KEY
 
 pytest.importorskip("sklearn")
 
@@ -324,9 +325,9 @@ def test_notes_on_regions_are_passed_on(tmp_path):
 def test_bad_rows_take_no_neighbours_down(tmp_path):
     rng, vocab = random.Random(0), Vocab()
     docs = [make_doc(vocab, rng, relation="None" if i % 2 else "couple") for i in range(60)]
-    docs[0].user_data["._.", "regions", None, None] = 7
-    docs[1].user_data["._.", "relations", None, None] = [["nonsense"]]
-    docs[2].user_data["._.", "image", None, None] = 7
+    docs[0].user_data[REGIONS_KEY] = 7
+    docs[1].user_data[RELATIONS_KEY] = [["nonsense"]]
+    docs[2].user_data[IMAGE_KEY] = 7
     result = audit(save(tmp_path / "corpus.spacy", docs))
     assert result["problems"] == {
         "regions that can't be read": 1,

@@ -1,17 +1,21 @@
 import io
 import logging
+import random
+import re
 import warnings
+import zlib
 
 import numpy
 import PIL.Image
 import pytest
 import spacy
-from spacy.tokens import Doc, DocBin
+from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 from spacy.util import registry
+from spacy.vocab import Vocab
 
 import spacy_mmib.extensions  # noqa: F401
-from spacy_mmib.corpus import MultimodalCorpus, create_corpus_v1
+from spacy_mmib.corpus import MultimodalCorpus, create_corpus_v1, read_docs
 from spacy_mmib.util import MMIBWarning
 
 
@@ -363,3 +367,73 @@ def test_empty_corpus(nlp, folder):
     corpus = MultimodalCorpus(save(folder / "train.spacy", []))
     assert list(corpus(nlp)) == []
     assert corpus.counts.posts == 0
+
+
+# Files that are damaged, and texts that are too long
+
+
+def test_flipped_bits_are_one_sentence_with_the_name_of_the_file(nlp, folder):
+    docs = []
+    for i in range(4):
+        doc = make_doc(nlp, f"Rob{i} likes Paris", image="img/a.jpg", regions=[(0, 0, 2, 2)])
+        doc.spans["sc"] = [Span(doc, 1, 3, label="X")]
+        doc.cats = {"sports": 1.0}
+        docs.append(doc)
+    packed = DocBin(docs=docs, store_user_data=True).to_bytes()
+    plain = zlib.decompress(packed)
+    rng = random.Random(0)
+    refused = []
+    path = folder / "a b.spacy"
+    for i in range(200):
+        data = bytearray(plain if i % 8 else packed)
+        for _ in range(rng.choice([1, 1, 2, 5])):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(zlib.compress(bytes(data), 1) if i % 8 else data)
+        try:
+            found = list(read_docs(path, Vocab()))
+        except ValueError as err:
+            refused.append(str(err))
+            continue
+        for doc in found:  # what could be read can be used
+            doc.copy().to_bytes()
+            Example(Doc(doc.vocab, words=[token.text for token in doc]), doc).to_dict()
+    assert len(refused) > 100
+    for line in refused:
+        assert re.search(r"a b\.spacy (can't be read|was saved without user data)", line)
+        assert "\n" not in line
+    path.write_bytes(zlib.compress(plain.replace(b"spans", b"spons")))
+    with pytest.raises(ValueError, match=r"a b\.spacy can't be read"):
+        list(MultimodalCorpus(path)(nlp))
+
+
+def test_neighbours_of_a_post_that_is_too_long(nlp, folder):
+    nlp.max_length = 30
+    texts = ["Rob likes Paris", "Rob likes " + "Paris " * 9, "Mia likes Oslo", "Kim " * 20]
+    docs = [make_doc(nlp, text, image="img/a.jpg", ents=None) for text in texts]
+    path = save(folder / "train.spacy", docs)
+    for settings in ({}, {"gold_preproc": True}, {"shuffle": True}):
+        corpus = MultimodalCorpus(path, **settings)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            examples = list(corpus(nlp))
+        assert sorted(example.text.strip() for example in examples) == [texts[2], texts[0]]
+        nlp.evaluate(examples)
+        if settings:
+            continue  # said once for a file
+        (said,) = [str(w.message) for w in caught if "max_length" in str(w.message)]
+        assert "2 posts have more characters than nlp.max_length (30)" in said
+        assert "post 2: 'Rob likes Paris" in said
+        assert "post 4: 'Kim Kim" in said
+    nlp.max_length = 1000
+    assert len(list(MultimodalCorpus(path)(nlp))) == 4
+
+
+def test_sentences_of_a_post_that_is_too_long(nlp, folder):
+    doc = make_doc(nlp, "Rob likes Paris Mia likes Oslo and Rome too", ents=None)
+    for i, token in enumerate(doc):
+        token.is_sent_start = i in (0, 3)
+    nlp.max_length = 25
+    corpus = MultimodalCorpus(save(folder / "train.spacy", [doc]), max_length=8)
+    with pytest.warns(MMIBWarning, match="1 posts have more characters.*post 1: 'Mia likes"):
+        (example,) = corpus(nlp)
+    assert example.text.strip() == "Rob likes Paris"

@@ -160,7 +160,7 @@ def test_evil_paths_and_broken_user_data_are_lines(nlp):
     ("picture", "said"),
     [
         ("https://example.com/a.jpg", "is a URL, and nothing is fetched"),
-        ("nowhere.jpg", "no such file: nowhere.jpg"),
+        ("nowhere.jpg", "no such file: 'nowhere.jpg'"),
         (b"not a picture", "not a picture in a known format"),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_picture_that_cant_be_read_is_said(nlp, picture, said):
 def test_what_a_reader_said_is_not_said_twice(nlp):
     doc = nlp.make_doc("bad")
     doc._.image = "nowhere.jpg"
-    doc._.image_error = "no such file: nowhere.jpg"
+    doc._.image_error = "no such file: 'nowhere.jpg'"
     assert len(Page(render(doc)).find("p", "mmib-error")) == 1
 
 
@@ -218,7 +218,7 @@ def test_crops_are_shown_if_they_can_be_read(nlp, tmp_path):
     page = check_harmless(render(doc))
     (crop,) = page.find("img", "mmib-crop")
     assert crop["width"] == "96"
-    assert "no such file: missing.png" in page.text
+    assert "no such file: 'missing.png'" in page.text
     assert "is a URL" in page.text
 
 

@@ -25,6 +25,7 @@ from spacy_mmib.report.findings import find
 from spacy_mmib.report.page import make_report
 from spacy_mmib.report.tables import make_comparison, show
 from spacy_mmib.scorers import score_entities
+from spacy_mmib.util import MMIBWarning
 
 
 class PictureNER:
@@ -357,3 +358,17 @@ def test_errors_are_for_people(model, corpus, tmp_path):
         assert said in result.output
         assert "Traceback" not in result.output
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_post_longer_than_max_length_is_left_out_alone(nlp, tmp_path):
+    docs = [make_post(nlp.vocab, ["Rob", *["ate"] * n], "PER", "red") for n in (3, 200, 4)]
+    path = write(docs, tmp_path / "posts.spacy")
+    limit = nlp.max_length
+    nlp.max_length = 100
+    try:
+        with pytest.warns(MMIBWarning, match="1 posts have more characters.* post 2: 'Rob ate ate"):
+            assert evaluate(nlp, path)["ents_f"] == 1.0
+        page = make_report(nlp, path)
+    finally:
+        nlp.max_length = limit
+    assert page.count("<article") == 2

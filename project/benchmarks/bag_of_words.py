@@ -8,7 +8,7 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 
 from spacy_mmib.relation_scorer import score_relations
-from spacy_mmib.relations import Relation
+from spacy_mmib.relations import Relation, get_relations, set_relations
 
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Inverse strengths of the L2 penalty, of which dev chooses. Wide enough that neither end is chosen."""
@@ -35,7 +35,7 @@ def fit_bag_of_words(
         raise ImportError(
             'The bag-of-words baseline needs scikit-learn: pip install "spacy-mmib[audit]"'
         ) from err
-    gold = [relation for eg in train for relation in eg.reference._.relations]
+    gold = [relation for eg in train for relation in get_relations(eg.reference)]
     # Rare words weigh more, and long posts no more than short ones.
     vectorizer = make_pipeline(DictVectorizer(), TfidfTransformer())
     features = vectorizer.fit_transform([get_features(r.head, r.tail, between) for r in gold])
@@ -43,14 +43,15 @@ def fit_bag_of_words(
     def make_annotate(model: Any) -> Callable[[Sequence[Doc]], None]:
         def annotate(docs: Sequence[Doc]) -> None:
             for doc in docs:
-                pairs = doc._.relations
+                pairs = get_relations(doc)
                 if pairs:
                     rows = [get_features(pair.head, pair.tail, between) for pair in pairs]
                     labels = model.predict(vectorizer.transform(rows))
-                    doc._.relations = [
+                    found = [
                         Relation(pair.head, pair.tail, str(label))
                         for pair, label in zip(pairs, labels)
                     ]
+                    set_relations(doc, found)
 
         return annotate
 

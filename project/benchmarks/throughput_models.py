@@ -15,6 +15,7 @@ from spacy.training import Example
 from spacy.util import fix_random_seed, load_config, load_model_from_config
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from spacy_mmib.extensions import set_image, set_regions
 from spacy_mmib.layers.data import NERInput
 
 CONFIGS = {"mmib_ner": Path("configs/ner_trf.cfg"), "ner": Path("configs/baseline_trf.cfg")}
@@ -153,8 +154,8 @@ def make_doc(nlp: Language, post: Post, *, picture: bool = True) -> Doc:
     """RETURNS (Doc): The post, without its entities."""
     doc = Doc(nlp.vocab, words=list(post.words))
     if picture:
-        doc._.image = post.picture
-        doc._.regions = post.boxes
+        set_image(doc, post.picture)
+        set_regions(doc, post.boxes)
     return doc
 
 

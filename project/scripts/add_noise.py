@@ -14,7 +14,9 @@ import spacy
 from PIL import Image
 from spacy.tokens import Doc, DocBin, Span
 
-import spacy_mmib.extensions  # noqa: F401 (registers doc._.image)
+from spacy_mmib.corpus import read_docs
+from spacy_mmib.extensions import get_image, get_regions, set_image, set_regions
+from spacy_mmib.relations import get_relations, set_relations
 
 STEPS = {"text": (0.2, 0.4), "picture": (8, 16)}
 """Share of the words that are misspelt, and of those in random case; boxes added to each picture. The corpus
@@ -59,13 +61,14 @@ def make_corpus(demo: Path, output: Path, *, share: float, boxes: int, seed: int
     output.mkdir(parents=True, exist_ok=True)
     for split in ("train", "dev", "test"):
         docs = []
-        for i, doc in enumerate(DocBin().from_disk(demo / f"{split}.spacy").get_docs(vocab)):
+        for i, doc in enumerate(read_docs(demo / f"{split}.spacy", vocab)):
             noisy = add_typos(doc, share, random.Random(f"{seed}/{split}/text/{i}"))
-            if doc._.image is not None:
-                picture = demo / doc._.image
-                noisy._.image = os.path.relpath(picture, demo)
+            image = get_image(doc)
+            if image is not None:
+                picture = demo / image
+                set_image(noisy, os.path.relpath(picture, demo))
                 rng = random.Random(f"{seed}/{split}/picture/{i}")
-                noisy._.regions = add_boxes(doc, picture, boxes, rng)
+                set_regions(noisy, add_boxes(doc, picture, boxes, rng))
             docs.append(noisy)
         DocBin(docs=docs, store_user_data=True).to_disk(output / f"{split}.spacy")
     # Paths of pictures are relative to the demo's folder.
@@ -90,10 +93,11 @@ def add_typos(doc: Doc, share: float, rng: random.Random) -> Doc:
     words = [make_noisy(token.text, share, rng) for token in doc]
     noisy = Doc(doc.vocab, words=words, spaces=[bool(token.whitespace_) for token in doc])
     noisy.set_ents([Span(noisy, ent.start, ent.end, label=ent.label) for ent in doc.ents])
-    noisy._.relations = [
+    relations = [
         (*((span.start, span.end) for span in (rel.head, rel.tail)), rel.label)
-        for rel in doc._.relations
+        for rel in get_relations(doc)
     ]
+    set_relations(noisy, relations)
     return noisy
 
 
@@ -124,7 +128,7 @@ def add_boxes(
     rng (random.Random): Decides where, and between which regions.
     RETURNS (List[Tuple[float, float, float, float]]): All boxes, in pixels.
     """
-    regions = [tuple(region["box"]) for region in doc._.regions]
+    regions = [tuple(region["box"]) for region in get_regions(doc)]
     with Image.open(picture, formats=["PNG"]) as image:
         width, height = image.size
     for _ in range(n):

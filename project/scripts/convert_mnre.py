@@ -25,6 +25,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 from tagged_posts import FormatError
 
+from spacy_mmib.extensions import get_regions
 from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE, AttachCrops, leaking_mnre_crops
 
 NEGATIVE = "None"
@@ -256,7 +257,7 @@ def _write_split(
         counts.missing_pictures += found is False
         if attach_crops is not None and root is not None:
             counts.refused_crops += attach_crops(doc, split, numbers[0])
-            counts.crops += len(doc._.regions)
+            counts.crops += len(get_regions(doc))
             counts.missing_crops += _missing(doc, root)
         docbin.add(doc)
     save_docbin(docbin, path)
@@ -264,7 +265,7 @@ def _write_split(
 
 
 def _missing(doc: Doc, root: Path) -> int:
-    return sum(not (root / path).exists() for path in doc._.regions)
+    return sum(not (root / path).exists() for path in get_regions(doc))
 
 
 def _print_split(split: str, counts: MnreCounts) -> None:

@@ -12,7 +12,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 from tagged_posts import Orphans, TaggedPost, repair_tags
 
-import spacy_mmib.extensions  # noqa: F401 (registers doc._.image)
+from spacy_mmib.extensions import set_image, set_image_error, set_regions
 from spacy_mmib.images.reading import ImageError
 
 EMPTY_TOKEN = "\ufffd"
@@ -143,11 +143,11 @@ def attach_picture(doc: Doc, find: Callable[[Post], str | None], post: Post) -> 
     try:
         picture = find(post)
     except ImageError as err:
-        doc._.image_error = str(err)
+        set_image_error(doc, str(err))
         return False
     if picture is None:
         return None
-    doc._.image = picture
+    set_image(doc, picture)
     return True
 
 
@@ -163,7 +163,7 @@ def _attach_pictures(
         counts.missing_pictures += found is False
         return
     crops, missing_crops = find_crops(post)
-    doc._.regions = crops or None
+    set_regions(doc, crops or None)
     counts.with_picture += 1
     counts.crops += len(crops)
     counts.missing_crops += missing_crops

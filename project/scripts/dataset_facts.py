@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from mnre_docs import SOURCE_KEY
 from published import find_dataset
-from spacy.tokens import Doc, DocBin
+from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
+from spacy_mmib.corpus import read_docs
 from spacy_mmib.relations import get_relations, has_relations
 
 Counts: TypeAlias = dict[str, dict[str, int]]
@@ -195,7 +196,7 @@ def get_dataset_version(folder: Path) -> DatasetVersion:
     for split in SPLITS:
         path = folder / f"{split}.spacy"
         if path.exists():
-            splits[split] = list(DocBin().from_disk(path).get_docs(Vocab()))
+            splits[split] = list(read_docs(path, Vocab()))
     path = folder / "meta.json"
     meta = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
     begun = None

@@ -12,6 +12,7 @@ from thinc.api import Config
 from train import dataset_paths, find_config
 
 from spacy_mmib.corpus import create_corpus_v1
+from spacy_mmib.extensions import get_stored_image
 
 BASELINE = Path("configs/baseline_trf.cfg")
 FIXED = ("training.optimizer.learn_rate", "training.eval_frequency")
@@ -83,7 +84,7 @@ def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
         folder / "train.spacy", image_root=root, limit=limit, check_images="none"
     )
     docs = [example.predicted for example in reader(spacy.blank("en"))]
-    return Corpus(name, folder, len(docs), sum(doc._.image is not None for doc in docs))
+    return Corpus(name, folder, len(docs), sum(get_stored_image(doc) is not None for doc in docs))
 
 
 def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -> Config:

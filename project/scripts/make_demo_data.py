@@ -19,7 +19,8 @@ from demo_texts import LABELS, RELATIONS, Post, Shares, known_words, make_posts
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
-import spacy_mmib.extensions  # noqa: F401  (registers doc._.image and the like)
+from spacy_mmib.extensions import set_image, set_regions
+from spacy_mmib.relations import set_relations
 
 NAMES = {"train": 600, "dev": 150, "test": 250}
 """Words that names are made of, per split. Fixed, so that no post depends on a split's size."""
@@ -161,7 +162,9 @@ def make_doc(nlp: Language, post: Post) -> Doc:
     if any(span is None for span in spans):
         raise ValueError(f"A name of this post is no span of tokens: {post.text!r}")
     doc.set_ents([span for span in spans if span is not None])
-    doc._.relations = [(head, tail, post.plan.relation) for head, tail in permutations(doc.ents, 2)]
+    set_relations(
+        doc, [(head, tail, post.plan.relation) for head, tail in permutations(doc.ents, 2)]
+    )
     doc.user_data[KIND_KEY] = post.plan.kind
     doc.user_data[RELATION_KIND_KEY] = post.plan.relation_kind
     return doc
@@ -179,9 +182,9 @@ def attach_picture(doc: Doc, post: Post, output: Path, path: str, rng: random.Ra
     picture = draw_post_picture(post.plan.label, post.plan.shown, rng)
     (output / path).parent.mkdir(parents=True, exist_ok=True)
     picture.image.save(output / path, compress_level=1)
-    doc._.image = path
+    set_image(doc, path)
     # Boxes only: the kind of an object would give the answer away.
-    doc._.regions = [thing.box for thing in picture.objects]
+    set_regions(doc, [thing.box for thing in picture.objects])
 
 
 def count(posts: Sequence[PicturedPost]) -> dict[str, Any]:

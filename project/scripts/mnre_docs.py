@@ -6,7 +6,7 @@ from spacy.tokens import Doc, Span
 from spacy.util import filter_spans
 from spacy.vocab import Vocab
 
-import spacy_mmib.extensions  # noqa: F401 (registers doc._.relations)
+from spacy_mmib.relations import get_relations, set_relations
 
 ENTITY = "ENTITY"
 """The type of every head and tail. MNRE gives no types. The names of its relations would tell them,
@@ -36,7 +36,7 @@ def to_doc(
     spans = {place: Span(doc, *place, label=ENTITY) for place in places}
     entities = filter_spans(spans.values())
     doc.set_ents(entities)
-    doc._.relations = [(spans[row.head], spans[row.tail], row.relation) for row in rows]
+    set_relations(doc, [(spans[row.head], spans[row.tail], row.relation) for row in rows])
     doc.user_data[SOURCE_KEY] = {
         "image": rows[0].image,
         "rows": list(numbers),
@@ -54,7 +54,7 @@ def to_rows(doc: Doc) -> list[tuple[int, MnreRow]]:
     RAISES (ValueError): It is another doc, or its relations are not those of the file any more.
     """
     source = doc.user_data.get(SOURCE_KEY)
-    relations = doc._.relations
+    relations = get_relations(doc)
     if source is None or len(source["rows"]) != len(relations):
         raise ValueError(f"{doc.text[:60]!r} is not as it was converted from MNRE.")
     empty = set(source["empty"])

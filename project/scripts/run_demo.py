@@ -25,6 +25,8 @@ from wasabi import msg
 
 from spacy_mmib.cli.evaluate import evaluate
 from spacy_mmib.corpus import create_corpus_v1
+from spacy_mmib.extensions import get_confidence, get_image, set_image
+from spacy_mmib.relations import get_relations
 
 ROI = {
     "components.mmib_img2vec.model.region_features": "roi",
@@ -174,8 +176,8 @@ def show_posts(model: Path, data: Path, n: int = 2) -> None:
     for example in (*single[:n], *related[:n]):
         gold = ", ".join(f"{ent.text} = {ent.label_}" for ent in example.reference.ents)
         blind = example.predicted.copy()
-        blind._.image = None
-        print(f"{example.text}\n  picture          {example.predicted._.image}")
+        set_image(blind, None)
+        print(f"{example.text}\n  picture          {get_image(example.predicted)}")
         print(f"  gold             {gold}{describe_relations(example.reference)}")
         print(f"  with picture     {describe(nlp(example.predicted))}")
         print(f"  without picture  {describe(nlp(blind))}\n")
@@ -183,7 +185,7 @@ def show_posts(model: Path, data: Path, n: int = 2) -> None:
 
 def describe(doc: Doc) -> str:
     """RETURNS (str): The entities of a doc with their confidences, and its relations with their scores."""
-    found = ", ".join(f"{e.text} = {e.label_} ({e._.confidence:.2f})" for e in doc.ents)
+    found = ", ".join(f"{e.text} = {e.label_} ({get_confidence(e):.2f})" for e in doc.ents)
     return (found or "nothing") + describe_relations(doc)
 
 
@@ -192,7 +194,7 @@ def describe_relations(doc: Doc) -> str:
     return "".join(
         f"; {r.head.text} - {r.label} - {r.tail.text}"
         + ("" if r.score is None else f" ({r.score:.2f})")
-        for r in doc._.relations
+        for r in get_relations(doc)
         if r.label != "None"
     )
 

@@ -128,7 +128,7 @@ def compute(
 def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the file: raw values, and their shares from 0 to 1."""
     from ..analysis.contributions import shares
-    from ..extensions import get_regions, get_stored_image
+    from ..extensions import get_image_error, get_regions, get_stored_image
 
     tokens: list[Any] = []
     regions: list[Any] = []
@@ -144,7 +144,7 @@ def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str
         "component": None if found is None else found.component,
         "text": doc.text,
         "image": image if isinstance(image, str) else None,
-        "image_error": doc._.image_error,
+        "image_error": get_image_error(doc),
         "tokens": tokens,
         "regions": regions,
     }

@@ -158,14 +158,14 @@ def to_record(post: "PostChange") -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the file; offsets are those of characters and tokens of the
     predicted text.
     """
-    from ..extensions import get_stored_image
+    from ..extensions import get_image_error, get_stored_image
 
     image = get_stored_image(post.doc)
     return {
         "post": post.index,
         "text": post.doc.text,
         "image": image if isinstance(image, str) else None,
-        "image_error": post.doc._.image_error,
+        "image_error": get_image_error(post.doc),
         "added": len(post.added),
         "repaired": len(post.repaired),
         "gold": annotations(post.reference),
@@ -179,6 +179,7 @@ def to_record(post: "PostChange") -> dict[str, Any]:
 
 def annotations(doc: "Doc") -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): Entities and relations of a doc as plain values."""
+    from ..extensions import get_confidence, get_region_weights
     from ..relations import relations_to_json
 
     try:
@@ -191,8 +192,8 @@ def annotations(doc: "Doc") -> dict[str, Any]:
             "end": ent.end_char,
             "label": ent.label_,
             "text": ent.text,
-            "confidence": ent._.confidence,
-            "region_weights": ent._.region_weights,
+            "confidence": get_confidence(ent),
+            "region_weights": get_region_weights(ent),
         }
         for ent in doc.ents
     ]

@@ -11,8 +11,20 @@ from urllib.parse import unquote_to_bytes
 from spacy.tokens import Doc
 from spacy.util import get_words_and_spaces
 
-from ..extensions import get_image_error, set_image, set_image_error, set_regions
-from ..relations import ASKED, Relation, get_relations, has_relations, set_relations
+from ..extensions import (
+    get_confidence,
+    get_image_error,
+    set_image,
+    set_image_error,
+    set_regions,
+)
+from ..relations import (
+    ASKED,
+    Relation,
+    has_relations,
+    read_relations,
+    set_relations,
+)
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -265,7 +277,7 @@ def to_record(post: Post, doc: Doc) -> dict[str, Any]:
         "entities": [_entity_record(ent) for ent in doc.ents],
     }
     if has_relations(doc):
-        result["relations"] = [_relation_record(relation) for relation in get_relations(doc)]
+        result["relations"] = [_relation_record(relation) for relation in read_relations(doc)]
     result.pop("image_error", None)
     result.pop("relations_error", None)
     error = get_image_error(doc)
@@ -329,7 +341,7 @@ def _relation_record(relation: Relation) -> dict[str, Any]:
 
 
 def _entity_record(ent: Any) -> dict[str, Any]:
-    confidence = ent._.confidence
+    confidence = get_confidence(ent)
     return {
         "start": ent.start_char,
         "end": ent.end_char,

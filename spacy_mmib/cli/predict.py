@@ -218,7 +218,7 @@ def predict(
 
     from ..extensions import get_image_error, get_image_error_kinds, get_stored_image
     from ..local_pictures import PictureCounts
-    from ..relations import get_relations
+    from ..relations import read_relations
     from ..resilient import pipe_each
     from .posts import PostError, make_doc, read_posts, to_line
 
@@ -273,6 +273,6 @@ def predict(
         result.reasons.update(counts.reasons if counts is not None else {})
         result.with_picture += error is None and get_stored_image(doc) is not None
         result.entities += len(doc.ents)
-        result.relations += len(get_relations(doc))
+        result.relations += len(read_relations(doc))
     result.skipped.sort()
     return result

@@ -5,9 +5,11 @@ import os
 import stat
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..images.values import Pixels, StoredImage
+from ..images.files import open_file
+from ..images.limits import ReadingLimits
+from ..images.values import PathInRoot, Pixels, StoredImage
 from .locks import ForkLock
 
 if TYPE_CHECKING:
@@ -52,30 +54,37 @@ class ContentDigests:
             return None
         try:
             return self._digest_file(stored, most)
-        except (OSError, ValueError):  # a NUL in the path is a ValueError
+        except (OSError, ValueError):  # a NUL in the path is a ValueError, and so is an ImageError
             return None
 
     def _digest_file(self, path: str, most: int) -> bytes | None:
+        if isinstance(path, PathInRoot):
+            # Opened even if its digest is known: that has to be the digest of a file inside.
+            with open_file(path, ReadingLimits(max_bytes=most)) as file:
+                known = self._recall(path, _describe(os.fstat(file.fileno())))
+                return self._digest_open_file(path, file, most) if known is None else known
         info = os.stat(path)
         if not _is_readable(info, most):
             return None
-        path, said = os.path.realpath(path), _describe(info)
-        known = self._recall(path, said)
+        path = os.path.realpath(path)
+        known = self._recall(path, _describe(info))
         if known is not None:
             return known
+        with open(os.open(path, _OPEN), "rb", buffering=0) as file:
+            return self._digest_open_file(path, file, most)
+
+    def _digest_open_file(self, path: str, file: Any, most: int) -> bytes | None:
         now = time.time_ns()
-        handle = os.open(path, _OPEN)
-        with open(handle, "rb", buffering=0) as file:
-            info = os.fstat(handle)
-            if not _is_readable(info, most):
+        info = os.fstat(file.fileno())
+        if not _is_readable(info, most):
+            return None
+        hashed, size = _start("file"), 0
+        while block := file.read(_BLOCK):
+            size += len(block)
+            if size > most:
                 return None
-            hashed, size = _start("file"), 0
-            while block := file.read(_BLOCK):
-                size += len(block)
-                if size > most:
-                    return None
-                hashed.update(block)
-            after = os.fstat(handle)
+            hashed.update(block)
+        after = os.fstat(file.fileno())
         digest = hashed.digest()
         if _describe(info) != _describe(after) or size != info.st_size:
             return None  # it is being written just now

@@ -9,6 +9,10 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 UTF-8) the serialization of a doc."""
 
 
+MOST_SHOWN = 500
+"""Characters of a path that are shown. What is longer is rarely a path, but the content of a picture, say."""
+
+
 class ImageError(ValueError):
     """A picture that can't be used. The message is one line that says why.
 
@@ -19,18 +23,32 @@ class ImageError(ValueError):
     kind: Kind
 
     def __init__(self, message: str, *, kind: Kind = "damaged") -> None:
-        super().__init__(CONTROL.sub(_show, message).strip())
+        super().__init__(CONTROL.sub(_show, message))
         self.kind = kind
 
 
-def shorten(name: str, most: int = 200) -> str:
-    """Keep both ends: the end of a path says which file, the beginning where.
+def shorten(name: str, most: int = MOST_SHOWN) -> str:
+    """Show a path as it is, white space and control characters included.
 
     name (str): A path or a URL.
-    most (int): Characters, about.
-    RETURNS (str): The same, or the beginning and the end.
+    most (int): Characters. Of what is longer both ends are kept.
+    RETURNS (str): Its `repr`, and of what was cut how long it is.
     """
-    return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"
+    if len(name) <= most:
+        return repr(str.__str__(name))
+    half = most // 2
+    return f"{name[:half] + '...' + name[-half:]!r} ({len(name)} characters)"
+
+
+def quote(path: object) -> str:
+    """RETURNS (str): A path as it is; its `repr` if something in it, or around it, would not be seen."""
+    name = str(path)
+    return name if name.isprintable() and name == name.strip() else repr(name)
+
+
+def one_line(text: str) -> str:
+    """RETURNS (str): The lines of a text as one. Anything else in it stays as it is: it may be a path."""
+    return " ".join(line.strip() for line in text.splitlines()).strip()
 
 
 def explain(err: BaseException) -> str:

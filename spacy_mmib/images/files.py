@@ -14,6 +14,7 @@ from typing import BinaryIO
 from .errors import ImageError, explain_os, shorten
 from .limits import ReadingLimits
 from .paths import MissingFileError, OutsideRootError, as_image_error, existing_inside
+from .values import PathInRoot
 
 URL = re.compile(r"^((https?|ftp|s3|gs|data|file|blob):|[a-z][a-z0-9+.-]+://)", flags=re.IGNORECASE)
 
@@ -32,7 +33,7 @@ def open_file(
 ) -> BinaryIO:
     """Open a picture file.
 
-    path (str): Its path.
+    path (str): Its path. A `PathInRoot` must not lead out of its own folder either.
     limits (ReadingLimits): How large it may be.
     root (Optional[Union[str, Path]]): The folder that a relative path starts from and that no path may
         leave, by `..` or by symbolic links. `None`: the working directory, and any path.
@@ -42,19 +43,21 @@ def open_file(
     refuse_url(path)
     shown = shorten(path)
     try:
-        if root is None:
+        if root is None and not isinstance(path, PathInRoot):
             # Before it is opened: opening a device can have effects.
             _check(os.stat(path), shown, limits)
             descriptor = os.open(path, _READ)
         else:
-            resolved = existing_inside(root, path)
+            inside = bind(path, root)
+            resolved = Path(inside)
             _check(os.lstat(resolved), shown, limits)
-            descriptor = _open_below(Path(root).resolve(), resolved, shown)
+            descriptor = _open_below(Path(inside.root), resolved, shown)
     except (OSError, ValueError) as err:
         if isinstance(err, ImageError):
             raise
         found = as_image_error(err, path)
-        if root is None and isinstance(found, MissingFileError) and not os.path.isabs(path):
+        anywhere = root is None and not isinstance(path, PathInRoot)
+        if anywhere and isinstance(found, MissingFileError) and not os.path.isabs(path):
             found = MissingFileError(f"{found} (it starts from the current folder, {_here()})")
         raise found from None
     try:
@@ -67,9 +70,33 @@ def open_file(
 
 def _here() -> str:
     try:
-        return repr(shorten(os.getcwd()))
+        return shorten(os.getcwd())
     except OSError:
         return "which isn't there any more"
+
+
+def bind(path: str, root: str | os.PathLike[str] | None = None) -> PathInRoot:
+    """Look where a path leads, and bind it to the folder that it must not leave.
+
+    path (str): Its path.
+    root (Optional[Union[str, Path]]): The folder; see `open_file`. Not needed for a `PathInRoot`, which must
+        be inside both.
+    RETURNS (PathInRoot): The absolute path, free of symbolic links and `..`, and the innermost folder.
+    RAISES (ImageError): As `existing_inside`.
+    """
+    named = [root] if root is not None else []
+    if isinstance(path, PathInRoot):
+        named.append(path.root)
+    try:
+        folders = sorted((Path(os.path.realpath(x)) for x in named), key=lambda x: len(x.parts))
+    except ValueError as err:  # of a stranger's file
+        raise as_image_error(err, path) from None
+    inside = existing_inside(folders[-1], path)
+    for folder in folders[:-1]:
+        if not inside.is_relative_to(folder):
+            existing_inside(folder, path)  # says so
+            raise OutsideRootError(f"the path {shorten(path)} is being changed: not opened")
+    return PathInRoot(str(inside), str(folders[-1]))
 
 
 def refuse_url(path: str) -> None:
@@ -133,8 +160,9 @@ def _open_below(root: Path, path: Path, shown: str) -> int:
     if not _CAN_WALK:
         return os.open(path, _READ | _NO_LINK)
     *folders, name = path.relative_to(root).parts or (".",)
-    at = os.open(root, _FOLDER)
+    at = None
     try:
+        at = os.open(root, _FOLDER | _NO_LINK)
         for folder in folders:
             below = os.open(folder, _FOLDER | _NO_LINK, dir_fd=at)
             os.close(at)
@@ -143,8 +171,9 @@ def _open_below(root: Path, path: Path, shown: str) -> int:
     except OSError as err:
         if err.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
             raise OutsideRootError(
-                f"the path {shown!r} became a link while it was opened: not read"
+                f"the path {shown} became a link while it was opened: not read"
             ) from None
         raise
     finally:
-        os.close(at)
+        if at is not None:
+            os.close(at)

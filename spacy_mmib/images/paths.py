@@ -37,7 +37,7 @@ def resolve_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -
     RAISES (ImageError): It can't be a path at all (empty, or with a NUL character).
     """
     name = os.fspath(path)
-    shown = repr(shorten(name))
+    shown = shorten(name)
     if not name.strip():
         raise ImageError(f"the path of the picture is empty: {shown}", kind="path")
     try:
@@ -83,4 +83,4 @@ def as_image_error(err: OSError | ValueError, path: str) -> ImageError:
         kind = "permission"
     elif isinstance(err, ValueError) or err.errno in IMPOSSIBLE:  # a NUL is a ValueError
         kind = "path"
-    return ImageError(f"can't open {shorten(path)!r}: {explain_os(err)}", kind=kind)
+    return ImageError(f"can't open {shorten(path)}: {explain_os(err)}", kind=kind)

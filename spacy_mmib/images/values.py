@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 import numpy
 
+from ..util import pack_text, unpack_text
+
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -15,7 +17,8 @@ ImageValue: TypeAlias = Union[str, Path, bytes, "numpy.ndarray[Any, Any]", "PIL.
 """What users assign to `doc._.image`."""
 
 StoredImage: TypeAlias = Union[str, bytes, "Pixels", None]
-"""What is kept of it in `Doc.user_data`: immutable, so `Doc.copy` costs nothing, and serializable."""
+"""What is kept of it in `Doc.user_data`: immutable, so `Doc.copy` costs nothing, and serializable (paths by
+`pack_path`)."""
 
 ACCEPTED = (
     "a path (str or Path), the bytes of an image file, a PIL.Image, "
@@ -66,11 +69,57 @@ class Pixels:
         return PIL.Image.frombytes("RGB", (self.width, self.height), self.data)
 
 
+class PathInRoot(str):
+    """The path of a file that somebody has found to be inside a folder. File systems change: whoever opens it
+    checks that of the file that was opened (`files.open_file` does), in whatever process that is.
+
+    root (str): The folder that it must not lead out of, free of symbolic links.
+    """
+
+    root: str
+
+    def __new__(cls, path: str, root: str) -> "PathInRoot":
+        """Make one."""
+        bound = super().__new__(cls, path)
+        bound.root = str.__str__(root)
+        return bound
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PathInRoot, (str.__str__(self), self.root)
+
+
+_PATH = "path"
+
+
+def pack_path(path: str) -> Any:
+    """Turn a path into what is kept in `Doc.user_data`.
+
+    path (str): The path.
+    RETURNS (Union[str, Tuple]): The path itself, or ("path", path, folder or None) if it is bound to a folder
+        or can't be serialized as text, as names of files that aren't UTF-8.
+    """
+    text, root = pack_text(str.__str__(path)), getattr(path, "root", None)
+    if root is None and isinstance(text, str):
+        return text
+    return (_PATH, text, None if root is None else pack_text(root))
+
+
+def unpack_path(stored: Any) -> Any:
+    """RETURNS (Union[str, PathInRoot]): The inverse of `pack_path`; what isn't its result stays as it is."""
+    if not isinstance(stored, (list, tuple)) or len(stored) != 3 or stored[0] != _PATH:
+        return stored
+    path, root = unpack_text(stored[1]), unpack_text(stored[2])
+    if path is None or (root is None and stored[2] is not None):
+        return stored
+    return path if root is None else PathInRoot(path, root)
+
+
 def to_stored(value: Any) -> StoredImage:
     """Turn a value assigned to `doc._.image` into the form that is kept.
 
     value (Any): See `ImageValue`.
-    RETURNS (StoredImage): `None`, a path as `str`, the bytes of an image file, or `Pixels`.
+    RETURNS (StoredImage): `None`, a path as `str` (see `PathInRoot`), the bytes of an image file, or
+        `Pixels`.
     RAISES (TypeError): Not one of the accepted kinds, or an array that is not uint8.
     RAISES (ValueError): An array of the wrong shape, or a PIL image that can't be decoded.
     """
@@ -141,8 +190,10 @@ def image_key(stored: Any) -> str | None:
         return None
     if isinstance(stored, (str, os.PathLike)):
         path = os.fsdecode(stored)
-        # A NUL can't be in a path that leads anywhere; realpath would raise.
-        return "path:" + (path if "\0" in path else os.path.realpath(path))
+        try:
+            return "path:" + os.path.realpath(path)
+        except ValueError:  # a NUL, half a surrogate pair: it leads nowhere
+            return f"path:{path}"
     if isinstance(stored, bytes):
         return "bytes:" + hashlib.blake2b(stored, digest_size=16).hexdigest()
     if not isinstance(stored, Pixels):

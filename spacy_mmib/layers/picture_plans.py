@@ -15,16 +15,15 @@ from spacy.tokens import Doc
 from spacy.util import minibatch
 
 from ..extensions import (
-    REGIONS_KEY,
+    describe_regions,
     get_regions,
     get_regions_source,
     get_stored_image,
     set_found_regions,
 )
-from ..images.files import URL
-from ..images.paths import existing_inside
+from ..images.files import URL, bind
 from ..images.reading import ImageError
-from ..images.values import StoredImage, image_key
+from ..images.values import PathInRoot, StoredImage, image_key
 from ..regions import Region, normalize_regions
 from ..regions.loading import Problem
 from .encoder_settings import EncoderSettings
@@ -136,8 +135,8 @@ class Planner:
 
     def _pending_key(self, doc: Doc, image: StoredImage) -> Hashable:
         getter = self.settings.get_regions
-        regions = "" if getter.writes else repr(doc.user_data.get(REGIONS_KEY))
-        return image_key(image), regions, getter.get_query(doc)
+        regions = "" if getter.writes else describe_regions(doc)
+        return self._get_key(image), regions, getter.get_query(doc)
 
     def _begin(self, doc: Doc, image: StoredImage) -> Plan:
         plan = Plan(image, self._get_key(image), self._digest(image))
@@ -149,6 +148,8 @@ class Planner:
         return plan
 
     def _get_key(self, value: StoredImage) -> str:
+        if isinstance(value, PathInRoot):
+            return f"in {value.root}: {value}"  # and not what it leads to now
         if isinstance(value, str) and self.settings.reader.image_root is not None:
             return f"in the root: {value}"  # and not in the current folder
         return image_key(value) or ""
@@ -165,7 +166,7 @@ class Planner:
                 return None
             if reader.image_root is not None:
                 try:
-                    value = str(existing_inside(reader.image_root, value))
+                    value = bind(value, reader.image_root)
                 except ImageError:
                     return None
         digest: bytes | None = cache.digest(value, max_bytes=reader.limits.max_bytes)

@@ -12,7 +12,7 @@ import numpy
 from spacy.tokens import Doc
 from thinc.types import Floats2d
 
-from ..extensions import REGIONS_KEY, get_stored_image
+from ..extensions import describe_regions, get_stored_image
 from ..images.values import StoredImage
 
 
@@ -40,7 +40,7 @@ def set_picture_vectors(doc: Doc, name: str, vectors: Floats2d) -> None:
     vectors (Floats2d): A row a region.
     """
     # A copy, not a view that would keep the vectors of the whole batch alive.
-    described = _describe_regions(doc)
+    described = describe_regions(doc)
     encoded = _Encoded(get_stored_image(doc), described, vectors.copy(), get_region_rows(doc))
     _ENCODED.setdefault(doc, {})[name] = encoded
 
@@ -52,7 +52,7 @@ def get_picture_vectors(doc: Doc, name: str) -> Floats2d | None:
     encoded = _ENCODED.get(doc, {}).get(name)
     if encoded is None or encoded.image != get_stored_image(doc):
         return None
-    if encoded.regions != _describe_regions(doc):
+    if encoded.regions != describe_regions(doc):
         return None
     # The encoder of another component may have made vectors with other rows since.
     set_region_rows(doc, encoded.rows)
@@ -99,7 +99,3 @@ def sum_by_region(
     for column, row in enumerate(rows):
         result[:, row] += values[:, column]
     return result
-
-
-def _describe_regions(doc: Doc) -> str:
-    return repr(doc.user_data.get(REGIONS_KEY))

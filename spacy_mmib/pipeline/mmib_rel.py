@@ -25,6 +25,7 @@ from ..relations import (
     set_predicted_relations,
     set_relations,
 )
+from ..user_data import get_entry
 from ..util import warn
 from .base import MMIBPipe
 from .batching import batches_of_pairs
@@ -262,8 +263,8 @@ class MMIBRelationExtractor(MMIBPipe):
         """
         examples = list(examples)
         if self.get_instances is get_given_pairs and "given" not in self._said:
-            annotated = [eg for eg in examples if eg.reference.user_data.get(RELATIONS_KEY)]
-            if annotated and not any(eg.predicted.user_data.get(RELATIONS_KEY) for eg in annotated):
+            annotated = [eg for eg in examples if get_entry(eg.reference, RELATIONS_KEY)]
+            if annotated and not any(get_entry(eg.predicted, RELATIONS_KEY) for eg in annotated):
                 self._said.add("given")
                 warn(
                     f"{self.name}: it answers given pairs, but was given none, so it is scored as if it had "

@@ -10,7 +10,7 @@ from spacy.tokens import Doc
 
 from ..extensions import get_stored_image
 from ..images.errors import ImageError, shorten
-from ..images.paths import existing_inside
+from ..images.files import bind
 from ..util import logger, warn
 from .getter import RegionGetter
 from .layouts import (
@@ -66,7 +66,7 @@ class Crops(RegionGetter):
         found: list[Region] = []
         for path in paths:
             try:
-                crop = str(existing_inside(self.root, path.absolute()))
+                crop = bind(str(path.absolute()), self.root)
             except ImageError as err:
                 self._say(err.kind, f"crops are left out, the first because: {err}")
                 continue
@@ -136,7 +136,7 @@ class PublishedCrops(Crops):
         return [path for path in list_umgf_crops(self.root, post_id) if os.path.lexists(path)]
 
     def _say_none(self, post_id: str, why: str) -> None:
-        self._say("none", f"pictures have no crops, the first is {shorten(post_id)!r}: {why}")
+        self._say("none", f"pictures have no crops, the first is {shorten(post_id)}: {why}")
 
 
 class LeakingMnreCrops(Crops):
@@ -165,16 +165,17 @@ class LeakingMnreCrops(Crops):
 
     def get_query(self, doc: Doc) -> str:
         """RETURNS (str): Split and row: instances with the same picture have different crops."""
-        source = doc.user_data.get(MNRE_KEY) or {}
+        source = _get_source(doc)
         return f"{source.get('split')} {source.get('rows')}"
 
     def _list(self, doc: Doc) -> list[Path]:
         if "note" not in self._said:
             self._said.add("note")
             logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
-        source = doc.user_data.get(MNRE_KEY) or {}
-        rows, split = source.get("rows", ()), source.get("split")
-        if split not in HVPNET_SPLITS or len(rows) != 1:
+        source = _get_source(doc)
+        rows, split = source.get("rows"), source.get("split")
+        rows = rows if isinstance(rows, (list, tuple)) else ()
+        if split not in tuple(HVPNET_SPLITS) or [type(row) for row in rows] != [int]:
             raise LayoutError(
                 f"{doc.text[:60]!r} is not one instance of MNRE whose row and split are known: convert the "
                 "data with project/scripts/convert_mnre.py --leaking-crops, which makes a doc of each."
@@ -187,6 +188,11 @@ class LeakingMnreCrops(Crops):
             )
         folder = hvpnet_crops_folder(self.root, split)
         return [folder / name for name in self._rows[split].get(rows[0], ())]
+
+
+def _get_source(doc: Doc) -> dict[Any, Any]:
+    source = doc.user_data.get(MNRE_KEY)
+    return source if isinstance(source, dict) else {}
 
 
 def _get_id(doc: Doc) -> str | None:

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from ..util import show
+
 Region: TypeAlias = str | dict[str, Any]
 """The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`
 with the box in pixels of the upright picture."""
@@ -31,18 +33,21 @@ def _normalize_region(value: Any, i: int) -> Region:
     label, score, box = None, None, value
     if isinstance(value, dict):
         box, label, score = value.get("box"), value.get("label"), value.get("score")
+    numbers: list[float] = []
     try:
-        numbers = [float(x) for x in box]
+        if not isinstance(box, (str, bytes, dict)):
+            numbers = [float(x) for x in box]
         score = None if score is None else float(score)
-    except (TypeError, ValueError, OverflowError):
+        label = None if label is None else str(label)
+    except Exception:  # whatever numbers of strangers raise, such as one of too many digits
         numbers = []
     if len(numbers) != 4:
         raise TypeError(
-            f"doc._.regions[{i}] is neither the path of a crop nor a box: {str(value)[:80]}. A box is four "
+            f"doc._.regions[{i}] is neither the path of a crop nor a box: {show(value, str)}. A box is four "
             "numbers (x0, y0, x1, y1) in pixels, or a dict "
             '{"box": four numbers, "label": ..., "score": a number}.'
         )
-    return {"box": numbers, "label": None if label is None else str(label), "score": score}
+    return {"box": numbers, "label": label, "score": score}
 
 
 def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, int, int]:

@@ -4,9 +4,15 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc
 
-from ..extensions import get_confidence, get_image_error, get_regions, get_stored_image
+from ..extensions import (
+    get_confidence,
+    get_image_error,
+    get_region_weights,
+    get_regions,
+    get_stored_image,
+)
 from ..relations import ASKED, get_relations
 from .arcs import lay_out
 from .colours import get_hue
@@ -56,7 +62,7 @@ def make_text(
         pieces.append(PieceView(_get_tokens(doc, at, ent.start, shares)))
         # The space behind an entity is not a part of it.
         tokens = _get_tokens(doc, ent.start, ent.end, shares, trim=True)
-        weights = get_weights(ent)
+        weights = get_region_weights(ent)
         pieces.append(
             PieceView(
                 tokens,
@@ -110,17 +116,9 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
     return PictureView(small, views, errors, True)
 
 
-def get_weights(ent: Span) -> list[float] | None:
-    """RETURNS (Optional[List[float]]): `ent._.region_weights`; `None` if it isn't one for each region."""
-    if not Span.has_extension("region_weights"):
-        return None
-    weights = ent._.region_weights
-    return None if weights is None else list(weights)
-
-
 def get_mean_weights(doc: Doc) -> list[float] | None:
     """RETURNS (Optional[List[float]]): The mean of `ent._.region_weights` over entities that have some."""
-    found = [weights for ent in doc.ents if (weights := get_weights(ent)) is not None]
+    found = [weights for ent in doc.ents if (weights := get_region_weights(ent)) is not None]
     if not found or len({len(weights) for weights in found}) > 1:
         return None
     return [sum(column) / len(found) for column in zip(*found)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..analysis.errors import AnyError, EntityError, PostChange
-from ..relations import ASKED, get_relations, has_relations
+from ..relations import ASKED, has_relations, read_relations
 
 SPURIOUS = "spurious"
 MISSED = "missed"
@@ -62,7 +62,7 @@ def count_relation_confusion(posts: Iterable[PostChange], negative_label: str) -
     errors: list[AnyError] = []
     for post in posts:
         if has_relations(post.reference):
-            found = {(relation.pair, relation.label) for relation in get_relations(post.reference)}
+            found = {(relation.pair, relation.label) for relation in read_relations(post.reference)}
             unknown = {pair for pair, label in found if label == ASKED}
             gold.update(
                 label for pair, label in found if pair not in unknown and label != negative_label
