@@ -12,8 +12,8 @@ import io
 import os
 from typing import Any, BinaryIO
 
-import numpy
 import PIL.Image
+import PIL.ImageFile
 
 # Pillow only tries formats whose plugins are imported, and importing all takes a while.
 from PIL import (  # noqa: F401
@@ -27,6 +27,8 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
+from ..util import warn
+from .colours import check_colours, open_again, to_8_bits
 from .errors import ImageError, explain, shorten
 from .files import URL, check_size, open_file, read_bytes
 from .header import check_header, get_orientation, get_upright_size
@@ -50,6 +52,7 @@ __all__ = [
 
 LIMITS = ReadingLimits()
 BYTES = "the bytes of the picture"
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 TURNS = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -164,6 +167,13 @@ def _open(stream: BinaryIO, name: str, limits: ReadingLimits) -> PIL.Image.Image
     try:
         image: PIL.Image.Image = PIL.Image.open(stream, formats=tuple(limits.formats))
     except PIL.UnidentifiedImageError:
+        stream.seek(0)
+        if "TIFF" in limits.formats and stream.read(4) in TIFF_MAGIC:
+            raise ImageError(
+                "a TIFF damaged or of a kind that isn't read (say, colours as floats or 32 bits); save it "
+                f"with 8 or 16 unsigned bits: {name}",
+                kind="format",
+            ) from None
         raise ImageError(
             f"not a picture in a known format ({', '.join(limits.formats)}): {name}", kind="format"
         ) from None
@@ -171,6 +181,10 @@ def _open(stream: BinaryIO, name: str, limits: ReadingLimits) -> PIL.Image.Image
         raise _as_image_error(err, "can't be opened", name, limits) from err
     try:
         check_header(image, stream, name, limits)
+        try:
+            check_colours(image)
+        except ImageError as err:
+            raise ImageError(f"{err}: {name}", kind=err.kind) from None
     except Exception as err:
         image.close()
         if isinstance(err, ImageError):
@@ -191,52 +205,40 @@ def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     """Convert to upright 8-bit RGB, whatever the mode.
 
     image (PIL.Image.Image): Any mode; decoded here if it was opened lazily. For an animation the frame
-        it stands at.
-    share (bool): Whether the result may have its pixels in common with `image`: copying those of a photo
-        takes half as long as decoding it.
+        it stands at. One opened from a file is read as the file says. One made by a program (also from an
+        opened one, by resizing it, say) is read by its mode: I;16 is 0 to 65,535; I is 0 to 255, if it goes
+        no further, else 0 to 65,535; F is 0 to 1, else 0 to 255; I and F beyond that are stretched from the
+        lowest to the highest value.
+    share (bool): Whether the picture is ours alone, so that the result may have its pixels: copying those
+        of a photo takes half as long as decoding it.
     RETURNS (PIL.Image.Image): Mode RGB. Transparency is composited on white (the colours behind
-        transparent pixels are arbitrary); 16-bit and float pictures are scaled to 8 bits rather than
-        clipped, what isn't finite becomes black.
+        transparent pixels are arbitrary); more than 8 bits are scaled rather than clipped, what isn't
+        finite becomes black. A picture whose EXIF data says how it is turned is turned upright, also
+        if it is one that a program made, which warns: see `warn_of_turn`.
+    RAISES (ImageError): The file doesn't say what its values mean, or says it of values that can't be
+        decoded (see `colours.check_colours`); or there are no pixels.
     """
     with isolated():
-        image.load()
         if 0 in image.size:
             raise ImageError(f"has no pixels ({image.width} x {image.height})")
-        # PIL.ImageOps.exif_transpose also writes the EXIF data anew, and fails if any of it is malformed.
-        turn = TURNS.get(get_orientation(image) or 1)
+        source = image if share else open_again(image)
+        rgb = to_8_bits(source, share=share or source is not image)
+        # After decoding: a PNG picture can say it behind its pixels. PIL.ImageOps.exif_transpose also
+        # writes the EXIF data anew, and fails if any of it is malformed.
+        turn = TURNS.get(get_orientation(source) or 1)
         if turn is not None:
-            image = image.transpose(turn)
-        if image.mode.startswith("I") or image.mode == "F":
-            return PIL.Image.fromarray(_to_8_bits(image)).convert("RGB")
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            return PIL.Image.alpha_composite(white, rgba).convert("RGB")
-        if share and image.mode == "RGB":
-            # Not the picture itself: that of a file keeps the file, and some a decoder with its buffers.
-            return image._new(image.im)
-        return image.convert("RGB")
+            rgb = rgb.transpose(turn)
+    if turn is not None and not isinstance(image, PIL.ImageFile.ImageFile):
+        warn_of_turn()
+    return rgb
 
 
-def _to_8_bits(image: PIL.Image.Image) -> "numpy.ndarray[Any, Any]":
-    # Pillow's own conversion clips 16-bit values at 255 (white) and floats below 1 at 0 (black).
-    values = numpy.asarray(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and _fits(values, 255, 65535)):
-        return (values >> 8).astype("uint8")
-    if image.mode == "I" and _fits(values, -1, 255):
-        return values.astype("uint8")
-    scaled = numpy.nan_to_num(values.astype("float32"), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(scaled.min()), float(scaled.max())
-    if image.mode == "F" and low >= -1 and high <= 2:
-        scaled *= 255.0  # 0 to 1, give or take what resampling overshoots
-    elif low < 0 or high > 255:  # no scale is stated in the file: use the range that is there
-        if high - low > 1e38:  # twice the largest number is none
-            scaled, low, high = scaled * 0.25, low * 0.25, high * 0.25
-        scaled -= low
-        scaled *= 255.0 / max(high - low, 1e-12)
-    numpy.clip(scaled, 0, 255, out=scaled)
-    return numpy.rint(scaled, out=scaled).astype("uint8")
-
-
-def _fits(values: "numpy.ndarray[Any, Any]", above: float, most: float) -> bool:
-    return bool(values.min() >= 0 and above < values.max() <= most)
+def warn_of_turn() -> None:
+    """Say that a PIL image that a program made was turned: Pillow keeps EXIF data when it rotates a picture,
+    so one that was set upright by hand still says that it isn't.
+    """
+    warn(
+        "a PIL image that isn't as it was opened has EXIF data that turns it, and was turned. If you have "
+        "set it upright yourself, it is now turned twice: use PIL.ImageOps.exif_transpose(image) for that, "
+        "which also changes the EXIF data, or attach the path of the file."
+    )
