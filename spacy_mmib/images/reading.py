@@ -10,6 +10,7 @@ takes two thirds and half of that time, but gives other pixels, and too few to c
 
 import io
 import os
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy
@@ -32,7 +33,7 @@ from .files import URL, check_size, open_file, read_bytes
 from .header import check_header, get_orientation, get_upright_size
 from .isolation import isolated
 from .kinds import Kind
-from .limits import FORMATS, MAX_PIXELS, ReadingLimits
+from .limits import BYTES_A_PIXEL, FORMATS, MAX_PIXELS, ReadingLimits
 from .values import ACCEPTED, Pixels, to_stored
 
 __all__ = [
@@ -115,17 +116,27 @@ def read_file(
     return decode_image(data, shorten(path), limits)
 
 
-def decode_image(data: bytes, name: str, limits: ReadingLimits = LIMITS) -> PIL.Image.Image:
+def decode_image(
+    data: bytes,
+    name: str,
+    limits: ReadingLimits = LIMITS,
+    *,
+    claim: Callable[[int], None] | None = None,
+) -> PIL.Image.Image:
     """Decode the content of a picture file.
 
     data (bytes): The content.
     name (str): What messages call it.
     limits (ReadingLimits): What it may be at most.
+    claim (Optional[Callable[[int], None]]): Is told before how many bytes its pixels will take. Whatever it
+        raises is raised.
     RETURNS (PIL.Image.Image): See `read_image`.
     RAISES (ImageError): It can't be decoded.
     """
     check_bytes(data, name, limits)
     with isolated(), _open(io.BytesIO(data), name, limits) as image:
+        if claim is not None:
+            claim(BYTES_A_PIXEL * image.width * image.height)
         try:
             return to_rgb(image, share=True)
         except ImageError:
@@ -170,7 +181,7 @@ def _open(stream: BinaryIO, name: str, limits: ReadingLimits) -> PIL.Image.Image
     except Exception as err:
         raise _as_image_error(err, "can't be opened", name, limits) from err
     try:
-        check_header(image, stream, name, limits)
+        check_header(image, name, limits)
     except Exception as err:
         image.close()
         if isinstance(err, ImageError):
