@@ -47,7 +47,9 @@ def has_more_frames(image: PIL.Image.Image, most: int) -> bool:
     RETURNS (bool): Whether there are more. What is damaged behind the first frame is the end.
     """
     try:
-        if image.format != "TIFF":  # in the header, and of a GIF in time linear in the size of its file
+        if (
+            image.format != "TIFF"
+        ):  # in the header, and of a GIF in time linear in the size of its file
             return int(getattr(image, "n_frames", 1)) > most
         # Counting all pages of a TIFF takes the square of their number.
         image.seek(most)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from .errors import ImageError, explain
@@ -73,6 +73,11 @@ class Job(Future[Any]):
             return super().result(timeout)
         finally:
             del self  # what is raised has this frame, and the job has what is raised
+
+    def wait(self) -> None:
+        """Wait for the job, whatever comes of it."""
+        with suppress(Exception):
+            self.result()
 
     def run(self, reraise: type[BaseException] | tuple[()] = ()) -> None:
         """Do it, in this thread, unless it was answered.
@@ -289,8 +294,7 @@ class PicturePool:
         finally:
             with self._lock:
                 reader.process = None
-                keep = process is not None and process.usable and not reader.given_up
-                if keep and not self._closed:
+                if process is not None and process.usable and not (reader.given_up or self._closed):
                     self._idle.append(process)
                     process = None
             if process is not None:
@@ -402,7 +406,7 @@ class PicturePool:
         return [reader.thread for reader in busy]
 
 
-@lru_cache(maxsize=None)
+@cache
 def get_pool(
     threads: int, timeout: float, max_decoded_bytes: int, process_bytes: int | None
 ) -> PicturePool:
@@ -428,7 +432,9 @@ def _close_all() -> None:
     the process. So those that are reading are told to end, which they do once they are back, and are
     waited for, but not if they hang.
     """
-    threads = [thread for pool in tuple(_POOLS) if pool.pid == os.getpid() for thread in pool.close()]
+    threads = [
+        thread for pool in tuple(_POOLS) if pool.pid == os.getpid() for thread in pool.close()
+    ]
     end = time.monotonic() + GRACE
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))

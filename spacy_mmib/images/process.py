@@ -24,7 +24,9 @@ from .limits import ReadingLimits
 if TYPE_CHECKING:
     import PIL.Image
 
-CODE = "import sys; sys.path[:] = sys.argv[2:]; from spacy_mmib.images.process import serve; serve()"
+CODE = (
+    "import sys; sys.path[:] = sys.argv[2:]; from spacy_mmib.images.process import serve; serve()"
+)
 """What it runs: this package as its parent finds it (`-I` looks neither in the current folder nor at
 environment variables for it), and of that nothing that imports spaCy or torch."""
 
@@ -50,7 +52,7 @@ class DecoderProcess:
     def __init__(self, memory: int, timeout: float) -> None:
         from multiprocessing.spawn import get_executable
 
-        path = [os.path.abspath(folder) for folder in [*sys.path, Path(__file__).parents[2]]]
+        path = [os.path.abspath(folder) for folder in [*sys.path, str(Path(__file__).parents[2])]]
         command = [os.fsdecode(get_executable() or sys.executable), "-I", "-c", CODE, str(memory)]
         # Its decoders have one thread each.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -109,9 +111,7 @@ class DecoderProcess:
         if "size" not in reply:
             kind = reply.get("kind")
             self.usable = True
-            raise ImageError(
-                str(reply.get("reason")), kind=kind if kind in KINDS else "damaged"
-            )
+            raise ImageError(str(reply.get("reason")), kind=kind if kind in KINDS else "damaged")
         width, height = map(int, reply["size"])
         if not 0 < width * height <= limits.max_pixels:
             raise self._make_crash(name)
@@ -168,6 +168,7 @@ def serve() -> None:
         request = json.loads(line)
         if hasattr(signal, "alarm"):
             signal.alarm(request["seconds"])
+        data, image, pixels = b"", None, b""
         try:
             data = sys.stdin.buffer.read(request["bytes"])
             image = decode_image(
@@ -185,7 +186,7 @@ def serve() -> None:
         except MemoryError:
             reason = f"takes more memory than there is: {request['name']}"
             _answer(answers, {"reason": reason, "kind": "memory"})
-        data = image = pixels = None
+        del data, image, pixels
         if hasattr(signal, "alarm"):
             signal.alarm(0)
 

@@ -336,7 +336,7 @@ class Planner:
             else:
                 yield plan
         while unknown:
-            group, pictures = self._read_group(unknown, plans)
+            group, pictures, is_full = self._read_group(unknown, plans)
             self._find(docs, plans, pictures)
             self._look_up([plans[i] for i in pictures])
             for i in group:
@@ -349,18 +349,21 @@ class Planner:
                     del prepare
             # From here on the jobs have the pictures, and let go of them when they are done.
             pictures.clear()
+            for i in group if is_full else ():
+                if plans[i].job is not None:
+                    plans[i].job.wait()
             for i in group:
                 yield plans[i]
 
     def _read_group(
         self, unknown: deque[int], plans: dict[int, Plan]
-    ) -> tuple[list[int], dict[int, PIL.Image.Image]]:
+    ) -> tuple[list[int], dict[int, PIL.Image.Image], bool]:
         """Read pictures in which objects are to be searched: as many as may be in memory, but one.
 
         unknown (Deque[int]): Whose; those that are read are taken off.
         plans (Dict[int, Plan]): All plans.
-        RETURNS (Tuple[List[int], Dict[int, PIL.Image.Image]]): Those taken off, and the pictures of those of
-            them that can be read.
+        RETURNS (Tuple[List[int], Dict[int, PIL.Image.Image], bool]): Those taken off, the pictures of those
+            of them that can be read, and whether there is no room for another.
         """
         for i in islice(unknown, SEARCHED_AT_ONCE):
             self.submit(plans[i], ahead=True)
@@ -371,12 +374,12 @@ class Planner:
             try:
                 pictures[i] = self._take(plans[i], can_do_without=bool(pictures))
             except Postponed:
-                break
+                return group, pictures, True
             except ImageError as err:
                 plans[i].problems.append(Problem(str(err), err.kind))
                 self._set_regions(plans[i], [])
             group.append(unknown.popleft())
-        return group, pictures
+        return group, pictures, False
 
     def _find(
         self, docs: Sequence[Doc], plans: dict[int, Plan], pictures: dict[int, PIL.Image.Image]
@@ -445,3 +448,6 @@ class _Done:
 
     def result(self) -> Any:
         return self._value
+
+    def wait(self) -> None:
+        pass
