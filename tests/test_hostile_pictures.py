@@ -12,10 +12,10 @@ import threading
 import time
 import warnings
 import weakref
+import zlib
 from pathlib import Path
 
 import numpy
-import PIL.Image
 import pytest
 import spacy
 from conftest import IMG2VEC, make_picture
@@ -233,6 +233,47 @@ def test_a_process_has_so_much_memory():
     assert reader.read(encoded()).size == (40, 30)
     assert outcome(reader.read, encoded((5000, 5000)))[0] == "memory"
     assert reader.read(encoded()).size == (40, 30)
+
+
+def make_overlapping_tiff(n_tags: int = 300, n_bytes: int = 1_000_000) -> bytes:
+    """A grey picture of 4 x 4 pixels with many tags, all of which have the same bytes."""
+    own = [
+        (256, 4),
+        (257, 4),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 4),
+        (279, 16),
+    ]
+    tags = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in own]
+    tags += [struct.pack("<HHII", 40_000 + i, 7, n_bytes, 8) for i in range(n_tags)]
+    head = b"II*\0" + struct.pack("<I", 8 + n_bytes) + b"A" * n_bytes
+    return head + struct.pack("<H", len(tags)) + b"".join(tags) + b"\0" * 4
+
+
+@linux
+@pytest.mark.parametrize("format", ["TIFF", "PNG", "BMP"])
+def test_small_files_take_little_memory(format):
+    """Pillow's own limits hold: see the version that setup.cfg asks for."""
+    tiff = make_overlapping_tiff()
+    exif = (
+        struct.pack(">I", len(tiff))
+        + b"eXIf"
+        + tiff
+        + struct.pack(">I", zlib.crc32(b"eXIf" + tiff))
+    )
+    png = encoded()
+    header = struct.pack("<IiiHHIIiiII", 40, 9000, 9000, 1, 8, 1, 0, 0, 0, 0x1D000000, 0)
+    data = {
+        "TIFF": tiff,
+        "PNG": png[:33] + exif + png[33:],
+        "BMP": struct.pack("<2sIHHI", b"BM", 1086, 0, 0, 1078) + header + bytes(1032),
+    }[format]
+    reader = PictureReader(isolation="process", timeout=60, max_process_bytes=150_000_000)
+    assert outcome(reader.read, data)[0] not in ("memory", "crashed", "timeout")
 
 
 def test_a_process_that_cannot_be_started(monkeypatch):

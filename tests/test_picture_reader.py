@@ -690,55 +690,17 @@ def test_what_a_resolver_may_do_wrong():
 # What Pillow says to the whole process
 
 
-def with_bad_exif() -> bytes:
-    """A picture whose metadata Pillow warns of as it is read."""
-    tiff = encoded(make_picture("red"), "TIFF")
-    assert tiff[:2] == b"II"
-    start = struct.unpack("<I", tiff[4:8])[0]
-    entries = struct.unpack_from("<H", tiff, start)[0]
-    # One more entry, of a text beyond the end of the file.
-    bad = struct.pack("<HHII", 0x010E, 2, 100, len(tiff) + 10_000)
-    at = start + 2 + 12 * entries
-    body = struct.pack("<H", entries + 1) + tiff[start + 2 : at] + bad + tiff[at : at + 4]
-    moved = len(tiff) + len(tiff) % 2
-    return tiff[:4] + struct.pack("<I", moved) + tiff[8:].ljust(moved - 8, b"\0") + body
-
-
-def test_warnings_of_pillow_change_nothing(recwarn):
-    data = with_bad_exif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(UserWarning):
-            PIL.Image.open(io.BytesIO(data)).getexif()
-        reader = PictureReader()
-        for _ in range(3):
-            assert reader.read(data).size == (40, 30)
-            assert probe_image(data) == (40, 30)
-        assert reader.submit(reader.read, data).result().size == (40, 30)
-        n_filters = len(warnings.filters)
-        for _ in range(3):
-            reader.read(data)
-        assert len(warnings.filters) == n_filters
-        with pytest.raises(UserWarning):  # everybody else's are as they were
-            PIL.Image.open(io.BytesIO(data)).getexif()
-        with pytest.raises(DeprecationWarning):
-            warnings.warn("mine", DeprecationWarning, stacklevel=1)
-    assert not list(recwarn)
-    pickle.loads(pickle.dumps(warnings.filters))  # as some programs do for their processes
-
-
-def test_pictures_that_are_cut_short_are_refused_whatever_pillow_is_told(monkeypatch):
-    data = encoded(make_picture("red", (400, 300)), "JPEG")
-    cut = data[: len(data) // 2]
-    for value in (True, False):
-        monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", value)
-        assert kind_of(read_image, cut) == "damaged"
-        assert bool(PIL.ImageFile.LOAD_TRUNCATED_IMAGES) is value
-        reader = PictureReader()
-        assert kind_of(reader.submit(reader.read, cut).result) == "damaged"
+def test_settings_of_the_program_are_left_alone(monkeypatch):
+    """Which warnings are shown or errors, and whether what was cut short passes, is not ours to say."""
+    cut = encoded(make_picture("red", (400, 300)), "JPEG")[:-400]
+    assert kind_of(read_image, cut) == "damaged"
     monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    kind_of(read_image, cut)
-    assert PIL.Image.open(io.BytesIO(cut)).convert("RGB").size == (400, 300)
+    filters = list(warnings.filters)
+    reader = PictureReader()
+    assert reader.submit(reader.read, cut).result().size == (400, 300)
+    assert PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True
+    assert warnings.filters == filters
+    assert kind_of(PictureReader(isolation="process", timeout=60).read, cut) == "damaged"
 
 
 # What comes out

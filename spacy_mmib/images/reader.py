@@ -33,7 +33,7 @@ PREFETCH = 32
 """Enough to keep the threads busy."""
 
 MAX_PROCESS_BYTES = 2 * 2**30
-"""The largest pictures that `MAX_PIXELS` allows take up to 1.5 GB while they are made RGB."""
+"""The largest pictures that `MAX_PIXELS` allows take up to 1.7 GB while they are made RGB."""
 
 
 @registry.misc("spacy-mmib.picture_reader.v1")

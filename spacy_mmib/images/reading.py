@@ -31,7 +31,6 @@ from PIL import (  # noqa: F401
 from .errors import ImageError, explain, shorten
 from .files import URL, check_size, open_file, read_bytes
 from .header import check_header, get_orientation, get_upright_size
-from .isolation import isolated
 from .kinds import Kind
 from .limits import BYTES_A_PIXEL, FORMATS, MAX_PIXELS, ReadingLimits
 from .values import ACCEPTED, Pixels, to_stored
@@ -134,7 +133,7 @@ def decode_image(
     RAISES (ImageError): It can't be decoded.
     """
     check_bytes(data, name, limits)
-    with isolated(), _open(io.BytesIO(data), name, limits) as image:
+    with _open(io.BytesIO(data), name, limits) as image:
         if claim is not None:
             claim(BYTES_A_PIXEL * image.width * image.height)
         try:
@@ -164,7 +163,7 @@ def _to_stored(value: Any) -> str | bytes | Pixels:
 
 
 def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int]:
-    with isolated(), _open(stream, name, limits) as image:
+    with _open(stream, name, limits) as image:
         try:
             return get_upright_size(image, stream)
         except Exception as err:
@@ -209,24 +208,23 @@ def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
         transparent pixels are arbitrary); 16-bit and float pictures are scaled to 8 bits rather than
         clipped, what isn't finite becomes black.
     """
-    with isolated():
-        image.load()
-        if 0 in image.size:
-            raise ImageError(f"has no pixels ({image.width} x {image.height})")
-        # PIL.ImageOps.exif_transpose also writes the EXIF data anew, and fails if any of it is malformed.
-        turn = TURNS.get(get_orientation(image) or 1)
-        if turn is not None:
-            image = image.transpose(turn)
-        if image.mode.startswith("I") or image.mode == "F":
-            return PIL.Image.fromarray(_to_8_bits(image)).convert("RGB")
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            return PIL.Image.alpha_composite(white, rgba).convert("RGB")
-        if share and image.mode == "RGB":
-            # Not the picture itself: that of a file keeps the file, and some a decoder with its buffers.
-            return image._new(image.im)
-        return image.convert("RGB")
+    image.load()
+    if 0 in image.size:
+        raise ImageError(f"has no pixels ({image.width} x {image.height})")
+    # PIL.ImageOps.exif_transpose also writes the EXIF data anew, and fails if any of it is malformed.
+    turn = TURNS.get(get_orientation(image) or 1)
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode.startswith("I") or image.mode == "F":
+        return PIL.Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return PIL.Image.alpha_composite(white, rgba).convert("RGB")
+    if share and image.mode == "RGB":
+        # Not the picture itself: that of a file keeps the file, and some a decoder with its buffers.
+        return image._new(image.im)
+    return image.convert("RGB")
 
 
 def _to_8_bits(image: PIL.Image.Image) -> "numpy.ndarray[Any, Any]":
