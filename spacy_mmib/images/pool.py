@@ -203,8 +203,7 @@ class PicturePool:
         self._watched = False
         self._closed = False
         self._idle: list[DecoderProcess] = []
-        self._held = 0
-        self._let_go: deque[int] = deque()
+        self._held: list[tuple[weakref.ref[Any], int]] = []
         _POOLS.add(self)
 
     def submit(self, function: Callable[..., Any], *args: Any, ahead: bool = False) -> Job:
@@ -243,9 +242,8 @@ class PicturePool:
             return
         while True:
             with self._lock:
-                while self._let_go:
-                    self._held -= self._let_go.popleft()
-                used = self._held + n_bytes
+                self._held = [(value, n) for value, n in self._held if value() is not None]
+                used = sum(n for _, n in self._held) + n_bytes
                 ahead = reader.job is not None and reader.job.ahead
                 if ahead and self._held and used > self.max_decoded_bytes:
                     raise Postponed
@@ -265,11 +263,8 @@ class PicturePool:
         """
         size = getattr(value, "size", None)
         if isinstance(size, tuple) and len(size) == 2:
-            n_bytes = BYTES_A_PIXEL * size[0] * size[1]
             with self._lock:
-                self._held += n_bytes
-            # Runs wherever the garbage collector does, so without a lock.
-            weakref.finalize(value, self._let_go.append, n_bytes).atexit = False
+                self._held.append((weakref.ref(value), BYTES_A_PIXEL * size[0] * size[1]))
 
     def decode_in_process(self, *args: Any) -> Any:
         """Have a picture decoded by a process, in a thread of this pool.

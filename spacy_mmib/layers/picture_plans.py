@@ -283,6 +283,8 @@ class Planner:
         except Postponed:
             if can_do_without:
                 raise
+        finally:
+            del job  # it has what is raised, which has this frame
         self.submit(plan, ahead=False)
         return self._take(plan)
 
