@@ -1,12 +1,10 @@
 """Reading pictures from strangers: threads that hang or die, limits, folders, URLs."""
 
 import copy
-import ctypes
 import gc
 import io
 import os
 import pickle
-import random
 import struct
 import subprocess
 import sys
@@ -27,10 +25,10 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib.cli.predict import PredictResult
-from spacy_mmib.images import files, frames, pool
+from spacy_mmib.images import files, pool
 from spacy_mmib.images.kinds import KINDS, describe_kinds
 from spacy_mmib.images.paths import OutsideRootError
-from spacy_mmib.images.pool import PicturePool, get_pool
+from spacy_mmib.images.pool import PicturePool, Postponed, get_pool
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError, ReadingLimits, probe_image, read_image
 from spacy_mmib.local_pictures import PictureCounts, PictureFolder
@@ -50,12 +48,6 @@ def kind_of(function, *args, **kwargs) -> str:
     return info.value.kind
 
 
-def kill(thread: threading.Thread, exception=SystemExit) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread.ident), ctypes.py_object(exception)
-    )
-
-
 def wait_until(condition) -> None:
     end = time.monotonic() + 20
     while not condition():
@@ -70,9 +62,20 @@ def fail(exception):
 # The pool
 
 
+def spin() -> None:
+    """Hangs as a decoder written in Python does."""
+    while True:
+        pass
+
+
+def is_idle(jobs: PicturePool) -> bool:
+    return not jobs._readers and not any(old.thread.is_alive() for old in jobs._given_up)
+
+
 def test_jobs_give_what_their_functions_give():
     jobs = PicturePool(3, 20)
     results = [jobs.submit(divmod, i, 7) for i in range(50)]
+    assert len(jobs._readers) <= 3
     assert [job.result() for job in results] == [divmod(i, 7) for i in range(50)]
     failing = jobs.submit(fail, KeyError("x"))
     for _ in range(2):
@@ -81,7 +84,8 @@ def test_jobs_give_what_their_functions_give():
     with pytest.raises(ImageError, match="broken") as info:
         jobs.submit(fail, ImageError("broken", kind="empty")).result()
     assert info.value.kind == "empty"
-    assert len(jobs._crew.workers) <= 3
+    wait_until(lambda: is_idle(jobs))
+    assert jobs.submit(len, "abc").result() == 3
 
 
 @pytest.mark.parametrize("exception", [SystemExit(1), GeneratorExit(), KeyboardInterrupt()])
@@ -91,22 +95,71 @@ def test_an_exception_that_ends_threads_ends_no_pipeline(exception):
     assert jobs.submit(len, "abc").result() == 3
 
 
-def test_a_hung_job_is_given_up_and_its_thread_replaced():
-    jobs, release = PicturePool(2, 0.3), threading.Event()
-    results = [
-        jobs.submit(release.wait, 60),
-        jobs.submit(release.wait, 60),
-        jobs.submit(len, "abc"),
-    ]
+def test_what_hangs_in_python_code_is_ended():
+    jobs = PicturePool(2, 0.3)
+    results = [jobs.submit(spin) for _ in range(5)]
+    assert [kind_of(job.result) for job in results] == ["timeout"] * 5
+    wait_until(lambda: is_idle(jobs))
+    assert jobs.submit(len, "abc").result() == 3
+    assert kind_of(results[0].result) == "timeout"  # an answer stays
+
+
+def test_what_hangs_is_ended_though_nobody_waits_for_it():
+    jobs, begun = PicturePool(1, 0.2), threading.Event()
+    job = jobs.submit(lambda: begun.set() or spin())
+    begun.wait(20)
+    wait_until(lambda: is_idle(jobs))
+    assert job.done()
+
+
+def test_an_end_that_is_lost_comes_again(monkeypatch):
+    monkeypatch.setattr(pool, "LOOK_EVERY", 0.1)
+    lost = []
+
+    def work():
+        while True:
+            try:
+                spin()
+            except SystemExit:  # as in a finalizer, where it is ignored
+                lost.append(1)
+                if len(lost) == 3:
+                    raise
+
+    jobs = PicturePool(1, 0.1)
+    assert kind_of(jobs.submit(work).result) == "timeout"
+    wait_until(lambda: is_idle(jobs))
+
+
+def test_another_thread_takes_the_place_of_one_that_stays_in_c_code():
+    jobs, release = PicturePool(2, 0.3), threading.Lock()
+    release.acquire()
+    results = [jobs.submit(release.acquire) for _ in "ab"] + [jobs.submit(len, "abc")]
     assert kind_of(results[0].result) == "timeout"
     assert kind_of(results[1].result) == "timeout"
     assert results[2].result() == 3  # waited for a thread longer than a job may run
     both = threading.Barrier(2)
     assert sorted(job.result() for job in [jobs.submit(both.wait, 20) for _ in "ab"]) == [0, 1]
-    assert len(jobs._crew.workers) == 2
-    release.set()
-    wait_until(lambda: pool._count_hung() == 0)
-    assert kind_of(results[0].result) == "timeout"  # an answer stays
+    for _ in "ab":
+        release.release()
+        wait_until(release.locked)
+    release.release()
+    wait_until(lambda: is_idle(jobs))
+
+
+def test_threads_that_stay_in_c_code_are_not_left_without_end(monkeypatch):
+    monkeypatch.setattr(pool, "MAX_HUNG", 2)
+    monkeypatch.setattr(pool, "LOOK_EVERY", 0.1)
+    jobs, lock = PicturePool(1, 0.05), threading.Lock()
+    lock.acquire()
+    results = [jobs.submit(lock.acquire) for _ in range(4)]
+    assert [kind_of(job.result) for job in results] == ["timeout"] * 4
+    with pytest.raises(ImageError, match="start the process anew, and read with isolation"):
+        jobs.submit(len, "abc").result()
+    for _ in range(2):
+        lock.release()
+        wait_until(lambda: lock.locked() or is_idle(jobs))
+    wait_until(lambda: is_idle(jobs))
+    assert jobs.submit(len, "abc").result() == 3
 
 
 def test_waiting_for_a_thread_takes_no_time():
@@ -118,94 +171,6 @@ def test_waiting_for_a_thread_takes_no_time():
 def test_a_job_may_take_long_without_a_limit():
     jobs = PicturePool(1, 0)
     assert jobs.submit(lambda: time.sleep(0.3) or "done").result() == "done"
-
-
-@pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt, MemoryError])
-def test_killed_threads_are_replaced(exception):
-    jobs = PicturePool(1, 20)
-    assert jobs.submit(len, "abc").result() == 3
-    first = jobs._crew.workers[0].thread
-    kill(first, exception)  # without work: it dies as it takes the next job, which another does
-    assert jobs.submit(len, "abc").result() == 3
-    wait_until(lambda: not first.is_alive())
-    started = threading.Event()
-
-    def work():
-        started.set()
-        while True:
-            time.sleep(0.01)
-
-    job = jobs.submit(work)
-    started.wait(20)
-    kill(jobs._crew.workers[0].thread, exception)
-    if exception is MemoryError:  # may as well be the job's own
-        with pytest.raises(MemoryError):
-            job.result()
-    else:
-        assert kind_of(job.result) == "crashed"
-    assert jobs.submit(len, "abc").result() == 3
-
-
-def test_a_thread_that_died_without_a_word():
-    jobs = PicturePool(1, 20)
-    begun, release = threading.Event(), threading.Event()
-    job = jobs.submit(lambda: begun.set() or release.wait(60))
-    begun.wait(20)
-    worker = jobs._crew.workers[0]
-    worker.thread = threading.Thread()  # one that is not alive
-    assert kind_of(job.result) == "crashed"
-    assert jobs.submit(len, "abc").result() == 3
-    release.set()
-
-
-def test_no_job_is_lost_whenever_threads_are_killed(monkeypatch):
-    # Threads die in Python's own bookkeeping, too, which reports it; a report whose thread is killed fails.
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
-    jobs, stop, rng = PicturePool(3, 20), threading.Event(), random.Random(0)
-    kills = []
-
-    def kill_some():
-        while not stop.is_set():
-            crew = jobs._crew
-            for worker in list(crew.workers) if crew is not None else []:
-                if worker.thread.ident is not None and rng.random() < 0.3:
-                    kill(worker.thread)
-                    kills.append(1)
-            time.sleep(0.001)
-
-    killer = threading.Thread(target=kill_some)
-    killer.start()
-    outcomes = []
-    try:
-        for _ in range(40):
-            for job in [jobs.submit(sum, range(20_000)) for _ in range(10)]:
-                try:
-                    outcomes.append(job.result())
-                except ImageError as err:
-                    outcomes.append(err.kind)
-    finally:
-        stop.set()
-        killer.join()
-    assert len(outcomes) == 400
-    assert set(outcomes) <= {sum(range(20_000)), "crashed"}
-    assert kills
-    assert not jobs._crew.lock.locked()
-    assert jobs.submit(len, "abc").result() in (3, "crashed")
-
-
-def test_threads_that_hang_are_not_left_without_end(monkeypatch):
-    monkeypatch.setattr(pool, "MAX_ABANDONED", 2)
-    jobs, release = PicturePool(1, 0.05), threading.Event()
-    results = [jobs.submit(release.wait, 60) for _ in range(4)]
-    assert [kind_of(job.result) for job in results] == ["timeout"] * 4
-    assert pool._count_hung() == 2
-    with pytest.raises(ImageError, match="start the process anew"):
-        jobs.submit(len, "abc").result()
-    with pytest.raises(ImageError, match="start the process anew"):
-        PicturePool(2, 0.05).submit(len, "abc").result()
-    release.set()
-    wait_until(lambda: pool._count_hung() == 0)
-    assert jobs.submit(len, "abc").result() == 3
 
 
 EXIT = """
@@ -247,7 +212,7 @@ def test_the_interpreter_ends_whatever_hangs(work, timeout, wait):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_threads_of_its_own():
-    jobs, release = PicturePool(1, 20), threading.Event()
+    jobs, release = get_pool(1, 20, 1000, None), threading.Event()
     assert jobs.submit(len, "abc").result() == 3
     parent = os.getpid()
     running = jobs.submit(lambda: os.getpid() != parent or release.wait(60))
@@ -259,21 +224,14 @@ def test_a_forked_process_has_threads_of_its_own():
         code = 1
         try:
             done = running.result() is True and waiting.result() == os.getpid()
-            code = 0 if done and jobs.submit(len, "abcd").result() == 4 else 2
+            thread = get_pool(1, 20, 1000, None).submit(threading.current_thread).result()
+            code = 0 if done and thread is not threading.current_thread() else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     release.set()
     assert running.result() is True
     assert waiting.result() == parent
-
-
-def test_copies_have_the_settings_only():
-    jobs = PicturePool(2, 3.5)
-    jobs.submit(len, "abc").result()
-    for other in (copy.copy(jobs), copy.deepcopy(jobs), pickle.loads(pickle.dumps(jobs))):
-        assert (other.threads, other.timeout, other._crew) == (2, 3.5, None)
-    assert get_pool(2, 3.5) is get_pool(2, 3.5) is not get_pool(2, 4)
 
 
 def test_without_threads_the_caller_does_it():
@@ -307,15 +265,6 @@ def test_what_nobody_waits_for_is_not_done():
     assert done == ["last"]
 
 
-def test_threads_start_late_and_end_early(monkeypatch):
-    monkeypatch.setattr(pool, "IDLE", 0.05)
-    jobs = PicturePool(2, 20)
-    assert jobs._crew is None
-    assert [job.result() for job in [jobs.submit(len, "abc") for _ in range(5)]] == [3] * 5
-    wait_until(lambda: not jobs._crew.workers)
-    assert jobs.submit(len, "abc").result() == 3
-
-
 def test_errors_keep_nothing_in_memory():
     class Picture:
         pass
@@ -337,6 +286,106 @@ def test_errors_keep_nothing_in_memory():
         wait_until(lambda: alive() is None)
     finally:
         gc.enable()
+
+
+# Pixels in memory
+
+
+class Pixels:
+    """Counts as a picture of so many bytes."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self.size = (n_bytes // 4, 1)
+
+
+class Counter:
+    """Decodes, and knows how many bytes are decoded at a time."""
+
+    def __init__(self, jobs: PicturePool) -> None:
+        self.jobs, self.lock, self.now, self.most = jobs, threading.Lock(), 0, 0
+
+    def change(self, n_bytes: int) -> None:
+        with self.lock:
+            self.now += n_bytes
+            self.most = max(self.most, self.now)
+
+    def decode(self, n_bytes: int, keep: bool = False):
+        self.jobs.claim(n_bytes)
+        self.change(n_bytes)
+        time.sleep(0.005)
+        if keep:
+            pixels = Pixels(n_bytes)
+            weakref.finalize(pixels, self.change, -n_bytes)
+            return pixels
+        self.change(-n_bytes)
+        return n_bytes
+
+
+def test_pictures_wait_for_room_to_be_decoded_in():
+    jobs = PicturePool(4, 20, max_decoded_bytes=1000)
+    counter = Counter(jobs)
+    sizes = [400, 100, 5000, 600, 400, 800, 200] * 5
+    results = [jobs.submit(counter.decode, size) for size in sizes]
+    assert [job.result() for job in results] == sizes
+    assert counter.most == 5000  # alone
+
+
+def test_waiting_for_room_takes_no_time():
+    jobs = PicturePool(2, 0.5, max_decoded_bytes=1000)
+
+    def decode():
+        jobs.claim(1000)
+        time.sleep(0.3)
+
+    results = [jobs.submit(decode) for _ in range(4)]
+    assert [job.result() for job in results] == [None] * 4
+
+
+def test_what_is_given_up_gives_room():
+    jobs = PicturePool(2, 0.3, max_decoded_bytes=1000)
+
+    def hang():
+        jobs.claim(1000)
+        spin()
+
+    hung = jobs.submit(hang)
+    other = jobs.submit(Counter(jobs).decode, 1000)
+    assert kind_of(hung.result) == "timeout"
+    assert other.result() == 1000
+
+
+def test_no_more_is_read_ahead_than_there_is_room_for():
+    jobs = PicturePool(2, 20, max_decoded_bytes=1000)
+    counter = Counter(jobs)
+    begun = [jobs.submit(counter.decode, 400, True, ahead=True) for _ in range(6)]
+    results = []
+    for job in begun:
+        try:
+            results.append(job.result())
+        except Postponed:
+            results.append(None)
+    assert [pixels is not None for pixels in results] == [True, True, False, False, False, False]
+    needed = jobs.submit(counter.decode, 400, True).result()
+    assert counter.most == 1200
+    late = jobs.submit(counter.decode, 400, True, ahead=True)
+    late.ahead = False  # somebody has asked for it meanwhile
+    assert late.result().size == (100, 1)
+    begun.clear()
+    del results, needed, late
+    assert counter.now == 0
+    assert jobs.submit(counter.decode, 4000, True, ahead=True).result().size == (1000, 1)
+
+
+def test_a_second_picture_of_a_job_waits_for_nobody():
+    jobs = PicturePool(2, 20, max_decoded_bytes=1000)
+    both = threading.Barrier(2)
+
+    def decode():
+        jobs.claim(500)
+        both.wait(20)
+        jobs.claim(500)
+
+    assert [job.result() for job in [jobs.submit(decode) for _ in "ab"]] == [None] * 2
 
 
 # The reader
@@ -373,6 +422,10 @@ def test_registered_with_its_settings(tmp_path):
         ({"timeout": float("inf")}, "timeout is inf"),
         ({"threads": 1.5}, "threads is 1.5; it is a whole number"),
         ({"prefetch": -1}, "prefetch is -1"),
+        ({"max_decoded_bytes": 0}, "max_decoded_bytes is 0"),
+        ({"max_process_bytes": 0.5}, "max_process_bytes is 0.5"),
+        ({"isolation": "container"}, "it is 'thread' or 'process'"),
+        ({"isolation": "process", "threads": 0}, "a process needs a thread"),
         ({"resolver": "https://"}, "a function from a URL to bytes"),
     ],
 )
@@ -411,18 +464,23 @@ def test_frames_are_counted_up_to_the_limit(format):
     assert kind_of(probe_image, data, reader.limits) == "too_many_frames"
 
 
-def test_pages_beyond_the_limit_are_not_looked_at():
+def test_frames_are_counted_in_little_time():
+    """All of a GIF, whose frames are small, and no page of a TIFF beyond the limit."""
     gif = encoded(make_picture("red"), "GIF")
     start = gif.index(b",")
     many = gif[:start] + gif[start:-1] * 5000
-    assert frames._count_gif(many, 3) == 4
-    assert frames._count_gif(many, 10_000) == 5000
-    assert PIL.Image.open(io.BytesIO(many)).n_frames == 5000
-    pages = b"".join(struct.pack("<HI", 0, 14 + 6 * i) for i in range(5000))
-    tiff = b"II*\0" + struct.pack("<I", 8) + pages
-    assert frames._count_tiff(tiff, 3) == 4
-    loop = b"MM\0*" + struct.pack(">IHI", 8, 0, 8)
-    assert frames._count_tiff(loop, 100) == 1
+    assert kind_of(read_image, many) == "too_many_frames"
+    assert read_image(many, ReadingLimits(max_frames=5000)).size == (40, 30)
+    page = encoded(make_picture("red"), "TIFF")
+    images = [make_picture("red", (2, 2))] * 50
+    pages = encoded(images[0], "TIFF", save_all=True, append_images=images[1:])
+    assert kind_of(read_image, pages, ReadingLimits(max_frames=49)) == "too_many_frames"
+    assert read_image(pages, ReadingLimits(max_frames=50)).size == (2, 2)
+    start = struct.unpack("<I", page[4:8])[0]
+    end = start + 2 + 12 * struct.unpack_from("<H", page, start)[0]
+    loop = page[:end] + struct.pack("<I", start) + page[end + 4 :]
+    for endless in (loop, page[:end] + struct.pack("<I", len(page) - 1) + page[end + 4 :]):
+        assert read_image(endless, ReadingLimits(max_frames=1)).size == (40, 30)
 
 
 def make_tiff(tile_width: int, tile_length: int, data: bytes) -> bytes:
@@ -632,55 +690,17 @@ def test_what_a_resolver_may_do_wrong():
 # What Pillow says to the whole process
 
 
-def with_bad_exif() -> bytes:
-    """A picture whose metadata Pillow warns of as it is read."""
-    tiff = encoded(make_picture("red"), "TIFF")
-    assert tiff[:2] == b"II"
-    start = struct.unpack("<I", tiff[4:8])[0]
-    entries = struct.unpack_from("<H", tiff, start)[0]
-    # One more entry, of a text beyond the end of the file.
-    bad = struct.pack("<HHII", 0x010E, 2, 100, len(tiff) + 10_000)
-    at = start + 2 + 12 * entries
-    body = struct.pack("<H", entries + 1) + tiff[start + 2 : at] + bad + tiff[at : at + 4]
-    moved = len(tiff) + len(tiff) % 2
-    return tiff[:4] + struct.pack("<I", moved) + tiff[8:].ljust(moved - 8, b"\0") + body
-
-
-def test_warnings_of_pillow_change_nothing(recwarn):
-    data = with_bad_exif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(UserWarning):
-            PIL.Image.open(io.BytesIO(data)).getexif()
-        reader = PictureReader()
-        for _ in range(3):
-            assert reader.read(data).size == (40, 30)
-            assert probe_image(data) == (40, 30)
-        assert reader.submit(reader.read, data).result().size == (40, 30)
-        n_filters = len(warnings.filters)
-        for _ in range(3):
-            reader.read(data)
-        assert len(warnings.filters) == n_filters
-        with pytest.raises(UserWarning):  # everybody else's are as they were
-            PIL.Image.open(io.BytesIO(data)).getexif()
-        with pytest.raises(DeprecationWarning):
-            warnings.warn("mine", DeprecationWarning, stacklevel=1)
-    assert not list(recwarn)
-    pickle.loads(pickle.dumps(warnings.filters))  # as some programs do for their processes
-
-
-def test_pictures_that_are_cut_short_are_refused_whatever_pillow_is_told(monkeypatch):
-    data = encoded(make_picture("red", (400, 300)), "JPEG")
-    cut = data[: len(data) // 2]
-    for value in (True, False):
-        monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", value)
-        assert kind_of(read_image, cut) == "damaged"
-        assert bool(PIL.ImageFile.LOAD_TRUNCATED_IMAGES) is value
-        reader = PictureReader()
-        assert kind_of(reader.submit(reader.read, cut).result) == "damaged"
+def test_settings_of_the_program_are_left_alone(monkeypatch):
+    """Which warnings are shown or errors, and whether what was cut short passes, is not ours to say."""
+    cut = encoded(make_picture("red", (400, 300)), "JPEG")[:-400]
+    assert kind_of(read_image, cut) == "damaged"
     monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    kind_of(read_image, cut)
-    assert PIL.Image.open(io.BytesIO(cut)).convert("RGB").size == (400, 300)
+    filters = list(warnings.filters)
+    reader = PictureReader()
+    assert reader.submit(reader.read, cut).result().size == (400, 300)
+    assert PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True
+    assert warnings.filters == filters
+    assert kind_of(PictureReader(isolation="process", timeout=60).read, cut) == "damaged"
 
 
 # What comes out

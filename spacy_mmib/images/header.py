@@ -5,17 +5,12 @@ from typing import Any, BinaryIO
 import PIL.Image
 
 from .errors import ImageError
-from .files import read_bytes
-from .frames import has_more_frames
 from .limits import ReadingLimits
 
 WIDTH, HEIGHT, ORIENTATION = 0x0100, 0x0101, 0x0112
 """EXIF and TIFF tags."""
 
 TILE_WIDTH, TILE_LENGTH = 0x0142, 0x0143
-
-COUNTED = ("GIF", "TIFF")
-"""Formats whose frames are only known by walking through the file."""
 
 PNG_CHUNKS = 100_000
 """Chunks of a PNG file that are looked at."""
@@ -24,13 +19,10 @@ SAY_ORIENTATION = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 """Names of PNG text that can say how a picture is turned."""
 
 
-def check_header(
-    image: PIL.Image.Image, stream: BinaryIO, name: str, limits: ReadingLimits
-) -> None:
+def check_header(image: PIL.Image.Image, name: str, limits: ReadingLimits) -> None:
     """Check that a picture can be decoded within limits.
 
     image (PIL.Image.Image): The picture, opened but not decoded.
-    stream (BinaryIO): The file it was opened from. Read in full if its frames have to be counted.
     name (str): What messages call it.
     limits (ReadingLimits): The limits.
     RAISES (ImageError): It can't.
@@ -41,14 +33,31 @@ def check_header(
         tags: Any = image
         width, height = (_largest(tags.tag_v2.get(tag)) for tag in (TILE_WIDTH, TILE_LENGTH))
         check_pixels(width, height, f"a tile of {name}", limits)
-    data = b""
-    if image.format in COUNTED:
-        stream.seek(0)
-        data = read_bytes(stream, name, limits)
-    if has_more_frames(image, data, limits.max_frames):
+    if has_more_frames(image, limits.max_frames):
         raise ImageError(
             f"has more than {limits.max_frames} frames: {name}", kind="too_many_frames"
         )
+
+
+def has_more_frames(image: PIL.Image.Image, most: int) -> bool:
+    """Count the frames of a picture.
+
+    image (PIL.Image.Image): The picture, at its first frame, where it is again afterwards.
+    most (int): How many it may have.
+    RETURNS (bool): Whether there are more. What is damaged behind the first frame is the end.
+    """
+    try:
+        if (
+            image.format != "TIFF"
+        ):  # in the header, and of a GIF in time linear in the size of its file
+            return int(getattr(image, "n_frames", 1)) > most
+        # Counting all pages of a TIFF takes the square of their number.
+        image.seek(most)
+        return True
+    except Exception:
+        return False
+    finally:
+        image.seek(0)
 
 
 def check_pixels(width: int, height: int, name: str, limits: ReadingLimits) -> None:

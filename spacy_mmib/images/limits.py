@@ -14,6 +14,12 @@ MAX_PIXELS = 89_478_485
 """Pictures of more pixels are refused before they are decoded (Pillow's own limit only warns up to
 twice this number)."""
 
+BYTES_A_PIXEL = 4
+"""In Pillow, with three channels, too."""
+
+MAX_DECODED_BYTES = 256 * 2**20
+"""Pixels in memory at a time, four bytes each: five photos of 12 megapixels."""
+
 MAX_FRAMES = 1000
 """Animations and documents of more frames or pages are refused, although only the first is read."""
 

@@ -10,6 +10,7 @@ takes two thirds and half of that time, but gives other pixels, and too few to c
 
 import io
 import os
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import PIL.Image
@@ -32,9 +33,8 @@ from .colours import check_colours, open_again, to_8_bits
 from .errors import ImageError, explain, shorten
 from .files import URL, check_size, open_file, read_bytes
 from .header import check_header, get_orientation, get_upright_size
-from .isolation import isolated
 from .kinds import Kind
-from .limits import FORMATS, MAX_PIXELS, ReadingLimits
+from .limits import BYTES_A_PIXEL, FORMATS, MAX_PIXELS, ReadingLimits
 from .values import ACCEPTED, Pixels, to_stored
 
 __all__ = [
@@ -118,17 +118,27 @@ def read_file(
     return decode_image(data, shorten(path), limits)
 
 
-def decode_image(data: bytes, name: str, limits: ReadingLimits = LIMITS) -> PIL.Image.Image:
+def decode_image(
+    data: bytes,
+    name: str,
+    limits: ReadingLimits = LIMITS,
+    *,
+    claim: Callable[[int], None] | None = None,
+) -> PIL.Image.Image:
     """Decode the content of a picture file.
 
     data (bytes): The content.
     name (str): What messages call it.
     limits (ReadingLimits): What it may be at most.
+    claim (Optional[Callable[[int], None]]): Is told before how many bytes its pixels will take. Whatever it
+        raises is raised.
     RETURNS (PIL.Image.Image): See `read_image`.
     RAISES (ImageError): It can't be decoded.
     """
     check_bytes(data, name, limits)
-    with isolated(), _open(io.BytesIO(data), name, limits) as image:
+    with _open(io.BytesIO(data), name, limits) as image:
+        if claim is not None:
+            claim(BYTES_A_PIXEL * image.width * image.height)
         try:
             return to_rgb(image, share=True)
         except ImageError:
@@ -156,7 +166,7 @@ def _to_stored(value: Any) -> str | bytes | Pixels:
 
 
 def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int]:
-    with isolated(), _open(stream, name, limits) as image:
+    with _open(stream, name, limits) as image:
         try:
             return get_upright_size(image, stream)
         except Exception as err:
@@ -180,7 +190,7 @@ def _open(stream: BinaryIO, name: str, limits: ReadingLimits) -> PIL.Image.Image
     except Exception as err:
         raise _as_image_error(err, "can't be opened", name, limits) from err
     try:
-        check_header(image, stream, name, limits)
+        check_header(image, name, limits)
         try:
             check_colours(image)
         except ImageError as err:
@@ -218,16 +228,15 @@ def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     RAISES (ImageError): The file doesn't say what its values mean, or says it of values that can't be
         decoded (see `colours.check_colours`); or there are no pixels.
     """
-    with isolated():
-        if 0 in image.size:
-            raise ImageError(f"has no pixels ({image.width} x {image.height})")
-        source = image if share else open_again(image)
-        rgb = to_8_bits(source, share=share or source is not image)
-        # After decoding: a PNG picture can say it behind its pixels. PIL.ImageOps.exif_transpose also
-        # writes the EXIF data anew, and fails if any of it is malformed.
-        turn = TURNS.get(get_orientation(source) or 1)
-        if turn is not None:
-            rgb = rgb.transpose(turn)
+    if 0 in image.size:
+        raise ImageError(f"has no pixels ({image.width} x {image.height})")
+    source = image if share else open_again(image)
+    rgb = to_8_bits(source, share=share or source is not image)
+    # After decoding: a PNG picture can say it behind its pixels. PIL.ImageOps.exif_transpose also
+    # writes the EXIF data anew, and fails if any of it is malformed.
+    turn = TURNS.get(get_orientation(source) or 1)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
     if turn is not None and not isinstance(image, PIL.ImageFile.ImageFile):
         warn_of_turn()
     return rgb

@@ -27,6 +27,9 @@ from .prefetch import READS_AHEAD, get_planner, note_use, set_planner
 from .prepared import Prepared, Unit
 from .torch_shim import get_module, set_module, wrap_module
 
+READING = 2
+"""Raised when the same file is read as other pixels than before, so that no cache has vectors of the old ones."""
+
 NOT_IDENTITY = ("trainable", "memory_format", "rois")
 """Settings of a network that don't change what a frozen one computes."""
 
@@ -112,7 +115,7 @@ def forward(
         # A proxy: the planner lives as long as the network does, not the other way round.
         identity = partial(get_identity, weakref.proxy(module), settings)
         planner = Planner(settings, module.settings["preset"], identity)
-        set_planner(module, planner)
+        planner = set_planner(module, planner)  # another thread may have been faster
     note_use(module, docs)
     plans = planner.plan(docs)
     read = _Reading(planner.read(docs, plans))
@@ -311,7 +314,8 @@ def get_identity(module: Any, settings: EncoderSettings) -> str:
         the pictures among them), the mode, and all weights.
     """
     kept = {key: value for key, value in module.settings.items() if key not in NOT_IDENTITY}
-    description = srsly.json_dumps([module.__class__.__name__, kept, settings.mode], sort_keys=True)
+    parts = [module.__class__.__name__, kept, settings.mode, READING]
+    description = srsly.json_dumps(parts, sort_keys=True)
     digest = hashlib.blake2b(description.encode("utf8"), digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode("utf8"))

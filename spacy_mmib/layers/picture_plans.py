@@ -3,16 +3,17 @@ read, and reading them ahead.
 """
 
 import os
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy
 import PIL.Image
 from spacy.tokens import Doc
-from spacy.util import minibatch
 
 from ..extensions import (
     describe_regions,
@@ -22,6 +23,7 @@ from ..extensions import (
     set_found_regions,
 )
 from ..images.files import URL, bind
+from ..images.pool import Postponed
 from ..images.reading import ImageError
 from ..images.values import PathInRoot, StoredImage, image_key
 from ..regions import Region, normalize_regions
@@ -36,7 +38,7 @@ REMEMBERED = 2**16
 """Pictures whose objects are remembered in memory: each epoch of a training asks for them again."""
 
 SEARCHED_AT_ONCE = 16
-"""Posts whose decoded pictures are in memory while objects are searched in them."""
+"""At most so many posts' decoded pictures are in memory while objects are searched in them."""
 
 
 @dataclass
@@ -68,7 +70,8 @@ class Plan:
 
 
 class Planner:
-    """Makes plans for one encoder.
+    """Makes plans for one encoder. From any thread: a plan is one caller's only, and what was begun ahead is
+    the first's that asks for it.
 
     settings (EncoderSettings): The encoder's.
     preset (Dict[str, Any]): How pictures are prepared for its network.
@@ -80,6 +83,7 @@ class Planner:
         self.transform = PictureTransform(preset)
         self._get_identity = identity
         self._identity: str | None = None
+        self._lock = threading.Lock()  # of the next two
         # What was begun by `prefetch` and not asked for yet.
         self._pending: OrderedDict[Hashable, Plan] = OrderedDict()
         self._found: OrderedDict[Hashable, list[Region]] = OrderedDict()
@@ -99,7 +103,9 @@ class Planner:
                 continue
             plan = None
             if self._pending:
-                plan = self._pending.pop(self._pending_key(doc, image), None)
+                key = self._pending_key(doc, image)
+                with self._lock:
+                    plan = self._pending.pop(key, None)
             if plan is None:
                 plan = self._begin(doc, image)
                 fresh.append(plan)
@@ -127,11 +133,12 @@ class Planner:
             if key not in self._pending and key not in begun:
                 begun[key] = self._begin(doc, image)
         self._look_up(list(begun.values()))
-        for key, plan in begun.items():
-            self.submit(plan)
-            self._pending[key] = plan
-        while len(self._pending) > most:
-            self._pending.popitem(last=False)
+        for plan in begun.values():
+            self.submit(plan, ahead=True)
+        with self._lock:
+            self._pending.update(begun)
+            while len(self._pending) > most:
+                self._pending.popitem(last=False)
 
     def _pending_key(self, doc: Doc, image: StoredImage) -> Hashable:
         getter = self.settings.get_regions
@@ -188,7 +195,9 @@ class Planner:
         source = self._get_source(doc)
         if source is not None and get_regions_source(doc) == source:
             return get_regions(doc)
-        remembered = self._found.get((_get_stamp(plan), source))
+        stamp = _get_stamp(plan)
+        with self._lock:
+            remembered = self._found.get((stamp, source))
         if remembered is not None:
             return remembered
         key = self._get_regions_key(plan, source)
@@ -244,15 +253,41 @@ class Planner:
             for plan, vectors in zip(wanted, found):
                 plan.vectors = vectors
 
-    def submit(self, plan: Plan) -> None:
-        """Begin to prepare a picture, or if its objects aren't known to read it, unless that has begun."""
+    def submit(self, plan: Plan, *, ahead: bool) -> None:
+        """Begin to prepare a picture, or if its objects aren't known to read it, unless that has begun.
+
+        plan (Plan): Its plan.
+        ahead (bool): Nobody waits for it yet: it is done if there is room for its pixels.
+        """
         if plan.job is not None or plan.vectors is not None:
             return
         reader = self.settings.reader
         if plan.regions is None:
-            plan.job = reader.submit(reader.read, plan.image)
+            plan.job = reader.submit(reader.read, plan.image, ahead=ahead)
         else:
-            plan.job = reader.submit(partial(self._prepare, plan.image, plan.regions))
+            prepare = partial(self._prepare, plan.image, plan.regions)
+            plan.job = reader.submit(prepare, ahead=ahead)
+
+    def _take(self, plan: Plan, *, can_do_without: bool = False) -> Any:
+        """Wait for what `submit` began.
+
+        can_do_without (bool): Whether it may be left for later.
+        RETURNS (Union[Prepared, PIL.Image.Image]): The picture.
+        RAISES (ImageError): It can't be read.
+        RAISES (Postponed): There is no room for it until something else is done with. Only if it can be left.
+        """
+        job, plan.job = plan.job, None
+        if not can_do_without:
+            job.ahead = False
+        try:
+            return job.result()
+        except Postponed:
+            if can_do_without:
+                raise
+        finally:
+            del job  # it has what is raised, which has this frame
+        self.submit(plan, ahead=False)
+        return self._take(plan)
 
     def _prepare(self, image: Any, regions: list[Region]) -> Prepared:
         prepare = PREPARE[self.settings.mode]
@@ -270,7 +305,7 @@ class Planner:
         ahead: deque[Plan] = deque()
         wanted = self._search(docs, plans)
         for plan in wanted if self.settings.trainable else self._without_copies(wanted):
-            self.submit(plan)
+            self.submit(plan, ahead=True)
             ahead.append(plan)
             if len(ahead) > self.settings.reader.prefetch:
                 yield self._finish(ahead.popleft())
@@ -288,34 +323,23 @@ class Planner:
                 else:
                     plan.same_as, plan.job = same, None
 
-    @staticmethod
-    def _finish(plan: Plan) -> tuple[Plan, Prepared]:
-        job, plan.job = plan.job, None
+    def _finish(self, plan: Plan) -> tuple[Plan, Prepared]:
         try:
-            prepared: Prepared = job.result()
+            prepared: Prepared = self._take(plan)
         except ImageError as err:
             prepared = Prepared([], None, [Problem(str(err), err.kind)])
         return plan, prepared
 
     def _search(self, docs: Sequence[Doc], plans: dict[int, Plan]) -> Iterator[Plan]:
         """YIELDS (Plan): All plans, their objects known."""
-        unknown = []
+        unknown: deque[int] = deque()
         for i, plan in plans.items():
             if plan.regions is None:
                 unknown.append(i)
             else:
                 yield plan
-        for group in minibatch(unknown, SEARCHED_AT_ONCE):
-            for i in group:
-                self.submit(plans[i])
-            pictures: dict[int, PIL.Image.Image] = {}
-            for i in group:
-                job, plans[i].job = plans[i].job, None
-                try:
-                    pictures[i] = job.result()
-                except ImageError as err:
-                    plans[i].problems.append(Problem(str(err), err.kind))
-                    self._set_regions(plans[i], [])
+        while unknown:
+            group, pictures, is_full = self._read_group(unknown, plans)
             self._find(docs, plans, pictures)
             self._look_up([plans[i] for i in pictures])
             for i in group:
@@ -325,7 +349,40 @@ class Planner:
                 elif plan.vectors is None:
                     prepare = partial(self._prepare, pictures[i], plan.regions or [])
                     plan.job = self.settings.reader.submit(prepare)
-                yield plan
+                    del prepare
+            # From here on the jobs have the pictures, and let go of them when they are done.
+            pictures.clear()
+            for i in group if is_full else ():
+                if plans[i].job is not None:
+                    plans[i].job.wait()
+            for i in group:
+                yield plans[i]
+
+    def _read_group(
+        self, unknown: deque[int], plans: dict[int, Plan]
+    ) -> tuple[list[int], dict[int, PIL.Image.Image], bool]:
+        """Read pictures in which objects are to be searched: as many as may be in memory, but one.
+
+        unknown (Deque[int]): Whose; those that are read are taken off.
+        plans (Dict[int, Plan]): All plans.
+        RETURNS (Tuple[List[int], Dict[int, PIL.Image.Image], bool]): Those taken off, the pictures of those
+            of them that can be read, and whether there is no room for another.
+        """
+        for i in islice(unknown, SEARCHED_AT_ONCE):
+            self.submit(plans[i], ahead=True)
+        group: list[int] = []
+        pictures: dict[int, PIL.Image.Image] = {}
+        while unknown and len(group) < SEARCHED_AT_ONCE:
+            i = unknown[0]
+            try:
+                pictures[i] = self._take(plans[i], can_do_without=bool(pictures))
+            except Postponed:
+                return group, pictures, True
+            except ImageError as err:
+                plans[i].problems.append(Problem(str(err), err.kind))
+                self._set_regions(plans[i], [])
+            group.append(unknown.popleft())
+        return group, pictures, False
 
     def _find(
         self, docs: Sequence[Doc], plans: dict[int, Plan], pictures: dict[int, PIL.Image.Image]
@@ -350,6 +407,7 @@ class Planner:
                     reason = " ".join(f"{type(err).__name__}: {err}".split())[:200]
                     found[i] = Problem(f"no objects could be searched for ({reason})", "regions")
         to_cache: dict[bytes, list[Region]] = {}
+        to_remember: dict[Hashable, list[Region]] = {}
         for i in pictures:
             regions = found[asked[plans[i].image_key, getter.get_query(docs[i])]]
             if isinstance(regions, Problem):
@@ -360,12 +418,14 @@ class Planner:
             self._write_regions(docs[i], regions)
             source = self._get_source(docs[i])
             if source is not None:
-                self._found[_get_stamp(plans[i]), source] = regions
+                to_remember[_get_stamp(plans[i]), source] = regions
             key = self._get_regions_key(plans[i], source)
             if key is not None:
                 to_cache[key] = regions
-        while len(self._found) > REMEMBERED:
-            self._found.popitem(last=False)
+        with self._lock:
+            self._found.update(to_remember)
+            while len(self._found) > REMEMBERED:
+                self._found.popitem(last=False)
         if to_cache:
             self.settings.cache.put_regions(to_cache)
 
@@ -391,3 +451,6 @@ class _Done:
 
     def result(self) -> Any:
         return self._value
+
+    def wait(self) -> None:
+        pass

@@ -4,6 +4,7 @@ components and batchers can import it.
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -32,29 +33,43 @@ _VOCABS: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()
 vocabulary itself, not its id, which is another's once it is gone.
 """
 
+_LOCK = threading.Lock()
+"""Of both: they can't be looked through while another thread adds to them."""
+
+
+def _start_anew() -> None:
+    # The threads that would finish what was begun are in the parent, and so may be the owner of the lock.
+    global _LOCK
+    _LOCK = threading.Lock()
+    _PLANNERS.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    # The threads that would finish what was begun are in the parent.
-    os.register_at_fork(after_in_child=_PLANNERS.clear)
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 def get_planner(network: Any) -> Any:
     """RETURNS (Optional[ReadsAhead]): What reads for a network, if that is known."""
-    return _PLANNERS.get(network)
+    with _LOCK:
+        return _PLANNERS.get(network)
 
 
-def set_planner(network: Any, planner: ReadsAhead) -> None:
-    """Say what reads for a network.
+def set_planner(network: Any, planner: ReadsAhead) -> ReadsAhead:
+    """Say what reads for a network, unless another thread has just said so.
 
     network (nn.Module): The network of a picture encoder.
     planner (ReadsAhead): What reads.
+    RETURNS (ReadsAhead): What reads for it now.
     """
-    _PLANNERS[network] = planner
+    with _LOCK:
+        return _PLANNERS.setdefault(network, planner)
 
 
 def note_use(network: Any, docs: Sequence[Doc]) -> None:
     """Remember that a network encodes pictures of this pipeline, so that `prefetch` finds it."""
     if docs:
-        _VOCABS[network] = docs[0].vocab
+        with _LOCK:
+            _VOCABS[network] = docs[0].vocab
 
 
 def find_encoder_layers(model: Any) -> list[Any]:
@@ -85,9 +100,10 @@ def prefetch(docs: Sequence[Doc], networks: Iterable[Any] | None = None) -> None
     """
     if networks is None:
         wanted = docs[0].vocab if docs else None
-        networks = [network for network, vocab in list(_VOCABS.items()) if vocab is wanted]
+        with _LOCK:
+            networks = [network for network, vocab in _VOCABS.items() if vocab is wanted]
     for network in networks:
-        planner = _PLANNERS.get(network)
+        planner = get_planner(network)
         if planner is not None:
             # What fails now fails again when it is asked for, where it belongs to a post.
             with contextlib.suppress(Exception):
