@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import srsly
-from spacy import util
 from thinc.api import Model
 
 PARTS = ("cfg", "model")
@@ -54,7 +53,7 @@ class CheckedLoading:
         path (Union[str, Path]): The folder.
         exclude (Iterable[str]): Names of serialization fields to leave out.
         """
-        path = util.ensure_path(path)
+        path = Path(path)
         super().to_disk(path, exclude=exclude)  # type: ignore[misc]
         written = [part for part in PARTS if part not in exclude]
         srsly.write_json(
@@ -69,7 +68,7 @@ class CheckedLoading:
         RETURNS (TrainablePipe): The component.
         RAISES (ValueError): It was damaged, or its weights and labels can't predict.
         """
-        path = util.ensure_path(path)
+        path = Path(path)
         with self._explaining():
             if (path / DIGESTS).exists():
                 read = lambda part: (path / part).read_bytes()  # noqa: E731
