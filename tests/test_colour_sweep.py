@@ -15,7 +15,7 @@ import numpy
 import PIL.Image
 import pytest
 import tifffile
-from picture_files import (
+from written_pictures import (
     REVERSED,
     as_rgb,
     make_bmp,

@@ -154,4 +154,5 @@ def test_the_released_configs_set_every_switch(kind, more):
     )
     changed = {key for key in ours if ours[key] != released[key] and key != "img2vec"}
     switches = {"feed_forward", "discriminator", "max_negatives", "initial_log_var"}
+    switches |= {"alignment_pooling", "residual_dropout"}
     assert changed == switches | more

@@ -16,6 +16,7 @@ from spacy.tokens import Doc, Span
 import spacy_mmib
 import spacy_mmib.extensions
 from spacy_mmib.analysis.contributions import Contributions
+from spacy_mmib.images.reading import ImageError, read_image
 from spacy_mmib.rendering import render
 from spacy_mmib.rendering.arcs import lay_out
 from spacy_mmib.rendering.colours import get_hue
@@ -176,7 +177,9 @@ def test_a_picture_that_cant_be_read_is_said(nlp, picture, said):
 def test_what_a_reader_said_is_not_said_twice(nlp):
     doc = nlp.make_doc("bad")
     doc._.image = "nowhere.jpg"
-    doc._.image_error = "no such file: 'nowhere.jpg'"
+    with pytest.raises(ImageError) as err:
+        read_image("nowhere.jpg")
+    doc._.image_error = str(err.value)
     assert len(Page(render(doc)).find("p", "mmib-error")) == 1
 
 

@@ -25,7 +25,7 @@ from test_transformer import make_nlp as make_transformer_nlp
 
 from spacy_mmib.locking import OneAtATime
 
-THREADS, ROUNDS = 16, 6
+THREADS, ROUNDS = 16, 4
 WORDS = [
     "Rob",
     "Mia",
@@ -56,7 +56,7 @@ def _switch_often():
     sys.setswitchinterval(before)
 
 
-def make_posts(n: int = 24):
+def make_posts(n: int = 16):
     """Posts of different lengths, with photos in which all pixels differ, objects, and without pictures."""
     random = numpy.random.RandomState(3)
     posts = []
@@ -101,7 +101,7 @@ def check_threads(nlp, posts=None):
         return [answer(doc) for doc in nlp.pipe(docs, batch_size=1)]
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for shift, answers in enumerate(pool.map(stream, range(6))):
+        for shift, answers in enumerate(pool.map(stream, range(4))):
             assert answers == alone[shift:] + alone[:shift]
 
 

@@ -28,7 +28,7 @@ from .prepared import Prepared, Unit
 from .torch_shim import get_module, set_module, wrap_module
 
 READING = 2
-"""Raised when the same file is read as other pixels than before: no cache has vectors of the old ones then."""
+"""Raised when the same file is read as other pixels than before: no cache has vectors of those then."""
 
 NOT_IDENTITY = ("trainable", "memory_format", "rois")
 """Settings of a network that don't change what a frozen one computes."""
