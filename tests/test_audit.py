@@ -531,6 +531,7 @@ def mnre_corpus(mmib_data: Path, path: Path, split: str, text: str) -> Path:
     return save(path, docs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", MNRE)
 def test_published_mnre_crops_leak_the_answer(mmib_data, tmp_path, split):
     text, accuracy = MNRE[split]
@@ -555,6 +556,7 @@ def test_published_mnre_crops_leak_the_answer(mmib_data, tmp_path, split):
         )
 
 
+@pytest.mark.slow
 def test_twitter17_types_are_not_told_by_the_length_of_the_text(mmib_data, tmp_path):
     scripts = str(Path(__file__).parent.parent / "project" / "scripts")
     sys.path.insert(0, scripts)

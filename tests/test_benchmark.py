@@ -31,6 +31,7 @@ def quick(tmp_path_factory):
     return json.loads((folder / "metrics" / "benchmark.json").read_text()), result.output
 
 
+@pytest.mark.slow
 def test_every_row_is_measured(quick):
     results, output = quick
     for name, row in results["rows"].items():
@@ -58,6 +59,7 @@ def test_every_row_is_measured(quick):
     assert results["rows"]["released"]["peak_memory_mb"] > 100
 
 
+@pytest.mark.slow
 def test_ratios_are_of_medians(quick):
     results, output = quick
     assert list(results["ratios"]) == list(throughput.RATIOS)
@@ -72,12 +74,14 @@ def test_ratios_are_of_medians(quick):
     assert ranges == {"predict_exact": (1.0, 4.5)}
 
 
+@pytest.mark.slow
 def test_cached_rows_find_what_the_exact_one_finds(quick):
     results, _ = quick
     assert results["same_entities"]["ours_cached"] == 1
     assert 0 <= results["same_entities"]["ours_roi"] <= 1
 
 
+@pytest.mark.slow
 def test_what_else_is_written(quick):
     results, _ = quick
     assert len(results["cost"]["posts"]) == len(results["cost"]["seconds"]) > 2

@@ -488,6 +488,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 def test_published_counts(mmib_data, tmp_path):
     data = mmib_data / "mnre"
     counts = convert_mnre.convert(data, tmp_path / "out")
@@ -516,6 +517,7 @@ def test_published_counts(mmib_data, tmp_path):
     assert labels == set(json.loads((data / "ours_rel2id.json").read_text()))
 
 
+@pytest.mark.slow
 def test_published_dictionaries_leak(mmib_data, tmp_path):
     """The whole text with the whole dictionaries: "fewer than 3 crops" tells "None"."""
     dicts = mmib_data / "sample" / "mnre" / "txt"

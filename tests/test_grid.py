@@ -221,6 +221,7 @@ def finished(data, tmp_path_factory):
     return folder, output
 
 
+@pytest.mark.slow
 def test_the_table(finished):
     folder, output = finished
     assert "2 trainings, 0 of them finished before" in output
@@ -244,6 +245,7 @@ def test_the_table(finished):
     assert not list(folder.rglob("model-best"))
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again(data, finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
@@ -252,6 +254,7 @@ def test_what_is_finished_is_not_run_again(data, finished):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_files(data, finished, tmp_path):
     grids, metrics = tmp_path / "grids", tmp_path / "metrics"
     process = run_grid(data, grids, metrics, *ROWS)
@@ -271,6 +274,7 @@ def test_killed_and_resumed_gives_the_same_files(data, finished, tmp_path):
         assert path.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_stops_no_other(data, tmp_path):
     # Without a label nothing can be trained; the other corpus is fine.
     bad = data / "bad"

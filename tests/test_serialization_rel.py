@@ -275,7 +275,11 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(
     ("first", "method"),
-    [("child-only", "default"), ("parent-first", "default"), ("parent-first", "spawn")],
+    [
+        ("child-only", "default"),
+        ("parent-first", "default"),
+        pytest.param("parent-first", "spawn", marks=pytest.mark.slow),
+    ],
 )
 def test_multiprocessing(case, tmp_path, first, method):
     """In a process of its own: a hang must fail the test, not stop the suite."""

@@ -25,7 +25,7 @@ from test_transformer import make_nlp as make_transformer_nlp
 
 from spacy_mmib.locking import OneAtATime
 
-THREADS, ROUNDS = 16, 4
+THREADS, ROUNDS = 16, 3
 WORDS = [
     "Rob",
     "Mia",
