@@ -44,7 +44,7 @@ def lock_transformers(nlp: Language, *models: Model[Any, Any]) -> None:
     nlp (Language): The pipeline.
     models (Model): Of components that will be added to it.
     """
-    of_components = (getattr(component, "model", None) for _, component in nlp._components)
+    of_components = (getattr(component, "model", None) for _, component in nlp.components)
     for model in (*of_components, *models):
         for node in model.walk() if isinstance(model, Model) else ():
             # TransformerModel, without importing spacy-transformers, which imports torch.

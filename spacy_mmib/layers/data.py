@@ -18,7 +18,7 @@ class CoreInput:
     text (List[Floats2d]): A row a token.
     image (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
     image_keys (List[Optional[str]]): Equal for equal pictures.
-    text_keys (List[str]): Equal for equal texts.
+    text_keys (List[str]): Equal for equal texts; only in training, none otherwise.
     """
 
     text: list[Floats2d]

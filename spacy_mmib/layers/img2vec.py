@@ -106,10 +106,10 @@ def forward(
     """
     network = model.layers[0]
     train_network = is_train and settings.trainable
-    statistics = _copy_statistics(get_module(network)) if train_network else {}
     width = model.get_dim("nO")
     none = model.ops.alloc2f(0, width)
     module: Any = get_module(network)
+    statistics = _copy_statistics(module) if train_network else {}
     planner = get_planner(module)
     if planner is None:
         # A proxy: the planner lives as long as the network does, not the other way round.
@@ -160,7 +160,7 @@ def forward(
             if any(d.any() for d in d_vectors):
                 backprop_network(read.collect(model, all_rows, plans, d_vectors))
             else:  # a batch that teaches nothing teaches BatchNorm nothing either
-                _restore_statistics(get_module(network), statistics)
+                _restore_statistics(module, statistics)
         return []
 
     return vectors, backprop

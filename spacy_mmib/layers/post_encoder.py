@@ -169,7 +169,7 @@ def fuse(
         return PostVectors(text), lambda dY: (dY.context, zeros_like(model.ops, image))
     # A picture that could not be read has no rows and so is no picture.
     image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
-    text_keys = [doc.text for doc in docs]
+    text_keys = [doc.text for doc in docs] if is_train else []  # for the posteriors only
     Y, backprop = core(CoreInput(text, image, image_keys, text_keys), is_train)
     return Y, backprop
 
