@@ -7,8 +7,8 @@ from typing import Any
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 
-from spacy_mmib.relation_scorer import score_relations
-from spacy_mmib.relations import Relation, get_relations, set_relations
+from spacy_mmib.evaluation.relation_scorer import score_relations
+from spacy_mmib.post.relations import Relation, get_relations, set_relations
 
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Inverse strengths of the L2 penalty, of which dev chooses. Wide enough that neither end is chosen."""

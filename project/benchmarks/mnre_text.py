@@ -20,8 +20,8 @@ from spacy.util import load_config
 from thinc.api import Config
 from wasabi import msg
 
-from spacy_mmib.corpus import create_corpus_v1
-from spacy_mmib.relation_scorer import score_relations
+from spacy_mmib.evaluation.relation_scorer import score_relations
+from spacy_mmib.training.corpus import create_corpus_v1
 
 CONFIG = Path("configs/rel_trf.cfg")
 MODELS = Path("project/training/mnre_text")

@@ -22,7 +22,7 @@ from grid_config import Corpus, Options, make_config, read_corpus
 from grid_plan import Variant
 from train import parse
 
-from spacy_mmib.layers.torch_shim import get_module
+from spacy_mmib.bridge.shim import get_module
 
 TERMS = {
     "L_rr": {"alignment_weight": 0.0},

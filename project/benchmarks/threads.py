@@ -19,10 +19,10 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from thinc.api import Model
 
-from spacy_mmib.corpus import create_corpus_v1
-from spacy_mmib.extensions import get_confidence
-from spacy_mmib.locking import OneAtATime
-from spacy_mmib.relations import get_relations
+from spacy_mmib.pipeline.locking import OneAtATime
+from spacy_mmib.post.extensions import get_confidence
+from spacy_mmib.post.relations import get_relations
+from spacy_mmib.training.corpus import create_corpus_v1
 
 
 def main(pipeline: Path, corpus: Path, threads: int = 16, posts: int = 600) -> None:

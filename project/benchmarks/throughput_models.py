@@ -15,8 +15,8 @@ from spacy.training import Example
 from spacy.util import fix_random_seed, load_config, load_model_from_config
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from spacy_mmib.extensions import set_image, set_regions
-from spacy_mmib.layers.data import NERInput
+from spacy_mmib.bridge.data import NERInput
+from spacy_mmib.post.extensions import set_image, set_regions
 
 CONFIGS = {"mmib_ner": Path("configs/ner_trf.cfg"), "ner": Path("configs/baseline_trf.cfg")}
 

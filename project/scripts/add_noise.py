@@ -14,9 +14,9 @@ import spacy
 from PIL import Image
 from spacy.tokens import Doc, DocBin, Span
 
-from spacy_mmib.corpus import read_docs
-from spacy_mmib.extensions import get_image, get_regions, set_image, set_regions
-from spacy_mmib.relations import get_relations, set_relations
+from spacy_mmib.post.extensions import get_image, get_regions, set_image, set_regions
+from spacy_mmib.post.relations import get_relations, set_relations
+from spacy_mmib.training.corpus import read_docs
 
 STEPS = {"text": (0.2, 0.4), "picture": (8, 16)}
 """Share of the words that are misspelt, and of those in random case; boxes added to each picture. The corpus

@@ -25,7 +25,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 from tagged_posts import FormatError
 
-from spacy_mmib.extensions import get_regions
+from spacy_mmib.post.extensions import get_regions
 from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE, AttachCrops, leaking_mnre_crops
 
 NEGATIVE = "None"

@@ -12,8 +12,8 @@ from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 from tagged_posts import Orphans, TaggedPost, repair_tags
 
-from spacy_mmib.extensions import set_image, set_image_error, set_regions
 from spacy_mmib.images.reading import ImageError
+from spacy_mmib.post.extensions import set_image, set_image_error, set_regions
 
 EMPTY_TOKEN = "\ufffd"
 """Stands for a token without characters, which spaCy can't have; dropping it would shift the

@@ -15,8 +15,8 @@ from published import find_dataset
 from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
-from spacy_mmib.corpus import read_docs
-from spacy_mmib.relations import get_relations, has_relations
+from spacy_mmib.post.relations import get_relations, has_relations
+from spacy_mmib.training.corpus import read_docs
 
 Counts: TypeAlias = dict[str, dict[str, int]]
 """By split and by what is counted; "all" are all splits together."""

@@ -22,7 +22,7 @@ from spacy.cli.train import train
 from spacy.training import Example
 
 from spacy_mmib.cli.evaluate import evaluate
-from spacy_mmib.document_counts import (
+from spacy_mmib.evaluation.document_counts import (
     DocumentCounts,
     count_document_entities,
     count_document_relations,

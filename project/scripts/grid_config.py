@@ -11,8 +11,8 @@ from spacy.util import load_config
 from thinc.api import Config
 from train import dataset_paths, find_config
 
-from spacy_mmib.corpus import create_corpus_v1
-from spacy_mmib.extensions import get_stored_image
+from spacy_mmib.post.extensions import get_stored_image
+from spacy_mmib.training.corpus import create_corpus_v1
 
 BASELINE = Path("configs/baseline_trf.cfg")
 FIXED = ("training.optimizer.learn_rate", "training.eval_frequency")

@@ -19,8 +19,8 @@ from demo_texts import LABELS, RELATIONS, Post, Shares, known_words, make_posts
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
-from spacy_mmib.extensions import set_image, set_regions
-from spacy_mmib.relations import set_relations
+from spacy_mmib.post.extensions import set_image, set_regions
+from spacy_mmib.post.relations import set_relations
 
 NAMES = {"train": 600, "dev": 150, "test": 250}
 """Words that names are made of, per split. Fixed, so that no post depends on a split's size."""

@@ -6,7 +6,7 @@ from spacy.tokens import Doc, Span
 from spacy.util import filter_spans
 from spacy.vocab import Vocab
 
-from spacy_mmib.relations import get_relations, set_relations
+from spacy_mmib.post.relations import get_relations, set_relations
 
 ENTITY = "ENTITY"
 """The type of every head and tail. MNRE gives no types. The names of its relations would tell them,

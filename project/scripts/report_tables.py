@@ -17,7 +17,7 @@ from report_figures import draw_beta_sweep, draw_noise
 from run_grid import GRID_FOLDER, METRICS
 from wasabi import msg
 
-from spacy_mmib.significance import compare_f1
+from spacy_mmib.evaluation.significance import compare_f1
 
 TITLES = {
     "ablation": "Ablation (Table V)",

@@ -24,9 +24,9 @@ from spacy.util import logger
 from wasabi import msg
 
 from spacy_mmib.cli.evaluate import evaluate
-from spacy_mmib.corpus import create_corpus_v1
-from spacy_mmib.extensions import get_confidence, get_image, set_image
-from spacy_mmib.relations import get_relations
+from spacy_mmib.post.extensions import get_confidence, get_image, set_image
+from spacy_mmib.post.relations import get_relations
+from spacy_mmib.training.corpus import create_corpus_v1
 
 ROI = {
     "components.mmib_img2vec.model.region_features": "roi",

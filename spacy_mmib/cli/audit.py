@@ -61,7 +61,7 @@ def audit_cli(
     check_image_root(image_root)
     if output is not None:
         check_output(output)
-    from ..audit import AuditError, MissingExtraError, audit
+    from ..evaluation.audit import AuditError, MissingExtraError, audit
 
     try:
         result = audit(
@@ -84,7 +84,7 @@ def audit_cli(
 def print_audit(result: dict[str, Any]) -> None:
     """Print what an audit found, as tables.
 
-    result (Dict[str, Any]): What `spacy_mmib.audit.audit` returns.
+    result (Dict[str, Any]): What `spacy_mmib.evaluation.audit.audit` returns.
     """
     from wasabi import msg
 
@@ -126,7 +126,7 @@ def print_audit(result: dict[str, Any]) -> None:
 def _print_task(title: str, task: dict[str, Any]) -> None:
     from wasabi import msg
 
-    from ..audit import percent
+    from ..evaluation.audit import percent
 
     msg.divider(title)
     msg.text(

@@ -11,7 +11,7 @@ import typer
 from .app import fail, mmib_cli
 
 if TYPE_CHECKING:
-    from ..features.store import FeatureStore
+    from ..cache.store import FeatureStore
 
 cache_app = typer.Typer(
     name="cache",
@@ -106,7 +106,7 @@ def cache_clear_cli(
         raise typer.Exit(1)
     from wasabi import msg
 
-    from ..features.database import remove_files
+    from ..cache.database import remove_files
 
     try:
         remove_files(path.absolute())
@@ -116,7 +116,7 @@ def cache_clear_cli(
 
 
 def _check(path: Path) -> None:
-    from ..features.database import is_ours
+    from ..cache.database import is_ours
 
     try:
         if is_ours(path.absolute()):
@@ -131,7 +131,7 @@ def _check(path: Path) -> None:
 @contextmanager
 def _open(path: Path) -> "Iterator[FeatureStore]":
     _check(path)
-    from ..features.store import FeatureStore
+    from ..cache.store import FeatureStore
 
     try:
         with _quietly():

@@ -48,7 +48,7 @@ def cache_build_cli(
     from spacy.cli._util import import_code, parse_config_overrides, show_validation_error
     from spacy.util import load_config, load_model, load_model_from_config
 
-    from ..feature_building import (
+    from ..encoders.feature_building import (
         NothingToBuild,
         build_features,
         find_cached_encoders,
@@ -104,7 +104,7 @@ def cache_build_cli(
 
 
 def _read(nlp: "Language", corpus: list[Path], image_root: str | None) -> Iterator[Any]:
-    from ..corpus import MultimodalCorpus
+    from ..training.corpus import MultimodalCorpus
 
     for path in corpus:
         reader = MultimodalCorpus(path, image_root=image_root or None)

@@ -23,8 +23,8 @@ from .outputs import check_output, write_jsonl, write_text
 if TYPE_CHECKING:
     from spacy.tokens import Doc
 
-    from ..analysis.contributions import Contributions
-    from ..corpus import MultimodalCorpus
+    from ..evaluation.contributions import Contributions
+    from ..training.corpus import MultimodalCorpus
 
 ComponentOpt = Annotated[
     str | None,
@@ -111,9 +111,9 @@ def compute(
     RETURNS (List[Tuple[Doc, Optional[Contributions]]]): Of each post.
     RAISES (typer.Exit): It can't be loaded or read, or has nothing to look into.
     """
-    from ..analysis.contributions import get_contributions
-    from ..analysis.inspecting import find_component
-    from ..analysis.predicting import predict_examples
+    from ..evaluation.contributions import get_contributions
+    from ..evaluation.inspecting import find_component
+    from ..evaluation.predicting import predict_examples
 
     nlp = load_pipeline(model)
     try:
@@ -127,8 +127,8 @@ def compute(
 
 def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the file: raw values, and their shares from 0 to 1."""
-    from ..analysis.contributions import shares
-    from ..extensions import get_image_error, get_regions, get_stored_image
+    from ..evaluation.contributions import shares
+    from ..post.extensions import get_image_error, get_regions, get_stored_image
 
     tokens: list[Any] = []
     regions: list[Any] = []

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.training import Example
 
-    from ..corpus import MultimodalCorpus
+    from ..training.corpus import MultimodalCorpus
 
 CorpusArg: TypeAlias = Annotated[
     Path,
@@ -31,7 +31,7 @@ def make_reader(corpus: Path, image_root: str | None, limit: int = 0) -> "Multim
     RETURNS (MultimodalCorpus): The reader.
     RAISES (typer.Exit): It can't be made.
     """
-    from ..corpus import MultimodalCorpus
+    from ..training.corpus import MultimodalCorpus
 
     try:
         return MultimodalCorpus(corpus, image_root=image_root, limit=limit)

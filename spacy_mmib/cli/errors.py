@@ -23,7 +23,7 @@ from .outputs import check_output, write_jsonl
 if TYPE_CHECKING:
     from spacy.tokens import Doc
 
-    from ..analysis.errors import AnyError, PostChange
+    from ..evaluation.errors import AnyError, PostChange
 
 
 @mmib_cli.command("errors")
@@ -61,8 +61,8 @@ def errors_cli(
     reader = make_reader(corpus, image_root)
     from wasabi import msg
 
-    from ..analysis.errors import predict_both, sort_changes
-    from ..analysis.predicting import get_roles
+    from ..evaluation.errors import predict_both, sort_changes
+    from ..evaluation.predicting import get_roles
 
     roles = get_roles(nlp)
     if not (roles.recognizers or roles.extractors):
@@ -104,7 +104,7 @@ def print_errors(
     """
     from wasabi import msg
 
-    from ..analysis.errors import count_kinds
+    from ..evaluation.errors import count_kinds
 
     own = count_kinds([error for post in posts for error in post.errors])
     without = count_kinds([error for post in posts for error in post.errors_without])
@@ -158,7 +158,7 @@ def to_record(post: "PostChange") -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the file; offsets are those of characters and tokens of the
     predicted text.
     """
-    from ..extensions import get_image_error, get_stored_image
+    from ..post.extensions import get_image_error, get_stored_image
 
     image = get_stored_image(post.doc)
     return {
@@ -179,8 +179,8 @@ def to_record(post: "PostChange") -> dict[str, Any]:
 
 def annotations(doc: "Doc") -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): Entities and relations of a doc as plain values."""
-    from ..extensions import get_confidence, get_region_weights
-    from ..relations import relations_to_json
+    from ..post.extensions import get_confidence, get_region_weights
+    from ..post.relations import relations_to_json
 
     try:
         relations = relations_to_json(doc)

@@ -133,9 +133,9 @@ def evaluate(
         is known to leak the labels, of this corpus or the training data.
     RAISES (CorpusError): The corpus can't be read or has no posts.
     """
-    from ..ablation import remove_images, shuffle_images
-    from ..corpus import MultimodalCorpus
+    from ..evaluation.ablation import remove_images, shuffle_images
     from ..pipeline.instances import get_given_pairs
+    from ..training.corpus import MultimodalCorpus
 
     if images not in ("own", "none", "shuffled"):
         raise ValueError(f"images is {images!r}; choose one of own, none, shuffled.")
@@ -209,8 +209,8 @@ def evaluate_given(
     see (Optional[Callable]): Is given the posts with their predictions.
     RETURNS (Dict[str, Any]): The scores whose names begin with `rel_`.
     """
-    from ..given import give
     from ..pipeline.instances import get_given_pairs
+    from ..post.given import give
 
     for example in examples:
         give(example, "pairs")

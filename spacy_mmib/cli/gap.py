@@ -21,8 +21,8 @@ from .corpora import CorpusArg, make_reader, read_examples
 from .outputs import check_output, write_json, writing
 
 if TYPE_CHECKING:
-    from ..analysis.gap import EntityRegionPairs, Gap
-    from ..corpus import MultimodalCorpus
+    from ..evaluation.gap import EntityRegionPairs, Gap
+    from ..training.corpus import MultimodalCorpus
 
 
 @mmib_cli.command("gap")
@@ -64,8 +64,8 @@ def gap_cli(
     The figure needs scikit-learn and matplotlib: pip install "spacy-mmib[analysis]".
     """
     check_image_root(image_root)
-    from ..analysis.gap_plot import plot_gap, require_extra
-    from ..audit import MissingExtraError
+    from ..evaluation.audit import MissingExtraError
+    from ..evaluation.gap_plot import plot_gap, require_extra
 
     if output is not None:
         check_output(output, ".png", ".svg", ".pdf")
@@ -120,7 +120,7 @@ def measure(
     RETURNS (Tuple[Gap, List[EntityRegionPairs]]): See `measure_gap` and `entity_region_vectors`.
     RAISES (typer.Exit): It can't be loaded, there is nothing to look into, or no picture.
     """
-    from ..analysis.gap import entity_region_vectors, measure_gap
+    from ..evaluation.gap import entity_region_vectors, measure_gap
 
     nlp = load_pipeline(model)
     examples = read_examples(reader, nlp)

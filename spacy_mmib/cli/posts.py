@@ -11,14 +11,14 @@ from urllib.parse import unquote_to_bytes
 from spacy.tokens import Doc
 from spacy.util import get_words_and_spaces
 
-from ..extensions import (
+from ..post.extensions import (
     get_confidence,
     get_image_error,
     set_image,
     set_image_error,
     set_regions,
 )
-from ..relations import (
+from ..post.relations import (
     ASKED,
     Relation,
     has_relations,
@@ -29,7 +29,7 @@ from ..relations import (
 if TYPE_CHECKING:
     from spacy.language import Language
 
-    from ..local_pictures import PictureCounts, PictureFolder
+    from ..images.local_pictures import PictureCounts, PictureFolder
 
 
 RELATIONS_ERROR_KEY = ("spacy_mmib", "relations_error", None, None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, TextIO
 
 import typer
 
-from ..images.kinds import describe_kinds
+from ..post.kinds import describe_kinds
 from .app import (
     BatchSizeOpt,
     CodeOpt,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-    from ..local_pictures import PictureFolder
+    from ..images.local_pictures import PictureFolder
     from .posts import Post
 
 STANDARD = "-"
@@ -73,7 +73,7 @@ def predict_cli(
         check_output(output)
     from spacy.cli._util import import_code
 
-    from ..local_pictures import PictureFolder
+    from ..images.local_pictures import PictureFolder
     from .json_lines import NotJsonLines, read_json_lines
 
     import_code(code)
@@ -164,7 +164,7 @@ class PredictResult:
     with_picture (int): Posts whose picture was used.
     image_errors (int): Posts whose picture, or an object of it, was not used.
     reasons (Counter[str]): Pictures and objects that were not used, by kind of reason; see
-        `images.kinds.KINDS`.
+        `post.kinds.KINDS`.
     entities (int): Entities found.
     relations (int): Relations on the docs.
     skipped (List[int]): Numbers of the lines that were skipped, from 1.
@@ -216,10 +216,10 @@ def predict(
     """
     from tqdm import tqdm
 
-    from ..extensions import get_image_error, get_image_error_kinds, get_stored_image
-    from ..local_pictures import PictureCounts
-    from ..relations import read_relations
-    from ..resilient import pipe_each
+    from ..evaluation.resilient import pipe_each
+    from ..images.local_pictures import PictureCounts
+    from ..post.extensions import get_image_error, get_image_error_kinds, get_stored_image
+    from ..post.relations import read_relations
     from .posts import PostError, make_doc, read_posts, to_line
 
     result = PredictResult()

@@ -56,7 +56,7 @@ def report_cli(
     import_code(code)
     use_gpu(gpu_id, silent=False)
     nlp = load_pipeline(model)
-    from ..report.page import make_report
+    from ..visual.report.page import make_report
     from .evaluate import CorpusError
 
     try:

@@ -11,10 +11,10 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from ..post.values import PathInRoot
 from .errors import ImageError, explain_os, shorten
 from .limits import ReadingLimits
 from .paths import MissingFileError, OutsideRootError, as_image_error, existing_inside
-from .values import PathInRoot
 
 URL = re.compile(r"^((https?|ftp|s3|gs|data|file|blob):|[a-z][a-z0-9+.-]+://)", flags=re.IGNORECASE)
 

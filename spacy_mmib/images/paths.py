@@ -5,8 +5,8 @@ import errno
 import os
 from pathlib import Path
 
+from ..post.kinds import Kind
 from .errors import ImageError, explain_os, shorten
-from .kinds import Kind
 
 IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 """What a file system says of a name that it can't have."""

@@ -28,14 +28,14 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
+from ..post.kinds import Kind
+from ..post.values import ACCEPTED, Pixels, to_stored
 from ..util import warn
 from .colours import check_colours, open_again, to_8_bits
 from .errors import ImageError, explain, shorten
 from .files import URL, check_size, open_file, read_bytes
 from .header import check_header, get_orientation, get_upright_size
-from .kinds import Kind
 from .limits import BYTES_A_PIXEL, FORMATS, MAX_PIXELS, ReadingLimits
-from .values import ACCEPTED, Pixels, to_stored
 
 __all__ = [
     "FORMATS",

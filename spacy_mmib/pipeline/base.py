@@ -14,10 +14,10 @@ from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
-from ..extensions import get_image_error, get_regions_note, get_stored_image
-from ..layers.data import TERMS, PairScores, PostVectors
-from ..layers.prefetch import find_encoder_layers, get_settings
-from ..schedules import Weight
+from ..bridge.data import TERMS, PairScores, PostVectors
+from ..encoders.prefetch import find_encoder_layers, get_settings
+from ..post.extensions import get_image_error, get_regions_note, get_stored_image
+from ..training.schedules import Weight
 from ..util import warn
 from .checked_loading import CheckedLoading
 from .collapse import CollapseMonitor

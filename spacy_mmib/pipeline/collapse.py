@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy
 from numpy.typing import NDArray
 
-from ..layers.data import Posterior, Posteriors
+from ..bridge.data import Posterior, Posteriors
 from ..util import logger, warn
 
 MODALITIES = {"text": "text", "image": "picture"}

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from spacy.tokens import Doc, Span
 from spacy.util import registry
 
-from ..relations import get_relations
+from ..post.relations import get_relations
 
 GetInstances: TypeAlias = Callable[[Doc], list[tuple[Span, Span]]]
 """Head and tail of each candidate, spans of the doc, which may overlap. Called on predicted docs, and in

@@ -11,9 +11,9 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 from thinc.types import Floats2d
 
-from ..layers.img2vec_listener import Img2VecListener
-from ..layers.picture_vectors import set_picture_vectors
-from ..layers.prefetch import find_encoder_layers, get_settings
+from ..bridge.picture_vectors import set_picture_vectors
+from ..encoders.listener import Img2VecListener
+from ..encoders.prefetch import find_encoder_layers, get_settings
 from .base import NO_WEIGHTS
 from .checked_loading import CheckedLoading
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL

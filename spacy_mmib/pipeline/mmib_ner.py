@@ -10,11 +10,11 @@ from spacy.training import Example, biluo_to_iob
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..extensions import get_predicted, set_predicted, set_region_weights
-from ..layers.data import NERInput, NERTargets, PostVectors
-from ..locking import lock_transformers
+from ..bridge.data import NERInput, NERTargets, PostVectors
+from ..post.extensions import get_predicted, set_predicted, set_region_weights
 from .base import MMIBPipe
 from .batching import batches_by_length
+from .locking import lock_transformers
 from .replacing import replace_listeners_by_path
 
 DEFAULT_MODEL = {

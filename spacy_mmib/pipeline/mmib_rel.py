@@ -11,10 +11,9 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..extensions import get_weighted_spans, set_region_weights
-from ..layers.data import PairInput, PairScores, SpanWeights
-from ..locking import lock_transformers
-from ..relations import (
+from ..bridge.data import PairInput, PairScores, SpanWeights
+from ..post.extensions import get_weighted_spans, set_region_weights
+from ..post.relations import (
     ASKED,
     RELATIONS_KEY,
     Pair,
@@ -25,11 +24,12 @@ from ..relations import (
     set_predicted_relations,
     set_relations,
 )
-from ..user_data import get_entry
+from ..post.user_data import get_entry
 from ..util import warn
 from .base import MMIBPipe
 from .batching import batches_of_pairs
 from .instances import GetInstances, get_given_pairs
+from .locking import lock_transformers
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .replacing import replace_listeners_by_path
 

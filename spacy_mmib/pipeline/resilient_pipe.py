@@ -6,7 +6,7 @@ from typing import Any
 from spacy import util
 from spacy.tokens import Doc
 
-from ..layers.prefetch import find_encoders, prefetch
+from ..encoders.prefetch import find_encoders, prefetch
 
 
 class ResilientPipe:

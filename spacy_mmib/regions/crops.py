@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from spacy.tokens import Doc
 
-from ..extensions import get_stored_image
 from ..images.errors import ImageError, shorten
 from ..images.files import bind
+from ..post.extensions import get_stored_image
+from ..post.regions import Region
 from ..util import logger, warn
 from .getter import RegionGetter
 from .layouts import (
@@ -24,7 +25,6 @@ from .layouts import (
 )
 from .leaking import LEAKING_MNRE_NOTE
 from .registry import region_getters
-from .values import Region
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spacy.tokens import Doc
 
+from ..post.regions import Region
 from .getter import RegionGetter
-from .values import Region
 
 if TYPE_CHECKING:
     import PIL.Image

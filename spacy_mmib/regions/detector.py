@@ -44,7 +44,7 @@ class DetectorRegions(DetectingGetter):
         return found
 
     def _load(self, device: str) -> Any:
-        from ..torch_modules.detection import TorchvisionDetector
+        from .detection import TorchvisionDetector
 
         if self.weights is None:
             warn(
@@ -61,7 +61,7 @@ class DetectorRegions(DetectingGetter):
         )
 
     def _identify(self) -> str:
-        from ..torch_modules.detection_weights import identify_weights
+        from .detection_weights import identify_weights
 
         weights = identify_weights(self.arch, self.weights)
         classes = f"num_classes={self.num_classes} labels={self.labels}"

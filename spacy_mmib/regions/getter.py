@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spacy.tokens import Doc
 
-from .values import Region
+from ..post.regions import Region
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -52,12 +52,12 @@ class GroundingRegions(DetectingGetter):
         return found
 
     def _load(self, device: str) -> Any:
-        from ..torch_modules.grounding import GroundingDetector
+        from .grounding_model import GroundingDetector
 
         return GroundingDetector(self.name, device=device, batch_size=self.batch_size)
 
     def _identify(self) -> str:
-        from ..torch_modules.hub import identify_model
+        from .hub import identify_model
 
         phrases = NOUN_CHUNKS if self.phrases is None else repr(self.phrases)
         return f"grounding {identify_model(self.name)} phrases={phrases}"

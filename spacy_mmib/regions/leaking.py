@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 from spacy.tokens import Doc
 
-from ..extensions import set_regions, set_regions_note
 from ..images.errors import ImageError
 from ..images.paths import resolve_inside
+from ..post.extensions import set_regions, set_regions_note
 from ..util import logger
 
 LEAKING_MNRE_NOTE = (

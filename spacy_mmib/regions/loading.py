@@ -6,7 +6,7 @@ from typing import Any
 import PIL.Image
 
 from ..images.reading import ImageError, read_image
-from .values import Region, clip_box
+from ..post.regions import Region, clip_box
 
 
 class Problem(str):

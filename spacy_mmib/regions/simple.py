@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from spacy.tokens import Doc
 
-from ..extensions import get_regions
+from ..post.extensions import get_regions
+from ..post.regions import Region
 from .getter import RegionGetter
 from .registry import region_getters
-from .values import Region
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -1,1 +1,0 @@
-"""Registered builders, thin: they name the settings and put layers together."""

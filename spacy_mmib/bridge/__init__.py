@@ -1,0 +1,1 @@
+"""Between Thinc and torch: the shim, padding, and what passes between layers."""

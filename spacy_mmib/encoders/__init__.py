@@ -1,0 +1,1 @@
+"""Pictures to rows of vectors: a family of networks a file."""

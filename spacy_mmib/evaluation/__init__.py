@@ -1,0 +1,1 @@
+"""Scorers, and what is measured of a trained pipeline."""

@@ -1,0 +1,185 @@
+"""How far the latents of texts and pictures are apart: the modality gap that the alignment term is there to
+close (the paper's §V-D)."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.training import Example
+
+from ..post.extensions import get_image_key
+from .inspecting import find_component, inspect_docs
+
+TIED = 1e-9
+"""Cosines that differ by less are equal: pictures with the same content under two names."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Over the posts with a (readable) picture. Latents of a post are means over its tokens and over the rows
+    of its picture.
+
+    component (str): Whose latents they are.
+    posts (int): How many posts.
+    pictures (int): How many different pictures they have.
+    paired (float): Mean cosine of a text and its own picture, -1 to 1.
+    unpaired (Optional[float]): Mean cosine of a text and each other picture; `None` with a single picture.
+    recall_at_1 (float): How often the own picture is the nearest to a text of all different pictures, 0-1. Of
+        equally near pictures each is as likely to be the nearest.
+    recall_at_5 (float): How often it is among the nearest five.
+    chance_at_1 (float): The same for guessing: 1 / pictures.
+    chance_at_5 (float): The same: 5 / pictures, at most 1.
+    """
+
+    component: str
+    posts: int
+    pictures: int
+    paired: float
+    unpaired: float | None
+    recall_at_1: float
+    recall_at_5: float
+    chance_at_1: float
+    chance_at_5: float
+
+    def to_json(self) -> dict[str, Any]:
+        """RETURNS (Dict[str, Any]): Plain values, by the names above."""
+        return asdict(self)
+
+
+def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None) -> Gap:
+    """Measure how near texts are to their own pictures, compared with other pictures.
+
+    nlp (Language): The pipeline.
+    docs (Iterable[Doc]): The posts, see `get_contributions`. Posts with the same picture (the same file, or
+        the same pixels) count as having one picture, with the objects it has in the first of them.
+    component (Optional[str]): See `get_contributions`.
+    RETURNS (Gap): See there.
+    RAISES (ValueError): No post has a picture that can be read, or see `get_contributions`.
+    """
+    name = find_component(nlp, component)
+    docs = list(docs)
+    texts: list[numpy.ndarray[Any, Any]] = []
+    pictures: dict[str | None, numpy.ndarray[Any, Any]] = {}
+    columns: dict[str | None, int] = {}
+    own: list[int] = []
+    for doc, found in zip(docs, inspect_docs(nlp, docs, name)):
+        if found is not None and len(found.z_image):
+            texts.append(found.z_text.mean(axis=0, dtype="float64"))
+            key = get_image_key(doc)
+            pictures.setdefault(key, found.z_image.mean(axis=0, dtype="float64"))
+            own.append(columns.setdefault(key, len(columns)))
+    if not texts:
+        raise ValueError(
+            f"None of these {len(docs)} posts has a picture that can be read, so there is no gap to measure."
+        )
+    cosines = unit(numpy.stack(texts)) @ unit(numpy.stack(list(pictures.values()))).T
+    return _summarize(name, cosines, numpy.asarray(own))
+
+
+def _summarize(
+    name: str, cosines: "numpy.ndarray[Any, Any]", own: "numpy.ndarray[Any, Any]"
+) -> Gap:
+    """cosines: A row a text, a column a different picture. own: The column of the text's own picture."""
+    n, m = cosines.shape
+    right = cosines[numpy.arange(n), own]
+    nearer = (cosines > right[:, None] + TIED).sum(axis=1)
+    tied = (abs(cosines - right[:, None]) <= TIED).sum(axis=1)  # the own one among them
+    recall = {k: float(numpy.clip((k - nearer) / tied, 0, 1).mean()) for k in (1, 5)}
+    others = (cosines.sum() - right.sum()) / (n * (m - 1)) if m > 1 else None
+    return Gap(
+        component=name,
+        posts=n,
+        pictures=m,
+        paired=float(right.mean()),
+        unpaired=None if others is None else float(others),
+        recall_at_1=recall[1],
+        recall_at_5=recall[5],
+        chance_at_1=1 / m,
+        chance_at_5=min(1.0, 5 / m),
+    )
+
+
+def unit(vectors: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
+    """RETURNS (numpy.ndarray): The rows at length 1; zeros stay zeros."""
+    lengths = numpy.linalg.norm(vectors, axis=1, keepdims=True)
+    result: numpy.ndarray[Any, Any] = vectors / numpy.where(lengths > 0, lengths, 1.0)
+    return result
+
+
+@dataclass(frozen=True)
+class EntityRegionPairs:
+    """Gold entities of one type, and what of the picture they attend to most.
+
+    label (str): The type.
+    found (int): Entities of this type in posts with a picture, of which these are a sample.
+    entities (numpy.ndarray): Means of Z^T over the tokens of each, (k, d).
+    regions (numpy.ndarray): Z^V of the object to which each attends most, or of the whole picture where
+        there are no objects, (k, d).
+    """
+
+    label: str
+    found: int
+    entities: "numpy.ndarray[Any, Any]"
+    regions: "numpy.ndarray[Any, Any]"
+
+
+def entity_region_vectors(
+    nlp: Language,
+    examples: Iterable[Example],
+    labels: Sequence[str] | None = None,
+    limit: int = 150,
+    seed: int = 0,
+    *,
+    component: str | None = None,
+) -> list[EntityRegionPairs]:
+    """Take a sample of entities and objects, as in §V-D, which shows 150 of each type. With the same posts
+    and seed it is of the same entities, whatever the pipeline.
+
+    nlp (Language): The pipeline.
+    examples (Iterable[Example]): The posts, with gold entities.
+    labels (Optional[Sequence[str]]): The types wanted; by default all, the most frequent first.
+    limit (int): At most so many pairs a type.
+    seed (int): Of the sample.
+    component (Optional[str]): See `get_contributions`.
+    RETURNS (List[EntityRegionPairs]): One a type, those without any entity included if they were asked for.
+    RAISES (ValueError): See `get_contributions`.
+    """
+    name = find_component(nlp, component)
+    examples = list(examples)
+    found: dict[str, list[tuple[Any, Any]]] = {}
+    width = 0
+    inspected = inspect_docs(nlp, [example.predicted for example in examples], name)
+    for example, post in zip(examples, inspected):
+        if post is None or not len(post.z_image):
+            continue
+        width = post.z_text.shape[1]
+        for ent in example.get_aligned_spans_y2x(example.reference.ents):
+            tokens = slice(ent.start, ent.end)
+            rows = post.rows or range(len(post.z_image))
+            objects = [row for row, region in enumerate(rows) if region > 0]
+            weights = post.weights[tokens].mean(axis=0, dtype="float64")
+            row = max(objects, key=lambda i: weights[i]) if objects else 0
+            pair = post.z_text[tokens].mean(axis=0, dtype="float64"), post.z_image[row]
+            found.setdefault(ent.label_, []).append(pair)
+    if labels is None:
+        labels = sorted(found, key=lambda label: (-len(found[label]), label))
+    result = []
+    for label in labels:
+        pairs = found.get(label, [])
+        # A generator a label: which other labels are wanted changes nothing.
+        places = random.Random(f"{seed} {label}").sample(range(len(pairs)), min(limit, len(pairs)))
+        sample = [pairs[i] for i in sorted(places)]
+        empty = numpy.zeros((0, width))
+        result.append(
+            EntityRegionPairs(
+                label,
+                len(pairs),
+                numpy.stack([pair[0] for pair in sample]) if sample else empty,
+                numpy.stack([pair[1] for pair in sample]) if sample else empty,
+            )
+        )
+    return result

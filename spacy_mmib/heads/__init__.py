@@ -1,0 +1,1 @@
+"""Picture-aware text vectors to annotations."""

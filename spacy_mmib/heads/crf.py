@@ -1,0 +1,245 @@
+"""The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torchcrf import CRF
+
+from ..fusion.regularizers import at_least_float32
+
+# Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
+FORBIDDEN = -10_000.0
+
+
+class DecodedEntities(NamedTuple):
+    """The entities of one post.
+
+    starts (List[int]): First token of each.
+    ends (List[int]): One past the last token of each.
+    labels (List[int]): Index of the label of each.
+    confidences (List[float]): Probability of exactly this entity under the CRF, 0-1.
+    """
+
+    starts: list[int]
+    ends: list[int]
+    labels: list[int]
+    confidences: list[float]
+
+
+class NERHead(nn.Module):
+    """Tags: 0 is O, 2j + 1 is B and 2j + 2 is I of label j.
+
+    width (int): d, width of C.
+    n_labels (int): Number of entity labels, at least 1.
+    """
+
+    def __init__(self, *, width: int, n_labels: int) -> None:
+        super().__init__()
+        if n_labels < 1:
+            raise ValueError(f"An entity recognizer needs at least one label, not {n_labels}.")
+        self.settings: dict[str, Any] = {"width": width, "n_labels": n_labels}
+        self.n_tags = 2 * n_labels + 1
+        self.emission = nn.Linear(width, self.n_tags)
+        self.crf = CRF(self.n_tags, batch_first=True)
+        # I of a label may only follow B or I of the same label, and may not begin a post.
+        forbidden = torch.zeros(self.n_tags, self.n_tags, dtype=torch.bool)
+        forbidden[:, 2::2] = True
+        for i in range(2, self.n_tags, 2):
+            forbidden[i - 1, i] = forbidden[i, i] = False
+        self.register_buffer("forbidden", forbidden, persistent=False)
+        self.constrain()
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Write the forbidden transitions into the CRF's parameters.
+
+        They are ordinary parameters, so an optimizer (weight decay) moves them; this is called after each of
+        its steps, and after loading.
+        """
+        # .data, since an in-place change of the parameter itself would invalidate a pending backward.
+        self.crf.transitions.data.masked_fill_(self.forbidden, FORBIDDEN)
+        self.crf.start_transitions.data[2::2] = FORBIDDEN
+
+    def forward(
+        self,
+        context: torch.Tensor,
+        mask: torch.Tensor,
+        tags: torch.Tensor | None = None,
+        *,
+        training: bool = False,
+    ) -> Any:
+        """The loss if gold tags are given, the best entities otherwise.
+
+        context (torch.Tensor): C, (b, n, d).
+        mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
+        tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown.
+        training (bool): Makes no difference: nothing here is random.
+        RETURNS (Union[torch.Tensor, List[DecodedEntities]]): Negative log-likelihood, mean over posts,
+            (1,); or the entities of each post.
+        """
+        emissions = self.emission(at_least_float32(context))
+        if tags is not None:
+            return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
+        return self.decode(emissions, mask)
+
+    def negative_log_likelihood(
+        self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor
+    ) -> torch.Tensor:
+        """-log p(tags) (Eq. 27). Unknown tags are summed over, so that nothing is learned from them:
+        -log of the total probability of all sequences that agree with the known ones.
+
+        emissions (torch.Tensor): (b, n, k).
+        mask (torch.Tensor): Bool (b, n).
+        tags (torch.Tensor): Long (b, n), -1 where unknown.
+        RETURNS (torch.Tensor): (b,), in nats.
+        """
+        known = tags >= 0
+        if bool((known | ~mask).all()):
+            return self._nll(emissions, mask, tags.clamp(min=0))
+        only = nn.functional.one_hot(tags.clamp(min=0), self.n_tags).bool()
+        allowed = only | ~known.unsqueeze(-1)
+        return -self._log_share(
+            emissions, emissions.masked_fill(~allowed, FORBIDDEN), mask, self._fill(tags)
+        )
+
+    def _nll(self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+        llh: torch.Tensor = self.crf(emissions, tags, mask, reduction="none")
+        return -llh
+
+    def _log_share(
+        self,
+        emissions: torch.Tensor,
+        constrained: torch.Tensor,
+        mask: torch.Tensor,
+        path: torch.Tensor,
+    ) -> torch.Tensor:
+        """The share, in total probability, of the tag sequences that a constraint leaves.
+
+        torchcrf's public interface gives likelihoods only: log Z - score(path). For a path that the
+        constraint leaves its score is the same on both sides and cancels.
+
+        emissions (torch.Tensor): (b, n, k).
+        constrained (torch.Tensor): The same, `FORBIDDEN` where the constraint excludes a tag.
+        mask (torch.Tensor): Bool (b, n).
+        path (torch.Tensor): Any well-formed tags that the constraint leaves, (b, n).
+        RETURNS (torch.Tensor): The logarithm of the share, (b,).
+        """
+        return self._nll(constrained, mask, path) - self._nll(emissions, mask, path)
+
+    @staticmethod
+    def _fill(tags: torch.Tensor) -> torch.Tensor:
+        """RETURNS (torch.Tensor): `tags` with every -1 replaced such that the sequence is well-formed: O, or
+        B where an I follows.
+        """
+        filled = tags.clone()
+        following = torch.zeros_like(tags[:, 0])
+        for i in reversed(range(tags.shape[1])):
+            is_inside = (following > 0) & (following % 2 == 0)
+            guess = torch.where(is_inside, following - 1, torch.zeros_like(following))
+            filled[:, i] = following = torch.where(tags[:, i] < 0, guess, tags[:, i])
+        return filled
+
+    def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[DecodedEntities]:
+        """The best tag sequence of each post (Viterbi), read as entities.
+
+        emissions (torch.Tensor): (b, n, k).
+        mask (torch.Tensor): Bool (b, n).
+        RETURNS (List[DecodedEntities]): In order.
+        """
+        paths = self.crf.decode(emissions, mask)
+        decoded = [_read_entities(path) for path in paths]
+        spans = [(post, *span) for post, found in enumerate(decoded) for span in found]
+        remaining = iter(self.entity_probabilities(emissions, mask, spans))
+        return [
+            DecodedEntities(
+                [start for start, _, _ in found],
+                [end for _, end, _ in found],
+                [label for _, _, label in found],
+                [next(remaining) for _ in found],
+            )
+            for found in decoded
+        ]
+
+    @torch.no_grad()
+    def entity_probabilities(
+        self,
+        emissions: torch.Tensor,
+        mask: torch.Tensor,
+        spans: list[tuple[int, int, int, int]],
+    ) -> list[float]:
+        """Probability, under the CRF, that exactly these tokens are an entity of this label: the share
+        of all tag sequences that have it.
+
+        One forward-backward pass over the posts, whatever the number of spans: of the sequences that have a
+        span, the forward scores sum up everything before it, the backward scores everything after it.
+
+        emissions (torch.Tensor): (b, n, k).
+        mask (torch.Tensor): Bool (b, n).
+        spans (List[Tuple[int, int, int, int]]): Post, first token, one past the last token, label.
+        RETURNS (List[float]): One number a span, 0-1.
+        """
+        if not spans:
+            return []
+        posts = sorted({post for post, *_ in spans})
+        row_of = {post: row for row, post in enumerate(posts)}
+        # On CPU in float64: many small steps, and the difference of large logarithms is exponentiated.
+        scores, real = emissions[posts].cpu().double(), mask[posts].cpu()
+        transitions = self.crf.transitions.cpu().double()
+        end_scores = self.crf.end_transitions.cpu().double()
+        forward, backward = self._forward_backward(scores, real)
+        lengths = real.sum(1).tolist()
+        log_total = torch.logsumexp(forward[:, 0] + backward[:, 0], -1)
+        probabilities = []
+        for post, start, end, label in spans:
+            row, begin, inside = row_of[post], 2 * label + 1, 2 * label + 2
+            last = inside if end - start > 1 else begin
+            score = forward[row, start, begin]
+            if end - start > 1:
+                score = (
+                    score + transitions[begin, inside] + scores[row, start + 1 : end, inside].sum()
+                )
+                score = score + (end - start - 2) * transitions[inside, inside]
+            if end < lengths[row]:
+                after = transitions[last] + scores[row, end] + backward[row, end]
+                after[inside] = FORBIDDEN  # it would go on
+                score = score + torch.logsumexp(after, -1)
+            else:
+                score = score + end_scores[last]
+            probabilities.append(min(1.0, float((score - log_total[row]).exp())))
+        return probabilities
+
+    def _forward_backward(
+        self, scores: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum up, for every token and tag, all tag sequences before it and all after it.
+
+        scores (torch.Tensor): Emissions, float64 on CPU, (b, n, k).
+        mask (torch.Tensor): Bool (b, n).
+        RETURNS (Tuple[torch.Tensor, torch.Tensor]): Log of the summed exponentiated scores up to the token,
+            its own emission included, and of those behind it; (b, n, k) each.
+        """
+        transitions = self.crf.transitions.cpu().double()
+        forward, backward = torch.empty_like(scores), torch.empty_like(scores)
+        forward[:, 0] = self.crf.start_transitions.cpu().double() + scores[:, 0]
+        for i in range(1, scores.shape[1]):
+            so_far = forward[:, i - 1].unsqueeze(-1) + transitions
+            forward[:, i] = torch.logsumexp(so_far, 1) + scores[:, i]
+        backward[:, -1] = ends = self.crf.end_transitions.cpu().double().expand_as(scores[:, 0])
+        for i in reversed(range(scores.shape[1] - 1)):
+            following = (scores[:, i + 1] + backward[:, i + 1]).unsqueeze(1) + transitions
+            is_last = ~mask[:, i + 1].unsqueeze(-1)
+            backward[:, i] = torch.where(is_last, ends, torch.logsumexp(following, -1))
+        return forward, backward
+
+
+def _read_entities(path: list[int]) -> list[tuple[int, int, int]]:
+    """RETURNS (List[Tuple[int, int, int]]): First token, one past the last token, label of each entity."""
+    entities: list[tuple[int, int, int]] = []
+    for i, tag in enumerate(path):
+        if tag % 2:
+            entities.append((i, i + 1, tag // 2))
+        elif tag:  # the CRF only lets I follow its own B or I
+            start, _, label = entities.pop()
+            entities.append((start, i + 1, label))
+    return entities

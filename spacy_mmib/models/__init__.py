@@ -1,0 +1,1 @@
+"""Registered builders of the models of both components."""

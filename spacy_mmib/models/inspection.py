@@ -1,0 +1,65 @@
+"""What the core of a model makes of posts on the way to its output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+from spacy.tokens import Doc
+from thinc.api import Model
+
+from ..bridge.padding import pad
+from ..bridge.picture_vectors import get_region_rows
+from ..bridge.shim import get_module
+from ..fusion.mmib import MMIBCore
+from .post_encoder import encode_pictures
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Of a post, in float32, m + 1 being the rows of its picture vectors: 0 without a picture.
+
+    text (numpy.ndarray): X^T, projected to the width d of the core, (n, d).
+    z_text (numpy.ndarray): Z^T, the mean of its posterior, (n, d).
+    image (numpy.ndarray): X^V = W_v of the picture vectors, (m + 1, d).
+    z_image (numpy.ndarray): Z^V, (m + 1, d).
+    weights (numpy.ndarray): What each token attended to in the picture (Eq. 17), (n, m + 1).
+    rows (Optional[List[int]]): What the rows of a picture stand for, see `set_region_rows`.
+    """
+
+    text: "numpy.ndarray[Any, Any]"
+    z_text: "numpy.ndarray[Any, Any]"
+    image: "numpy.ndarray[Any, Any]"
+    z_image: "numpy.ndarray[Any, Any]"
+    weights: "numpy.ndarray[Any, Any]"
+    rows: list[int] | None
+
+
+def inspect_posts(model: Model[Any, Any], docs: Sequence[Doc]) -> list[Inspection]:
+    """Run both encoders and the parts of the core, as at inference.
+
+    model (Model): Has the sub-layers `tok2vec`, `img2vec` and `core` as refs, none of them missing.
+    docs (Sequence[Doc]): A batch, each doc with tokens; at least one.
+    RETURNS (List[Inspection]): Of each post.
+    """
+    core = get_module(model.get_ref("core"))
+    assert isinstance(core, MMIBCore)
+    text = model.get_ref("tok2vec").predict(docs)
+    image, _ = encode_pictures(model, docs, False)
+    rows = [get_region_rows(doc) for doc in docs]
+    found = core.inspect(*pad(text), *pad(image))
+    arrays = [tensor.float().cpu().numpy() for tensor in found]
+    result = []
+    for i, (n, m) in enumerate((len(x), len(v)) for x, v in zip(text, image)):
+        x_text, z_text, x_image, z_image, weights = (array[i] for array in arrays)
+        result.append(
+            Inspection(
+                x_text[:n].copy(),
+                z_text[:n].copy(),
+                x_image[:m].copy(),
+                z_image[:m].copy(),
+                weights[:n, :m].copy(),
+                rows[i],
+            )
+        )
+    return result

@@ -1,0 +1,130 @@
+"""Posts and pairs of their spans to scores of relations: encoders, core and head, one after the other."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy
+from spacy.tokens import Doc
+from thinc.api import Model
+from thinc.types import Floats2d
+
+from ..bridge.data import (
+    PairArray,
+    PairInput,
+    PairScores,
+    PostVectors,
+    RelationHeadInput,
+    SpanWeights,
+)
+from ..bridge.padding import zeros_like
+from .markers import mark_pair
+from .post_encoder import by_region, encode_pictures, encode_posts, fuse
+
+Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
+
+
+def classify_pairs(
+    model: Model[PairInput, PairScores], X: PairInput | list[Doc], is_train: bool
+) -> tuple[PairScores, Backprop]:
+    """Score pairs, in the way that the model's attribute "entity_repr" says: `classify_pooled` or
+    `classify_marked`. Docs alone, which is what `spacy debug model` gives any model, are posts without pairs.
+    """
+    if not isinstance(X, PairInput):
+        X = PairInput(X, [numpy.zeros((0, 4), dtype="int64") for _ in X])
+    if model.attrs["entity_repr"] == "marker":
+        return classify_marked(model, X, is_train)
+    return classify_pooled(model, X, is_train)
+
+
+def classify_pooled(
+    model: Model[PairInput, PairScores], X: PairInput, is_train: bool
+) -> tuple[PairScores, Backprop]:
+    """Score pairs by the mean of C over the tokens of head and tail (Eq. 19). A post is encoded once,
+    whatever the number of its pairs; one without any takes no part in the regularizer terms.
+
+    model (Model[PairInput, PairScores]): Has the sub-layers `tok2vec`, `img2vec`, `core`, `head` as refs.
+    X (PairInput): The posts.
+    is_train (bool): See `encode_posts`.
+    RETURNS (Tuple[PairScores, Callable]): The scores, and the callback for their gradient.
+    """
+    rows = [i for i, pairs in enumerate(X.pairs) if len(pairs)]
+    vectors, backprop_posts = encode_posts(model, X.docs, is_train, rows)
+    context = [vectors.context[i] for i in rows]
+    scores, backprop_head = _score(model, context, [X.pairs[i] for i in rows], is_train)
+    weights: list[SpanWeights] = []
+    if vectors.weights:
+        weights = [{} for _ in X.docs]
+        for i, array in enumerate(vectors.weights):
+            if array.shape[1]:
+                spans = {(int(a), int(b)) for a, b in X.pairs[i].reshape(-1, 2)}
+                weights[i] = {(a, b): [array[a:b].mean(axis=0)] for a, b in sorted(spans)}
+
+    def backprop(dY: PairScores) -> list[Doc]:
+        d_context = list(vectors.context)
+        for i, d_rows in zip(rows, backprop_head(dY.scores)):
+            d_context[i] = d_rows
+        return backprop_posts(PostVectors(d_context, dY.terms))
+
+    terms, kl_per_dim = vectors.terms, vectors.kl_per_dim
+    return PairScores(scores, terms, kl_per_dim, weights, vectors.posteriors), backprop
+
+
+def classify_marked(
+    model: Model[PairInput, PairScores], X: PairInput, is_train: bool
+) -> tuple[PairScores, Backprop]:
+    """Score pairs by C at the opening markers of head and tail, in the post written anew with markers round
+    them: a text encoding a pair, and in training all of a batch at once. A picture is encoded once a call:
+    where prediction spreads the pairs of a post over several, a listener's vectors are found each time, an
+    own encoder runs each time.
+
+    model (Model[PairInput, PairScores]): As for `classify_pooled`; its attribute "markers" has the marks.
+    X (PairInput): The posts.
+    is_train (bool): See `encode_posts`.
+    RETURNS (Tuple[PairScores, Callable]): The scores, and the callback for their gradient.
+    """
+    image, backprop_image = encode_pictures(model, X.docs, is_train)
+    owners = [i for i, pairs in enumerate(X.pairs) for _ in range(len(pairs))]
+    marked = [
+        mark_pair(doc, pair, model.attrs["markers"])
+        for doc, pairs in zip(X.docs, X.pairs)
+        for pair in pairs
+    ]
+    docs = [doc for doc, _ in marked]
+    text, backprop_text = model.get_ref("tok2vec")(docs, is_train) if docs else ([], None)
+    posts = [X.docs[i] for i in owners]
+    vectors, backprop_core = fuse(model, posts, text, [image[i] for i in owners], is_train)
+    places = [numpy.asarray([place], dtype="int64") for _, place in marked]
+    scores, backprop_head = _score(model, vectors.context, places, is_train)
+    weights: list[SpanWeights] = []
+    if vectors.weights:
+        weights = [{} for _ in X.docs]
+        pairs = [pair for post in X.pairs for pair in post]
+        for i, pair, place, array in zip(owners, pairs, places, vectors.weights):
+            array = by_region(X.docs[i], array)
+            for k in (0, 2) if array.shape[1] else ():
+                span = int(pair[k]), int(pair[k + 1])
+                weights[i].setdefault(span, []).append(array[place[0, k]])
+
+    def backprop(dY: PairScores) -> list[Doc]:
+        d_context = backprop_head(dY.scores)
+        d_text, d_rows = backprop_core(PostVectors(d_context, dY.terms))
+        d_image = zeros_like(model.ops, image)
+        for i, d_vectors in zip(owners, d_rows):
+            d_image[i] += d_vectors
+        backprop_image(d_image)
+        if backprop_text is not None:
+            backprop_text(d_text)
+        return []
+
+    terms, kl_per_dim = vectors.terms, vectors.kl_per_dim
+    return PairScores(scores, terms, kl_per_dim, weights, vectors.posteriors), backprop
+
+
+def _score(
+    model: Model[Any, Any], context: Sequence[Floats2d], pairs: Sequence[PairArray], is_train: bool
+) -> tuple[Floats2d, Callable[[Floats2d], list[Floats2d]]]:
+    head = model.get_ref("head")
+    if not context:
+        return model.ops.alloc2f(0, head.get_dim("nO")), lambda d_scores: []
+    scores, backprop = head(RelationHeadInput(list(context), list(pairs)), is_train)
+    return scores, backprop

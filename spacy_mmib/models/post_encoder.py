@@ -1,0 +1,181 @@
+"""Docs to picture-aware text vectors: text encoder, picture encoder and core, one after the other."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy
+from spacy.tokens import Doc
+from thinc.api import Model
+from thinc.types import Floats2d
+
+from ..bridge.data import CoreInput, PostVectors
+from ..bridge.padding import zeros_like
+from ..bridge.picture_vectors import get_region_rows, set_region_rows, sum_by_region
+from ..fusion.layer import build_core
+from ..post.extensions import count_regions, get_image_key
+
+FuseGradient: TypeAlias = Callable[[PostVectors], tuple[list[Floats2d], list[Floats2d]]]
+
+
+def init_post_encoder(
+    model: Model[Any, Any],
+    docs: list[Doc] | None,
+    *,
+    hidden_size: int | None,
+    settings: dict[str, Any],
+) -> int:
+    """Initialize the sub-layers `tok2vec`, `img2vec` and `core` of a model.
+
+    model (Model): Has these three as refs; the last two may be `None`.
+    docs (Optional[List[Doc]]): A sample, to infer sizes from.
+    hidden_size (Optional[int]): d; the width of the text vectors if `None`.
+    settings (Dict[str, Any]): Of the core, see `MMIBLayer`.
+    RETURNS (int): Width of the vectors that the head gets.
+    RAISES (ValueError): The core's settings don't fit these widths.
+    """
+    tok2vec, img2vec, core = _get_layers(model)
+    docs = [doc for doc in docs or () if len(doc)]
+    tok2vec.initialize(X=docs or None)
+    text_width = tok2vec.maybe_get_dim("nO")
+    if text_width is None:  # wrappers that don't state it, e.g. of a transformer
+        if not docs:
+            raise ValueError(
+                "The width of the tok2vec layer can't be inferred without any example."
+            )
+        text_width = tok2vec.predict(docs[:1])[0].shape[1]
+    if core is None or img2vec is None:
+        return text_width
+    img2vec.initialize(X=docs or None)
+    image_width = img2vec.maybe_get_dim("nO")
+    if image_width is None:
+        upstream = getattr(img2vec, "upstream_name", None)
+        raise ValueError(
+            f"The picture encoder listens to a component {upstream!r}, which is not in the pipeline before "
+            'this one, or has not been initialized. Add it: nlp.add_pipe("mmib_img2vec", before=...), and '
+            "set the listener's 'upstream' if it has another name."
+            if upstream
+            else "The picture encoder doesn't say the width of its vectors (dimension nO)."
+        )
+    build_core(
+        core,
+        text_width=text_width,
+        image_width=image_width,
+        hidden_size=hidden_size,
+        settings=settings,
+    )
+    return hidden_size or text_width
+
+
+def encode_posts(
+    model: Model[Any, Any],
+    docs: Sequence[Doc],
+    is_train: bool,
+    rows: Sequence[int] | None = None,
+) -> tuple[PostVectors, Callable[[PostVectors], list[Doc]]]:
+    """Run the sub-layers `tok2vec`, `img2vec` and `core` of a model.
+
+    model (Model): Has these three as refs.
+    docs (Sequence[Doc]): A batch.
+    is_train (bool): Whether to sample, compute regularizer terms and prepare for backprop.
+    rows (Optional[Sequence[int]]): The docs that are wanted, all that have tokens by default. The others
+        pass through with no rows, and take no part in the regularizer terms.
+    RETURNS (Tuple[PostVectors, Callable]): C of each doc, the terms and the attention weights; and the
+        callback that takes their gradients to both encoders.
+    """
+    tok2vec, _, _ = _get_layers(model)
+    text, backprop_text = tok2vec(docs, is_train)
+    image, backprop_image = encode_pictures(model, docs, is_train)
+    if rows is None:
+        rows = range(len(docs))
+    rows = [i for i in rows if len(docs[i])]
+    Y, backprop_core = fuse(
+        model,
+        [docs[i] for i in rows],
+        [text[i] for i in rows],
+        [image[i] for i in rows],
+        is_train,
+    )
+    context: list[Floats2d] = [model.ops.alloc2f(0, 0) for _ in docs]
+    for i, vectors in zip(rows, Y.context):
+        context[i] = vectors
+    weights = []
+    if Y.weights:
+        weights = [numpy.zeros((len(doc), 0), dtype="float32") for doc in docs]
+        for i, array in zip(rows, Y.weights):
+            weights[i] = by_region(docs[i], array)
+
+    def backprop(dY: PostVectors) -> list[Doc]:
+        d_rows = PostVectors([dY.context[i] for i in rows], dY.terms)
+        d_text, d_image = zeros_like(model.ops, text), zeros_like(model.ops, image)
+        for i, d_text_rows, d_image_rows in zip(rows, *backprop_core(d_rows)):
+            d_text[i], d_image[i] = d_text_rows, d_image_rows
+        # Also where nothing is learned from this batch: only the last listener of a shared encoder makes
+        # it learn, from what all of them have handed in.
+        backprop_image(d_image)
+        d_docs: list[Doc] = backprop_text(d_text)
+        return d_docs
+
+    return replace(Y, context=context, weights=weights), backprop
+
+
+def encode_pictures(
+    model: Model[Any, Any], docs: Sequence[Doc], is_train: bool
+) -> tuple[list[Floats2d], Callable[[list[Floats2d]], Any]]:
+    """RETURNS (Tuple[List[Floats2d], Callable]): Picture vectors of each doc, no rows of any in a model
+    without the sub-layer `img2vec`; and the callback for their gradient.
+    """
+    _, img2vec, _ = _get_layers(model)
+    if img2vec is None:
+        return [model.ops.alloc2f(0, 0) for _ in docs], lambda d_image: []
+    for doc in docs:  # an encoder that says nothing about them is not taken for the one before
+        set_region_rows(doc, None)
+    vectors, backprop = img2vec(docs, is_train)
+    return vectors, backprop
+
+
+def by_region(doc: Doc, values: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
+    """Sort what belongs to rows of the picture vectors by what they stand for. To be called before another
+    picture encoder runs on the doc.
+
+    doc (Doc): The post.
+    values (numpy.ndarray): A column a row of its picture vectors.
+    RETURNS (numpy.ndarray): A column for the whole picture (all patches together, if it is patches that were
+        encoded) and one for each of `doc._.regions`, 0 for those that have no vector. No columns without a
+        picture, or if it is not known what the rows stand for.
+    """
+    return sum_by_region(values, get_region_rows(doc), count_regions(doc))
+
+
+def fuse(
+    model: Model[Any, Any],
+    docs: Sequence[Doc],
+    text: list[Floats2d],
+    image: list[Floats2d],
+    is_train: bool,
+) -> tuple[PostVectors, FuseGradient]:
+    """Run the sub-layer `core`; without one, text vectors go to the head as they are.
+
+    model (Model): Has it as ref.
+    docs (Sequence[Doc]): The posts.
+    text (List[Floats2d]): Text vectors of each, none of them empty.
+    image (List[Floats2d]): Picture vectors of each.
+    is_train (bool): See `encode_posts`.
+    RETURNS (Tuple[PostVectors, Callable]): C, and the callback that gives the gradients of text and picture
+        vectors.
+    """
+    _, _, core = _get_layers(model)
+    if core is None or not text:
+        return PostVectors(text), lambda dY: (dY.context, zeros_like(model.ops, image))
+    # A picture that could not be read has no rows and so is no picture.
+    image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
+    text_keys = [doc.text for doc in docs] if is_train else []  # for the posteriors only
+    Y, backprop = core(CoreInput(text, image, image_keys, text_keys), is_train)
+    return Y, backprop
+
+
+def _get_layers(
+    model: Model[Any, Any],
+) -> tuple[Model[Any, Any], Model[Any, Any] | None, Model[Any, Any] | None]:
+    tok2vec: Model[Any, Any] = model.get_ref("tok2vec")
+    return tok2vec, model.maybe_get_ref("img2vec"), model.maybe_get_ref("core")

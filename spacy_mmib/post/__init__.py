@@ -1,0 +1,1 @@
+"""What a Doc carries: the picture, objects, relations, predictions."""

@@ -1,0 +1,264 @@
+"""What `doc._.relations` holds: relations between spans of a post, and how they are kept.
+
+They are stored in `Doc.user_data` as plain rows, with characters as offsets, so that `Doc.to_bytes`,
+`DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep them, and any
+tokenization of the same text can read them.
+"""
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from spacy.tokens import Doc, Span
+
+from ..util import pack_text, show, unpack_text, warn
+from .user_data import get_entry, get_rows, is_finite, is_whole, make_key, set_entry
+
+RELATIONS_KEY = make_key("relations")
+# Relations by the component that predicted them: {name: [[*pair, label, asked], ...]}
+PREDICTED_RELATIONS_KEY = ("spacy_mmib", "predicted_relations", None, None)
+
+ASKED = ""
+"""The label of a pair whose relation is not known: a question to `mmib_rel` with given pairs, and not
+annotated in training data."""
+
+Pair: TypeAlias = tuple[int, int, int, int]
+"""Head and tail of a relation: first character and one past the last of each."""
+
+ACCEPTED = (
+    "a Relation, a tuple (head, tail, label) or (head, tail, label, score), or a dict with these keys; head "
+    "and tail are a Span, a pair of token offsets (start, end), or a dict with the characters "
+    '{"start": ..., "end": ...}'
+)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation between two spans of a doc.
+
+    head (Span): Where it starts from, e.g. the person of "member of". Its `label_` is the type of the
+        entity, "" if that is not known.
+    tail (Span): Where it leads to, e.g. the organization. May overlap with the head.
+    label (str): What the relation is; "" if it is not known.
+    score (Optional[float]): Probability of this label under the model that predicted it, 0-1; `None` for
+        gold annotations.
+    """
+
+    head: Span
+    tail: Span
+    label: str
+    score: float | None = None
+
+    @property
+    def pair(self) -> Pair:
+        """RETURNS (Pair): Characters of head and tail."""
+        return (
+            self.head.start_char,
+            self.head.end_char,
+            self.tail.start_char,
+            self.tail.end_char,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """RETURNS (Dict[str, Any]): Plain values: "head" and "tail" (each with "start", "end" in
+        characters, "start_token", "end_token", "text", "label"), "label", "score". `doc._.relations`
+        takes them back.
+        """
+        return {
+            "head": _span_to_json(self.head),
+            "tail": _span_to_json(self.tail),
+            "label": self.label,
+            "score": self.score,
+        }
+
+
+def _span_to_json(span: Span) -> dict[str, Any]:
+    return {
+        "start": span.start_char,
+        "end": span.end_char,
+        "start_token": span.start,
+        "end_token": span.end,
+        "text": span.text,
+        "label": span.label_,
+    }
+
+
+def relations_to_json(doc: Doc) -> list[dict[str, Any]]:
+    """RETURNS (List[Dict[str, Any]]): `doc._.relations` as plain values, see `Relation.to_json`."""
+    return [relation.to_json() for relation in get_relations(doc)]
+
+
+def has_relations(doc: Doc) -> bool:
+    """RETURNS (bool): Whether the doc is annotated for relations, be it with none at all (`[]`)."""
+    return get_entry(doc, RELATIONS_KEY) is not None
+
+
+def get_relations(doc: Doc) -> list[Relation]:
+    """RETURNS (List[Relation]): The relations, in order; empty if there are none, or none are known. A new
+    list: to change the relations, assign.
+    RAISES (ValueError): What is stored is no relations of this doc.
+    """
+    stored = get_entry(doc, RELATIONS_KEY)
+    if stored is None:
+        return []
+    if not isinstance(stored, (list, tuple)):
+        raise ValueError(
+            f"doc._.relations of {_name(doc)} holds {show(stored, str)!r}, not a list of relations. Assign "
+            f"to doc._.relations, which checks what it takes: {ACCEPTED}."
+        )
+    return [_from_row(doc, row, i) for i, row in enumerate(stored)]
+
+
+def read_relations(doc: Doc) -> list[Relation]:
+    """RETURNS (List[Relation]): The same, but none for what can't be read, which a warning says. This is what
+    `doc._.relations` gives.
+    """
+    try:
+        return get_relations(doc)
+    except ValueError as err:  # written past the setter
+        warn(f"A post counts as one without relations, as they can't be read: {err}")
+        return []
+
+
+def set_relations(doc: Doc, values: Any) -> None:
+    """Annotate relations, in place of those that were there.
+
+    values (Optional[Iterable]): Each a relation in one of the forms of `ACCEPTED`; `None` for "not
+        annotated", which is not the same as an empty list.
+    RAISES (TypeError, ValueError): Something else, or spans that are not in the doc.
+    """
+    if values is None:
+        set_entry(doc, RELATIONS_KEY, None)
+        return
+    if isinstance(values, (str, bytes, dict, Relation)) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"doc._.relations takes a list, of which each is {ACCEPTED}; got {type(values).__name__}."
+        )
+    set_entry(doc, RELATIONS_KEY, [_to_row(doc, value, i) for i, value in enumerate(values)])
+
+
+def _from_row(doc: Doc, row: Any, i: int) -> Relation:
+    try:
+        head_start, head_end, head_label, tail_start, tail_end, tail_label, label, score = row
+        head = _char_span(doc, head_start, head_end, _get_label(head_label))
+        tail = _char_span(doc, tail_start, tail_end, _get_label(tail_label))
+        if not (score is None or is_finite(score)):
+            raise ValueError(f"the score is {show(score)}")
+        return Relation(head, tail, _get_label(label), None if score is None else float(score))
+    except (TypeError, ValueError, OverflowError) as err:
+        raise ValueError(f"doc._.relations[{i}] of {_name(doc)}: {err}") from None
+
+
+def _get_label(stored: Any) -> str:
+    label = unpack_text(stored)
+    if label is None:
+        raise ValueError(f"a label is {show(stored)}, not a string")
+    return label
+
+
+def _to_row(doc: Doc, value: Any, i: int) -> list[Any]:
+    where = f"doc._.relations[{i}]"
+    score = None
+    if isinstance(value, Relation):
+        parts: Sequence[Any] = (value.head, value.tail, value.label, value.score)
+    elif isinstance(value, dict):
+        missing = {"head", "tail", "label"} - set(value)
+        if missing:
+            raise TypeError(f"{where} lacks {', '.join(sorted(missing))}: it takes {ACCEPTED}.")
+        parts = (value["head"], value["tail"], value["label"], value.get("score"))
+    elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (3, 4):
+        parts = (*value, None)[:4]
+    else:
+        raise TypeError(f"{where} is {show(value, str)!r}, but it takes {ACCEPTED}.")
+    head, tail, label, score = parts
+    if not isinstance(label, str):
+        raise TypeError(
+            f'{where}: the label is a string ("" if it is not known), not {show(label)}.'
+        )
+    if score is not None:
+        try:
+            score = float(score)
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(f"{where}: the score is a number or None, not {show(score)}.") from None
+        if not math.isfinite(score):
+            raise ValueError(f"{where}: the score is {score}.")
+    try:
+        return [*_to_offsets(doc, head), *_to_offsets(doc, tail), pack_text(label), score]
+    except TypeError as err:
+        raise TypeError(f"{where}: {err}") from None
+    except ValueError as err:
+        raise ValueError(f"{where}: {err}") from None
+
+
+def _to_offsets(doc: Doc, value: Any) -> tuple[int, int, str]:
+    """RETURNS (Tuple[int, int, str]): Characters and entity type of a head or tail."""
+    if isinstance(value, Span):
+        if value.doc is not doc and doc.text[value.start_char : value.end_char] != value.text:
+            raise ValueError(f"the span {value.text!r} is of another doc, with another text")
+        span = _char_span(doc, value.start_char, value.end_char, value.label_)
+    elif isinstance(value, dict) and {"start", "end"} <= set(value):
+        span = _char_span(doc, value["start"], value["end"], str(value.get("label") or ""))
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) == 2:
+        try:
+            start, end = map(operator.index, value)
+        except TypeError:
+            raise TypeError(f"token offsets are whole numbers, not {value!r}") from None
+        if not 0 <= start < end <= len(doc):
+            raise ValueError(f"the tokens {start} to {end} are not in a doc of {len(doc)} tokens")
+        span = doc[start:end]
+    else:
+        raise TypeError(f"{show(value, str)!r} is no span. It takes {ACCEPTED}.")
+    return span.start_char, span.end_char, span.label_
+
+
+def _char_span(doc: Doc, start: Any, end: Any, label: str) -> Span:
+    try:
+        start, end = operator.index(start), operator.index(end)
+    except TypeError:
+        raise TypeError(
+            f"characters are whole numbers, not {show(start)} and {show(end)}"
+        ) from None
+    # Not len(doc.text), which would write the whole text for each span.
+    length = doc[-1].idx + len(doc[-1].text_with_ws) if len(doc) else 0
+    inside = 0 <= start < end <= length
+    # Other tokens than when it was stored: the whole tokens it touches.
+    span = doc.char_span(start, end, label=label, alignment_mode="expand") if inside else None
+    if span is None:
+        raise ValueError(
+            f"the characters {show(start)} to {show(end)} are no span of a text of {length} characters"
+        )
+    return span
+
+
+def _name(doc: Doc) -> str:
+    return repr(doc.text if len(doc.text) <= 60 else doc.text[:57] + "...")
+
+
+def get_predicted_relations(doc: Doc, name: str) -> dict[tuple[Pair, str], bool]:
+    """What a component predicted for a doc.
+
+    name (str): The component's name.
+    RETURNS (Dict[Tuple[Pair, str], bool]): For each pair and label whether the pair was asked for.
+    """
+    found = {}
+    for _, row in get_rows(doc, PREDICTED_RELATIONS_KEY, name):
+        label = unpack_text(row[4]) if len(row) == 6 else None
+        if label is not None and all(map(is_whole, row[:4])):
+            a, b, c, d = row[:4]
+            found[(a, b, c, d), label] = bool(row[5])
+    return found
+
+
+def set_predicted_relations(doc: Doc, name: str, predicted: dict[tuple[Pair, str], bool]) -> None:
+    """Keep what a component predicted for a doc, instead of what it predicted before."""
+    everyone: dict[str, list[Any]] = {}
+    for other, row in get_rows(doc, PREDICTED_RELATIONS_KEY):
+        if other != name:
+            everyone.setdefault(other, []).append(row)
+    if predicted:
+        everyone[name] = [
+            [*pair, pack_text(label), asked] for (pair, label), asked in predicted.items()
+        ]
+    set_entry(doc, PREDICTED_RELATIONS_KEY, everyone or None)

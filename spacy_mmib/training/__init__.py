@@ -1,0 +1,1 @@
+"""Reader, batcher, optimizer and schedules for training."""

@@ -1,0 +1,305 @@
+"""`spacy mmib cache build`, and what it is for: training without opening pictures."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy
+import PIL.Image
+import pytest
+import spacy
+import torch
+import torchvision.models
+from conftest import IMG2VEC, LISTENER, MODEL, TOK2VEC
+from spacy.cli import app
+from spacy.tokens import DocBin
+from spacy.training.initialize import init_nlp
+from spacy.training.loop import train
+from typer.testing import CliRunner
+
+from spacy_mmib.cache.store import FeatureStore
+from spacy_mmib.cli.evaluate import evaluate
+from spacy_mmib.images.reader import PictureReader
+
+N_POSTS = 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus with pictures, the weights of an encoder, and a config."""
+    folder = tmp_path_factory.mktemp("features")
+    rng = numpy.random.RandomState(0)
+    nlp = spacy.blank("en")
+    docs = DocBin(store_user_data=True)
+    import spacy_mmib.post.extensions  # noqa: F401
+
+    for i in range(N_POSTS):
+        doc = nlp.make_doc(f"Rob saw number {i} again")
+        doc.ents = [doc.char_span(0, 3, label="PER")]
+        if i % 10 != 9:
+            picture = rng.randint(0, 255, (40, 50, 3)).astype("uint8")
+            PIL.Image.fromarray(picture).save(folder / f"{i}.png")
+            doc._.image = f"{i}.png"
+        docs.add(doc)
+    docs.to_disk(folder / "train.spacy")
+    torch.manual_seed(0)
+    network = torchvision.models.get_model("squeezenet1_1", weights=None)
+    torch.save(network.state_dict(), folder / "encoder.pth")
+    cache = {"@misc": "spacy-mmib.feature_cache.v1", "path": None}
+    encoder = {
+        **IMG2VEC,
+        "weights": str(folder / "encoder.pth"),
+        "get_regions": {"@region_getters": "spacy-mmib.grid.v1", "k": 2},
+        "cache": cache,
+    }
+    nlp.add_pipe("tok2vec", config={"model": TOK2VEC})
+    nlp.add_pipe("mmib_img2vec", config={"model": encoder})
+    text = {"@architectures": "spacy.Tok2VecListener.v1", "width": 24}
+    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "tok2vec": text, "img2vec": LISTENER}})
+    config = nlp.config
+    config["paths"]["features"] = None
+    config["components"]["mmib_img2vec"]["model"]["cache"]["path"] = "${paths.features}"
+    for name in ("train", "dev"):
+        config["corpora"][name] = {
+            "@readers": "spacy-mmib.Corpus.v1",
+            "path": str(folder / "train.spacy"),
+        }
+    config["training"]["max_steps"] = 4
+    config["training"]["eval_frequency"] = 2
+    config["training"]["batcher"] = {"@batchers": "spacy-mmib.batch_by_sequence.v1", "size": 8}
+    config.to_disk(folder / "config.cfg")
+    return folder
+
+
+def build(folder, path, *more):
+    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(folder / "train.spacy")]
+    return CliRunner().invoke(app, [*args, *more, "--paths.features", str(path)])
+
+
+def content(path):
+    with FeatureStore(path, read_only=True) as store:
+        assert store.verify().damaged == 0
+        return store.get_content_digest()
+
+
+@pytest.fixture(scope="module")
+def built(folder):
+    path = folder / "built.sqlite"
+    result = build(folder, path, "--chunk-size", "8")
+    assert result.exit_code == 0, result.output
+    assert (
+        f"{N_POSTS} posts, 27 with a picture, 0 with something that can't be used" in result.output
+    )
+    return path
+
+
+def count_reads(monkeypatch):
+    read = []
+    original = PictureReader.read
+    monkeypatch.setattr(
+        PictureReader, "read", lambda self, value: read.append(value) or original(self, value)
+    )
+    return read
+
+
+def test_what_is_there_is_passed_over(folder, built, monkeypatch):
+    before = content(built)
+    read = count_reads(monkeypatch)
+    result = build(folder, built)
+    assert result.exit_code == 0
+    assert not read
+    assert content(built) == before
+
+
+def test_training_and_evaluation_on_features_open_no_picture(folder, built, monkeypatch):
+    config = spacy.util.load_config(
+        folder / "config.cfg", overrides={"paths.features": str(built)}, interpolate=True
+    )
+    opened = []
+    original = PIL.Image.Image.load
+    # The reader looks at headers once; nothing is decoded.
+    monkeypatch.setattr(PIL.Image.Image, "load", lambda self: opened.append(1) or original(self))
+    nlp = init_nlp(config)
+    (folder / "model").mkdir()
+    with open(os.devnull, "w") as nowhere:
+        train(nlp, folder / "model", stdout=nowhere, stderr=nowhere)
+    loaded = spacy.load(folder / "model" / "model-last")
+    metrics = evaluate(loaded, folder / "train.spacy")
+    assert metrics["pictures"]["with_picture"] == 27
+    assert not opened
+
+
+KILLED = """
+import sys, time
+from spacy_mmib.encoders import img2vec
+forward = img2vec._put_in_cache
+def slow(*args):
+    print("chunk", flush=True)
+    time.sleep(0.15)
+    forward(*args)
+img2vec._put_in_cache = slow
+from spacy.cli import setup_cli
+setup_cli()
+"""
+
+
+def test_a_build_that_is_killed_goes_on_to_the_same_content(folder, built, tmp_path):
+    path = tmp_path / "killed.sqlite"
+    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(folder / "train.spacy")]
+    args += ["--chunk-size", "4", "--paths.features", str(path)]
+    numbers = []
+    for chunks in (2, 3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(chunks):
+            while b"chunk" not in (line := process.stdout.readline()):
+                assert line, process.stderr.read()
+        time.sleep(0.16)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with FeatureStore(path, read_only=True) as store:
+            numbers.append(store.stats()["entries"]["vectors"])
+    assert 0 < numbers[0] < numbers[1] < 27
+    resumed = build(folder, path, "--chunk-size", "4")
+    assert resumed.exit_code == 0
+    whole = tmp_path / "whole.sqlite"
+    assert build(folder, whole, "--chunk-size", "4").exit_code == 0
+    assert content(path) == content(whole)
+
+
+def test_unusable_pictures_are_counted(folder, tmp_path):
+    docs = DocBin(store_user_data=True).from_disk(folder / "train.spacy")
+    docs.to_disk(tmp_path / "train.spacy")
+    for i in range(N_POSTS):
+        (tmp_path / f"{i}.png").write_bytes(
+            (folder / f"{i % 9}.png").read_bytes()[: 9000 if i else 200]
+        )
+    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(tmp_path)]
+    result = CliRunner().invoke(app, [*args, "--paths.features", str(tmp_path / "f.sqlite")])
+    assert result.exit_code == 0
+    assert "1 with something that can't be used (damaged: 1)" in result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([], "No picture encoder of this pipeline has a cache"),
+        (
+            ["--paths.features", "f.sqlite", "--components.mmib_img2vec.model.weights", "null"],
+            "Random ones are others in each training",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_said(folder, tmp_path, monkeypatch, settings, message):
+    monkeypatch.chdir(tmp_path)
+    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(folder / "train.spacy")]
+    result = CliRunner().invoke(app, [*args, *settings])
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+
+
+def test_a_pipeline_without_pictures(tmp_path, folder):
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    result = CliRunner().invoke(
+        app, ["mmib", "cache", "build", str(tmp_path / "blank"), str(folder / "train.spacy")]
+    )
+    assert result.exit_code == 1
+    assert "No component of this pipeline has a picture encoder" in " ".join(result.output.split())
+    result = CliRunner().invoke(app, ["mmib", "cache", "build", "nothing", "here.spacy"])
+    assert result.exit_code == 1
+    assert "Can't load 'nothing'" in " ".join(result.output.split())
+
+
+def test_a_trained_pipeline_builds_for_what_comes(folder, built, tmp_path):
+    model = folder / "model" / "model-last"
+    if not model.exists():
+        pytest.skip("made by another test of this file")
+    args = ["mmib", "cache", "build", str(model), str(folder / "train.spacy")]
+    path = tmp_path / "f.sqlite"
+    setting = ["--components.mmib_img2vec.model.cache.path", str(path)]
+    result = CliRunner().invoke(app, [*args, "--chunk-size", "8", *setting])
+    assert result.exit_code == 0, result.output
+    assert content(path) == content(built)
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from spacy.cli import setup_cli
+setup_cli()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
+def test_a_disk_that_is_full_is_said_at_once(folder, tmp_path):
+    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(folder / "train.spacy")]
+    args += ["--chunk-size", "1", "--paths.features", str(tmp_path / "f.sqlite")]
+    result = subprocess.run(
+        [sys.executable, "-c", FULL, "90000", *args], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1, result.stderr
+    said = [line for line in result.stderr.splitlines() if line.startswith("✘")]
+    assert len(said) == 1
+    assert "can't be" in said[0]
+    assert "Traceback" not in result.stderr
+    assert "MMIBWarning" not in result.stderr
+    assert "posts a second" not in result.stdout
+
+
+def test_what_cannot_be_kept_is_said_before_the_work(folder, tmp_path, monkeypatch):
+    read = count_reads(monkeypatch)
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (tmp_path / "no" / "f.sqlite", "there is no folder"),
+        (tmp_path / "notes", "is not a feature cache"),
+        (tmp_path / "folder", "is a folder"),
+        (tmp_path / "notes" / "f.sqlite", "there is no folder"),
+    ):
+        result = build(folder, path)
+        assert result.exit_code == 1
+        assert message in result.output
+        assert "posts a second" not in result.output
+    result = build(
+        folder,
+        tmp_path / "f.sqlite",
+        "--components.mmib_img2vec.model.cache.read_only",
+        "true",
+    )
+    assert result.exit_code == 1
+    assert "read_only = true" in result.output
+    assert (tmp_path / "notes").read_text() == "mine"
+    assert not read
+
+
+def test_nothing_to_keep(folder, tmp_path):
+    (tmp_path / "train.spacy").write_bytes((folder / "train.spacy").read_bytes())
+    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(tmp_path)]
+    result = CliRunner().invoke(app, [*args, "--paths.features", str(tmp_path / "f.sqlite")])
+    assert result.exit_code == 1
+    assert "Nothing was kept: none of the 30 posts has a picture that can be used" in result.output
+    small = ["--components.mmib_img2vec.model.cache.max_gb", "1e-9"]
+    result = build(folder, tmp_path / "small.sqlite", *small)
+    assert result.exit_code == 1
+    assert "max_gb = 1e-09 is too small" in result.output
+
+
+def test_a_relative_path_that_leads_nowhere_is_no_warning(tmp_path, monkeypatch, caplog):
+    """A pipeline remembers it, and is used in another folder than it was trained in."""
+    from spacy_mmib.cache.cache import FeatureCache
+    from spacy_mmib.util import MMIBWarning
+
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", logger="spacy")
+    cache = FeatureCache(os.path.join("project", "features.sqlite"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            assert cache.get_vectors([bytes(32)]) == [None]
+    assert caplog.text.count("There is no feature cache at") == 1
+    with pytest.warns(MMIBWarning, match="there is no folder"):
+        FeatureCache(tmp_path / "project" / "features.sqlite").get_vectors([bytes(32)])

@@ -1,0 +1,161 @@
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "project" / "benchmarks"))
+
+import throughput  # noqa: E402
+from generated_posts import draw_pictures, list_pictures, make_posts, make_word_pieces  # noqa: E402
+from throughput_measure import get_peak_memory, get_slope, run_in_own_process  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """What a run on 8 posts with tiny models writes and prints."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    app = typer.Typer()
+    app.command()(throughput.main)
+    command = ["--quick", "--rss", "--folder", str(folder / "data")]
+    command += ["--metrics", str(folder / "metrics" / "benchmark.json")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    return json.loads((folder / "metrics" / "benchmark.json").read_text()), result.output
+
+
+@pytest.mark.slow
+def test_every_row_is_measured(quick):
+    results, output = quick
+    for name, row in results["rows"].items():
+        assert row["min"] <= row["median"] <= row["max"]
+        assert row["posts_per_second"] == pytest.approx(row["posts"] / row["median"], rel=0.02)
+        assert sum(row["shares"].values()) == pytest.approx(1, abs=0.01)
+        assert f"\n{name} " in output
+    assert set(results["rows"]) == {
+        "released",
+        "ours_exact",
+        "ours_roi",
+        "ours_cached",
+        "train_released",
+        "train_cached",
+        "text_ours",
+        "text_ner",
+    }
+    shares = {name: row["shares"] for name, row in results["rows"].items()}
+    assert shares["released"]["resnet"] > shares["ours_exact"]["core"] > 0
+    # With the cache, and without pictures, the picture encoder is never run.
+    assert shares["ours_exact"]["resnet"] > 0
+    for name in ("ours_cached", "train_cached", "text_ours"):
+        assert shares[name]["resnet"] == 0
+        assert shares[name]["bert"] > 0
+    assert results["rows"]["released"]["peak_memory_mb"] > 100
+
+
+@pytest.mark.slow
+def test_ratios_are_of_medians(quick):
+    results, output = quick
+    assert list(results["ratios"]) == list(throughput.RATIOS)
+    rows = results["rows"]
+    for name, (above, below, _) in throughput.RATIOS.items():
+        expected = rows[above]["median"] / rows[below]["median"]
+        assert results["ratios"][name] == pytest.approx(expected, rel=0.05)
+        assert name in output
+    seconds = {"released": [3.0, 9.0, 4.0], "ours_exact": [1.0, 2.0, 4.0]}
+    ratios, ranges = throughput.get_ratios(seconds)
+    assert ratios == {"predict_exact": median([3, 9, 4]) / 2}
+    assert ranges == {"predict_exact": (1.0, 4.5)}
+
+
+@pytest.mark.slow
+def test_cached_rows_find_what_the_exact_one_finds(quick):
+    results, _ = quick
+    assert results["same_entities"]["ours_cached"] == 1
+    assert 0 <= results["same_entities"]["ours_roi"] <= 1
+
+
+@pytest.mark.slow
+def test_what_else_is_written(quick):
+    results, _ = quick
+    assert len(results["cost"]["posts"]) == len(results["cost"]["seconds"]) > 2
+    assert results["rss"]["posts"] == [10, 50, 100, 200]
+    assert len(results["rss"]["rss_mb"]) in (0, 4)
+    assert results["machine"]["torch_threads"] >= 1
+    assert results["versions"]["torch"]
+    assert any("random" in note for note in results["notes"])
+    assert any("linear" in note for note in results["notes"])
+
+
+def test_unknown_row():
+    app = typer.Typer()
+    app.command()(throughput.main)
+    result = CliRunner().invoke(app, ["--rows", "released,fastest"])
+    assert result.exit_code != 0
+    assert "fastest" in result.output
+
+
+def test_slope():
+    assert get_slope([1, 10, 100], [2, 20, 200]) == pytest.approx(1)
+    assert get_slope([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
+    assert get_slope([4, 64], [5, 5]) == pytest.approx(0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_peak_memory_of_a_new_process_is_its_own(tmp_path):
+    """Linux lets a process begin with the peak of the one that started it."""
+    script = tmp_path / "small.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT / 'project' / 'benchmarks')!r})\n"
+        "import json, pathlib\n"
+        "status = pathlib.Path('/proc/self/status').read_text().splitlines()\n"
+        "print(json.dumps(next(int(l.split()[1]) / 1024 for l in status if l.startswith('VmHWM'))))\n"
+    )
+    large = bytearray(300 * 2**20)
+    assert get_peak_memory() > 300
+    assert run_in_own_process(str(script), []) < 100
+    del large
+
+
+def test_posts_are_like_tweets(tmp_path):
+    from transformers import BertTokenizerFast
+
+    posts = make_posts(256, list_pictures(tmp_path, 3), seed=0)
+    assert posts == make_posts(256, list_pictures(tmp_path, 3), seed=0)
+    assert posts != make_posts(256, list_pictures(tmp_path, 3), seed=1)
+    n_tokens = sum(len(post.words) for post in posts)
+    assert n_tokens / len(posts) == pytest.approx(15.7, abs=0.2)
+    assert max(len(post.words) for post in posts) > 30
+    assert sum(len(post.entities) for post in posts) / len(posts) == pytest.approx(1.8, abs=0.15)
+    (tmp_path / "vocab.txt").write_text("\n".join(make_word_pieces(4000)))
+    tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"))
+    pieces = [tokenizer.tokenize(" ".join(post.words)) for post in posts]
+    assert "[UNK]" not in {piece for found in pieces for piece in found}
+    assert sum(map(len, pieces)) / n_tokens == pytest.approx(1.16, abs=0.02)
+    for post in posts:
+        assert all(a[1] <= b[0] for a, b in pairwise(post.entities))
+        tags = post.get_tags()
+        assert len(tags) == len(post.words)
+        assert sum(tag.startswith("B-") for tag in tags) == len(post.entities)
+
+
+def test_pictures_are_like_photos(tmp_path):
+    from PIL import Image
+
+    pictures = list_pictures(tmp_path / "pictures", 3)
+    draw_pictures(pictures)
+    assert len({path.read_bytes() for path, _ in pictures}) == 3
+    for path, boxes in pictures:
+        assert 100_000 < path.stat().st_size < 220_000
+        with Image.open(path) as picture:
+            assert picture.size == (1024, 768)
+        assert len(boxes) == 4
+        for left, upper, right, lower in boxes:
+            assert 0 <= left < right <= 1024
+            assert 0 <= upper < lower <= 768

@@ -1,0 +1,296 @@
+"""Tables of many trainings: what is planned, what is run, and that stopping it loses nothing."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import spacy
+from spacy.tokens import DocBin
+from spacy.util import load_config, registry
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "project" / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from grid_config import (  # noqa: E402
+    Options,
+    describe_regions,
+    hash_config,
+    make_config,
+    read_corpus,
+)
+from grid_plan import BETAS, GRIDS, SERIES, Variant, read_grid  # noqa: E402
+from make_demo_data import make_demo_data  # noqa: E402
+
+# Small enough to be trained in a second.
+TINY = {
+    "components.mmib_ner.model.tok2vec.width": 24,
+    "components.mmib_ner.model.tok2vec.depth": 1,
+    "components.mmib_ner.model.tok2vec.embed_size": 200,
+    "components.mmib_ner.model.heads": 4,
+    "components.mmib_ner.model.img2vec.arch": "squeezenet1_1",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The folder of two corpora, "tiny" and "text", which has no pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    make_demo_data(folder / "tiny", {"train": 24, "dev": 8, "test": 12})
+    vocab = spacy.blank("en").vocab
+    (folder / "text").mkdir()
+    for split in ("train", "dev", "test"):
+        docs = list(DocBin().from_disk(folder / "tiny" / f"{split}.spacy").get_docs(vocab))
+        for doc in docs:
+            doc._.image = None
+        DocBin(docs=docs, store_user_data=True).to_disk(folder / "text" / f"{split}.spacy")
+    return folder
+
+
+@pytest.fixture
+def corpus(data):
+    return read_corpus("tiny", data / "tiny")
+
+
+def run_grid(data, output, metrics, *extra, grid="ablation", dataset="tiny", **kwargs):
+    overrides = " ".join(f"{key} {value}" for key, value in TINY.items())
+    command = [sys.executable, str(SCRIPTS / "run_grid.py"), grid, dataset, *extra]
+    command += ["--data", str(data), "--output", str(output), "--metrics", str(metrics)]
+    command += ["--config", "configs/demo.cfg", "--epochs", "1", "--overrides", overrides]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, start_new_session=True, **kwargs)  # fmt: skip
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return output
+
+
+def read_files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_figure_4_has_every_point_once():
+    points = GRIDS["beta-sweep"]()
+    assert len(points) == len({p.name for p in points}) == 19
+    for series in SERIES:
+        values = [p.settings for p in points if series in p.series]
+        varied = "beta1" if series != "beta2" else "beta2"
+        assert sorted(v[varied] for v in values) == sorted(BETAS)
+        if series != "both":
+            other = {"beta1": "beta2", "beta2": "beta1"}[series]
+            assert {v[other] for v in values} == {1.0}
+        else:
+            assert all(v["beta1"] == v["beta2"] for v in values)
+
+
+def test_an_unknown_grid():
+    with pytest.raises(ValueError, match="ablation, beta-sweep, text, noise"):
+        read_grid("everything")
+
+
+@pytest.mark.parametrize("name", ["configs/demo.cfg", "configs/joint_demo.cfg"])
+@pytest.mark.parametrize("variant", read_grid("ablation"), ids=lambda v: v.name)
+def test_an_ablation_takes_its_terms_from_every_component(corpus, name, variant):
+    before, config = (
+        load_config(ROOT / name),
+        make_config(corpus, variant, 7, Options(config=str(ROOT / name))),
+    )
+    for component, old in before["components"].items():
+        new = config["components"][component]
+        assert {**old, **{k: v for k, v in variant.settings.items() if k in old}} == new
+    assert config["system"]["seed"] == 7
+    registry.fill(config, validate=False)
+
+
+def test_without_the_core(corpus):
+    for name, architecture in (("ner_trf", "Text_NER"), ("rel_trf", "Text_REL")):
+        options = Options(config=str(ROOT / f"configs/{name}.cfg"))
+        config = make_config(corpus, Variant("no core", core="none"), 0, options)
+        component = config["components"].get("mmib_ner") or config["components"]["mmib_rel"]
+        assert component["model"]["@architectures"] == f"spacy-mmib.{architecture}.v1"
+        assert "tok2vec" in component["model"]
+        assert "img2vec" not in component["model"]
+
+
+def test_a_variant_that_changes_nothing_is_an_error(corpus):
+    options = Options(config=str(ROOT / "configs/baseline_trf.cfg"))
+    with pytest.raises(ValueError, match="changes nothing"):
+        make_config(corpus, read_grid("ablation")[1], 0, options)
+
+
+def test_the_schedule_fits_the_data(corpus):
+    options = Options(config=str(ROOT / "configs/ner_trf.cfg"), epochs=3, batch_size=5)
+    training = make_config(corpus, Variant("MMIB"), 0, options)["training"]
+    steps_an_epoch = -(-corpus.posts // 5)
+    assert training["max_epochs"] == 3
+    assert training["optimizer"]["learn_rate"]["total_steps"] == 3 * steps_an_epoch + 1
+    evaluated = [
+        step for step in range(3 * steps_an_epoch) if step % training["eval_frequency"] == 0
+    ]
+    # spaCy counts from 0: the first update, and the last one of each epoch or nearly so.
+    assert 3 <= len(evaluated) <= 5
+    assert evaluated[-1] == 3 * training["eval_frequency"] <= 3 * steps_an_epoch - 1
+
+
+def test_without_options_the_config_is_the_shipped_one(corpus):
+    name = ROOT / "configs/ner_trf.cfg"
+    shipped = load_config(name)["training"]
+    # The number of posts that it was written for.
+    config = make_config(replace(corpus, posts=3373), Variant("MMIB"), 0, Options(config=str(name)))
+    assert config["training"] == shipped
+    # With others only what is counted in steps is another.
+    other = make_config(corpus, Variant("MMIB"), 0, Options(config=str(name)))["training"]
+    assert other["optimizer"]["learn_rate"]["total_steps"] == 30 * 3 + 1
+    assert {k for k in other if other[k] != shipped[k]} == {"eval_frequency", "optimizer"}
+    # Whoever sets a schedule keeps it.
+    mine = {"training.optimizer.learn_rate.total_steps": 5}
+    options = Options(config=str(name), overrides=mine)
+    training = make_config(corpus, Variant("MMIB"), 0, options)["training"]
+    assert training["optimizer"]["learn_rate"]["total_steps"] == 5
+
+
+def test_a_text_encoder_and_settings_of_ones_own(corpus):
+    options = Options(
+        config=str(ROOT / "configs/joint_trf.cfg"),
+        transformer="some/model",
+        overrides={"training.dropout": 0.3},
+    )
+    config = make_config(corpus, Variant("MMIB"), 0, options)
+    assert config["components"]["transformer"]["model"]["name"] == "some/model"
+    assert config["training"]["dropout"] == 0.3
+    with pytest.raises(ValueError, match="no transformer"):
+        make_config(corpus, Variant("MMIB"), 0,
+                    Options(config=str(ROOT / "configs/demo.cfg"), transformer="x"))  # fmt: skip
+
+
+def test_the_hash_is_that_of_the_training(corpus, data, tmp_path):
+    options = Options(config=str(ROOT / "configs/ner_trf.cfg"))
+
+    full = Variant("MMIB")
+
+    def get_hash(variant=full, seed=0, options=options, where=corpus, digest="d"):
+        return hash_config(make_config(where, variant, seed, options), digest)
+
+    base = get_hash()
+    assert get_hash(seed=3) == base
+    assert get_hash(where=read_corpus("elsewhere", data / "tiny")) == base
+    # The paper's setting is a point of Fig. 4, too: trained once for both tables.
+    assert (
+        get_hash(next(v for v in read_grid("beta-sweep") if v.name == "beta1=0.1 beta2=0.1"))
+        == base
+    )
+    others = [
+        get_hash(read_grid("ablation")[1]),
+        get_hash(digest="e"),
+        get_hash(options=Options(config=options.config, limit=5)),
+        get_hash(options=Options(config=options.config, epochs=2)),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_regions_are_named(corpus, data):
+    config = load_config(ROOT / "configs/joint_trf.cfg")
+    assert describe_regions(config, corpus, "umgf") == "given.v1 (umgf)"
+    text = read_corpus("text", data / "text")
+    assert (text.posts, text.pictures) == (24, 0)
+    assert describe_regions(config, text, "umgf") == "no pictures"
+
+
+def test_a_missing_dataset(data, tmp_path):
+    output = finish(run_grid(data, tmp_path / "g", tmp_path / "m", dataset="nowhere"))
+    assert "Convert the dataset first" in " ".join(output.split())
+    assert "Traceback" not in output
+
+
+ROWS = ("--only", "MMIB", "without both", "--seeds", "1")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """Folders of a small grid that ran in one go."""
+    folder = tmp_path_factory.mktemp("finished")
+    output = finish(run_grid(data, folder / "grids", folder / "metrics", *ROWS))
+    return folder, output
+
+
+@pytest.mark.slow
+def test_the_table(finished):
+    folder, output = finished
+    assert "2 trainings, 0 of them finished before" in output
+    lines = [json.loads(line) for line in (folder / "metrics/grids.jsonl").read_text().splitlines()]
+    assert [(x["variant"], x["seed"], x["task"]) for x in lines] == [
+        ("MMIB", 0, "entities"),
+        ("without both", 0, "entities"),
+    ]
+    assert all(x["test_posts"] == 12 and x["test_pictures"] == 12 for x in lines)
+    assert (lines[0]["beta1"], lines[1]["alignment_weight"]) == ("", 0.0)
+    assert lines[0]["config_hash"] != lines[1]["config_hash"]
+    assert lines[0]["regions"] == "given.v1 (own)"
+    assert {"version_spacy", "version_spacy-mmib", "version_torch", "dataset_digest"} <= set(
+        lines[0]
+    )
+    with (folder / "metrics/grids.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["variant"] for row in table] == ["MMIB", "without both"]
+    assert [float(row["f"]) for row in table] == [x["f"] for x in lines]
+    # Trained models are large, and can be made again.
+    assert not list(folder.rglob("model-best"))
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_not_run_again(data, finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
+    output = finish(run_grid(data, folder / "grids", folder / "metrics", *ROWS))
+    assert "2 trainings, 2 of them finished before" in output
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_gives_the_same_files(data, finished, tmp_path):
+    grids, metrics = tmp_path / "grids", tmp_path / "metrics"
+    process = run_grid(data, grids, metrics, *ROWS)
+    deadline = time.monotonic() + 120
+    # In the middle of the second training.
+    while len(list(grids.rglob("training"))) + len(list(grids.rglob("result.json"))) < 2:
+        assert time.monotonic() < deadline, "the grid doesn't get to its second training"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert len(list(grids.rglob("result.json"))) == 1
+    output = finish(run_grid(data, grids, metrics, *ROWS))
+    assert "2 trainings, 1 of them finished before" in output
+    assert read_files(metrics) == read_files(finished[0] / "metrics")
+    for path in (finished[0] / "grids").rglob("counts.json"):
+        other = grids / path.relative_to(finished[0] / "grids")
+        assert path.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_stops_no_other(data, tmp_path):
+    # Without a label nothing can be trained; the other corpus is fine.
+    bad = data / "bad"
+    bad.mkdir(exist_ok=True)
+    vocab = spacy.blank("en").vocab
+    for split in ("train", "dev", "test"):
+        docs = list(DocBin().from_disk(data / "text" / f"{split}.spacy").get_docs(vocab))
+        for doc in docs:
+            doc.set_ents([], default="outside")
+        DocBin(docs=docs, store_user_data=True).to_disk(bad / f"{split}.spacy")
+    process = run_grid(data, tmp_path / "g", tmp_path / "m", "text", "--only", "MMIB", "--seeds", "1",
+                       dataset="bad")  # fmt: skip
+    output = finish(process)
+    assert process.returncode == 1
+    assert "1 trainings failed and will be tried again" in output
+    assert "no pictures" in output
+    lines = [json.loads(line) for line in (tmp_path / "m/grids.jsonl").read_text().splitlines()]
+    assert [(x["dataset"], x["regions"]) for x in lines] == [("text", "no pictures")]
+    assert "has no labels" in next(tmp_path.rglob("bad/*/output.txt")).read_text()

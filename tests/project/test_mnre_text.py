@@ -1,0 +1,173 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import spacy
+import typer
+from spacy.tokens import Doc, DocBin, Span
+from spacy.training import Example
+from spacy.util import registry
+from typer.testing import CliRunner
+
+import spacy_mmib.post.extensions  # noqa: F401 (registers doc._.relations)
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "project" / "benchmarks"))
+
+import mnre_text  # noqa: E402
+from bag_of_words import fit_bag_of_words, get_features  # noqa: E402
+
+VOCAB = spacy.blank("en").vocab
+PEOPLE, CLUBS = ["Ana", "Bo", "Cy", "Di"], ["Reds", "Blues", "Greens"]
+SETTING = {"transformer": "t", "epochs": 2, "batch_size": 4, "learn_rate": 1e-3, "seed": 3}
+
+
+def make_doc(words, head, tail, label):
+    doc = Doc(VOCAB, words=words)
+    spans = [Span(doc, start, end, label="ENTITY") for start, end in (head, tail)]
+    doc.set_ents(spans)
+    doc._.relations = [(*spans, label)]
+    return doc
+
+
+def make_docs(people=PEOPLE):
+    docs = []
+    for person in people:
+        for club in CLUBS:
+            docs.append(make_doc([person, "plays", "for", club], (0, 1), (3, 4), "member"))
+            docs.append(make_doc([person, "hates", "the", club], (0, 1), (3, 4), "None"))
+            # The same words: only their order tells these two apart.
+            docs.append(make_doc([person, "beat", club], (0, 1), (2, 3), "won"))
+            docs.append(make_doc([club, "beat", person], (2, 3), (0, 1), "lost"))
+    return docs
+
+
+def ask(docs):
+    """Examples whose predicted docs have the pairs without their labels."""
+    examples = []
+    for gold in docs:
+        predicted = Doc(VOCAB, words=[token.text for token in gold])
+        predicted._.relations = [(r.head, r.tail, "") for r in gold._.relations]
+        examples.append(Example(predicted, gold))
+    return examples
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for split, people in (("train", PEOPLE), ("dev", ["Ed"]), ("test", ["Flo", "Gus"])):
+        DocBin(store_user_data=True, docs=make_docs(people)).to_disk(folder / f"{split}.spacy")
+    return folder
+
+
+def test_features_tell_head_from_tail_and_order():
+    relation = make_doc(["Ana", "beat", "Reds"], (0, 1), (2, 3), "won")._.relations[0]
+    head, tail = relation.head, relation.tail
+    plain = get_features(head, tail, between=False)
+    assert {"h=ana", "t=reds", "w=beat", "w=ana beat"} <= set(plain)
+    assert get_features(tail, head, between=False) != plain
+    apart = get_features(head, tail, between=True)
+    assert {"between=beat", "first=head"} <= set(apart)
+    assert "first=tail" in get_features(tail, head, between=True)
+
+
+def test_features_of_overlapping_spans():
+    relation = make_doc_overlapping()._.relations[0]
+    found = get_features(relation.head, relation.tail, between=True)
+    assert not [name for name in found if name.startswith("between=")]
+    assert {"h=ana", "h=reds", "t=reds"} <= set(found)
+
+
+def make_doc_overlapping():
+    doc = Doc(VOCAB, words=["Ana", "Reds", "play"])
+    doc._.relations = [((0, 2), (1, 2), "a")]
+    return doc
+
+
+def test_bag_of_words_learns_and_answers_every_pair():
+    pytest.importorskip("sklearn")
+    dev = ask(make_docs(["Ed"]))
+    annotate = fit_bag_of_words(ask(make_docs()), dev, between=True)
+    # Dev chose, but was not answered on the way.
+    assert {r.label for eg in dev for r in eg.predicted._.relations} == {""}
+    test = ask(make_docs(["Flo", "Gus"]))
+    annotate([eg.predicted for eg in test])
+    for example in test:
+        found, gold = example.predicted._.relations, example.reference._.relations
+        assert [(r.pair, r.label) for r in found] == [(r.pair, r.label) for r in gold]
+    nothing = Doc(VOCAB, words=["no", "pair"])
+    annotate([nothing])
+    assert nothing._.relations == []
+
+
+def test_gold_labels_are_not_seen(data):
+    for split in mnre_text.SPLITS:
+        examples = mnre_text.read(data, split, 0)
+        assert {r.label for eg in examples for r in eg.predicted._.relations} == {""}
+        assert "" not in {r.label for eg in examples for r in eg.reference._.relations}
+    assert len(mnre_text.read(data, "train", 5)) == 5
+
+
+def test_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction", None)
+    with pytest.raises(ImportError, match=r"spacy-mmib\[audit\]"):
+        fit_bag_of_words([], [], between=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [row for row in mnre_text.ROWS.values() if row[0] != "bow"]
+)
+def test_configs_of_the_rows_resolve(data, kind, options, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = mnre_text.make_config(kind, options, data, "t", {**SETTING, "limit": 0})
+    model = config["components"]["mmib_rel"]["model"]
+    assert model["entity_repr"] == options["entity_repr"]
+    assert ("img2vec" in model) == (kind == "mmib")
+    # 48 posts in batches of 4, twice; a quarter of an epoch is for warming up.
+    rate = config["training"]["optimizer"]["learn_rate"]
+    assert (rate["warmup_steps"], rate["total_steps"]) == (3, 25)
+    # Evaluated after updates 1, 1 + frequency, ...: as often as there are epochs, or once more.
+    evaluations = 1 + (24 - 1) // config["training"]["eval_frequency"]
+    assert evaluations == 3
+    assert config["system"]["seed"] == 3
+    found = registry.resolve({"train": config.interpolate()["corpora"]["train"]})
+    assert len(list(found["train"](spacy.blank("en")))) == 48
+
+
+def test_finished_rows_are_not_run_again(data, tmp_path, monkeypatch):
+    trained = []
+
+    def run(*args, **kwargs):
+        trained.append(args)
+        scores = {"p": 0.5, "r": 0.25, "f": 1 / 3, "accuracy": 0.5}
+        return {"dev": scores, "test": scores}
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(mnre_text, "run_bag_of_words", run)
+    app, path = typer.Typer(), tmp_path / "new" / "table.json"
+    app.command()(mnre_text.main)
+    command = [str(data), "t", "--metrics", str(path), "--output", str(tmp_path / "models")]
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(mnre_text, "run_component", fail)
+    assert CliRunner().invoke(app, command).exit_code != 0
+    # What was finished before the failure is kept.
+    assert len(json.loads(path.read_text())["results"]) == len(trained) == 2
+    monkeypatch.setattr(mnre_text, "run_component", run)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert len(trained) == len(mnre_text.ROWS)
+    assert list(json.loads(path.read_text())["results"]) == list(mnre_text.ROWS)
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert len(trained) == len(mnre_text.ROWS)
+    # Rows of another setting are no rows of this table, and are not lost for it.
+    before = path.read_text()
+    result = CliRunner().invoke(app, [*command, "--seed", "1"])
+    assert result.exit_code != 0
+    assert path.read_text() == before
+    assert CliRunner().invoke(app, [*command, "--rows", "no such row"]).exit_code != 0
+    assert len(trained) == len(mnre_text.ROWS)
