@@ -176,8 +176,7 @@ def make_rel_examples(nlp: Language, posts=PAIRS, *, ask: bool = False) -> list[
 def relations(docs, digits: int = 4) -> list[list[tuple]]:
     """What a pipeline said, with scores rounded beyond float noise."""
     return [
-        [(r.head.text, r.tail.text, r.label, round(r.score, digits)) for r in doc._.relations]
-        for doc in docs
+        [(r.head.text, r.tail.text, r.label, round(r.score, digits)) for r in doc._.relations] for doc in docs
     ]
 
 

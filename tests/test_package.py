@@ -84,9 +84,7 @@ print("light")
 
 
 def test_importing_spacy_needs_no_torch_because_of_us():
-    result = subprocess.run(
-        [sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "light", result.stderr[-3000:]
 
 

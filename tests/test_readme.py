@@ -106,9 +106,7 @@ def test_links_lead_somewhere():
 
 
 def test_registered_names_are_documented():
-    names = re.findall(
-        r"^\s+(spacy-mmib\.\S+|mmib_\w+) =", (ROOT / "setup.cfg").read_text(), flags=re.M
-    )
+    names = re.findall(r"^\s+(spacy-mmib\.\S+|mmib_\w+) =", (ROOT / "setup.cfg").read_text(), flags=re.M)
     assert names
     for name in names:
         assert name in README, name
@@ -133,8 +131,5 @@ def test_overrides_of_the_project_come_with_or_without_dashes(monkeypatch):
 
     expected = {"training.max_epochs": 3, "training.dropout": 0.2, "paths.encoder": "a b.pth"}
     assert parse("training.max_epochs 3 training.dropout=0.2 paths.encoder 'a b.pth'") == expected
-    assert (
-        parse("--training.max_epochs 3 --training.dropout 0.2 --paths.encoder='a b.pth'")
-        == expected
-    )
+    assert parse("--training.max_epochs 3 --training.dropout 0.2 --paths.encoder='a b.pth'") == expected
     assert parse("") == {}

@@ -47,10 +47,7 @@ def fit_bag_of_words(
                 if pairs:
                     rows = [get_features(pair.head, pair.tail, between) for pair in pairs]
                     labels = model.predict(vectorizer.transform(rows))
-                    found = [
-                        Relation(pair.head, pair.tail, str(label))
-                        for pair, label in zip(pairs, labels)
-                    ]
+                    found = [Relation(pair.head, pair.tail, str(label)) for pair, label in zip(pairs, labels)]
                     set_relations(doc, found)
 
         return annotate

@@ -87,9 +87,7 @@ def main(
             )
         results[name] = {"scores": scores, "seconds": round(time.time() - start)}
         metrics.parent.mkdir(parents=True, exist_ok=True)
-        metrics.write_text(
-            json.dumps({"pictures": "none", "setting": setting, "results": results}, indent=2)
-        )
+        metrics.write_text(json.dumps({"pictures": "none", "setting": setting, "results": results}, indent=2))
     print_table(results, setting)
 
 

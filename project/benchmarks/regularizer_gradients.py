@@ -49,9 +49,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     corpus = read_corpus(args.dataset, args.data / args.dataset)
     for reduction in ("mean", "sum"):
-        options = Options(
-            config=args.config, transformer=args.transformer, overrides=parse(args.overrides)
-        )
+        options = Options(config=args.config, transformer=args.transformer, overrides=parse(args.overrides))
         found = {
             term: get_gradients(corpus, Variant(term, settings), options, reduction, args.posts)
             for term, settings in TERMS.items()
@@ -79,9 +77,7 @@ def get_gradients(
             break
     spacy.util.fix_random_seed(1)
     nlp.update(examples, sgd=False, losses={})
-    name = next(
-        n for n in nlp.pipe_names if nlp.get_pipe_meta(n).factory in ("mmib_ner", "mmib_rel")
-    )
+    name = next(n for n in nlp.pipe_names if nlp.get_pipe_meta(n).factory in ("mmib_ner", "mmib_rel"))
     core = get_module(nlp.get_pipe(name).model.get_ref("core"))
     return {n: p.grad.clone() for n, p in core.named_parameters() if p.grad is not None}
 

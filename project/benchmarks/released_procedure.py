@@ -56,9 +56,7 @@ class Attend(nn.Module):
         """RETURNS (torch.Tensor): (b, q, d) for queries (b, q, d) and keys (b, k, d)."""
         attended, _ = self.attention(query, keys, keys, need_weights=False)
         hidden = self.attention_norm(query + self.dropout(attended))
-        result: torch.Tensor = self.feed_forward_norm(
-            hidden + self.dropout(self.feed_forward(hidden))
-        )
+        result: torch.Tensor = self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
         return result
 
 
@@ -77,9 +75,7 @@ class ReleasedCore(nn.Module):
         (b, 128, d) and pictures (b, m + 1, d).
         """
         z_text, kl_text = self._sample(self.text_mu(text, text), self.text_log_var(text, text))
-        z_image, kl_image = self._sample(
-            self.image_mu(image, image), self.image_log_var(image, image)
-        )
+        z_image, kl_image = self._sample(self.image_mu(image, image), self.image_log_var(image, image))
         fused = self.image_to_text(z_image, z_text)
         context = self.text_to_image(z_text, fused)
         pooled_text, pooled_image = z_text.mean(1), z_image.mean(1)
@@ -145,9 +141,7 @@ class ReleasedModel(nn.Module):
             whole = file.convert("RGB")
         return torch.stack([TRANSFORM(whole), *(TRANSFORM(whole.crop(box)) for box in post.boxes)])
 
-    def forward(
-        self, pieces: Any, pictures: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, pieces: Any, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): Emission scores, the mask of the word
         pieces, and the regularizers.
         """

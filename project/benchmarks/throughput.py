@@ -113,9 +113,7 @@ def main(
     if profile:
         print(describe_profile(loaded[profile], generated[:PROFILED_POSTS]))
         return
-    given = {
-        name: generated[:train_posts] if row.trains else generated for name, row in loaded.items()
-    }
+    given = {name: generated[:train_posts] if row.trains else generated for name, row in loaded.items()}
     results: dict[str, Any] = {
         "ratios": {},
         "machine": describe_machine(gpu_id),
@@ -134,9 +132,7 @@ def main(
         "notes": NOTES,
     }
     seconds, found = measure(loaded, given, repeats)
-    results["rows"] = {
-        name: {**describe_times(seconds[name], len(given[name]))} for name in seconds
-    }
+    results["rows"] = {name: {**describe_times(seconds[name], len(given[name]))} for name in seconds}
     results["ratios"], results["ratio_ranges"] = get_ratios(seconds)
     results["same_entities"] = compare(found)
     write(metrics, results)
@@ -233,10 +229,7 @@ def compare(found: dict[str, Any]) -> dict[str, float]:
     if exact is None:
         return {}
     rows = [name for name in found if name.startswith("ours_") and name != "ours_exact"]
-    return {
-        name: sum(a == b for a, b in zip(exact, found[name], strict=True)) / len(exact)
-        for name in rows
-    }
+    return {name: sum(a == b for a, b in zip(exact, found[name], strict=True)) / len(exact) for name in rows}
 
 
 def measure_cost(row: Row, posts: list[Post], numbers: Sequence[int]) -> dict[str, Any]:
@@ -335,9 +328,7 @@ def print_tables(results: dict[str, Any]) -> None:
         above, below, goal = RATIOS[name]
         low, high = results["ratio_ranges"][name]
         wanted = f"at {'most' if name in AT_MOST else 'least'} {goal}"
-        ratios.append(
-            (name, f"{above} / {below}", f"{ratio:.2f}", f"{low:.2f} - {high:.2f}", wanted)
-        )
+        ratios.append((name, f"{above} / {below}", f"{ratio:.2f}", f"{low:.2f} - {high:.2f}", wanted))
     msg.table(
         ratios,
         header=("ratio", "seconds of", "", "min - max", "wanted"),

@@ -30,9 +30,7 @@ SIDE = (0.15, 0.6)
 def main() -> None:
     """Read the command line and make the corpora."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--demo", type=Path, default=Path("project/data/demo"), help="to start with"
-    )
+    parser.add_argument("--demo", type=Path, default=Path("project/data/demo"), help="to start with")
     parser.add_argument("--output", type=Path, default=Path("project/data/noise"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -94,8 +92,7 @@ def add_typos(doc: Doc, share: float, rng: random.Random) -> Doc:
     noisy = Doc(doc.vocab, words=words, spaces=[bool(token.whitespace_) for token in doc])
     noisy.set_ents([Span(noisy, ent.start, ent.end, label=ent.label) for ent in doc.ents])
     relations = [
-        (*((span.start, span.end) for span in (rel.head, rel.tail)), rel.label)
-        for rel in get_relations(doc)
+        (*((span.start, span.end) for span in (rel.head, rel.tail)), rel.label) for rel in get_relations(doc)
     ]
     set_relations(noisy, relations)
     return noisy
@@ -117,9 +114,7 @@ def make_noisy(word: str, share: float, rng: random.Random) -> str:
     return word
 
 
-def add_boxes(
-    doc: Doc, picture: Path, n: int, rng: random.Random
-) -> list[tuple[float, float, float, float]]:
+def add_boxes(doc: Doc, picture: Path, n: int, rng: random.Random) -> list[tuple[float, float, float, float]]:
     """Put boxes at random places among those of a post's objects.
 
     doc (Doc): The post, with its regions.

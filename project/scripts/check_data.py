@@ -80,9 +80,7 @@ def main() -> None:
     add_folder_arguments(parser)
     parser.add_argument("--metrics", type=Path, default=METRICS)
     args = parser.parse_args()
-    report = check_data(
-        args.dataset, read_folders(args), args.crops_layout, args.orphans, args.tag_column
-    )
+    report = check_data(args.dataset, read_folders(args), args.crops_layout, args.orphans, args.tag_column)
     args.metrics.mkdir(parents=True, exist_ok=True)
     path = args.metrics / f"check_{args.dataset}.json"
     path.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf8")

@@ -100,9 +100,7 @@ def check_crops(crops: Path, layout: str, dicts: Path, dataset: str, posts: Post
     try:
         if not crops.is_dir():
             raise LayoutError(f"There is no folder {crops}.")
-        ids = {
-            split: [name.removesuffix(".jpg") for name in names] for split, names in posts.items()
-        }
+        ids = {split: [name.removesuffix(".jpg") for name in names] for split, names in posts.items()}
         check.layout = layout if layout != "auto" else guess_layout(crops, ids["train"])
         for split, split_ids in ids.items():
             candidates = umgf_crops(crops)

@@ -29,9 +29,7 @@ def compare_counts(report: "Report") -> list[tuple[str, str, str, str, str]]:
             known, printed = (facts.get(split, {}).get(what) for facts in (files, paper))
             mark = "" if known in (None, number) else "! "
             difference = "" if printed is None else _show_difference(number - printed)
-            lines.append(
-                (f"{split} {what}", f"{mark}{number:,}", _show(known), _show(printed), difference)
-            )
+            lines.append((f"{split} {what}", f"{mark}{number:,}", _show(known), _show(printed), difference))
     return lines
 
 
@@ -44,9 +42,7 @@ def print_report(report: "Report") -> None:
         msg.fail(problem)
     if report.counts:
         head = ("Counts", "here", "as released", f"paper, {TABLES[report.dataset]}", "difference")
-        msg.table(
-            compare_counts(report), header=head, aligns=("l", "r", "r", "r", "r"), divider=True
-        )
+        msg.table(compare_counts(report), header=head, aligns=("l", "r", "r", "r", "r"), divider=True)
         if NOTES[report.dataset]:
             msg.text(NOTES[report.dataset])
         show = msg.good if report.version.name == "as released" else msg.warn
@@ -67,9 +63,7 @@ def _print_pictures(report: "Report") -> None:
         if check.there == check.posts:
             msg.good(line)
             continue
-        msg.warn(
-            f"{line}; {check.missing:,} missing, {check.unreadable:,} unreadable ({check.example})"
-        )
+        msg.warn(f"{line}; {check.missing:,} missing, {check.unreadable:,} unreadable ({check.example})")
 
 
 def _print_crops(report: "Report") -> None:

@@ -82,9 +82,7 @@ def main(
     output: Annotated[Path, typer.Argument(help="Folder for the corpus")],
     images: Annotated[
         str,
-        typer.Option(
-            help="Folder of the pictures, in one or in train, val, test (default: <data>/img_org)"
-        ),
+        typer.Option(help="Folder of the pictures, in one or in train, val, test (default: <data>/img_org)"),
     ] = "",
     group: Annotated[
         bool | None,
@@ -101,9 +99,7 @@ def main(
     ] = "",
     dicts: Annotated[
         str,
-        typer.Option(
-            help="Folder of the dictionaries of these crops (default: <data>/txt, or <data>)"
-        ),
+        typer.Option(help="Folder of the dictionaries of these crops (default: <data>/txt, or <data>)"),
     ] = "",
     max_crops: Annotated[
         int, typer.Option(min=0, help="Keep so many crops of an instance, from the first; 0: all")
@@ -207,9 +203,7 @@ def _dicts_folder(data: Path) -> Path:
     return data / "txt" if (data / "txt").is_dir() else data
 
 
-def _picture_finder(
-    images: Path | None, root: Path | None, split: str
-) -> Callable[[str], str | None]:
+def _picture_finder(images: Path | None, root: Path | None, split: str) -> Callable[[str], str | None]:
     if images is None or root is None:
         return lambda name: None
     folder, top = images, root

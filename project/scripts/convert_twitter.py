@@ -113,10 +113,7 @@ def convert(
         crops = None
     if crops is not None:
         crops = crops.absolute()  # as the image root is
-    posts = {
-        split: list(read_twitter_text(find_twitter_text(data, split), tag_column))
-        for split in SPLITS
-    }
+    posts = {split: list(read_twitter_text(find_twitter_text(data, split), tag_column)) for split in SPLITS}
     root = None
     if images is not None:
         folders = [images] if crops is None else [images, crops]

@@ -219,9 +219,7 @@ def print_written(output: Path, image_root: Path | None) -> None:
     if image_root is None:
         print("Text only: pass --images to convert with pictures.")
     else:
-        print(
-            f"Paths of pictures are relative to this folder, the reader's image_root: {image_root}"
-        )
+        print(f"Paths of pictures are relative to this folder, the reader's image_root: {image_root}")
 
 
 def _print_split(name: str, counts: SplitCounts, orphans: Orphans) -> None:

@@ -175,8 +175,7 @@ def digest_docs(splits: Mapping[str, Iterable[Doc]]) -> str:
             relations = None
             if has_relations(doc):
                 relations = [
-                    (r.head.start, r.head.end, r.tail.start, r.tail.end, r.label)
-                    for r in get_relations(doc)
+                    (r.head.start, r.head.end, r.tail.start, r.tail.end, r.label) for r in get_relations(doc)
                 ]
             entities = [(ent.start, ent.end, ent.label_) for ent in doc.ents]
             record = (split, [token.text for token in doc], entities, relations)

@@ -66,9 +66,7 @@ def draw_person(sketch: Sketch, rng: random.Random) -> None:
     _head(sketch, rng, radius, skin, hair)
 
 
-def _arm(
-    sketch: Sketch, rng: random.Random, start: Point, side: int, skin: Colour, sleeve: Colour
-) -> None:
+def _arm(sketch: Sketch, rng: random.Random, start: Point, side: int, skin: Colour, sleeve: Colour) -> None:
     swing = rng.choice((rng.uniform(10, 40), rng.uniform(10, 40), rng.uniform(70, 140)))
     elbow = towards(start, 90 - side * swing, 13)
     hand = towards(elbow, 90 - side * (swing + rng.uniform(-20, 45)), 13)
@@ -188,18 +186,14 @@ def draw_skyline(sketch: Sketch, rng: random.Random) -> None:
         left = 3 + i * width
         right = left + width * rng.uniform(0.86, 1.0)
         top = rng.uniform(8, 22) if i == tallest else rng.uniform(28, 62)
-        tone = hsv(
-            hue + rng.uniform(-0.06, 0.06), rng.uniform(0.1, 0.45), value * rng.uniform(0.75, 1.25)
-        )
+        tone = hsv(hue + rng.uniform(-0.06, 0.06), rng.uniform(0.1, 0.45), value * rng.uniform(0.75, 1.25))
         _roof(sketch, rng, left, right, top, tone)
         sketch.rectangle(left, top, right, ground, tone)
         _windows(sketch, rng, (left, top + 3, right, ground - 3), lit)
     sketch.rectangle(1, ground, 99, ground + 4, shade(hsv(hue, 0.3, value), 0.6))
 
 
-def _roof(
-    sketch: Sketch, rng: random.Random, left: float, right: float, top: float, tone: Colour
-) -> None:
+def _roof(sketch: Sketch, rng: random.Random, left: float, right: float, top: float, tone: Colour) -> None:
     middle, roof = (left + right) / 2, rng.randrange(4)
     if roof == 0:
         sketch.stroke([(middle, top), (middle, top - 7)], 1.2, INK, outline=0)
@@ -209,9 +203,7 @@ def _roof(
         sketch.rectangle(left + 3, top - 4, right - 3, top, tone)
 
 
-def _windows(
-    sketch: Sketch, rng: random.Random, box: tuple[float, float, float, float], lit: Colour
-) -> None:
+def _windows(sketch: Sketch, rng: random.Random, box: tuple[float, float, float, float], lit: Colour) -> None:
     left, top, right, bottom = box
     columns = 3 if right - left > 17 else 2
     step = (right - left) / (columns + 0.5)
@@ -276,9 +268,7 @@ def _stripes(sketch: Sketch, head: Point, rx: float, dark: Colour) -> None:
         sketch.stroke([(x + shift, y - 15), (x + shift * 0.8, y - 9)], 2, dark, outline=0)
     for side in (-1, 1):
         for height in (62, 69, 76):
-            sketch.stroke(
-                [(50 + side * rx * 0.9, height), (50 + side * rx * 0.62, height + 1)], 2.2, dark, 0
-            )
+            sketch.stroke([(50 + side * rx * 0.9, height), (50 + side * rx * 0.62, height + 1)], 2.2, dark, 0)
 
 
 def _cat_face(sketch: Sketch, rng: random.Random, head: Point) -> None:

@@ -57,9 +57,7 @@ def draw_ball(sketch: Sketch, rng: random.Random) -> None:
         sketch.polygon(ring_of_points(centre, [14] * 5, turn), INK, outline=0)
         for i in range(5):
             angle = turn + i * 72
-            sketch.stroke(
-                [towards(centre, angle, 14), towards(centre, angle, 30)], 1.6, INK, outline=0
-            )
+            sketch.stroke([towards(centre, angle, 14), towards(centre, angle, 30)], 1.6, INK, outline=0)
             patch = [(30, 0), (36, -17), (43, -14), (43, 14), (36, 17)]
             sketch.polygon([towards(centre, angle + a, r) for r, a in patch], INK, outline=0)
     else:
@@ -178,9 +176,7 @@ def draw_fish(sketch: Sketch, rng: random.Random) -> None:
         ],
         fin,
     )
-    sketch.polygon(
-        [(x - side * 12, 54 - ry), (x - side * 16, 38 - ry), (x + side * 12, 53 - ry)], fin
-    )
+    sketch.polygon([(x - side * 12, 54 - ry), (x - side * 16, 38 - ry), (x + side * 12, 53 - ry)], fin)
     sketch.ellipse((x, 50), rx, ry, colour)
     if rng.random() < 0.5:
         for shift in (-12, 0):

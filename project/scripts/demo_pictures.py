@@ -47,9 +47,7 @@ DRAW: dict[str, Callable[[Sketch, random.Random], None]] = {
 }
 """How each kind of object is drawn. A new kind needs an entry here and nothing else."""
 
-DISTRACTORS: tuple[str, ...] = tuple(
-    kind for kind in DRAW if kind not in DECIDING and kind not in RELATING
-)
+DISTRACTORS: tuple[str, ...] = tuple(kind for kind in DRAW if kind not in DECIDING and kind not in RELATING)
 SIZES: tuple[tuple[int, int], ...] = ((128, 128), (160, 128), (128, 160))
 LONGEST_SIDE = (38, 62)
 OBJECTS = (3, 4)
@@ -170,9 +168,7 @@ def _ground(rng: random.Random) -> Colour:
     return hsv(rng.random(), rng.uniform(0.05, 0.45), rng.uniform(0.65, 1.0))
 
 
-def _place(
-    sizes: Sequence[tuple[int, int]], width: int, height: int, rng: random.Random
-) -> list[Box]:
+def _place(sizes: Sequence[tuple[int, int]], width: int, height: int, rng: random.Random) -> list[Box]:
     """Find places that don't overlap; everything gets smaller when there is no room."""
     factor = 1.0
     while True:

@@ -164,6 +164,4 @@ def draw_briefcase(sketch: Sketch, rng: random.Random) -> None:
     if rng.random() < 0.5:
         for side in (-1, 1):
             x = 50 + side * half
-            sketch.polygon(
-                [(x, bottom - 12), (x, bottom), (x - side * 12, bottom)], dark, outline=0
-            )
+            sketch.polygon([(x, bottom - 12), (x, bottom), (x - side * 12, bottom)], dark, outline=0)

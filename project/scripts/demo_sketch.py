@@ -42,9 +42,7 @@ class Sketch:
         if outline:
             self._draw.line([*pixels, pixels[0], pixels[1]], INK, self._width(outline), "curve")
 
-    def ellipse(
-        self, centre: Point, rx: float, ry: float, fill: Colour, outline: float = 1.6
-    ) -> None:
+    def ellipse(self, centre: Point, rx: float, ry: float, fill: Colour, outline: float = 1.6) -> None:
         """Fill an ellipse.
 
         centre (Point): Its centre, in hundredths of the side.
@@ -64,9 +62,7 @@ class Sketch:
         """Fill an upright rectangle from its upper left to its lower right corner."""
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, outline)
 
-    def stroke(
-        self, points: Sequence[Point], width: float, fill: Colour, outline: float = 1.6
-    ) -> None:
+    def stroke(self, points: Sequence[Point], width: float, fill: Colour, outline: float = 1.6) -> None:
         """Draw a thick line with round ends, with ink on both sides.
 
         points (Sequence[Point]): Where it goes, in hundredths of the side.

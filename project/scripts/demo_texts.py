@@ -154,9 +154,7 @@ def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
     for kind, count in counts.items():
         labels = _spread(LABELS, count, rng)
         for label in LABELS:
-            for n_names, tells, number in _share_out_names(
-                kind, label, labels.count(label), shares
-            ):
+            for n_names, tells, number in _share_out_names(kind, label, labels.count(label), shares):
                 for shown in _spread(RELATIONS, number, rng):
                     plans.append(Plan(kind, label, shown, n_names, tells))
     rng.shuffle(plans)

@@ -31,9 +31,7 @@ def main() -> None:
     nlp = spacy.load(model)
     results = {}
     for images in ("own", "none", "shuffled"):
-        scores = evaluate(
-            nlp, folder / "test.spacy", images=images, seed=args.seed, image_root=root
-        )
+        scores = evaluate(nlp, folder / "test.spacy", images=images, seed=args.seed, image_root=root)
         print_metrics(scores)
         results[images] = scores
     args.metrics.mkdir(parents=True, exist_ok=True)

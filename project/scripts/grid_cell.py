@@ -71,9 +71,7 @@ def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
     def see(stage: str, examples: list[Example]) -> None:
         counts.update(count_stage(nlp, stage, examples))
 
-    metrics = evaluate(
-        nlp, cell["test"], image_root=cell["image_root"], limit=cell["limit"], see=see
-    )
+    metrics = evaluate(nlp, cell["test"], image_root=cell["image_root"], limit=cell["limit"], see=see)
     result = {
         "tasks": {task: dict(zip("prf", get_prf(sum_counts(c)))) for task, c in counts.items()},
         "dev": {k: v for k, v in nlp.meta["performance"].items() if isinstance(v, float)},
@@ -91,9 +89,7 @@ def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
     write_json(folder / RESULT, result)
 
 
-def count_stage(
-    nlp: spacy.Language, stage: str, examples: list[Example]
-) -> dict[str, list[DocumentCounts]]:
+def count_stage(nlp: spacy.Language, stage: str, examples: list[Example]) -> dict[str, list[DocumentCounts]]:
     """RETURNS (Dict[str, List[DocumentCounts]]): Counts of each post, by task: "entities", "relations" of
     given entities, "relations end to end".
     """

@@ -80,9 +80,7 @@ def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
                 "project run convert-twitter17 . --vars.data FOLDER'."
             )
     root = dataset_paths(folder).get("paths.image_root")
-    reader = create_corpus_v1(
-        folder / "train.spacy", image_root=root, limit=limit, check_images="none"
-    )
+    reader = create_corpus_v1(folder / "train.spacy", image_root=root, limit=limit, check_images="none")
     docs = [example.predicted for example in reader(spacy.blank("en"))]
     return Corpus(name, folder, len(docs), sum(get_stored_image(doc) is not None for doc in docs))
 
@@ -107,16 +105,12 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
         _take_out_core(components)
     cores = [c for c in components.values() if "beta1" in c]
     if variant.settings and not cores:
-        raise ValueError(
-            f"No component of {path} has an MMIB core: {variant.name} changes nothing."
-        )
+        raise ValueError(f"No component of {path} has an MMIB core: {variant.name} changes nothing.")
     for component in cores:
         component.update(variant.settings)
     if not corpus.pictures:
         _drop_picture_encoders(components)
-    config["paths"].update(
-        {split: str(corpus.folder / f"{split}.spacy") for split in ("train", "dev")}
-    )
+    config["paths"].update({split: str(corpus.folder / f"{split}.spacy") for split in ("train", "dev")})
     for name, value in dataset_paths(corpus.folder).items():
         key = name.removeprefix("paths.")
         if key in config["paths"]:

@@ -47,9 +47,7 @@ class PicturedPost:
 def main() -> None:
     """Read the command line and make the corpus."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--output", type=Path, default=Path("project/data/demo"), help="folder to fill"
-    )
+    parser.add_argument("--output", type=Path, default=Path("project/data/demo"), help="folder to fill")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     parser.add_argument("--n-train", type=int, default=1800, help="posts to train on")
     parser.add_argument("--n-dev", type=int, default=300, help="posts to choose a model with")
@@ -162,9 +160,7 @@ def make_doc(nlp: Language, post: Post) -> Doc:
     if any(span is None for span in spans):
         raise ValueError(f"A name of this post is no span of tokens: {post.text!r}")
     doc.set_ents([span for span in spans if span is not None])
-    set_relations(
-        doc, [(head, tail, post.plan.relation) for head, tail in permutations(doc.ents, 2)]
-    )
+    set_relations(doc, [(head, tail, post.plan.relation) for head, tail in permutations(doc.ents, 2)])
     doc.user_data[KIND_KEY] = post.plan.kind
     doc.user_data[RELATION_KIND_KEY] = post.plan.relation_kind
     return doc
@@ -211,9 +207,7 @@ def count(posts: Sequence[PicturedPost]) -> dict[str, Any]:
         "agreeing_share": round(agreeing / pictured, 4) if pictured else 0.0,
         "posts_with_two_entities": relations.total(),
         "entities": {label: labels[label] for label in LABELS},
-        "relation_kinds": {
-            kind: relation_kinds[kind] for kind in ("undecided", "decided", "no_pair")
-        },
+        "relation_kinds": {kind: relation_kinds[kind] for kind in ("undecided", "decided", "no_pair")},
         # A pair has its relation in both directions.
         "relations": {label: 2 * relations[label] for label in RELATIONS},
         "relation_shown": {label: shown[label] for label in RELATIONS},

@@ -18,9 +18,7 @@ row of each of `doc._.relations`, "split": of the file, "empty": places of the t
 characters}."""
 
 
-def to_doc(
-    vocab: Vocab, rows: list[MnreRow], numbers: list[int], split: str = ""
-) -> tuple[Doc, int]:
+def to_doc(vocab: Vocab, rows: list[MnreRow], numbers: list[int], split: str = "") -> tuple[Doc, int]:
     """Make a doc of instances of one post.
 
     vocab (Vocab): The vocabulary.

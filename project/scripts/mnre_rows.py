@@ -107,9 +107,7 @@ def read_mnre(path: Path) -> MnreFile:
                 rows.append(row)
                 other_names += others
     if not rows:
-        raise FormatError(
-            f"{path}: there are no instances in it; expected on each line {EXPECTED}."
-        )
+        raise FormatError(f"{path}: there are no instances in it; expected on each line {EXPECTED}.")
     return MnreFile(rows, other_names)
 
 
@@ -161,9 +159,7 @@ def _parse(text: str, where: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as err:
         reason = " ".join(str(err).split())[:100]
-        raise FormatError(
-            f"{where}: not a Python dict ({reason}), nor JSON; expected {EXPECTED}."
-        ) from None
+        raise FormatError(f"{where}: not a Python dict ({reason}), nor JSON; expected {EXPECTED}.") from None
 
 
 def _joined(name: Any) -> Any:

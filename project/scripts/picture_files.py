@@ -165,9 +165,7 @@ def find_dictionary(folder: Path, dataset: str, split: str) -> Path:
     RETURNS (Path): The file.
     RAISES (LayoutError): There is none, or more than one.
     """
-    found = [
-        path for name in HVPNET_SPLITS[split] for path in sorted(folder.glob(f"*{name}_dict.pth"))
-    ]
+    found = [path for name in HVPNET_SPLITS[split] for path in sorted(folder.glob(f"*{name}_dict.pth"))]
     if len(found) > 1:
         found = [path for path in found if path.name.startswith(dataset)] or found
     if len(found) != 1:

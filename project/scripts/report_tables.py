@@ -99,13 +99,9 @@ def read_tables(grids: Path, metrics: Path) -> list[Table]:
     groups: dict[tuple[str, str, str], dict[str, Row]] = {}
     for line in write_results(grids, metrics):
         rows = groups.setdefault((line["grid"], line["dataset"], line["task"]), {})
-        row = rows.setdefault(
-            line["variant"], Row(line["variant"], tuple(line["series"].split()), {})
-        )
+        row = rows.setdefault(line["variant"], Row(line["variant"], tuple(line["series"].split()), {}))
         row.runs[line["seed"]] = line
-    return [
-        Table(*key, list(rows.values()), planned[key[0], key[1]]) for key, rows in groups.items()
-    ]
+    return [Table(*key, list(rows.values()), planned[key[0], key[1]]) for key, rows in groups.items()]
 
 
 def write_report(tables: Sequence[Table], grids: Path, output: Path) -> Path:
@@ -172,9 +168,7 @@ def get_p_values(table: Table, grids: Path) -> dict[tuple[str, str], float]:
     for a, b in pairs:
         seeds = sorted(a.runs.keys() & b.runs.keys())
         if seeds:
-            counts = [
-                [read_counts(grids, row.runs[seed], table.task) for seed in seeds] for row in (a, b)
-            ]
+            counts = [[read_counts(grids, row.runs[seed], table.task) for seed in seeds] for row in (a, b)]
             found[a.variant, b.variant] = compare_f1(*counts).p
     return found
 
@@ -193,10 +187,7 @@ def describe_pairs(table: Table, ps: dict[tuple[str, str], float]) -> str:
         [name, *(show_p(ps.get((name, other), ps.get((other, name)))) for other in names[1:])]
         for name in names[:-1]
     ]
-    lines = [
-        [cell if j == 0 or j > i else "" for j, cell in enumerate(line)]
-        for i, line in enumerate(lines)
-    ]
+    lines = [[cell if j == 0 or j > i else "" for j, cell in enumerate(line)] for i, line in enumerate(lines)]
     return "p of each pair of rows:\n\n" + make_markdown(["", *names[1:]], lines)
 
 
@@ -239,9 +230,7 @@ def describe_published(tables: Sequence[Table]) -> str:
     parts = []
     datasets = [find_dataset(table.dataset) for table in tables]
     for name in dict.fromkeys(name for name in datasets if name):
-        lines = [
-            [system, *(f"{score:.2f}" for score in prf)] for system, prf in SYSTEMS[name].items()
-        ]
+        lines = [[system, *(f"{score:.2f}" for score in prf)] for system, prf in SYSTEMS[name].items()]
         parts.append(f"## Published: {name}, {TASKS[name]} (Tables III and IV of the paper)\n")
         parts += [make_markdown(["", "P", "R", "F1"], lines), f"{CAVEATS[name]}\n"]
     return "\n".join(parts)

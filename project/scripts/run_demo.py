@@ -136,8 +136,7 @@ def write_metrics(path: Path, seeds: list[int], results: Results) -> None:
     """Write the means over seeds (0-1), and each seed's score."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, Any] = {
-        kind: {key: mean(scores) for key, scores in table.items()}
-        for kind, table in results.items()
+        kind: {key: mean(scores) for key, scores in table.items()} for kind, table in results.items()
     }
     metrics |= {"seeds": seeds, "by_seed": results, "data": SYNTHETIC}
     path.write_text(json.dumps(metrics, indent=2) + "\n")
@@ -192,8 +191,7 @@ def describe(doc: Doc) -> str:
 def describe_relations(doc: Doc) -> str:
     """RETURNS (str): The relations of a doc, none that are negative."""
     return "".join(
-        f"; {r.head.text} - {r.label} - {r.tail.text}"
-        + ("" if r.score is None else f" ({r.score:.2f})")
+        f"; {r.head.text} - {r.label} - {r.tail.text}" + ("" if r.score is None else f" ({r.score:.2f})")
         for r in get_relations(doc)
         if r.label != "None"
     )

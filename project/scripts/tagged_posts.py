@@ -95,9 +95,7 @@ def _split_columns(line: str, tag_column: int, where: str) -> tuple[str, str]:
     """RETURNS (Tuple[str, str]): Token and tag of a line."""
     columns = line.split("\t")
     if len(columns) < 2:
-        raise FormatError(
-            f"{where}: expected token<TAB>tag, or IMGID:<id>, but found {line[:60]!r}."
-        )
+        raise FormatError(f"{where}: expected token<TAB>tag, or IMGID:<id>, but found {line[:60]!r}.")
     if not tag_column and len(columns) > 2:
         raise FormatError(
             f"{where}: {len(columns)} columns, {line[:60]!r}: say which one has the tag, with "
@@ -105,8 +103,7 @@ def _split_columns(line: str, tag_column: int, where: str) -> tuple[str, str]:
         )
     if tag_column > len(columns):
         raise FormatError(
-            f"{where}: there is no column {tag_column} (--tag-column), but {len(columns)}: "
-            f"{line[:60]!r}."
+            f"{where}: there is no column {tag_column} (--tag-column), but {len(columns)}: {line[:60]!r}."
         )
     return columns[0], columns[(tag_column or 2) - 1].strip()
 
@@ -141,9 +138,7 @@ def read_json_lines(path: Path) -> Iterator[TaggedPost]:
             )
         found = found or bool(tokens)
         yield TaggedPost(
-            join_surrogates(
-                str(record.get("image_id") or f"{record.get('id', number)}.jpg"), where
-            ),
+            join_surrogates(str(record.get("image_id") or f"{record.get('id', number)}.jpg"), where),
             [join_surrogates(token, where) for token in tokens],
             [_check_tag(join_surrogates(tag, where), where) for tag in tags],
             where,

@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("--config", default="", help="instead of the dataset's own")
     parser.add_argument("--gpu-id", type=int, default=-1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--overrides", default="", help="settings of the config: 'training.max_epochs 3 ...'"
-    )
+    parser.add_argument("--overrides", default="", help="settings of the config: 'training.max_epochs 3 ...'")
     args = parser.parse_args()
     folder = args.data / args.dataset
     if args.dataset == "demo" and not (folder / "encoder.pth").exists():

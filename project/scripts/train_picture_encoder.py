@@ -53,9 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("project/data/demo/encoder.pth"))
     parser.add_argument("--arch", default="resnet18", help="a torchvision classifier")
-    parser.add_argument(
-        "--image-size", type=int, default=32, help="pixels a side that the encoder sees"
-    )
+    parser.add_argument("--image-size", type=int, default=32, help="pixels a side that the encoder sees")
     parser.add_argument("--pictures", type=int, default=500, help="drawings to train on")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--learn-rate", type=float, default=2e-3)
@@ -167,9 +165,7 @@ def around_box(box: Box, image: Image.Image, rng: random.Random) -> Box:
     )
 
 
-def fit(
-    model: nn.Module, crops: Crops, epochs: int, learn_rate: float, batch_size: int = 64
-) -> None:
+def fit(model: nn.Module, crops: Crops, epochs: int, learn_rate: float, batch_size: int = 64) -> None:
     """Train a classifier in place.
 
     model (nn.Module): Takes n x 3 x size x size, gives n x kinds.

@@ -39,9 +39,7 @@ class Folders:
     dicts: Path | None = None
 
 
-def find_folders(
-    dataset: str, data: str = "", images: str = "", crops: str = "", dicts: str = ""
-) -> Folders:
+def find_folders(dataset: str, data: str = "", images: str = "", crops: str = "", dicts: str = "") -> Folders:
     """Find the folders of a dataset.
 
     dataset (str): "twitter15", "twitter17" or "mnre".

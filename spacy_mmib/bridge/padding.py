@@ -9,9 +9,7 @@ from thinc.types import Floats2d
 from torch.nn.utils.rnn import pad_sequence
 
 
-def pad(
-    arrays: Sequence[Floats2d], *, requires_grad: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(arrays: Sequence[Floats2d], *, requires_grad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack arrays, filling up with zeros.
 
     arrays (Sequence[Floats2d]): One a post, (rows, width); at least one.

@@ -191,9 +191,7 @@ def deserialize_module(
             f"The saved pipeline holds a module {msg['module']!r} that this version of spacy-mmib doesn't "
             f"know (it knows {sorted(MODULES)}). Install the version it was saved with."
         )
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the random weights it starts with are replaced at once
+    with torch.random.fork_rng(devices=[]):  # the random weights it starts with are replaced at once
         built = MODULES[msg["module"]](**{**msg["settings"], **(runtime_settings or {})})
     built.load_state_dict(safetensors.torch.load(msg["state"]))
     _constrain(built)

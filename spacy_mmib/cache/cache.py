@@ -66,9 +66,7 @@ class FeatureCache:
         read_only: bool = False,
     ) -> None:
         if not 0 < max_gb < float("inf"):
-            raise ValueError(
-                f"max_gb is the size of the cache in gigabytes, above 0, not {max_gb}."
-            )
+            raise ValueError(f"max_gb is the size of the cache in gigabytes, above 0, not {max_gb}.")
         if dtype not in ("float16", "float32"):
             raise ValueError(f"dtype is 'float16' or 'float32', not {dtype!r}.")
         self.path = os.path.abspath(path)

@@ -159,9 +159,7 @@ class FeatureStore:
             connection.close()
         if self.broken:
             return None
-        self._connection = database.connect(
-            self.path, read_only=self.read_only, timeout=self.timeout
-        )
+        self._connection = database.connect(self.path, read_only=self.read_only, timeout=self.timeout)
         self._identity = database.file_identity(self.path)
         return self._connection
 
@@ -353,9 +351,7 @@ class FeatureStore:
             try:
                 with self._not_waiting(), self._transaction(connection):
                     self._set_uses(connection)
-            except (
-                sqlite3.OperationalError
-            ):  # somebody else is writing, and this doesn't matter enough
+            except sqlite3.OperationalError:  # somebody else is writing, and this doesn't matter enough
                 self._uses.clear()
                 self._file_uses.clear()
 
@@ -532,9 +528,7 @@ class FeatureStore:
             query = "SELECT value FROM settings WHERE name = 'max_bytes'"
             for (result["max_bytes"],) in connection.execute(query):
                 pass
-            oldest, newest = connection.execute(
-                "SELECT min(used), max(used) FROM entries"
-            ).fetchone()
+            oldest, newest = connection.execute("SELECT min(used), max(used) FROM entries").fetchone()
             if oldest is not None:
                 result["oldest_use"], result["newest_use"] = oldest / 1e9, newest / 1e9
 
@@ -574,9 +568,7 @@ class FeatureStore:
             damaged = [row[0] for row in _count(rows, _is_sound, counts)]
             rows = connection.execute("SELECT path, stat, digest, checksum FROM files")
             damaged_files = [row[0] for row in _count(rows, _is_sound_file, counts)]
-            rows = connection.execute(
-                "SELECT id FROM payloads WHERE id NOT IN (SELECT id FROM entries)"
-            )
+            rows = connection.execute("SELECT id FROM payloads WHERE id NOT IN (SELECT id FROM entries)")
             orphans = [row[0] for row in _count(rows, lambda row: False, counts)]
             if remove and not self.read_only:
                 with self._transaction(connection):
@@ -615,9 +607,7 @@ def _is_sound_file(row: tuple[Any, ...]) -> bool:
     return bool(checksum == _file_checksum(path, said, digest))
 
 
-def _count(
-    rows: Iterable[Any], is_sound: Callable[[Any], bool], counts: dict[str, int]
-) -> Iterator[Any]:
+def _count(rows: Iterable[Any], is_sound: Callable[[Any], bool], counts: dict[str, int]) -> Iterator[Any]:
     for row in rows:
         if is_sound(row):
             counts["sound"] += 1

@@ -17,9 +17,7 @@ mmib_cli = typer.Typer(
 )
 spacy_app.add_typer(mmib_cli)
 
-ModelArg: TypeAlias = Annotated[
-    str, typer.Argument(help="Name or path of the pipeline", metavar="MODEL")
-]
+ModelArg: TypeAlias = Annotated[str, typer.Argument(help="Name or path of the pipeline", metavar="MODEL")]
 ImageRootOpt: TypeAlias = Annotated[
     str | None,  # not a Path, so that an unset variable of a project ("") can be told from "."
     typer.Option(
@@ -36,9 +34,7 @@ BatchSizeOpt: TypeAlias = Annotated[
 ]
 CodeOpt: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "--code", "-c", help="Python file with additional code (registered functions) to import"
-    ),
+    typer.Option("--code", "-c", help="Python file with additional code (registered functions) to import"),
 ]
 
 

@@ -37,9 +37,7 @@ def audit_cli(
     negative_label: Annotated[
         str, typer.Option("--negative-label", "-n", help="Label of pairs that are not related")
     ] = "None",
-    folds: Annotated[
-        int, typer.Option("--folds", "-k", min=2, help="Folds of the cross-validation")
-    ] = 5,
+    folds: Annotated[int, typer.Option("--folds", "-k", min=2, help="Folds of the cross-validation")] = 5,
     seed: Annotated[
         int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of folds and bootstrap")
     ] = 0,

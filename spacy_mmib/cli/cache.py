@@ -29,9 +29,7 @@ CacheArg: TypeAlias = Annotated[
 @cache_app.command("stats")
 def cache_stats_cli(
     path: CacheArg,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to the standard output")] = (
-        False
-    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to the standard output")] = (False),
 ) -> None:
     """Show how much of what is in a feature cache, and when it was used.
 

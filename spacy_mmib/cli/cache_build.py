@@ -14,16 +14,12 @@ if TYPE_CHECKING:
     from spacy.language import Language
 
 
-@cache_app.command(
-    "build", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
+@cache_app.command("build", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def cache_build_cli(
     ctx: typer.Context,
     pipeline: Annotated[
         str,
-        typer.Argument(
-            help="A config (.cfg), or the name or path of a trained pipeline", metavar="PIPELINE"
-        ),
+        typer.Argument(help="A config (.cfg), or the name or path of a trained pipeline", metavar="PIPELINE"),
     ],
     corpus: Annotated[
         list[str],

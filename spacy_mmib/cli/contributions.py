@@ -88,9 +88,7 @@ def contributions_cli(
     found = [(model, compute(model, reader, component))]
     if compare:
         found.append((compare, compute(compare, reader, None)))
-    posts = [
-        (name, every[i]) for i in range(len(found[0][1])) for name, every in found if i < len(every)
-    ]
+    posts = [(name, every[i]) for i in range(len(found[0][1])) for name, every in found if i < len(every)]
     from wasabi import msg
 
     if output.suffix.lower() == ".jsonl":

@@ -36,9 +36,7 @@ def errors_cli(
     ],
     limit: Annotated[
         int,
-        typer.Option(
-            "--limit", "-n", min=0, help="Posts shown on the screen; the file has all that change"
-        ),
+        typer.Option("--limit", "-n", min=0, help="Posts shown on the screen; the file has all that change"),
     ] = 10,
     image_root: ImageRootOpt = None,
     batch_size: BatchSizeOpt = None,

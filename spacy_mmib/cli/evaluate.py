@@ -156,9 +156,7 @@ def evaluate(
 
     extractors = [name for name in nlp.pipe_names if _finds(nlp, name, "doc._.relations")]
     recognizers = [name for name in nlp.pipe_names if _finds(nlp, name, "doc.ents", "doc.spans")]
-    asks = any(
-        getattr(nlp.get_pipe(name), "get_instances", None) is get_given_pairs for name in extractors
-    )
+    asks = any(getattr(nlp.get_pipe(name), "get_instances", None) is get_given_pairs for name in extractors)
     # Otherwise there is no end to end: nothing finds what to relate.
     end_to_end = bool(recognizers) and not asks
     examples, kept = read()
@@ -238,9 +236,7 @@ def make_scorer(nlp: "Language", see: "Callable[[list[Example]], None] | None" =
     from spacy.scorer import Scorer
 
     class SeeingScorer(Scorer):
-        def score(
-            self, examples: "Iterable[Example]", *, per_component: bool = False
-        ) -> dict[str, Any]:
+        def score(self, examples: "Iterable[Example]", *, per_component: bool = False) -> dict[str, Any]:
             examples = list(examples)
             if see is not None:
                 see(examples)
@@ -310,13 +306,9 @@ def say_if_pictures_dont_matter(nlp: "Language", metrics: dict[str, Any]) -> Non
     from wasabi import msg
 
     if not metrics["pictures"]["with_picture"]:
-        msg.warn(
-            "No post of this corpus has a picture: --no-images and --shuffle-images change nothing."
-        )
+        msg.warn("No post of this corpus has a picture: --no-images and --shuffle-images change nothing.")
     if not any(nlp.get_pipe_meta(name).factory.startswith("mmib") for name in nlp.pipe_names):
-        msg.warn(
-            "No mmib component in this pipeline: unless another one does, nothing looks at pictures."
-        )
+        msg.warn("No mmib component in this pipeline: unless another one does, nothing looks at pictures.")
 
 
 def _percent(score: float | None) -> str:

@@ -51,9 +51,7 @@ def predict_cli(
     ] = STANDARD,
     image_root: ImageRootOpt = None,
     batch_size: BatchSizeOpt = None,
-    n_process: Annotated[
-        int, typer.Option("--n-process", "-n", min=1, help="Number of processes")
-    ] = 1,
+    n_process: Annotated[int, typer.Option("--n-process", "-n", min=1, help="Number of processes")] = 1,
     gpu_id: GpuOpt = -1,
     code: CodeOpt = None,
 ) -> None:
@@ -184,8 +182,7 @@ class PredictResult:
         parts = [
             f"{self.posts} posts predicted ({self.with_picture} with a picture, "
             f"{self.image_errors} with one that can't be used{reasons and ': ' + reasons}), "
-            f"{self.entities} entities found"
-            + (f", {self.relations} relations" if self.relations else "")
+            f"{self.entities} entities found" + (f", {self.relations} relations" if self.relations else "")
         ]
         if self.skipped:
             shown = ", ".join(map(str, self.skipped[:10]))

@@ -186,9 +186,7 @@ class Backbone(nn.Module):
         except (RuntimeError, TypeError, AttributeError) as err:
             problem = " ".join(str(err).split())[:300]
         if problem is not None:
-            raise ValueError(
-                f"The weights don't fit a torchvision {self.settings['arch']!r} ({problem})."
-            )
+            raise ValueError(f"The weights don't fit a torchvision {self.settings['arch']!r} ({problem}).")
 
 
 def _build(arch: str) -> nn.Module:

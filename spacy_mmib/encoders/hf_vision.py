@@ -99,9 +99,7 @@ class HFVision(nn.Module):
         self.forward_settings = _get_forward_settings(
             self.network, self.kind, config, int(preset["crop_size"])
         )
-        self.has_statistics = any(
-            isinstance(module, nn.BatchNorm2d) for module in self.network.modules()
-        )
+        self.has_statistics = any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules())
         self.trainable = trainable
         self.autocast = None if autocast is None else getattr(torch, autocast)
         self.requires_grad_(trainable)
@@ -227,9 +225,7 @@ def build_network(config: dict[str, Any]) -> nn.Module:
     """
     from transformers import AutoConfig, AutoModel
 
-    network: nn.Module = AutoModel.from_config(
-        AutoConfig.for_model(**config), **get_build_settings(config)
-    )
+    network: nn.Module = AutoModel.from_config(AutoConfig.for_model(**config), **get_build_settings(config))
     return network
 
 

@@ -188,9 +188,7 @@ def _read_preprocessing(name: str) -> dict[str, Any] | None:
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except Exception as err:
         if is_local:
-            raise ValueError(
-                f"The {PREPROCESSOR} of {name!r} can't be used ({_reason(err)})."
-            ) from None
+            raise ValueError(f"The {PREPROCESSOR} of {name!r} can't be used ({_reason(err)}).") from None
         if "does not appear to have a file named" in str(err):
             return None
         raise OSError(_unreachable(name, err)) from None

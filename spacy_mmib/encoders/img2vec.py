@@ -280,9 +280,7 @@ def _drop_not_finite(model: Model[Any, Any], found: dict[int, _Encoded]) -> None
             encoded.prepared.problems.append(Problem(reason, "not_finite"))
 
 
-def _put_in_cache(
-    model: Model[Any, Any], found: dict[int, _Encoded], planner: Planner, cache: Any
-) -> None:
+def _put_in_cache(model: Model[Any, Any], found: dict[int, _Encoded], planner: Planner, cache: Any) -> None:
     fresh: dict[bytes, Any] = {}
     for encoded in found.values():
         # What had a problem is looked at again next time: somebody may have repaired it.

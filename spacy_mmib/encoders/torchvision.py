@@ -75,9 +75,7 @@ def build_torchvision_encoder_v1(
     """
     weights = None if weights is None else os.fspath(weights)
     if memory_format not in ("auto", "contiguous", "channels_last"):
-        raise ValueError(
-            f"memory_format is 'auto', 'contiguous' or 'channels_last', not {memory_format!r}."
-        )
+        raise ValueError(f"memory_format is 'auto', 'contiguous' or 'channels_last', not {memory_format!r}.")
     if region_features not in ("crop", "roi"):
         raise ValueError(f"region_features is 'crop' or 'roi', not {region_features!r}.")
     settings = make_settings(

@@ -11,9 +11,7 @@ from .backbone import Backbone
 from .picture_transform import make_preset
 
 
-def load_backbone(
-    arch: str, weights: str | None, *, image_size: int | None, **settings: Any
-) -> Backbone:
+def load_backbone(arch: str, weights: str | None, *, image_size: int | None, **settings: Any) -> Backbone:
     """Build a network and read its weights. Called on initialization only: a saved pipeline brings its own.
 
     arch (str): torchvision's name of the network.
@@ -55,9 +53,7 @@ def _download_weights(arch: str, name: str) -> dict[str, Any]:
     entry = models.get_model_weights(arch)[name]
     file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
     try:
-        state: dict[str, Any] = entry.get_state_dict(
-            progress=False, check_hash=True, weights_only=True
-        )
+        state: dict[str, Any] = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
         return state
     except Exception as err:
         reason = " ".join(f"{type(err).__name__}: {err}".split())[:200]

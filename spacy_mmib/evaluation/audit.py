@@ -379,18 +379,14 @@ def _make_tasks(posts: Sequence[_Post], negative_label: str) -> Iterator[_Task]:
     has_entity = _Task("has_entity", "posts", has, asked)
     if len(set(has)) < 2:
         every = "every post" if WITH_ENTITY in has else "no post"
-        has_entity.why_not = (
-            f"{every} that is annotated has entities" if has else "no entities are annotated"
-        )
+        has_entity.why_not = f"{every} that is annotated has entities" if has else "no entities are annotated"
     yield has_entity
 
 
 # How well
 
 
-def _measure(
-    task: _Task, features: Array, groups: Array, folds: int, seed: int
-) -> dict[str, Any] | str:
+def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int) -> dict[str, Any] | str:
     """RETURNS (Union[Dict[str, Any], str]): What was measured, or why nothing can be."""
     names, y = numpy.unique(numpy.asarray(task.labels), return_inverse=True)
     where = numpy.asarray(task.posts)
@@ -607,9 +603,7 @@ def _bootstrap(
 # In words
 
 
-def _best_rule(
-    x: Array, y: Array, columns: Sequence[int], names: Array, unit: str
-) -> dict[str, Any] | None:
+def _best_rule(x: Array, y: Array, columns: Sequence[int], names: Array, unit: str) -> dict[str, Any] | None:
     """The one question that tells most, over the whole corpus: a tree of depth 1, and the one with the
     highest accuracy at that.
 

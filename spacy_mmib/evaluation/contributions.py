@@ -78,9 +78,7 @@ def get_contributions(
     return result
 
 
-def sum_rows(
-    x: "numpy.ndarray[Any, Any]", z: "numpy.ndarray[Any, Any]"
-) -> "numpy.ndarray[Any, Any]":
+def sum_rows(x: "numpy.ndarray[Any, Any]", z: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
     """RETURNS (numpy.ndarray): The sums of the rows of X Zᵀ, which needn't be made for it, (n,)."""
     result: numpy.ndarray[Any, Any] = x.astype("float64") @ z.astype("float64").sum(axis=0)
     return result

@@ -145,8 +145,7 @@ def find_relation_errors(example: Example, *, negative_label: str = "None") -> l
             if k < len(missed):
                 relation = wanted[missed[k]]
                 head, tail = (
-                    _to_predicted(example, span.start, span.end)
-                    for span in (relation.head, relation.tail)
+                    _to_predicted(example, span.start, span.end) for span in (relation.head, relation.tail)
                 )
                 right = (*head, *tail, relation.label)
             if k < len(wrong):

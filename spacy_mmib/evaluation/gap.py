@@ -80,9 +80,7 @@ def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None
     return _summarize(name, cosines, numpy.asarray(own))
 
 
-def _summarize(
-    name: str, cosines: "numpy.ndarray[Any, Any]", own: "numpy.ndarray[Any, Any]"
-) -> Gap:
+def _summarize(name: str, cosines: "numpy.ndarray[Any, Any]", own: "numpy.ndarray[Any, Any]") -> Gap:
     """cosines: A row a text, a column a different picture. own: The column of the text's own picture."""
     n, m = cosines.shape
     right = cosines[numpy.arange(n), own]

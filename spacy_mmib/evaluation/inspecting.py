@@ -68,9 +68,7 @@ def _check(name: str, pipe: Any) -> None:
             'entity_repr = "pool".'
         )
     if not pipe._is_initialized:
-        raise ValueError(
-            f"The component {name!r} has no weights yet: train it, or load a trained one."
-        )
+        raise ValueError(f"The component {name!r} has no weights yet: train it, or load a trained one.")
 
 
 def inspect_docs(nlp: Language, docs: Sequence[Doc], component: str) -> "list[Inspection | None]":

@@ -110,9 +110,7 @@ class _Stream(Generic[T]):
 @contextmanager
 def _error_handlers(nlp: "Language") -> Iterator[Callable[[Callable[..., Any]], None]]:
     pipes = [pipe for _, pipe in nlp.pipeline if hasattr(pipe, "set_error_handler")]
-    before = [
-        (pipe, pipe.get_error_handler()) for pipe in pipes if hasattr(pipe, "get_error_handler")
-    ]
+    before = [(pipe, pipe.get_error_handler()) for pipe in pipes if hasattr(pipe, "get_error_handler")]
     default = nlp.default_error_handler
     try:
         yield nlp.set_error_handler

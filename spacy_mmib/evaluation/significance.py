@@ -68,9 +68,7 @@ def _add_runs(runs: Sequence[Counts]) -> Any:
     shapes = {len(run) for run in runs}
     if len(shapes) > 1:
         raise ValueError(f"The runs have different numbers of documents: {sorted(shapes)}.")
-    return (
-        numpy.asarray([list(run) for run in runs], dtype="int64").reshape(len(runs), -1, 4).sum(0)
-    )
+    return numpy.asarray([list(run) for run in runs], dtype="int64").reshape(len(runs), -1, 4).sum(0)
 
 
 def _f1(counts: Any) -> Any:

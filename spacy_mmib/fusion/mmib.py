@@ -168,9 +168,7 @@ class MMIBCore(nn.Module):
         z_image, keys_mask, kl_image = self._encode_pictures(
             image, image_mask, terms, kl_per_dim, training=training
         )
-        fused = self.image_to_text(
-            z_image, text_latent.z, text_mask, training=training
-        )  # B, Eq. 16
+        fused = self.image_to_text(z_image, text_latent.z, text_mask, training=training)  # B, Eq. 16
         weights = None
         if training:  # C, Eq. 17
             context = self.text_to_image(text_latent.z, fused, keys_mask, training=True)
@@ -218,9 +216,7 @@ class MMIBCore(nn.Module):
                 continue
             # Attention over no key at all is undefined.
             mask = mask | ~mask.any(-1, keepdim=True)
-            mu, log_var = (
-                part(x, x, mask, training=False) for part in (encoder.mu, encoder.log_var)
-            )
+            mu, log_var = (part(x, x, mask, training=False) for part in (encoder.mu, encoder.log_var))
             found[name] = (at_least_float32(mu), at_least_float32(log_var).exp())
         return found
 
@@ -271,9 +267,7 @@ class MMIBCore(nn.Module):
             kl_image = z.new_zeros(1)
         if len(rows):
             # Only posts with a picture are encoded: attention over no key at all is undefined.
-            latent = self.image_encoder(
-                self.image_projection(image[rows]), mask[rows], training=training
-            )
+            latent = self.image_encoder(self.image_projection(image[rows]), mask[rows], training=training)
             z = z.to(latent.z.dtype).index_copy(0, rows, latent.z)
             keys_mask = torch.where(with_picture.unsqueeze(-1), mask, keys_mask)
             if kl_image is not None:

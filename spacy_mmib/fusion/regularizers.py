@@ -16,9 +16,7 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def kl_to_standard_normal(
-    mu: torch.Tensor, log_var: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def kl_to_standard_normal(mu: torch.Tensor, log_var: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """KL(N(mu, sigma^2) || N(0, I)) in closed form, summed over dimensions (Eq. 21).
 
     mu (torch.Tensor): (b, rows, d).
@@ -32,9 +30,7 @@ def kl_to_standard_normal(
     return kl.masked_fill(~mask, 0.0)
 
 
-def reduce_kl(
-    kl: torch.Tensor, mask: torch.Tensor, width: int, reduction: KLReduction
-) -> torch.Tensor:
+def reduce_kl(kl: torch.Tensor, mask: torch.Tensor, width: int, reduction: KLReduction) -> torch.Tensor:
     """One number for the batch.
 
     kl (torch.Tensor): (b, rows), 0 where `mask` is False.
@@ -117,9 +113,7 @@ class AlignmentDiscriminator(nn.Module):
         scores: torch.Tensor = self.output(self.text(text) + self.image(image))
         return scores
 
-    def forward(
-        self, text: torch.Tensor, image: torch.Tensor, image_ids: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, text: torch.Tensor, image: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
         """Binary cross-entropy of own pairs against in-batch negatives (Eq. 24-25).
 
         text (torch.Tensor): Pooled Z^T, (b, d).

@@ -99,9 +99,7 @@ class NERHead(nn.Module):
             return self._nll(emissions, mask, tags.clamp(min=0))
         only = nn.functional.one_hot(tags.clamp(min=0), self.n_tags).bool()
         allowed = only | ~known.unsqueeze(-1)
-        return -self._log_share(
-            emissions, emissions.masked_fill(~allowed, FORBIDDEN), mask, self._fill(tags)
-        )
+        return -self._log_share(emissions, emissions.masked_fill(~allowed, FORBIDDEN), mask, self._fill(tags))
 
     def _nll(self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
         llh: torch.Tensor = self.crf(emissions, tags, mask, reduction="none")
@@ -196,9 +194,7 @@ class NERHead(nn.Module):
             last = inside if end - start > 1 else begin
             score = forward[row, start, begin]
             if end - start > 1:
-                score = (
-                    score + transitions[begin, inside] + scores[row, start + 1 : end, inside].sum()
-                )
+                score = score + transitions[begin, inside] + scores[row, start + 1 : end, inside].sum()
                 score = score + (end - start - 2) * transitions[inside, inside]
             if end < lengths[row]:
                 after = transitions[last] + scores[row, end] + backward[row, end]

@@ -22,9 +22,7 @@ def RelationHeadLayer() -> Model[RelationHeadInput, Floats2d]:
     return layer
 
 
-def build_relation_head(
-    layer: Model[RelationHeadInput, Floats2d], *, width: int, n_labels: int
-) -> None:
+def build_relation_head(layer: Model[RelationHeadInput, Floats2d], *, width: int, n_labels: int) -> None:
     """Build the torch module, with new weights."""
     set_module(layer, RelationHead(width=width, n_labels=n_labels))
     layer.set_dim("nI", width, force=True)

@@ -283,8 +283,7 @@ def _keep_premultiplied(image: Any) -> bool:
 
 def _set_raw_modes(image: Any, names: dict[str, str]) -> None:
     image.tile = [
-        tile._replace(args=(names.get(tile.args[0], tile.args[0]), *tile.args[1:]))
-        for tile in image.tile
+        tile._replace(args=(names.get(tile.args[0], tile.args[0]), *tile.args[1:])) for tile in image.tile
     ]
 
 

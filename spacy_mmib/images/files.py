@@ -28,9 +28,7 @@ _FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", 0) | getattr(os,
 _CAN_WALK = bool(_NO_LINK) and os.open in os.supports_dir_fd
 
 
-def open_file(
-    path: str, limits: ReadingLimits, root: str | os.PathLike[str] | None = None
-) -> BinaryIO:
+def open_file(path: str, limits: ReadingLimits, root: str | os.PathLike[str] | None = None) -> BinaryIO:
     """Open a picture file.
 
     path (str): Its path. A `PathInRoot` must not lead out of its own folder either.
@@ -170,9 +168,7 @@ def _open_below(root: Path, path: Path, shown: str) -> int:
         return os.open(name, _READ | _NO_LINK, dir_fd=at)
     except OSError as err:
         if err.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
-            raise OutsideRootError(
-                f"the path {shown} became a link while it was opened: not read"
-            ) from None
+            raise OutsideRootError(f"the path {shown} became a link while it was opened: not read") from None
         raise
     finally:
         if at is not None:

@@ -34,9 +34,7 @@ def check_header(image: PIL.Image.Image, name: str, limits: ReadingLimits) -> No
         width, height = (_largest(tags.tag_v2.get(tag)) for tag in (TILE_WIDTH, TILE_LENGTH))
         check_pixels(width, height, f"a tile of {name}", limits)
     if has_more_frames(image, limits.max_frames):
-        raise ImageError(
-            f"has more than {limits.max_frames} frames: {name}", kind="too_many_frames"
-        )
+        raise ImageError(f"has more than {limits.max_frames} frames: {name}", kind="too_many_frames")
 
 
 def has_more_frames(image: PIL.Image.Image, most: int) -> bool:
@@ -47,9 +45,7 @@ def has_more_frames(image: PIL.Image.Image, most: int) -> bool:
     RETURNS (bool): Whether there are more. What is damaged behind the first frame is the end.
     """
     try:
-        if (
-            image.format != "TIFF"
-        ):  # in the header, and of a GIF in time linear in the size of its file
+        if image.format != "TIFF":  # in the header, and of a GIF in time linear in the size of its file
             return int(getattr(image, "n_frames", 1)) > most
         # Counting all pages of a TIFF takes the square of their number.
         image.seek(most)

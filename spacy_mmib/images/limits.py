@@ -50,9 +50,7 @@ class ReadingLimits:
         names = tuple(dict.fromkeys(name.upper() for name in given))
         unknown = [name for name in names if name not in FORMATS]
         if unknown or not names:
-            raise ValueError(
-                f"formats is {list(given)!r}; choose at least one of {', '.join(FORMATS)}."
-            )
+            raise ValueError(f"formats is {list(given)!r}; choose at least one of {', '.join(FORMATS)}.")
         object.__setattr__(self, "formats", names)
 
 

@@ -102,9 +102,7 @@ class PictureFolder:
 
     def __init__(self, root: str | os.PathLike[str], check: ImageCheck = "header") -> None:
         if check not in get_args(ImageCheck):
-            raise ValueError(
-                f"check_images is {check!r}; choose one of {', '.join(get_args(ImageCheck))}."
-            )
+            raise ValueError(f"check_images is {check!r}; choose one of {', '.join(get_args(ImageCheck))}.")
         self.root = Path(root)
         self.check = check
         # A corpus is read again at every evaluation. Good files are remembered; bad ones are looked
@@ -147,9 +145,7 @@ class PictureFolder:
             reason, kinds = self._localize_regions(doc)
             dropped = len(kinds)
             if reason is not None:
-                set_image_error(
-                    doc, f"some of its objects are left out, the first because: {reason}"
-                )
+                set_image_error(doc, f"some of its objects are left out, the first because: {reason}")
         if counts is not None:
             counts.add(outcome, dropped, reason, kinds)
         return outcome

@@ -402,9 +402,7 @@ class PicturePool:
 
 
 @cache
-def get_pool(
-    threads: int, timeout: float, max_decoded_bytes: int, process_bytes: int | None
-) -> PicturePool:
+def get_pool(threads: int, timeout: float, max_decoded_bytes: int, process_bytes: int | None) -> PicturePool:
     """RETURNS (PicturePool): The pool of this process with these settings."""
     return PicturePool(threads, timeout, max_decoded_bytes, process_bytes)
 
@@ -427,9 +425,7 @@ def _close_all() -> None:
     the process. So those that are reading are told to end, which they do once they are back, and are
     waited for, but not if they hang.
     """
-    threads = [
-        thread for pool in tuple(_POOLS) if pool.pid == os.getpid() for thread in pool.close()
-    ]
+    threads = [thread for pool in tuple(_POOLS) if pool.pid == os.getpid() for thread in pool.close()]
     end = time.monotonic() + GRACE
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))

@@ -24,9 +24,7 @@ from .limits import ReadingLimits
 if TYPE_CHECKING:
     import PIL.Image
 
-CODE = (
-    "import sys; sys.path[:] = sys.argv[2:]; from spacy_mmib.images.process import serve; serve()"
-)
+CODE = "import sys; sys.path[:] = sys.argv[2:]; from spacy_mmib.images.process import serve; serve()"
 """What it runs: this package as its parent finds it (`-I` looks neither in the current folder nor at
 environment variables for it), and of that nothing that imports spaCy or torch."""
 

@@ -85,9 +85,7 @@ def classify_marked(
     image, backprop_image = encode_pictures(model, X.docs, is_train)
     owners = [i for i, pairs in enumerate(X.pairs) for _ in range(len(pairs))]
     marked = [
-        mark_pair(doc, pair, model.attrs["markers"])
-        for doc, pairs in zip(X.docs, X.pairs)
-        for pair in pairs
+        mark_pair(doc, pair, model.attrs["markers"]) for doc, pairs in zip(X.docs, X.pairs) for pair in pairs
     ]
     docs = [doc for doc, _ in marked]
     text, backprop_text = model.get_ref("tok2vec")(docs, is_train) if docs else ([], None)

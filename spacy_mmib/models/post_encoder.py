@@ -40,9 +40,7 @@ def init_post_encoder(
     text_width = tok2vec.maybe_get_dim("nO")
     if text_width is None:  # wrappers that don't state it, e.g. of a transformer
         if not docs:
-            raise ValueError(
-                "The width of the tok2vec layer can't be inferred without any example."
-            )
+            raise ValueError("The width of the tok2vec layer can't be inferred without any example.")
         text_width = tok2vec.predict(docs[:1])[0].shape[1]
     if core is None or img2vec is None:
         return text_width

@@ -137,8 +137,7 @@ def _build(
         raise ValueError(f"entity_repr is 'pool' or 'marker', not {entity_repr!r}.")
     if isinstance(markers, str) or len(markers) != 4 or not all(str(m).strip() for m in markers):
         raise ValueError(
-            "markers are four tokens: before and after the head, before and after the tail; got "
-            f"{markers!r}."
+            f"markers are four tokens: before and after the head, before and after the tail; got {markers!r}."
         )
     if entity_repr == "marker" and any(hasattr(node, "upstream_name") for node in tok2vec.walk()):
         raise ValueError(

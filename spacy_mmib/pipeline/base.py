@@ -125,9 +125,7 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         """spaCy's listeners give zeros for docs that what they listen to has not seen."""
         if "zeros" in self._said:
             return
-        listeners = [
-            node for node in self.model.get_ref("tok2vec").walk() if node.name in LISTENERS
-        ]
+        listeners = [node for node in self.model.get_ref("tok2vec").walk() if node.name in LISTENERS]
         if listeners and any(not LISTENERS[listeners[0].name](doc) for doc in docs if len(doc)):
             self._said.add("zeros")
             upstream = listeners[0].name.removesuffix("-listener")
@@ -304,9 +302,7 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         """RAISES (ValueError): Labels and weights don't belong together, or the weights can't predict."""
         labels = self.cfg.get("labels")
         problem = None
-        if not isinstance(labels, list) or not all(
-            isinstance(x, str) and x.strip() for x in labels
-        ):
+        if not isinstance(labels, list) or not all(isinstance(x, str) and x.strip() for x in labels):
             problem = f"the labels are no list of non-empty strings: {str(labels)[:80]}"
         elif len(set(labels)) < len(labels):
             double = sorted({label for label in labels if labels.count(label) > 1})

@@ -56,9 +56,7 @@ class CheckedLoading:
         path = Path(path)
         super().to_disk(path, exclude=exclude)  # type: ignore[misc]
         written = [part for part in PARTS if part not in exclude]
-        srsly.write_json(
-            path / DIGESTS, {part: _digest((path / part).read_bytes()) for part in written}
-        )
+        srsly.write_json(path / DIGESTS, {part: _digest((path / part).read_bytes()) for part in written})
 
     def from_disk(self: Any, path: str | Path, *, exclude: Iterable[str] = ()) -> Any:
         """Load from a folder.

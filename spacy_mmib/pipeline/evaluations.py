@@ -27,8 +27,7 @@ def warn_if_evaluated_once(nlp: "Language", lengths: Sequence[int]) -> None:
         config = nlp.config.interpolate()
         settings = config["training"]
         frequency, *limits = (
-            int(settings.get(name) or 0)
-            for name in ("eval_frequency", "max_steps", "patience", "max_epochs")
+            int(settings.get(name) or 0) for name in ("eval_frequency", "max_steps", "patience", "max_epochs")
         )
         reasons = [
             (limit, f"training.{name} is {limit}")
@@ -52,9 +51,7 @@ def warn_if_evaluated_once(nlp: "Language", lengths: Sequence[int]) -> None:
         )
 
 
-def _count_updates(
-    config: Any, lengths: Sequence[int], max_epochs: int, frequency: int
-) -> int | None:
+def _count_updates(config: Any, lengths: Sequence[int], max_epochs: int, frequency: int) -> int | None:
     """RETURNS (Optional[int]): The most updates there can be; `None` if they may be enough for a second
     evaluation.
     """

@@ -16,9 +16,7 @@ training on the reference, whose tokens may be others."""
 
 
 @registry.misc("spacy-mmib.ordered_pairs.v1")
-def make_ordered_pairs_v1(
-    max_distance: int | None = 100, spans_key: str | None = None
-) -> GetInstances:
+def make_ordered_pairs_v1(max_distance: int | None = 100, spans_key: str | None = None) -> GetInstances:
     """Build a `get_instances` of all ordered pairs of a post's entities.
 
     max_distance (Optional[int]): Pairs with more tokens than this between head and tail are left out;

@@ -24,9 +24,7 @@ DEFAULT_MODEL = NER_MODEL["img2vec"]
 
 
 @Language.factory("mmib_img2vec", default_config={"model": DEFAULT_MODEL})
-def make_mmib_img2vec(
-    nlp: Language, name: str, model: Model[list[Doc], list[Floats2d]]
-) -> "PictureEncoder":
+def make_mmib_img2vec(nlp: Language, name: str, model: Model[list[Doc], list[Floats2d]]) -> "PictureEncoder":
     """Create the component from a config; see `PictureEncoder`."""
     replace_listeners_by_path(nlp)
     return PictureEncoder(nlp.vocab, model, name)

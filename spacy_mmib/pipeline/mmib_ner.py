@@ -201,9 +201,7 @@ class MMIBEntityRecognizer(MMIBPipe):
         rest = [doc[i : i + 1] for i in range(len(doc)) if i not in taken and i not in predicted]
         doc.set_ents(found, outside=rest, default="unmodified")
 
-    def _learn(
-        self, examples: list[Example], weights: dict[str, float]
-    ) -> tuple[float, PostVectors]:
+    def _learn(self, examples: list[Example], weights: dict[str, float]) -> tuple[float, PostVectors]:
         vectors, backprop = self.model.begin_update([eg.predicted for eg in examples])
         task_loss, d_context = self.get_loss(examples, vectors)
         backprop(PostVectors(d_context, self._get_d_terms(vectors.terms, weights)))

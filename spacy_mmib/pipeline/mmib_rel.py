@@ -246,9 +246,7 @@ class MMIBRelationExtractor(MMIBPipe):
         if not has_relations(reference):
             self._lost["unannotated"] += 1
             return
-        related = [
-            r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)
-        ]
+        related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
         known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
         align = _Aligner(example)
         lost = [r for r in related if r.pair not in known or None in (align(r.head), align(r.tail))]
@@ -291,9 +289,7 @@ class MMIBRelationExtractor(MMIBPipe):
         lengths = [len(doc) + 4 if per_pair else len(doc) for doc in docs]
         numbers = [len(array) for array in pairs]
         for group in batches_of_pairs(lengths, numbers, self.max_batch_tokens, per_pair=per_pair):
-            X = PairInput(
-                [docs[i] for i, _, _ in group], [pairs[i][start:end] for i, start, end in group]
-            )
+            X = PairInput([docs[i] for i, _, _ in group], [pairs[i][start:end] for i, start, end in group])
             output = self.model.predict(X)
             scores = self.model.ops.to_numpy(self.model.ops.softmax(output.scores))
             for (i, _, _), found_weights in zip(group, output.weights):
@@ -384,13 +380,9 @@ class MMIBRelationExtractor(MMIBPipe):
             if pair not in taken and (best or pair in asked):
                 found.append(Relation(*instance, labels[best], float(row[best])))
         set_relations(doc, [*kept, *found])
-        set_predicted_relations(
-            doc, self.name, {(rel.pair, rel.label): rel.pair in asked for rel in found}
-        )
+        set_predicted_relations(doc, self.name, {(rel.pair, rel.label): rel.pair in asked for rel in found})
 
-    def _learn(
-        self, examples: list[Example], weights: dict[str, float]
-    ) -> tuple[float, PairScores]:
+    def _learn(self, examples: list[Example], weights: dict[str, float]) -> tuple[float, PairScores]:
         gold = [self._get_gold(example) for example in examples]
         X = PairInput([eg.predicted for eg in examples], [pairs for pairs, _ in gold])
         scores, backprop = self.model.begin_update(X)
@@ -420,9 +412,7 @@ class MMIBRelationExtractor(MMIBPipe):
         d_scores[rows, columns] -= 1
         return float(loss), d_scores / len(targets)
 
-    def _get_gold(
-        self, example: Example
-    ) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
+    def _get_gold(self, example: Example) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
         """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of
         the predicted doc, and for each the column of its label. A pair with several gold labels occurs
         with each; one that is not annotated is negative, one with an empty label is unknown and left out.

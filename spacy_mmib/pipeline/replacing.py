@@ -61,9 +61,7 @@ class ReplaceListeners:
         Language.replace_listeners(self._nlp, tok2vec_name, pipe_name, paths)
         self._replaced.update((pipe_name, path) for path in paths)
 
-    def _listens(
-        self, pipe_name: str, model: Model[Any, Any], path: str, tok2vec_name: str
-    ) -> bool:
+    def _listens(self, pipe_name: str, model: Model[Any, Any], path: str, tok2vec_name: str) -> bool:
         """RETURNS (bool): Whether what is at a path listens to this component, and not to another one."""
         layer = _find_layer(model, path)
         nodes = [] if layer is None else list(layer.walk())

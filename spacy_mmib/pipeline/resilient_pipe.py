@@ -35,9 +35,7 @@ class ResilientPipe:
             else:
                 yield from docs
 
-    def _read_ahead(
-        self: Any, batches: Iterable[Iterable[Doc]], batch_size: int
-    ) -> Iterator[list[Doc]]:
+    def _read_ahead(self: Any, batches: Iterable[Iterable[Doc]], batch_size: int) -> Iterator[list[Doc]]:
         """While a batch is processed, pictures of the next one are read, if there is an encoder that reads
         ahead. Not with single docs: whoever sets that size may wait for an answer before the next question.
         """

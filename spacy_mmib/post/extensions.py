@@ -152,9 +152,7 @@ def set_regions_note(doc: Doc, note: str | None) -> None:
     _set_line(doc, REGIONS_NOTE_KEY, note)
 
 
-def set_found_regions(
-    doc: Doc, regions: list[Region], source: str | None, note: str | None
-) -> None:
+def set_found_regions(doc: Doc, regions: list[Region], source: str | None, note: str | None) -> None:
     """Attach what a region getter found.
 
     regions (List[Region]): Normalized.
@@ -221,9 +219,7 @@ def get_predicted(doc: Doc, name: str) -> dict[tuple[int, int, str], float]:
     return {key: confidence for _, key, confidence in _read_predicted(doc, name)}
 
 
-def _read_predicted(
-    doc: Doc, name: str | None = None
-) -> Iterator[tuple[str, tuple[int, int, str], float]]:
+def _read_predicted(doc: Doc, name: str | None = None) -> Iterator[tuple[str, tuple[int, int, str], float]]:
     for component, row in get_rows(doc, PREDICTED_KEY, name):
         if len(row) == 4 and is_whole(row[0]) and is_whole(row[1]) and is_finite(row[3]):
             label = unpack_text(row[2])
@@ -250,9 +246,7 @@ def get_confidence(span: Span) -> float | None:
     return next((x for _, found, x in _read_predicted(span.doc) if found == key), None)
 
 
-def set_region_weights(
-    doc: Doc, name: str, weights: dict[tuple[int, int], Sequence[float]]
-) -> None:
+def set_region_weights(doc: Doc, name: str, weights: dict[tuple[int, int], Sequence[float]]) -> None:
     """Keep what a component's spans attended to in the picture, instead of what it kept before, and of what
     others kept for the same spans. Forgotten as soon as the doc gets another picture or other regions.
 

@@ -65,7 +65,5 @@ def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, i
     left, upper = max(0, math.floor(x0)), max(0, math.floor(y0))
     right, lower = min(width, math.ceil(x1)), min(height, math.ceil(y1))
     if x1 <= x0 or y1 <= y0 or right <= left or lower <= upper:
-        raise ValueError(
-            f"the box {[x0, y0, x1, y1]} has no pixel inside the picture of {width} x {height}"
-        )
+        raise ValueError(f"the box {[x0, y0, x1, y1]} has no pixel inside the picture of {width} x {height}")
     return left, upper, right, lower

@@ -174,9 +174,7 @@ def _to_row(doc: Doc, value: Any, i: int) -> list[Any]:
         raise TypeError(f"{where} is {show(value, str)!r}, but it takes {ACCEPTED}.")
     head, tail, label, score = parts
     if not isinstance(label, str):
-        raise TypeError(
-            f'{where}: the label is a string ("" if it is not known), not {show(label)}.'
-        )
+        raise TypeError(f'{where}: the label is a string ("" if it is not known), not {show(label)}.')
     if score is not None:
         try:
             score = float(score)
@@ -217,9 +215,7 @@ def _char_span(doc: Doc, start: Any, end: Any, label: str) -> Span:
     try:
         start, end = operator.index(start), operator.index(end)
     except TypeError:
-        raise TypeError(
-            f"characters are whole numbers, not {show(start)} and {show(end)}"
-        ) from None
+        raise TypeError(f"characters are whole numbers, not {show(start)} and {show(end)}") from None
     # Not len(doc.text), which would write the whole text for each span.
     length = doc[-1].idx + len(doc[-1].text_with_ws) if len(doc) else 0
     inside = 0 <= start < end <= length
@@ -258,7 +254,5 @@ def set_predicted_relations(doc: Doc, name: str, predicted: dict[tuple[Pair, str
         if other != name:
             everyone.setdefault(other, []).append(row)
     if predicted:
-        everyone[name] = [
-            [*pair, pack_text(label), asked] for (pair, label), asked in predicted.items()
-        ]
+        everyone[name] = [[*pair, pack_text(label), asked] for (pair, label), asked in predicted.items()]
     set_entry(doc, PREDICTED_RELATIONS_KEY, everyone or None)

@@ -134,9 +134,7 @@ def to_stored(value: Any) -> StoredImage:
     if isinstance(value, numpy.ndarray):
         return _array_to_pixels(value)
     # Asking by module name keeps Pillow out of processes that never meet a PIL image.
-    if any(
-        cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__
-    ):
+    if any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__):
         from ..images.reading import to_rgb
 
         try:

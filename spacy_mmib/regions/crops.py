@@ -44,9 +44,7 @@ class Crops(RegionGetter):
 
     def __init__(self, root: str | Path, max_regions: int | None) -> None:
         if max_regions is not None and max_regions < 0:
-            raise ValueError(
-                f"max_regions is {max_regions}, and has to be at least 0, or null for all."
-            )
+            raise ValueError(f"max_regions is {max_regions}, and has to be at least 0, or null for all.")
         self.root = Path(root)
         self.max_regions = max_regions
         self._said: set[str] = set()
@@ -73,9 +71,7 @@ class Crops(RegionGetter):
             if os.path.isfile(crop):
                 found.append(crop)
             else:
-                self._say(
-                    "file", f"crops are left out, the first because: {shorten(crop)} is no file"
-                )
+                self._say("file", f"crops are left out, the first because: {shorten(crop)} is no file")
         return found[: self.max_regions]
 
     def _say(self, kind: str, message: str) -> None:
@@ -119,9 +115,7 @@ class PublishedCrops(Crops):
     def _list(self, doc: Doc) -> list[Path]:
         post_id = _get_id(doc)
         if post_id is None:
-            self._say(
-                "id", "a picture that was attached as an object has no name to find its crops by"
-            )
+            self._say("id", "a picture that was attached as an object has no name to find its crops by")
             return []
         if self.layout == "hvpnet":
             names = self._names.get(post_id)
@@ -144,9 +138,7 @@ class LeakingMnreCrops(Crops):
 
     note = LEAKING_MNRE_NOTE
 
-    def __init__(
-        self, root: str | Path, dictionaries: Sequence[str | Path], max_regions: int | None
-    ) -> None:
+    def __init__(self, root: str | Path, dictionaries: Sequence[str | Path], max_regions: int | None) -> None:
         super().__init__(root, max_regions)
         self.dictionaries = dictionaries
 
@@ -223,9 +215,7 @@ def _find_dictionaries(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         files = sorted(path.glob("*_dict.pth")) if path.is_dir() else [path]
         if not files or not all(file.is_file() for file in files):
-            raise LayoutError(
-                f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth)."
-            )
+            raise LayoutError(f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth).")
         found += files
     return found
 

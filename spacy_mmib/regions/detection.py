@@ -45,9 +45,7 @@ class TorchvisionDetector:
 
     def _choose(self, arch: str, labels: Collection[str] | None) -> torch.Tensor:
         """RETURNS (torch.Tensor): The indices of the classes to look for."""
-        named = {
-            i: name for i, name in enumerate(self.classes) if name not in ("__background__", "N/A")
-        }
+        named = {i: name for i, name in enumerate(self.classes) if name not in ("__background__", "N/A")}
         unknown = [label for label in labels or () if label not in named.values()]
         if unknown:
             known = ", ".join(named.values())

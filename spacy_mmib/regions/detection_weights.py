@@ -67,9 +67,7 @@ def weights_names(arch: str) -> list[str]:
 def _check_arch(arch: str) -> None:
     known = models.list_models(module=models.detection)
     if arch not in known:
-        raise ValueError(
-            f"torchvision has no detection model {arch!r}. It has: {', '.join(known)}."
-        )
+        raise ValueError(f"torchvision has no detection model {arch!r}. It has: {', '.join(known)}.")
 
 
 def _published_classes(arch: str) -> list[str]:
@@ -85,9 +83,7 @@ def _class_names(arch: str, path: Path, count: int) -> list[str]:
 
 
 def _build(arch: str, num_classes: int | None) -> nn.Module:
-    network: nn.Module = models.get_model(
-        arch, weights=None, weights_backbone=None, num_classes=num_classes
-    )
+    network: nn.Module = models.get_model(arch, weights=None, weights_backbone=None, num_classes=num_classes)
     return network
 
 

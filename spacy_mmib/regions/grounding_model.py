@@ -173,9 +173,7 @@ def _read_family(name: str, folder: Path) -> str:
         family = str(config["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as err:
         reason = f"{type(err).__name__}: {err}"[:200]
-        raise ValueError(
-            f"The model {name!r} has no readable config.json in {folder} ({reason})."
-        ) from None
+        raise ValueError(f"The model {name!r} has no readable config.json in {folder} ({reason}).") from None
     if family not in FAMILIES:
         raise ValueError(
             f"The model {name!r} is of the type {family!r}, which doesn't look for phrases in pictures here. "
@@ -208,9 +206,7 @@ def _load(name: str, folder: Path) -> tuple[Any, Any, Any]:
         except ImportError as err:
             reason = " ".join(str(err).split())[:200]
             raise ImportError(f"The model {name!r} can't be loaded: {reason}") from None
-        except (
-            Exception
-        ) as err:  # whatever is wrong with a file, and each reader has its own errors
+        except Exception as err:  # whatever is wrong with a file, and each reader has its own errors
             reason = " ".join(f"{type(err).__name__}: {err}".split())[:200]
             raise ValueError(
                 f"The model {name!r} in {folder} can't be loaded ({reason}). The folder has to hold all "

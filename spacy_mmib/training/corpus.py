@@ -231,9 +231,7 @@ class MultimodalCorpus(Corpus):
                 if len(part) and not self._is_too_long(part) and self._fits(nlp, part, number):
                     yield _with_picture(self._make_example(nlp, part, False), part)
 
-    def make_examples_gold_preproc(
-        self, nlp: "Language", reference_docs: Iterable[Doc]
-    ) -> Iterator[Example]:
+    def make_examples_gold_preproc(self, nlp: "Language", reference_docs: Iterable[Doc]) -> Iterator[Example]:
         """Like spaCy's, with pictures; see `make_examples`."""
         for number, reference in enumerate(reference_docs, 1):
             split = reference.has_annotation("SENT_START")
@@ -277,9 +275,7 @@ class MultimodalCorpus(Corpus):
 
         return augment
 
-    def _read_files(
-        self, vocab: Vocab, locs: Iterable[str | Path]
-    ) -> Iterator[tuple[Doc, PictureFolder]]:
+    def _read_files(self, vocab: Vocab, locs: Iterable[str | Path]) -> Iterator[tuple[Doc, PictureFolder]]:
         for loc in map(Path, locs):
             folder = self._folder_of(loc)
             for doc in read_docs(loc, vocab):
@@ -436,8 +432,7 @@ def _make_part(sentence: Span) -> Doc:
             if all(sentence.start <= span.start and span.end <= sentence.end for span in spans):
                 first = sentence.start
                 head, tail = (
-                    Span(part, span.start - first, span.end - first, label=span.label_)
-                    for span in spans
+                    Span(part, span.start - first, span.end - first, label=span.label_) for span in spans
                 )
                 inside.append((head, tail, relation.label, relation.score))
         set_relations(part, inside)

@@ -51,9 +51,7 @@ def make_adam_v1(
 class TorchAdam(Optimizer):
     """See `make_adam_v1`."""
 
-    def __call__(
-        self, key: Any, weights: Any, gradient: Any, *, lr_scale: float = 1.0
-    ) -> tuple[Any, Any]:
+    def __call__(self, key: Any, weights: Any, gradient: Any, *, lr_scale: float = 1.0) -> tuple[Any, Any]:
         """Update the weights of a parameter in place.
 
         key (Tuple[int, str]): Which parameter.

@@ -90,9 +90,7 @@ def built(folder):
     path = folder / "built.sqlite"
     result = build(folder, path, "--chunk-size", "8")
     assert result.exit_code == 0, result.output
-    assert (
-        f"{N_POSTS} posts, 27 with a picture, 0 with something that can't be used" in result.output
-    )
+    assert f"{N_POSTS} posts, 27 with a picture, 0 with something that can't be used" in result.output
     return path
 
 
@@ -175,9 +173,7 @@ def test_unusable_pictures_are_counted(folder, tmp_path):
     docs = DocBin(store_user_data=True).from_disk(folder / "train.spacy")
     docs.to_disk(tmp_path / "train.spacy")
     for i in range(N_POSTS):
-        (tmp_path / f"{i}.png").write_bytes(
-            (folder / f"{i % 9}.png").read_bytes()[: 9000 if i else 200]
-        )
+        (tmp_path / f"{i}.png").write_bytes((folder / f"{i % 9}.png").read_bytes()[: 9000 if i else 200])
     args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(tmp_path)]
     result = CliRunner().invoke(app, [*args, "--paths.features", str(tmp_path / "f.sqlite")])
     assert result.exit_code == 0

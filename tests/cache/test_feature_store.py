@@ -703,9 +703,7 @@ def test_killed_at_any_moment(tmp_path, max_gb):
     done = []
     for i in range(18):
         theirs, ours = fork.Pipe()
-        process = fork.Process(
-            target=_build, args=(path, max_gb, theirs, rng.randint(1, 5), i == 12)
-        )
+        process = fork.Process(target=_build, args=(path, max_gb, theirs, rng.randint(1, 5), i == 12))
         process.start()
         theirs.close()
         if i < 12:  # whatever it is doing by then

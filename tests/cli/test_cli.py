@@ -249,9 +249,7 @@ def test_predict(model, data):
             assert record["tokens"][ent["start_token"] : ent["end_token"]] == [ent["text"]]
     assert third["entities"] == []
     assert all("image_error" not in record for record in (first, second, third))
-    assert (
-        "3 posts predicted (2 with a picture, 0 with one that can't be used), 4 entities" in stderr
-    )
+    assert "3 posts predicted (2 with a picture, 0 with one that can't be used), 4 entities" in stderr
     assert "skipped" not in stderr
 
 
@@ -298,9 +296,7 @@ def test_predict_bad_lines_are_skipped_with_their_number(model, data):
 
 def test_predict_pictures_that_cannot_be_used(model, data):
     images = ["img/none.png", "../secret.png", "/etc/passwd", "", "nul\0.png", "x" * 5000]
-    lines = [
-        {"text": "Alex won NBA", "image": image, "regions": [[0, 0, 2, 2]]} for image in images
-    ]
+    lines = [{"text": "Alex won NBA", "image": image, "regions": [[0, 0, 2, 2]]} for image in images]
     records, stderr = predict(model, data, [*lines, {"text": "Alex", "image": "img/red.png"}])
     assert len(records) == 7
     for record in records[:-1]:
@@ -416,9 +412,7 @@ def test_predict_two_processes(model, data):
     result = subprocess.run(command, capture_output=True, timeout=120)
     assert result.returncode == 0, result.stderr
     records = [json.loads(line) for line in io.BytesIO(result.stdout)]
-    assert [record["text"] for record in records] == [
-        line["text"] for line in lines if line["text"] != "BAD"
-    ]
+    assert [record["text"] for record in records] == [line["text"] for line in lines if line["text"] != "BAD"]
     assert records[0]["entities"][0]["confidence"] == 0.75
     assert b"line 8 skipped: the pipeline failed on it" in result.stderr
 
@@ -427,12 +421,8 @@ def test_predict_two_processes(model, data):
 def test_predict_reader_that_stops(model, data):
     lines = [json.dumps({"text": f"NBA {i} " + "x" * 500}) for i in range(3000)]
     (data / "posts.jsonl").write_text("\n".join(lines))
-    command = (
-        f"{sys.executable} -m spacy mmib predict {model} {data}/posts.jsonl -c {CODE} | head -n 1"
-    )
-    result = subprocess.run(
-        ["bash", "-c", command], capture_output=True, timeout=120, env=os.environ
-    )
+    command = f"{sys.executable} -m spacy mmib predict {model} {data}/posts.jsonl -c {CODE} | head -n 1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, timeout=120, env=os.environ)
     assert json.loads(result.stdout)["text"].startswith("NBA 0")
     assert b"Traceback" not in result.stderr
 
@@ -614,9 +604,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_output_that_cannot_be_written_is_said_before_the_work(
-    model, corpus, data, command, monkeypatch
-):
+def test_an_output_that_cannot_be_written_is_said_before_the_work(model, corpus, data, command, monkeypatch):
     posts, option, name = COMMANDS[command]
     (data / "posts.jsonl").write_text(POST)
     (data / "file").write_text("mine")

@@ -107,9 +107,7 @@ def test_verify(path):
         assert store.get(KEYS).keys() == set(KEYS[2:])
 
 
-@pytest.mark.parametrize(
-    "command", [["stats"], ["stats", "--json"], ["verify"], ["verify", "--remove"]]
-)
+@pytest.mark.parametrize("command", [["stats"], ["stats", "--json"], ["verify"], ["verify", "--remove"]])
 def test_a_broken_file_is_explained(path, command):
     break_file(path)
     result = run(*command, path)

@@ -108,9 +108,7 @@ def test_an_entity_too_many_costs_precision_end_to_end_only(trained_joint, folde
 
 
 def test_an_entity_of_another_type_costs_strict_scores_end_to_end_only(trained_joint, folder):
-    metrics = evaluate(
-        with_ruler(trained_joint, "Rob", "Mia", "Kim", label=ORG), folder / "test.spacy"
-    )
+    metrics = evaluate(with_ruler(trained_joint, "Rob", "Mia", "Kim", label=ORG), folder / "test.spacy")
     assert prf(metrics) == (1, 1, 1)
     assert prf(metrics, "strict") == (0, 0, 0)
     assert prf(metrics["given_entities"], "strict") == (1, 1, 1)
@@ -258,9 +256,7 @@ def test_in_a_process_of_its_own(folder, tmp_path):
 
 def predict(folder, model, lines, *args):
     posts = folder / "posts.jsonl"
-    posts.write_text(
-        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
-    )
+    posts.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
     result = run("predict", folder / model, posts, *args)
     assert result.exit_code == 0, (result.output, result.exception)
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr

@@ -134,9 +134,7 @@ def test_chunks_make_no_difference(folders):
     for patches in (False, True):
         whole = encoder(pictures, at_once=7, patches=patches)
         for at_once in (1, 3, 100):
-            torch.testing.assert_close(
-                encoder(pictures, at_once, patches), whole, atol=1e-5, rtol=1e-5
-            )
+            torch.testing.assert_close(encoder(pictures, at_once, patches), whole, atol=1e-5, rtol=1e-5)
 
 
 # Kept and built again
@@ -375,9 +373,7 @@ def test_wrong_folders(folders, tmp_path):
 
 
 def test_a_text_model(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"'bert', which is no vision model.*clip_vision_model.*vit"
-    ):
+    with pytest.raises(ValueError, match=r"'bert', which is no vision model.*clip_vision_model.*vit"):
         load(save_bert(tmp_path / "bert"))
     with pytest.raises(ValueError, match="'bert'"):
         HFVision(config={"model_type": "bert"}, preset=PRESET)
@@ -413,9 +409,7 @@ def test_missing_and_foreign_weights(folders, tmp_path):
     with pytest.raises(ValueError, match="weights of .*can't be read"):
         load(folder)
     file.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"has no weights: put the model's model\.safetensors"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"has no weights: put the model's model\.safetensors"):
         load(folder)
 
 

@@ -65,9 +65,7 @@ def test_rows_depend_on_nothing_but_their_picture():
     encoder = make_encoder(arch="resnet18", batch_size=64)
     together = encoder.predict(docs)
     for batch_size in (1, 3):
-        smaller = make_encoder(False, arch="resnet18", batch_size=batch_size).from_bytes(
-            encoder.to_bytes()
-        )
+        smaller = make_encoder(False, arch="resnet18", batch_size=batch_size).from_bytes(encoder.to_bytes())
         for a, b in zip(together, smaller.predict(docs)):
             numpy.testing.assert_allclose(a, b, atol=1e-5)
     for a, b in zip(together, reversed(encoder.predict(docs[::-1]))):
@@ -80,9 +78,7 @@ def test_as_few_forwards_as_the_bound_allows(monkeypatch):
     encoder = make_encoder(batch_size=4)
     docs = [make_doc(random_picture(), [(0, 0, 9, 9)] * 2) for _ in range(3)]
     sizes = []
-    get_module(encoder.layers[0]).register_forward_hook(
-        lambda m, i, output: sizes.append(len(output))
-    )
+    get_module(encoder.layers[0]).register_forward_hook(lambda m, i, output: sizes.append(len(output)))
     encoder.predict(docs)
     assert sizes == [4, 4, 1]
 
@@ -126,9 +122,7 @@ def test_one_backbone_of_each_family(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arch", ["resnet50", "vit_b_16", "googlenet", "inception_v3", "vgg11", "maxvit_t"]
-)
+@pytest.mark.parametrize("arch", ["resnet50", "vit_b_16", "googlenet", "inception_v3", "vgg11", "maxvit_t"])
 def test_large_backbones(arch):
     backbone = Backbone(arch=arch, preset=make_preset(arch, None, None), trainable=True)
     features = backbone(torch.zeros(2, 3, 224, 224), 9, training=True)
@@ -145,9 +139,7 @@ def test_unknown_backbone():
 
 def batch_norm_state(encoder):
     state = get_module(encoder.layers[0]).state_dict()
-    return {
-        key: value.clone() for key, value in state.items() if "running" in key or "tracked" in key
-    }
+    return {key: value.clone() for key, value in state.items() if "running" in key or "tracked" in key}
 
 
 def test_a_single_picture_has_no_batch_statistics():
@@ -198,9 +190,7 @@ def test_trainable_means_trained():
     module = get_module(encoder.layers[0])
     before = {key: value.clone() for key, value in module.state_dict().items()}
     run_updates(encoder)
-    changed = [
-        key for key, value in module.state_dict().items() if not torch.equal(value, before[key])
-    ]
+    changed = [key for key, value in module.state_dict().items() if not torch.equal(value, before[key])]
     assert any("running_mean" in key for key in changed)
     assert any(key.endswith("conv1.weight") for key in changed)
 
@@ -370,10 +360,7 @@ def test_settings_of_the_config_hold_after_loading():
     """A server may lower the memory bound or change the policy of a pipeline somebody else trained."""
     data = make_encoder(arch="resnet18").to_bytes()
     doc = make_doc(random_picture(), [(0, 0, 9, 9)] * 3)
-    assert (
-        len(make_encoder(False, arch="resnet18", max_regions=1).from_bytes(data).predict([doc])[0])
-        == 2
-    )
+    assert len(make_encoder(False, arch="resnet18", max_regions=1).from_bytes(data).predict([doc])[0]) == 2
     strict = make_encoder(False, arch="resnet18", on_image_error="raise").from_bytes(data)
     with pytest.raises(ValueError, match="empty"):
         strict.predict([make_doc(b"")])

@@ -157,9 +157,7 @@ def test_regions_that_were_searched_for_are_not_searched_again(monkeypatch):
 
     calls = []
     original = GridRegions.__call__
-    monkeypatch.setattr(
-        GridRegions, "__call__", lambda s, d, p: calls.append(len(d)) or original(s, d, p)
-    )
+    monkeypatch.setattr(GridRegions, "__call__", lambda s, d, p: calls.append(len(d)) or original(s, d, p))
     grid = {"@region_getters": "spacy-mmib.grid.v1", "k": 2}
     encoder = make_encoder(get_regions=grid)
     doc = make_doc(random_picture())
@@ -254,9 +252,7 @@ def test_rois_are_averages_of_the_feature_map():
     square = PIL.Image.fromarray(picture).resize((128, 128), PIL.Image.Resampling.BILINEAR)
     x = torch.from_numpy(numpy.array(square)).permute(2, 0, 1).float() / 255
     preset = module.settings["preset"]
-    x = (x - torch.tensor(preset["mean"])[:, None, None]) / torch.tensor(preset["std"])[
-        :, None, None
-    ]
+    x = (x - torch.tensor(preset["mean"])[:, None, None]) / torch.tensor(preset["std"])[:, None, None]
     seen = []
     module.network.layer4.register_forward_hook(lambda m, i, o: seen.append(o[0]))
     with torch.no_grad():
@@ -267,9 +263,7 @@ def test_rois_are_averages_of_the_feature_map():
     assert numpy.corrcoef(vectors[1], vectors[0])[0, 1] > 0.99
     right = feature_map[:, :, 2:].mean((1, 2))
     left = feature_map[:, :, :2].mean((1, 2))
-    assert (
-        numpy.abs(vectors[2] - right.numpy()).mean() < numpy.abs(vectors[2] - left.numpy()).mean()
-    )
+    assert numpy.abs(vectors[2] - right.numpy()).mean() < numpy.abs(vectors[2] - left.numpy()).mean()
 
 
 def test_rois_need_one_pass_a_picture(files):
@@ -303,13 +297,9 @@ def test_gradients_of_rois_reach_the_network(files):
     backprop(d_vectors)
     grad = module.network.conv1.weight.grad.clone()
     module.zero_grad()
-    _, backprop = encoder.begin_update(
-        [make_doc(files[0], [BOXES[1]]), make_doc(files[1]), docs[2]]
-    )
+    _, backprop = encoder.begin_update([make_doc(files[0], [BOXES[1]]), make_doc(files[1]), docs[2]])
     backprop(
-        [numpy.stack([v[0] * 0, v[0] * 0 + 1]) for v in vectors[:1]]
-        + [vectors[0][:1] * 0]
-        + d_vectors[2:]
+        [numpy.stack([v[0] * 0, v[0] * 0 + 1]) for v in vectors[:1]] + [vectors[0][:1] * 0] + d_vectors[2:]
     )
     torch.testing.assert_close(module.network.conv1.weight.grad, grad, rtol=1e-3, atol=1e-4)
 
@@ -321,9 +311,7 @@ def test_a_network_without_feature_map_is_refused():
         make_encoder(region_features="pyramid")
 
 
-@pytest.mark.parametrize(
-    "arch", ["regnet_y_400mf", "efficientnet_b0", "shufflenet_v2_x0_5", "mnasnet0_5"]
-)
+@pytest.mark.parametrize("arch", ["regnet_y_400mf", "efficientnet_b0", "shufflenet_v2_x0_5", "mnasnet0_5"])
 def test_feature_maps_of_other_networks(arch):
     preset = get_module(make_encoder(image_size=64).layers[0]).settings["preset"]
     backbone = Backbone(arch=arch, preset=preset, rois=True)

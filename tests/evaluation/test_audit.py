@@ -24,9 +24,7 @@ TASKS = {"relation", "related", "entity_type", "has_entity"}
 SINGLE = ("region_count", "picture_presence", "picture_size", "text_length")
 
 
-def make_doc(
-    vocab, rng, *, length=None, image=None, regions=0, relation=None, ents=("PER",), words=None
-):
+def make_doc(vocab, rng, *, length=None, image=None, regions=0, relation=None, ents=("PER",), words=None):
     words = words or [f"w{rng.randrange(10**9)}" for _ in range(length or rng.randint(6, 20))]
     doc = Doc(vocab, words=words, ents=[f"B-{e}" for e in ents] + ["O"] * (len(words) - len(ents)))
     doc._.image = image
@@ -116,10 +114,7 @@ def test_planted_leak_is_flagged_alone(tmp_path, plant):
         "text_length": "text length < 11 tokens => None, otherwise related",
     }[plant]
     assert feature["rule"]["text"].startswith(question)
-    assert (
-        f"right for {100 * feature['rule']['accuracy']:.1f} % of the pairs"
-        in (feature["rule"]["text"])
-    )
+    assert f"right for {100 * feature['rule']['accuracy']:.1f} % of the pairs" in (feature["rule"]["text"])
 
 
 def test_without_a_leak_nothing_is_flagged(tmp_path):
@@ -166,8 +161,7 @@ def test_a_shift_that_leaves_the_majority_is_told(tmp_path):
 def test_related_or_not_is_told_of_any_negative_label(tmp_path):
     rng, vocab = random.Random(0), Vocab()
     docs = [
-        make_doc(vocab, rng, regions=i % 2, relation=["a", "NA"][i % 2] if i > 30 else "b")
-        for i in range(90)
+        make_doc(vocab, rng, regions=i % 2, relation=["a", "NA"][i % 2] if i > 30 else "b") for i in range(90)
     ]
     path = save(tmp_path / "corpus.spacy", docs)
     assert "'None'" in audit(path)["left_out"]["related"]
@@ -389,9 +383,7 @@ def test_no_labels(tmp_path):
 
 def test_nothing_differs(tmp_path):
     rng, vocab = random.Random(0), Vocab()
-    docs = [
-        make_doc(vocab, rng, length=5, relation=rng.choice(["None", "couple"])) for _ in range(40)
-    ]
+    docs = [make_doc(vocab, rng, length=5, relation=rng.choice(["None", "couple"])) for _ in range(40)]
     result = audit(save(tmp_path / "corpus.spacy", docs))
     features = result["tasks"]["related"]["features"]
     assert not any(feature["measured"] for feature in features.values())
@@ -551,8 +543,7 @@ def test_published_mnre_crops_leak_the_answer(mmib_data, tmp_path, split):
         assert result["tasks"]["related"]["instances"] == 1614
         assert result["different_posts"] == 914
         assert feature["rule"]["text"] == (
-            "region count < 3 => None, otherwise related: right for 99.1 % of the pairs "
-            "(majority 60.3 %)"
+            "region count < 3 => None, otherwise related: right for 99.1 % of the pairs (majority 60.3 %)"
         )
 
 

@@ -319,9 +319,7 @@ def test_command_compares(folder):
 def test_command_page(folder, compare):
     output = folder / "out.html"
     more = ("--compare", folder / "rel") if compare else ()
-    result = run(
-        "contributions", folder / "joint", folder / "test.spacy", "--output", output, *more
-    )
+    result = run("contributions", folder / "joint", folder / "test.spacy", "--output", output, *more)
     assert result.exit_code == 0, (result.output, result.exception)
     html = output.read_text(encoding="utf8")
     assert html.startswith("<!DOCTYPE html>")
@@ -340,8 +338,6 @@ def test_command_page(folder, compare):
     ],
 )
 def test_command_says_what_is_wrong(folder, model, output, message):
-    result = run(
-        "contributions", folder / model, folder / "test.spacy", "--output", folder / output
-    )
+    result = run("contributions", folder / model, folder / "test.spacy", "--output", folder / output)
     assert result.exit_code == 1
     assert message in result.output

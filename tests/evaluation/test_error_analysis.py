@@ -216,9 +216,7 @@ def test_compare_pictures_end_to_end(trained_joint):
     without = count_kinds([e for post in posts for e in post.errors_without])
     assert without["relation type"] + without["relation missed"] >= 4
     again = compare_pictures(trained_joint, lambda: shown_wrong(trained_joint))
-    assert [(p.index, p.errors, p.added) for p in again] == [
-        (p.index, p.errors, p.added) for p in changed
-    ]
+    assert [(p.index, p.errors, p.added) for p in again] == [(p.index, p.errors, p.added) for p in changed]
 
 
 def test_given_pairs(trained_rel):
@@ -315,9 +313,7 @@ def test_command_without_pictures_and_limit(folder):
     assert result.exit_code == 0
     assert "No post of this corpus has a picture" in result.output
     assert output.read_text() == ""
-    result = run(
-        "errors", folder / "joint", folder / "test.spacy", "--output", output, "--limit", 0
-    )
+    result = run("errors", folder / "joint", folder / "test.spacy", "--output", output, "--limit", 0)
     assert "Post 0" not in result.output
     assert output.read_text()
 
@@ -339,9 +335,7 @@ def test_command_says_what_is_wrong(folder, model, corpus, output, message):
 
 
 def test_a_pipeline_that_finds_nothing(folder):
-    result = run(
-        "errors", folder / "blank", folder / "test.spacy", "--output", folder / "blank.jsonl"
-    )
+    result = run("errors", folder / "blank", folder / "test.spacy", "--output", folder / "blank.jsonl")
     assert result.exit_code == 0
     assert "No component of this pipeline finds" in result.output
 

@@ -124,9 +124,7 @@ def test_measured_on_a_pipeline(trained):
 
 
 def test_posts_that_dont_count(trained, tmp_path):
-    docs = make_posts(
-        trained, [PICTURES[0], None, PICTURES[0], str(tmp_path / "no.png"), PICTURES[1]]
-    )
+    docs = make_posts(trained, [PICTURES[0], None, PICTURES[0], str(tmp_path / "no.png"), PICTURES[1]])
     docs.append(trained.make_doc(""))
     gap = measure_gap(trained, docs)
     assert (gap.posts, gap.pictures) == (3, 2)

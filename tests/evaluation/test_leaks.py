@@ -172,9 +172,7 @@ def test_it_goes_with_a_component_into_another_pipeline(pipelines, corpora, name
 
 def test_it_goes_with_the_weights(pipelines, corpora):
     """A component that is loaded has learned what the stored one has, and nothing else."""
-    component = (
-        make_rel_nlp(joint=True).from_bytes(pipelines["leaking"].to_bytes()).get_pipe("mmib_rel")
-    )
+    component = make_rel_nlp(joint=True).from_bytes(pipelines["leaking"].to_bytes()).get_pipe("mmib_rel")
     assert component.cfg["leaks"] == [NOTE]
     component.from_bytes(pipelines["clean"].get_pipe("mmib_rel").to_bytes())
     assert "leaks" not in component.cfg

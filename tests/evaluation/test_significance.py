@@ -71,9 +71,7 @@ def test_a_clear_difference_and_none():
 
 def test_chance_is_called_significant_as_often_as_it_says():
     ps = [
-        compare_f1(
-            [make_system(60, 0.7, 2 * i)], [make_system(60, 0.7, 2 * i + 1)], resamples=199
-        ).p
+        compare_f1([make_system(60, 0.7, 2 * i)], [make_system(60, 0.7, 2 * i + 1)], resamples=199).p
         for i in range(150)
     ]
     assert 0 < numpy.mean(numpy.array(ps) < 0.1) < 0.2

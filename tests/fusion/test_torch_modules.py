@@ -53,16 +53,12 @@ def make_inputs():
 
 def layer_norm(x, norm):
     mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) / numpy.sqrt(
-        var + norm.eps
-    ) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    return (x - mean) / numpy.sqrt(var + norm.eps) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
 
 
 @pytest.mark.parametrize("feed_forward", ["transformer", "linear"])
 def test_attention_encoder_is_equations_4_and_5(feed_forward):
-    encoder = AttentivePropagationEncoder(
-        D, heads=2, dropout=0.0, feed_forward=feed_forward
-    ).double()
+    encoder = AttentivePropagationEncoder(D, heads=2, dropout=0.0, feed_forward=feed_forward).double()
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     query, keys = torch.randn(1, 4, D).double(), torch.randn(1, N, D).double()
@@ -110,17 +106,13 @@ def test_attention_in_parts_is_attention_as_a_whole(monkeypatch):
         q, k, v = encoder._project(query, keys)
         torch.manual_seed(5)
         result = _attend(q, k, v, MASK[:, None, None], 0.3)
-        torch.manual_seed(
-            6
-        )  # what the backward pass computes again has the noise of the forward pass
+        torch.manual_seed(6)  # what the backward pass computes again has the noise of the forward pass
         return result, torch.autograd.grad(result.square().sum(), (query, keys))
 
     torch.manual_seed(5)
     q, k, v = encoder._project(query, keys)
     kernel = torch.nn.functional.scaled_dot_product_attention
-    expected = torch.cat(
-        [kernel(part, k, v, MASK[:, None, None], 0.3) for part in q.split(2, 2)], 2
-    )
+    expected = torch.cat([kernel(part, k, v, MASK[:, None, None], 0.3) for part in q.split(2, 2)], 2)
     result, gradients = run(2)
     torch.testing.assert_close(result, expected)
     expected_gradients = torch.autograd.grad(expected.square().sum(), (query, keys))
@@ -191,9 +183,7 @@ def reference_kl(mu, log_var):
 
 
 def posterior_kl(encoder, x, mask):
-    return reference_kl(
-        *(half(x, x, mask, training=False) for half in (encoder.mu, encoder.log_var))
-    )
+    return reference_kl(*(half(x, x, mask, training=False) for half in (encoder.mu, encoder.log_var)))
 
 
 def test_kl_equals_torch_distributions():
@@ -281,15 +271,11 @@ def test_alignment_by_hand_for_a_batch_of_three():
     def expected(negatives, posts=(0, 1, 2)):
         loss = -torch.stack([probability(text[i], image[i]).log() for i in posts]).mean()
         if negatives:
-            loss -= torch.stack(
-                [(1 - probability(text[i], image[j])).log() for i, j in negatives]
-            ).mean()
+            loss -= torch.stack([(1 - probability(text[i], image[j])).log() for i, j in negatives]).mean()
         return loss.reshape(1)
 
     everyone = [(i, j) for i in range(3) for j in range(3) if i != j]
-    torch.testing.assert_close(
-        discriminator(text, image, torch.tensor([0, 1, 2])), expected(everyone)
-    )
+    torch.testing.assert_close(discriminator(text, image, torch.tensor([0, 1, 2])), expected(everyone))
     # posts 0 and 2 have the same picture: they are no negatives of each other
     same = [(i, j) for i, j in everyone if {i, j} != {0, 2}]
     torch.testing.assert_close(discriminator(text, image, torch.tensor([5, 1, 5])), expected(same))
@@ -309,9 +295,7 @@ def test_alignment_by_hand_for_a_batch_of_three():
 def test_number_of_negatives_is_bounded():
     discriminator = AlignmentDiscriminator(D, max_negatives=1)
     seen = []
-    discriminator.output.register_forward_hook(
-        lambda module, inputs, output: seen.append(len(output))
-    )
+    discriminator.output.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     discriminator(torch.randn(5, D), torch.randn(5, D), torch.arange(5))
     assert seen == [5, 5]  # own pairs, then one negative each
 
@@ -320,14 +304,10 @@ def test_vector_discriminator_scores_every_dimension():
     discriminator = AlignmentDiscriminator(D, kind="vector").double()
     text, image = torch.randn(2, D).double(), torch.randn(2, D).double()
     joint = torch.cat([discriminator.text.weight, discriminator.image.weight], 1)
-    pair = lambda i, j: torch.sigmoid(
-        joint @ torch.cat([text[i], image[j]]) + discriminator.text.bias
-    )
+    pair = lambda i, j: torch.sigmoid(joint @ torch.cat([text[i], image[j]]) + discriminator.text.bias)
     expected = -torch.cat([pair(0, 0), pair(1, 1)]).log().mean()
     expected -= (1 - torch.cat([pair(0, 1), pair(1, 0)])).log().mean()
-    torch.testing.assert_close(
-        discriminator(text, image, torch.tensor([0, 1])), expected.reshape(1)
-    )
+    torch.testing.assert_close(discriminator(text, image, torch.tensor([0, 1])), expected.reshape(1))
 
 
 def test_alignment_pools_real_rows_only():
@@ -435,10 +415,7 @@ def make_head(n_labels=2) -> NERHead:
 
 
 def is_wellformed(path) -> bool:
-    return all(
-        tag == 0 or tag % 2 or (i > 0 and path[i - 1] in (tag, tag - 1))
-        for i, tag in enumerate(path)
-    )
+    return all(tag == 0 or tag % 2 or (i > 0 and path[i - 1] in (tag, tag - 1)) for i, tag in enumerate(path))
 
 
 def path_score(head, emissions, path):
@@ -472,9 +449,7 @@ def test_unknown_tags_are_summed_over():
         paths = all_paths(head, 4)
         agreeing = [p for p in paths if all(g in (-1, t) for g, t in zip(gold, p))]
         total = torch.logsumexp(torch.stack([path_score(head, emissions[0], p) for p in paths]), 0)
-        part = torch.logsumexp(
-            torch.stack([path_score(head, emissions[0], p) for p in agreeing]), 0
-        )
+        part = torch.logsumexp(torch.stack([path_score(head, emissions[0], p) for p in agreeing]), 0)
         torch.testing.assert_close(nll[0], total - part)
 
 
@@ -520,16 +495,12 @@ def test_entity_probability_by_brute_force():
     emissions = torch.randn(2, 4, head.n_tags).double()
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
     spans = [(0, 0, 2, 1), (0, 3, 4, 0), (1, 1, 3, 0), (1, 0, 1, 1)]
-    for (post, start, end, label), got in zip(
-        spans, head.entity_probabilities(emissions, mask, spans)
-    ):
+    for (post, start, end, label), got in zip(spans, head.entity_probabilities(emissions, mask, spans)):
         length = int(mask[post].sum())
         paths = all_paths(head, length)
         wanted = [2 * label + 1] + [2 * label + 2] * (end - start - 1)
         having = [
-            p
-            for p in paths
-            if list(p[start:end]) == wanted and (end == length or p[end] != 2 * label + 2)
+            p for p in paths if list(p[start:end]) == wanted and (end == length or p[end] != 2 * label + 2)
         ]
         weight = lambda some: sum(path_score(head, emissions[post], p).exp().item() for p in some)
         assert got == pytest.approx(weight(having) / weight(paths), abs=1e-9)

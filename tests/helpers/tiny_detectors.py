@@ -161,9 +161,7 @@ def _make_torchvision_state(arch: str, num_classes: int, seed: int) -> dict[str,
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = models.get_model(
-            arch, weights=None, weights_backbone=None, num_classes=num_classes
-        )
+        network = models.get_model(arch, weights=None, weights_backbone=None, num_classes=num_classes)
         # Fresh normalization layers let nothing through that deep: they get the statistics of some noise.
         noise = torch.stack([_to_tensor(draw_picture(160, 160, i)) for i in range(2)])
         with torch.no_grad():

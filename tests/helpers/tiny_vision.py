@@ -23,9 +23,7 @@ def save_clip_vision(folder: Path) -> Path:
 def save_clip(folder: Path) -> Path:
     """Text and pictures."""
     text = {**SIZES, "vocab_size": 50, "max_position_embeddings": 10, "eos_token_id": 49}
-    config = transformers.CLIPConfig(
-        text_config=text, vision_config=_clip_vision(), projection_dim=16
-    )
+    config = transformers.CLIPConfig(text_config=text, vision_config=_clip_vision(), projection_dim=16)
     return _save(folder, transformers.CLIPModel, config, _clip_processor())
 
 
@@ -117,9 +115,7 @@ def _clip_vision() -> dict:
 
 
 def _clip_processor():
-    return transformers.CLIPImageProcessor(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    )
+    return transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
 
 
 def _dinov2_processor():

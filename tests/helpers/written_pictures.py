@@ -61,15 +61,11 @@ def write_tiff(array, **options) -> bytes:
     return stream.getvalue()
 
 
-def make_png(
-    values, bits: int, kind: int, transparency: bytes = b"", palette: bytes = b""
-) -> bytes:
+def make_png(values, bits: int, kind: int, transparency: bytes = b"", palette: bytes = b"") -> bytes:
     """RETURNS (bytes): A PNG of so many bits a value and of this colour type."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row for row in pack_rows(values, bits))

@@ -88,9 +88,7 @@ def is_read(dtype: str, kind: str, planar: str, order: str, compression: str | N
         return False
     if dtype == "u1" and planar == "separate":
         # Pillow puts two planes where they don't belong, and opens no fourth one that means nothing.
-        return not kind.startswith("grey") and (
-            kind != "rgb and a number" or compression is not None
-        )
+        return not kind.startswith("grey") and (kind != "rgb and a number" or compression is not None)
     return kind in READ.get(dtype, ())
 
 
@@ -113,9 +111,7 @@ def make_samples(kind: str):
     colours = COLOURS if kind.startswith("rgb") else GREY[..., None]
     samples = numpy.dstack([colours * alpha if "multiplied" in kind else colours, ALPHA])
     opaque = numpy.ones_like(ALPHA) if kind == "rgb and a number" else ALPHA
-    return samples, on_white(
-        colours[..., 0] * 255 if colours.shape[2] == 1 else colours * 255, opaque
-    )
+    return samples, on_white(colours[..., 0] * 255 if colours.shape[2] == 1 else colours * 255, opaque)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,9 +164,7 @@ def test_tiff_of_bits_and_of_numbers_too_large():
     for compression in (None, "zlib"):
         options = {"compression": compression}
         assert is_right(write_tiff(bits, photometric="minisblack", **options), bits * 255) is True
-        assert (
-            is_right(write_tiff(bits, photometric="miniswhite", **options), ~bits * 255.0) is True
-        )
+        assert is_right(write_tiff(bits, photometric="miniswhite", **options), ~bits * 255.0) is True
     for dtype in ("i8", "u8", "c8", "c16"):
         assert "kind that isn't read" in is_right(write_tiff((GREY * 9).astype(dtype)), GREY)
 
@@ -203,9 +197,7 @@ def test_tiff_of_every_depth(bits):
         elif bits == 12:
             is_read = order == "<" and photometric == 1 and not reverse
         else:
-            is_read = (order, photometric) != (">", 0) and (
-                not reverse or (order, photometric) == ("<", 1)
-            )
+            is_read = (order, photometric) != (">", 0) and (not reverse or (order, photometric) == ("<", 1))
         if is_read:
             assert result is True, combination
         else:
@@ -389,9 +381,7 @@ def test_pfm():
 # BMP
 
 
-@pytest.mark.parametrize(
-    ("bits", "n"), [(1, 2), (4, 2), (4, 4), (4, 16), (8, 2), (8, 4), (8, 16), (8, 256)]
-)
+@pytest.mark.parametrize(("bits", "n"), [(1, 2), (4, 2), (4, 4), (4, 16), (8, 2), (8, 4), (8, 16), (8, 256)])
 def test_bmp_palettes(bits, n):
     values = (Y * WIDTH + X) % n
     spread = numpy.arange(n) * 255 // (n - 1)
@@ -485,10 +475,7 @@ OPTIONS = {
     "WEBP": [{"lossless": True}, {"lossless": True, "exact": True}, {"quality": 80}],
     "GIF": [{}, {"transparency": True}],
     "TIFF": [
-        *(
-            {"compression": c}
-            for c in (None, "tiff_lzw", "tiff_deflate", "packbits", "jpeg", "lzma")
-        ),
+        *({"compression": c} for c in (None, "tiff_lzw", "tiff_deflate", "packbits", "jpeg", "lzma")),
         *({"compression": c} for c in ("zstd", "group3", "group4", "tiff_ccitt")),
         {"big_tiff": True},
     ],
@@ -532,9 +519,7 @@ def test_what_pillow_writes(format, mode):
         except (OSError, SystemError, TypeError, ValueError, KeyError, RuntimeError):
             continue  # not to be written so
         data = stream.getvalue()
-        lossy = (
-            options.get("compression") == "jpeg" or "quality" in options or "progressive" in options
-        )
+        lossy = options.get("compression") == "jpeg" or "quality" in options or "progressive" in options
         combination = (format, mode, options)
         if {(format, mode), (format, mode, *options)} & REFUSED:
             assert "off by" not in is_right(data, LEVELS), combination
@@ -570,12 +555,8 @@ def decode_with_opencv(data: bytes):
 # Damaged files
 
 SOME = [
-    write_tiff(
-        numpy.moveaxis(quantize(COLOURS, "u2"), -1, 0), photometric="rgb", planarconfig="separate"
-    ),
-    write_tiff(
-        quantize(make_samples("rgb multiplied, alpha")[0], "u2"), **KINDS["rgb multiplied, alpha"]
-    ),
+    write_tiff(numpy.moveaxis(quantize(COLOURS, "u2"), -1, 0), photometric="rgb", planarconfig="separate"),
+    write_tiff(quantize(make_samples("rgb multiplied, alpha")[0], "u2"), **KINDS["rgb multiplied, alpha"]),
     write_tiff(quantize(GREY, "f4"), photometric="miniswhite", byteorder=">", compression="zlib"),
     write_tiff(quantize(GREY, "u4")),
     make_tiff(
@@ -636,9 +617,7 @@ def test_a_file_that_pillow_has_decoded_wrongly_is_refused_as_an_object():
 
 def test_an_object_decoded_before_is_read_by_its_tags():
     for dtype, photometric in (("u2", "miniswhite"), ("f4", "miniswhite"), ("u4", "minisblack")):
-        opened = PIL.Image.open(
-            io.BytesIO(write_tiff(quantize(GREY, dtype), photometric=photometric))
-        )
+        opened = PIL.Image.open(io.BytesIO(write_tiff(quantize(GREY, dtype), photometric=photometric)))
         opened.load()
         right = 255 * (1 - GREY if photometric == "miniswhite" else GREY)
         assert difference(opened, right, to_rgb) <= 2

@@ -121,9 +121,7 @@ def test_hostile_posts_among_good_ones(isolation):
         found = encoder.predict(docs)
     for doc, vectors in zip(docs, found):
         is_good = doc._.image in good
-        assert doc._.image_error == (
-            None if is_good else "reading it takes more than 1 seconds: given up"
-        )
+        assert doc._.image_error == (None if is_good else "reading it takes more than 1 seconds: given up")
         assert len(vectors) == is_good
     vectors = [rows for doc, rows in zip(docs, found) if doc._.image in good]
     numpy.testing.assert_array_equal(vectors, expected)
@@ -201,10 +199,7 @@ def test_paths_and_urls_are_the_parents_matter(tmp_path):
     assert asked == ["https://x.org/a.png"]
     assert outcome(reader.read, "../a.png")[0] == "outside"
     assert outcome(reader.read, "b.png")[0] == "missing"
-    assert (
-        "a.png"
-        in outcome(PictureReader(isolation="process", max_pixels=9).read, tmp_path / "a.png")[1]
-    )
+    assert "a.png" in outcome(PictureReader(isolation="process", max_pixels=9).read, tmp_path / "a.png")[1]
 
 
 @linux
@@ -259,12 +254,7 @@ def make_overlapping_tiff(n_tags: int = 300, n_bytes: int = 1_000_000) -> bytes:
 def test_small_files_take_little_memory(format):
     """Pillow's own limits hold: see the version that setup.cfg asks for."""
     tiff = make_overlapping_tiff()
-    exif = (
-        struct.pack(">I", len(tiff))
-        + b"eXIf"
-        + tiff
-        + struct.pack(">I", zlib.crc32(b"eXIf" + tiff))
-    )
+    exif = struct.pack(">I", len(tiff)) + b"eXIf" + tiff + struct.pack(">I", zlib.crc32(b"eXIf" + tiff))
     png = encoded()
     header = struct.pack("<IiiHHIIiiII", 40, 9000, 9000, 1, 8, 1, 0, 0, 0, 0x1D000000, 0)
     data = {
@@ -353,9 +343,7 @@ def decoded(monkeypatch):
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_what_is_read_ahead_is_bounded_by_its_pixels(decoded, isolation):
     size = 200 * 100 * 4
-    pictures = [
-        encoded((200, 100 if i != 5 else 1000), c) for i, c in enumerate(["red", "blue"] * 6)
-    ]
+    pictures = [encoded((200, 100 if i != 5 else 1000), c) for i, c in enumerate(["red", "blue"] * 6)]
     looking = {"@region_getters": "test.looking.v1"}
     expected = make_encoder(get_regions=looking).predict(make_docs(pictures))
     assert decoded["most"] >= 12 * size
@@ -400,6 +388,4 @@ def test_many_threads_read_ahead_within_one_bound(decoded):
     for found in results.values():
         for a, b in zip(expected, found):
             numpy.testing.assert_allclose(a, b, atol=1e-5)
-    assert (
-        decoded["most"] <= (4 + 6 + 2) * size
-    )  # and one for each thread that can't go on without it
+    assert decoded["most"] <= (4 + 6 + 2) * size  # and one for each thread that can't go on without it

@@ -90,9 +90,7 @@ def test_missing(root):
     assert existing_inside(root, "a.jpg") == (root / "a.jpg").resolve()
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32" or os.geteuid() == 0, reason="needs a user without rights"
-)
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="needs a user without rights")
 def test_no_permission(root):
     (root / "sub").chmod(0)
     try:

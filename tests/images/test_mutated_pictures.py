@@ -101,9 +101,7 @@ def test_reading_them_leaves_no_files_and_no_memory_behind(pictures, recwarn):
 
 def test_each_whole_picture_is_read():
     reader = PictureReader()
-    assert [outcome(reader.read, data)[0] for data in whole_pictures()] == ["read"] * len(
-        whole_pictures()
-    )
+    assert [outcome(reader.read, data)[0] for data in whole_pictures()] == ["read"] * len(whole_pictures())
 
 
 def test_all_formats_of_pillow_are_among_them():

@@ -501,9 +501,7 @@ def test_a_small_picture_cant_have_a_huge_tile():
 
 def test_text_and_profiles_of_a_png_that_grow_when_unpacked():
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     data = encoded(make_picture("red"))
     packed = zlib.compress(bytes(20_000_000))
@@ -595,9 +593,7 @@ def test_what_is_no_file_neither_blocks_nor_never_ends(tmp_path):
         assert kind_of(PictureReader().read, device) in ("not_a_file", "missing")
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32" or os.geteuid() == 0, reason="needs a user without rights"
-)
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="needs a user without rights")
 def test_a_file_without_permission(tmp_path):
     make_picture("red").save(tmp_path / "a.png")
     (tmp_path / "a.png").chmod(0)

@@ -88,9 +88,7 @@ def test_foreign_regions(trained):
     """Regions that never went through the setter, as a DocBin of a stranger could hold them."""
     doc, other = new_docs(trained)[:2]
     doc.user_data[REGIONS_KEY] = [("a", "b")]
-    with pytest.warns(
-        MMIBWarning, match=r"regions\[0\] is neither .*some of its objects are left out"
-    ):
+    with pytest.warns(MMIBWarning, match=r"regions\[0\] is neither .*some of its objects are left out"):
         docs = list(trained.pipe([doc, other]))
     assert "is neither the path of a crop nor a box" in doc._.image_error
     assert [[e[:2] for e in found] for found in entities(docs)] == [

@@ -47,9 +47,7 @@ def test_a_flipped_bit(folder, trained, part, where):
     place = random.Random(where).randrange(len(data))
     data[place] ^= 1 << where
     path.write_bytes(data)
-    with pytest.raises(
-        ValueError, match=f"mmib_ner: .*{part} changed after the component was saved"
-    ):
+    with pytest.raises(ValueError, match=f"mmib_ner: .*{part} changed after the component was saved"):
         spacy.load(folder)
     data = bytearray(trained.get_pipe("mmib_ner").to_bytes(exclude=["vocab"]))
     data[(2 * place) % len(data)] ^= 1 << where

@@ -87,9 +87,7 @@ def test_active_units_are_those_of_the_variance_by_row():
     for i in range(20):
         rows = 1 + i % 3
         mu = 1e3 + rng.normal(size=(rows, D)) * numpy.geomspace(1e-3, 1, D)
-        posts.append(
-            Posterior(str(i), rng.normal(size=(rows, 2)), mu, rng.uniform(0.1, 1, (rows, D)))
-        )
+        posts.append(Posterior(str(i), rng.normal(size=(rows, 2)), mu, rng.uniform(0.1, 1, (rows, D))))
     for post in [*posts, *posts]:  # what was there counts once
         sample.add(post)
     assert len(sample) == 20
@@ -164,9 +162,7 @@ def test_it_is_said_once_of_each_and_only_the_end_of_a_window_is_watched(caplog)
     assert "at a KL of 0.3000 nats" in str(caught[0].message)
     assert caplog.text.count("KL per dimension of the text posterior, mean of 5 updates") == 4
     assert "active units of the text posterior on 40 different texts: 4 of 32" in (caplog.text)
-    assert "active units of the picture posterior on 40 different pictures: 0 of 32" in (
-        caplog.text
-    )
+    assert "active units of the picture posterior on 40 different pictures: 0 of 32" in (caplog.text)
     monitor.reset()
     with pytest.warns(MMIBWarning, match="picture posterior"):
         for _ in range(10):

@@ -208,9 +208,7 @@ def test_one_after_the_other():
 def test_an_encoder_that_is_missing_or_disabled_is_said(trained_joint):
     with (
         trained_joint.select_pipes(disable="mmib_img2vec"),
-        pytest.raises(
-            ValueError, match="'mmib_img2vec' has not encoded the picture of the post 'Rob"
-        ),
+        pytest.raises(ValueError, match="'mmib_img2vec' has not encoded the picture of the post 'Rob"),
     ):
         trained_joint(posts(trained_joint)[0])
     nlp = make_shared_nlp()

@@ -21,9 +21,7 @@ def test_overfits_what_only_the_pictures_can_tell(trained):
     gold = make_examples(trained)
     predicted = list(trained.pipe(new_docs(trained)))
     for eg, doc in zip(gold, predicted):
-        assert [(e.text, e.label_) for e in doc.ents] == [
-            (e.text, e.label_) for e in eg.reference.ents
-        ]
+        assert [(e.text, e.label_) for e in doc.ents] == [(e.text, e.label_) for e in eg.reference.ents]
         assert all(0.5 < ent._.confidence <= 1 for ent in doc.ents)
     assert trained.evaluate(gold)["ents_f"] == 1.0
     # without pictures the same texts can't be told apart
@@ -39,11 +37,7 @@ def test_losses_have_their_own_keys_and_add_up():
     assert set(losses) == {"mmib_ner"} | {
         f"mmib_ner_{t}" for t in ("task", "kl_text", "kl_image", "alignment")
     }
-    total = (
-        losses["mmib_ner_task"]
-        + 0.3 * losses["mmib_ner_kl_text"]
-        + 0.2 * losses["mmib_ner_kl_image"]
-    )
+    total = losses["mmib_ner_task"] + 0.3 * losses["mmib_ner_kl_text"] + 0.2 * losses["mmib_ner_kl_image"]
     assert losses["mmib_ner"] == pytest.approx(total + 0.5 * losses["mmib_ner_alignment"], rel=1e-5)
     nlp.update(make_examples(nlp), losses=losses)
     assert losses["mmib_ner"] > total
@@ -83,9 +77,7 @@ def test_schedules_count_updates_not_batches():
     for _ in range(2):  # initializing again starts again
         optimizer = nlp.initialize(lambda: examples)
         for expected in (1.0, 2.0, 3.0, 3.0):
-            assert [weight() for _ in range(3)] == pytest.approx(
-                [expected] * 3, rel=1e-4
-            )  # accumulated
+            assert [weight() for _ in range(3)] == pytest.approx([expected] * 3, rel=1e-4)  # accumulated
             component.finish_update(optimizer)
 
 
@@ -225,9 +217,7 @@ def test_a_reader_that_drops_the_pictures_is_noticed():
         nlp.initialize(lambda: dropped)
     # the wrong reader for dev only, or `spacy evaluate`: the scores would be those of the text alone
     nlp.initialize(lambda: examples)
-    with pytest.warns(
-        MMIBWarning, match=r"its reader drops them.*is scored on text only"
-    ) as caught:
+    with pytest.warns(MMIBWarning, match=r"its reader drops them.*is scored on text only") as caught:
         nlp.evaluate(dropped)
         nlp.evaluate(dropped)
     assert len(caught) == 1
@@ -249,9 +239,7 @@ def test_unknown_label_in_the_data_names_the_post():
     nlp = make_nlp()
     train(nlp, make_examples(nlp), steps=1)
     eg = Example.from_dict(nlp.make_doc("I saw Paris"), {"entities": [(6, 11, "GPE")]})
-    with pytest.raises(
-        ValueError, match=r"label 'GPE' .* not one of \['ORG', 'PER'\].*I saw Paris"
-    ):
+    with pytest.raises(ValueError, match=r"label 'GPE' .* not one of \['ORG', 'PER'\].*I saw Paris"):
         nlp.update([eg])
 
 
@@ -272,9 +260,7 @@ def test_missing_and_misaligned_gold_is_unknown_not_outside():
     # the entity "New York" begins inside a token of the prediction
     gold = Doc(nlp.vocab, words=["I", "love", "New", "York", "City"])
     gold.ents = [Span(gold, 2, 4, label="ORG")]
-    predicted = Doc(
-        nlp.vocab, words=["I", "loveNew", "York", "City"], spaces=[True, True, True, False]
-    )
+    predicted = Doc(nlp.vocab, words=["I", "loveNew", "York", "City"], spaces=[True, True, True, False])
     gold2 = Doc(
         nlp.vocab,
         words=["I", "love", "New", "York", "City"],
@@ -282,9 +268,7 @@ def test_missing_and_misaligned_gold_is_unknown_not_outside():
     )
     gold2.ents = [Span(gold2, 2, 4, label="ORG")]
     assert component._get_tags(Example(predicted, gold2)).tolist() == [0, -1, -1, 0]
-    whole = component._get_tags(
-        Example(Doc(nlp.vocab, words=["I", "love", "New", "York", "City"]), gold)
-    )
+    whole = component._get_tags(Example(Doc(nlp.vocab, words=["I", "love", "New", "York", "City"]), gold))
     assert whole.tolist() == [0, 0, 2 * org + 1, 2 * org + 2, 0]
 
 
@@ -341,9 +325,7 @@ def test_a_post_alone_in_a_batch_and_in_any_order(trained):
     for position in (0, 17, 31):
         batch = others[:position] + [post()] + others[position:]
         full = [doc for doc in batch if len(doc)]
-        index = next(
-            i for i, doc in enumerate(full) if doc.text == "Rob had dinner with us ".strip()
-        )
+        index = next(i for i, doc in enumerate(full) if doc.text == "Rob had dinner with us ".strip())
         numpy.testing.assert_allclose(vectors(trained, batch)[index], alone, atol=1e-5)
         docs = list(trained.get_pipe("mmib_ner").pipe([d.copy() for d in batch], batch_size=32))
         assert entities(docs)[position] == expected
@@ -527,9 +509,7 @@ def test_unreadable_pictures(policy, tmp_path):
         return found
 
     if policy == "warn":
-        with pytest.warns(
-            MMIBWarning, match=r"Rob had dinner.*not a picture.*processed from its text"
-        ):
+        with pytest.warns(MMIBWarning, match=r"Rob had dinner.*not a picture.*processed from its text"):
             results = list(nlp.pipe(docs()))
         assert "not a picture" in results[1]._.image_error
         assert results[0]._.image_error is None

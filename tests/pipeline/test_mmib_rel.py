@@ -219,9 +219,7 @@ def test_labels():
     assert component.labels == ("couple", "team")
     assert component.label_data == ["couple", "team"]
     assert component.add_label("None") == 0
-    with pytest.raises(
-        ValueError, match="can't add the label 'enemies' to a model that is already"
-    ):
+    with pytest.raises(ValueError, match="can't add the label 'enemies' to a model that is already"):
         component.add_label("enemies")
     with pytest.raises(ValueError, match="'enemies' in the training data is not one of .*Kim"):
         nlp.update(make_rel_examples(nlp, [("Kim and Mia", "red", "enemies")]))
@@ -255,9 +253,7 @@ def test_another_negative_label():
 
 
 @pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
-@pytest.mark.parametrize(
-    "posts", [[("Rob sleeps", "red", None)], [("Mia met Kim", "red", "couple")]]
-)
+@pytest.mark.parametrize("posts", [[("Rob sleeps", "red", None)], [("Mia met Kim", "red", "couple")]])
 def test_a_batch_without_pairs_still_backpropagates(posts):
     """mmib_rel is the last listener: what mmib_ner learned reaches the shared encoder through it only."""
     nlp = spacy.blank("en")
@@ -475,9 +471,7 @@ def test_a_span_is_not_paired_with_itself():
 
 
 def test_given_pairs_that_are_not_given_are_noticed(trained_rel):
-    with pytest.warns(
-        MMIBWarning, match='answers given pairs, but was given none.*given = "pairs"'
-    ):
+    with pytest.warns(MMIBWarning, match='answers given pairs, but was given none.*given = "pairs"'):
         scores = trained_rel.evaluate(make_rel_examples(trained_rel))
     assert scores["rel_micro_f"] == 0
 

@@ -383,9 +383,7 @@ def test_mmib_rel_writes_for_entities_that_have_none(trained_rel):
     assert seen == 10
     expected = by_hand(trained_rel, docs[0], "mmib_rel")
     head = docs[0]._.relations[0].head
-    numpy.testing.assert_allclose(
-        [head._.region_weights[i] for i in (0, 2)], expected[head.start], atol=1e-6
-    )
+    numpy.testing.assert_allclose([head._.region_weights[i] for i in (0, 2)], expected[head.start], atol=1e-6)
 
 
 def test_mmib_rel_leaves_those_of_mmib_ner(trained_joint):
@@ -495,9 +493,7 @@ class Custom(Model):
     @staticmethod
     def _forward(model, docs, is_train):
         numbers = [0 if doc._.image is None else 1 + len(doc._.regions) for doc in docs]
-        return [
-            model.ops.alloc2f(n, 4) + numpy.arange(n, dtype="f")[:, None] for n in numbers
-        ], lambda d: []
+        return [model.ops.alloc2f(n, 4) + numpy.arange(n, dtype="f")[:, None] for n in numbers], lambda d: []
 
 
 def test_an_encoder_that_says_nothing_about_rows():

@@ -87,9 +87,7 @@ def test_a_pipeline_from_before_these_settings(trained, expected, tmp_path):
             module = srsly.msgpack_loads(shim["state"])
             if module["module"] == "MMIBCore":
                 changed += sum(name in module["settings"] for name in NEW_SETTINGS)
-                module["settings"] = {
-                    k: v for k, v in module["settings"].items() if k not in NEW_SETTINGS
-                }
+                module["settings"] = {k: v for k, v in module["settings"].items() if k not in NEW_SETTINGS}
                 shims[i] = srsly.msgpack_dumps({**shim, "state": srsly.msgpack_dumps(module)})
     assert changed == len(NEW_SETTINGS)
     path.write_bytes(srsly.msgpack_dumps(model))
@@ -124,9 +122,7 @@ def test_pickle(trained, expected):
 
 
 def test_pickle_with_a_generator_schedule():
-    nlp = make_nlp(
-        beta1={"@schedules": "compounding.v1", "start": 0.1, "stop": 1.0, "compound": 1.1}
-    )
+    nlp = make_nlp(beta1={"@schedules": "compounding.v1", "start": 0.1, "stop": 1.0, "compound": 1.1})
     train(nlp, make_examples(nlp), steps=2)
     copy = pickle.loads(pickle.dumps(nlp))
     assert entities(copy.pipe(new_docs(nlp))) == entities(nlp.pipe(new_docs(nlp)))
@@ -146,9 +142,7 @@ def test_training_goes_on_after_loading(trained, tmp_path):
     before = nlp.update(make_examples(nlp), losses={})["mmib_ner_task"]
     for _ in range(3):
         nlp.update(make_examples(nlp), sgd=optimizer, losses={})
-    assert (
-        nlp.get_pipe("mmib_ner").model.to_bytes() != trained.get_pipe("mmib_ner").model.to_bytes()
-    )
+    assert nlp.get_pipe("mmib_ner").model.to_bytes() != trained.get_pipe("mmib_ner").model.to_bytes()
     assert before < 1
 
 
@@ -163,9 +157,7 @@ def test_docs_keep_pictures_and_predictions_in_a_docbin(trained, expected, tmp_p
 
 
 def test_foreign_modules_are_refused():
-    data = srsly.msgpack_dumps(
-        {"module": "os.system", "settings": {"command": "true"}, "state": b""}
-    )
+    data = srsly.msgpack_dumps({"module": "os.system", "settings": {"command": "true"}, "state": b""})
     with pytest.raises(ValueError, match="holds a module 'os.system'.*Install the version"):
         deserialize_module(None, data, None)
 

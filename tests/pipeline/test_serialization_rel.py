@@ -217,9 +217,7 @@ def test_training_goes_on_after_loading(case, tmp_path):
     for _ in range(3):
         nlp.update(examples, sgd=optimizer, losses={})
     assert before < 0.5
-    assert (
-        nlp.get_pipe("mmib_rel").model.to_bytes() != case.nlp.get_pipe("mmib_rel").model.to_bytes()
-    )
+    assert nlp.get_pipe("mmib_rel").model.to_bytes() != case.nlp.get_pipe("mmib_rel").model.to_bytes()
     assert case.say(case.nlp) == case.expected
 
 
@@ -351,9 +349,7 @@ def test_loading_parts_of_the_pipeline(joint, folder, how):
     nlp = spacy.load(folder, **{how: ["mmib_ner"]})
     docs = [eg.predicted for eg in make_rel_examples(nlp)]
     for doc, example in zip(docs, make_rel_examples(nlp)):
-        doc.ents = [
-            doc.char_span(e.start_char, e.end_char, e.label_) for e in example.reference.ents
-        ]
+        doc.ents = [doc.char_span(e.start_char, e.end_char, e.label_) for e in example.reference.ents]
     assert relations(nlp.pipe(docs)) == [found for _, found in joint.expected]
     if how == "disable":
         nlp.enable_pipe("mmib_ner")

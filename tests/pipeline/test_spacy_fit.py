@@ -261,9 +261,7 @@ def tmp_path_of(nlp, tmp_path):
 
 @pytest.mark.parametrize("upstream", ["*", "mmib_img2vec"])
 def test_an_encoder_that_is_enabled_later(shared, saved, upstream):
-    override = {
-        f"components.{name}.model.img2vec.upstream": upstream for name in ("mmib_ner", "mmib_rel")
-    }
+    override = {f"components.{name}.model.img2vec.upstream": upstream for name in ("mmib_ner", "mmib_rel")}
     nlp = spacy.load(saved, disable=["mmib_img2vec"], config=override)
     with pytest.raises(ValueError, match="has not encoded the picture.* and enabled"):
         nlp(posts(nlp)[0])
@@ -273,9 +271,7 @@ def test_an_encoder_that_is_enabled_later(shared, saved, upstream):
 
 def test_a_removed_encoder_is_missed(nlp):
     nlp.remove_pipe("mmib_img2vec")
-    with pytest.raises(
-        ValueError, match="'mmib_img2vec' has not encoded.*has to be in the pipeline"
-    ):
+    with pytest.raises(ValueError, match="'mmib_img2vec' has not encoded.*has to be in the pipeline"):
         nlp(posts(nlp)[0])
 
 
@@ -323,9 +319,7 @@ def test_a_frozen_shared_encoder(shared, nlp):
     frozen = ["tok2vec", "mmib_img2vec", "mmib_ner"]
     before = {name: nlp.get_pipe(name).to_bytes() for name in frozen}
     optimizer = nlp.resume_training()
-    losses = nlp.update(
-        make_rel_examples(nlp), sgd=optimizer, losses={}, exclude=frozen, annotates=frozen
-    )
+    losses = nlp.update(make_rel_examples(nlp), sgd=optimizer, losses={}, exclude=frozen, annotates=frozen)
     assert losses["mmib_rel"] > 0
     assert {name: nlp.get_pipe(name).to_bytes() for name in frozen} == before
     assert nlp.rehearse(make_rel_examples(nlp), sgd=optimizer) == {}

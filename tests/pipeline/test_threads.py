@@ -79,10 +79,7 @@ def make_doc(nlp, text, picture, boxes):
 
 def answer(doc):
     """Everything that was said, to the last bit."""
-    entities = [
-        (e.start, e.end, e.label_, e._.confidence, tuple(e._.region_weights or ()))
-        for e in doc.ents
-    ]
+    entities = [(e.start, e.end, e.label_, e._.confidence, tuple(e._.region_weights or ())) for e in doc.ents]
     found = [(r.head.start, r.tail.start, r.label, r.score) for r in doc._.relations]
     return entities, found, doc._.image_error
 
@@ -131,9 +128,7 @@ def make_pipeline(kind: str, **img2vec):
         nlp.add_pipe("mmib_rel", config=config)
     else:
         nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "img2vec": encoder}})
-    examples = (
-        make_examples(nlp) if kind in ("ner", "text") else make_rel_examples(nlp, ask=kind == "rel")
-    )
+    examples = make_examples(nlp) if kind in ("ner", "text") else make_rel_examples(nlp, ask=kind == "rel")
     train(nlp, examples, steps=12)
     return nlp
 
@@ -214,9 +209,7 @@ def test_no_prediction_switches_a_mode():
     assert len(shims) >= 5
     for shim in shims:
         shim._model.train = shim._model.eval = None  # calling them would raise
-    assert (
-        nlp(make_doc(nlp, "Rob met Mia", numpy.asarray(make_picture("red")), [])).ents is not None
-    )
+    assert nlp(make_doc(nlp, "Rob met Mia", numpy.asarray(make_picture("red")), [])).ents is not None
 
 
 @pytest.mark.slow

@@ -17,9 +17,7 @@ def bert(tmp_path_factory) -> str:
     words = sorted({word for text, *_ in POSTS for word in text.lower().split()})
     letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = [*words, *letters, *("##" + letter for letter in letters)]
-    (folder / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces])
-    )
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces]))
     tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
     tokenizer.save_pretrained(folder)
     config = BertConfig(
@@ -52,9 +50,7 @@ def make_nlp(bert: str):
         "@architectures": "spacy-transformers.TransformerListener.v1",
         "pooling": {"@layers": "reduce_mean.v1"},
     }
-    nlp.add_pipe(
-        "mmib_ner", config={"model": {**MODEL, "tok2vec": listener}, "beta1": 0.01, "beta2": 0.01}
-    )
+    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "tok2vec": listener}, "beta1": 0.01, "beta2": 0.01})
     return nlp
 
 
@@ -96,8 +92,7 @@ def test_long_posts_lose_no_tag(trained_bert):
 def test_round_trips(trained_bert, bert, tmp_path):
     expected = entities(trained_bert.pipe(new_docs(trained_bert)))
     assert (
-        entities(make_nlp(bert).from_bytes(trained_bert.to_bytes()).pipe(new_docs(trained_bert)))
-        == expected
+        entities(make_nlp(bert).from_bytes(trained_bert.to_bytes()).pipe(new_docs(trained_bert))) == expected
     )
     trained_bert.to_disk(tmp_path)
     nlp = spacy.load(tmp_path)
@@ -110,9 +105,7 @@ def test_frozen_transformer(bert):
     optimizer = nlp.initialize(lambda: examples)
     before = nlp.get_pipe("transformer").model.to_bytes()
     for _ in range(2):
-        nlp.update(
-            examples, sgd=optimizer, losses={}, exclude=["transformer"], annotates=["transformer"]
-        )
+        nlp.update(examples, sgd=optimizer, losses={}, exclude=["transformer"], annotates=["transformer"])
     assert nlp.get_pipe("transformer").model.to_bytes() == before
 
 
@@ -127,9 +120,7 @@ def test_listeners_of_a_transformer_are_replaced(bert, tmp_path):
     config = nlp.config.copy()
     paths = ["model.tok2vec", "model.img2vec"]
     config["nlp"]["pipeline"] = ["mmib_ner"]
-    config["components"] = {
-        "mmib_ner": {"source": str(tmp_path / "source"), "replace_listeners": paths}
-    }
+    config["components"] = {"mmib_ner": {"source": str(tmp_path / "source"), "replace_listeners": paths}}
     alone = load_model_from_config(config)
     architectures = alone.config["components"]["mmib_ner"]["model"]
     assert "Tok2VecTransformer" in architectures["tok2vec"]["@architectures"]

@@ -120,9 +120,7 @@ def test_given_pairs(nlp, save, spaces):
     block = {"@readers": "spacy-mmib.Corpus.v1", "path": str(path), "given": "pairs"}
     (example,) = registry.resolve({"corpus": block})["corpus"](nlp)
     predicted = example.predicted
-    assert [
-        (r.head.start, r.head.end, r.tail.start, r.tail.end) for r in predicted._.relations
-    ] == [
+    assert [(r.head.start, r.head.end, r.tail.start, r.tail.end) for r in predicted._.relations] == [
         (0, 1, 2, 4),
         (2, 3, 2, 4),
         (5, 6, 7, 8),
@@ -178,9 +176,7 @@ def test_other_text(nlp):
     """spaCy aligns texts that differ in spaces and case only."""
     reference = Doc(nlp.vocab, words=["Rob", "of", "LeeLtd"])
     reference._.relations = [((0, 1), (2, 3), "/a/b/c"), ((1, 2), (0, 1), "None")]
-    spaced = Example(
-        Doc(nlp.vocab, words=[" ", "rob", "of", "lee", "ltd"], spaces=[False] * 5), reference
-    )
+    spaced = Example(Doc(nlp.vocab, words=[" ", "rob", "of", "lee", "ltd"], spaces=[False] * 5), reference)
     assert give_pairs(spaced) == 0
     assert texts(spaced.predicted) == [("rob", "leeltd", ""), ("of", "rob", "")]
     longer = Doc(nlp.vocab, words=["\u0130" * 3, "of", "Lee"])  # lower-cased: 6 characters

@@ -142,11 +142,7 @@ def test_a_pil_image_cut_short_is_refused_when_attached():
 def test_equal_pictures_have_equal_keys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert image_key(None) is None
-    assert (
-        image_key("a/../b.jpg")
-        == image_key(str(tmp_path / "b.jpg"))
-        == image_key(tmp_path / "b.jpg")
-    )
+    assert image_key("a/../b.jpg") == image_key(str(tmp_path / "b.jpg")) == image_key(tmp_path / "b.jpg")
     assert image_key(b"a") == image_key(b"a") != image_key(b"b")
     assert image_key(to_stored(ARRAY)) == image_key(ARRAY) == image_key(PIL.Image.fromarray(ARRAY))
     assert image_key(ARRAY) != image_key(ARRAY + 1)
@@ -304,9 +300,7 @@ def test_loading_crops_boxes_and_reads_files(tmp_path):
     image = make_picture("red", (40, 30))
     image.paste((0, 0, 255), (20, 10, 30, 20))
     make_picture("green", (7, 5)).save(tmp_path / "crop.png")
-    regions = normalize_regions(
-        [(20, 10, 30, 20), (5, 5, 1, 1), tmp_path / "crop.png", tmp_path / "no.png"]
-    )
+    regions = normalize_regions([(20, 10, 30, 20), (5, 5, 1, 1), tmp_path / "crop.png", tmp_path / "no.png"])
     problems: list[str] = []
     pictures = list(load_pictures(to_stored(image), regions, problems=problems))
     assert [p.size for p in pictures] == [(40, 30), (10, 10), (7, 5)]

@@ -33,8 +33,7 @@ def doc() -> Doc:
 
 def rows(doc: Doc) -> list[tuple]:
     return [
-        (r.head.text, r.head.label_, r.tail.text, r.tail.label_, r.label, r.score)
-        for r in doc._.relations
+        (r.head.text, r.head.label_, r.tail.text, r.tail.label_, r.label, r.score) for r in doc._.relations
     ]
 
 

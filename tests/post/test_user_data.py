@@ -244,19 +244,10 @@ VALUES = [
     *([[0, 3, "", 8, 11, "", "couple", x]] for x in (NAN, INF, "high", [], 10**400, True)),
     *([[x, 3, "", 8, 11, "", "couple", None]] for x in (-1, 10**30, 1.5, NAN, None, "0", 99, [])),
     *([[0, 3, x, 8, 11, x, x, None]] for x in (None, 7, [], {}, b"\xff", "\ud83d", "x" * 9000)),
-    *(
-        [{"box": x}]
-        for x in (None, "1234", [1, 2], [NAN] * 4, [INF] * 4, [10**400] * 4, [1e308] * 4)
-    ),
-    *(
-        [{"box": [0, 0, 2, 2], "label": x, "score": y}]
-        for x, y in [(10**5000, 1), ([], "x"), (DEEP, NAN)]
-    ),
+    *([{"box": x}] for x in (None, "1234", [1, 2], [NAN] * 4, [INF] * 4, [10**400] * 4, [1e308] * 4)),
+    *([{"box": [0, 0, 2, 2], "label": x, "score": y}] for x, y in [(10**5000, 1), ([], "x"), (DEEP, NAN)]),
     *([{"box": [0, 0, 2, 2], "score": x}] for x in (NAN, INF, 10**400, {}, "high")),
-    *(
-        ["path", x, y]
-        for x, y in [(None, None), ("a", 7), (b"\xff", None), ("a\0", "b\0"), ("", "")]
-    ),
+    *(["path", x, y] for x, y in [(None, None), ("a", 7), (b"\xff", None), ("a\0", "b\0"), ("", "")]),
     *([["path", "a.png", x]] for x in (None, "/", "relative", "\0", 7)),
     {"__spacy_mmib_pixels__": ["pil", 2, 2, b"abc"]},
 ]
@@ -333,14 +324,8 @@ def test_a_damaged_entry_is_said():
 # Messages show the path as it is
 
 PATHS = {
-    **{
-        repr(x): x
-        for x in ("rob.png ", " rob.png", "r\nob.png", "rob.png\r", "a  b.png", "\tx", "\x1b[1m")
-    },
-    **{
-        repr(x): x
-        for x in ("it's.png", 'a"b.png', "a\u2028b", "\udce9.png", "plain.png", "a\\b.png")
-    },
+    **{repr(x): x for x in ("rob.png ", " rob.png", "r\nob.png", "rob.png\r", "a  b.png", "\tx", "\x1b[1m")},
+    **{repr(x): x for x in ("it's.png", 'a"b.png', "a\u2028b", "\udce9.png", "plain.png", "a\\b.png")},
     "long": "x" * 120 + "/" + "y" * 200 + "/z.png",
 }
 

@@ -275,8 +275,7 @@ def test_the_facts_add_up():
         (name, split)
         for name, facts in PAPER.items()
         for split, counts in facts.items()
-        if "PER" in counts
-        and sum(counts[t] for t in ("PER", "LOC", "ORG", "MISC")) != counts["entities"]
+        if "PER" in counts and sum(counts[t] for t in ("PER", "LOC", "ORG", "MISC")) != counts["entities"]
     ]
     assert odd == [("twitter15", "train"), ("twitter15", "test")]
     assert "add up" in dataset_facts.NOTES["twitter15"]

@@ -112,9 +112,7 @@ def meta_of(output):
 
 
 def relations_of(doc):
-    return [
-        ((r.head.start, r.head.end), (r.tail.start, r.tail.end), r.label) for r in doc._.relations
-    ]
+    return [((r.head.start, r.head.end), (r.tail.start, r.tail.end), r.label) for r in doc._.relations]
 
 
 def read_examples(output, split="train", **settings):
@@ -251,9 +249,7 @@ def test_leaking_crops(hvpnet, tmp_path, caplog):
     assert len(docs) == len(ROWS)  # a doc for each row
     for i, doc in enumerate(docs):
         # All that are stated, in their order, there or not.
-        assert doc._.regions == [
-            f"img_vg/train/crops/{i}_pred_yolo_crop_{n}.png" for n in (i + 9, i)
-        ]
+        assert doc._.regions == [f"img_vg/train/crops/{i}_pred_yolo_crop_{n}.png" for n in (i + 9, i)]
         assert get_regions_note(doc) == LEAKING_MNRE_NOTE
     assert docs[0]._.image == "img_org/train/1.jpg"
     (dev,) = load(tmp_path / "out" / "dev.spacy")
@@ -288,9 +284,7 @@ def test_leaking_crops(hvpnet, tmp_path, caplog):
 def test_leaking_crops_stated_only(data, hvpnet, tmp_path):
     """The text, and dictionaries from elsewhere: no picture and no crop is there."""
     nowhere = tmp_path / "nowhere" / "img_vg"
-    counts = convert_mnre.convert(
-        data, tmp_path / "out", leaking_crops=nowhere, dicts=hvpnet / "txt"
-    )
+    counts = convert_mnre.convert(data, tmp_path / "out", leaking_crops=nowhere, dicts=hvpnet / "txt")
     docs = load(tmp_path / "out" / "train.spacy")
     assert docs[1]._.regions == [f"train/crops/1_pred_yolo_crop_{n}.png" for n in (10, 1)]
     assert all(doc._.image is None for doc in docs)
@@ -521,9 +515,7 @@ def test_published_counts(mmib_data, tmp_path):
 def test_published_dictionaries_leak(mmib_data, tmp_path):
     """The whole text with the whole dictionaries: "fewer than 3 crops" tells "None"."""
     dicts = mmib_data / "sample" / "mnre" / "txt"
-    convert_mnre.convert(
-        mmib_data / "mnre", tmp_path / "out", leaking_crops=tmp_path / "img_vg", dicts=dicts
-    )
+    convert_mnre.convert(mmib_data / "mnre", tmp_path / "out", leaking_crops=tmp_path / "img_vg", dicts=dicts)
     docs = load(tmp_path / "out" / "test.spacy")
     right = sum((len(doc._.regions) < 3) == (doc._.relations[0].label == "None") for doc in docs)
     assert right / len(docs) == pytest.approx(0.991, abs=0.0005)
@@ -557,9 +549,7 @@ def test_real_sample_with_crops(mmib_data, tmp_path):
     }
     # 50 are there; 8 of them belong to the next row of each split, whose text is not.
     there = {
-        os.path.realpath(path)
-        for path in (data / "img_vg").rglob("*.png")
-        if not path.name.startswith("5_")
+        os.path.realpath(path) for path in (data / "img_vg").rglob("*.png") if not path.name.startswith("5_")
     }
     assert crops == there
     assert len(crops) == sum(found.crops for found in counts.values()) == 42

@@ -151,9 +151,7 @@ def hvpnet(tmp_path, data):
     torch = pytest.importorskip("torch")
     crops = tmp_path / "aux"
     rows = {
-        "train": {
-            "1.jpg": ["0_pred_yolo_crop_5.png", "0_pred_yolo_crop_2.png", "0_pred_yolo_crop_9.png"]
-        },
+        "train": {"1.jpg": ["0_pred_yolo_crop_5.png", "0_pred_yolo_crop_2.png", "0_pred_yolo_crop_9.png"]},
         "val": {"4.jpg": ["0_pred_yolo_crop_1.png"]},
         "test": {"9.jpg": ["../../../evil.jpg"]},
     }

@@ -74,9 +74,7 @@ def test_same_seed_same_bytes_in_another_process(corpus: Path, tmp_path: Path) -
     ]
     for split, n in COUNTS.items():
         command += [f"--n-{split}", str(n)]
-    subprocess.run(
-        command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "77"}
-    )
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "77"})
     assert read_bytes(tmp_path) == read_bytes(corpus)
 
 
@@ -141,14 +139,10 @@ def test_every_ordered_pair_of_entities_is_annotated(corpus: Path) -> None:
             # Spans compare with their labels: these are the entities themselves.
             assert [(r.head, r.tail) for r in relations] == list(permutations(doc.ents, 2))
             assert all(r.label in demo_texts.RELATIONS and r.score is None for r in relations)
-            assert len({r.label for r in relations}) <= 1, (
-                "a relation is the same in both directions"
-            )
+            assert len({r.label for r in relations}) <= 1, "a relation is the same in both directions"
 
 
-def test_type_and_picture_decide_the_relation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_type_and_picture_decide_the_relation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = []
 
     def draw(*args):
@@ -325,9 +319,7 @@ def test_shares_of_pairs() -> None:
 
 def test_posts_without_a_picture_have_every_relation() -> None:
     posts = [item.post.plan for item in split_posts("train", 1800, 0.08) if not item.has_picture]
-    relations = Counter(
-        plan.relation for plan in posts if plan.label == "PER" and plan.n_names == 2
-    )
+    relations = Counter(plan.relation for plan in posts if plan.label == "PER" and plan.n_names == 2)
     assert sorted(relations) == sorted(demo_texts.RELATIONS)
     assert max(relations.values()) - min(relations.values()) <= 3
 

@@ -132,9 +132,7 @@ def test_the_schedule_fits_the_data(corpus):
     steps_an_epoch = -(-corpus.posts // 5)
     assert training["max_epochs"] == 3
     assert training["optimizer"]["learn_rate"]["total_steps"] == 3 * steps_an_epoch + 1
-    evaluated = [
-        step for step in range(3 * steps_an_epoch) if step % training["eval_frequency"] == 0
-    ]
+    evaluated = [step for step in range(3 * steps_an_epoch) if step % training["eval_frequency"] == 0]
     # spaCy counts from 0: the first update, and the last one of each epoch or nearly so.
     assert 3 <= len(evaluated) <= 5
     assert evaluated[-1] == 3 * training["eval_frequency"] <= 3 * steps_an_epoch - 1
@@ -183,10 +181,7 @@ def test_the_hash_is_that_of_the_training(corpus, data, tmp_path):
     assert get_hash(seed=3) == base
     assert get_hash(where=read_corpus("elsewhere", data / "tiny")) == base
     # The paper's setting is a point of Fig. 4, too: trained once for both tables.
-    assert (
-        get_hash(next(v for v in read_grid("beta-sweep") if v.name == "beta1=0.1 beta2=0.1"))
-        == base
-    )
+    assert get_hash(next(v for v in read_grid("beta-sweep") if v.name == "beta1=0.1 beta2=0.1")) == base
     others = [
         get_hash(read_grid("ablation")[1]),
         get_hash(digest="e"),
@@ -234,9 +229,7 @@ def test_the_table(finished):
     assert (lines[0]["beta1"], lines[1]["alignment_weight"]) == ("", 0.0)
     assert lines[0]["config_hash"] != lines[1]["config_hash"]
     assert lines[0]["regions"] == "given.v1 (own)"
-    assert {"version_spacy", "version_spacy-mmib", "version_torch", "dataset_digest"} <= set(
-        lines[0]
-    )
+    assert {"version_spacy", "version_spacy-mmib", "version_torch", "dataset_digest"} <= set(lines[0])
     with (folder / "metrics/grids.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["variant"] for row in table] == ["MMIB", "without both"]

@@ -116,9 +116,7 @@ def test_without_scikit_learn(monkeypatch):
         fit_bag_of_words([], [], between=False)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"), [row for row in mnre_text.ROWS.values() if row[0] != "bow"]
-)
+@pytest.mark.parametrize(("kind", "options"), [row for row in mnre_text.ROWS.values() if row[0] != "bow"])
 def test_configs_of_the_rows_resolve(data, kind, options, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = mnre_text.make_config(kind, options, data, "t", {**SETTING, "limit": 0})

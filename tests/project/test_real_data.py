@@ -55,9 +55,7 @@ def test_real_posts_from_files_to_predictions(mmib_data, tmp_path):
 
     posts = []
     for split in ("train", "dev", "test"):
-        for line in (
-            (sample / "texts" / split / f"{split}.json").read_text(encoding="utf8").splitlines()
-        ):
+        for line in (sample / "texts" / split / f"{split}.json").read_text(encoding="utf8").splitlines():
             post = json.loads(line)
             image = f"images/{split}/{post['image_id']}"
             posts.append({"id": f"{split}-{post['id']}", "tokens": post["tokens"], "image": image})

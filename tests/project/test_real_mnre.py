@@ -100,9 +100,7 @@ def test_conversion(sample, converted, kind):
             for r in eg.reference._.relations
         ]
         span = lambda row, key: " ".join(row["token"][slice(*row[key]["pos"])])
-        expected = [
-            (tuple(row["token"]), span(row, "h"), span(row, "t"), row["relation"]) for row in rows
-        ]
+        expected = [(tuple(row["token"]), span(row, "h"), span(row, "t"), row["relation"]) for row in rows]
         assert sorted(found) == sorted(expected)
         for example in examples:
             assert Path(example.predicted._.image).is_file()

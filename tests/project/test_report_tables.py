@@ -153,9 +153,7 @@ def test_an_unfinished_grid_says_so_and_compares_the_seeds_both_rows_have(tmp_pa
 
 
 def test_what_the_numbers_are_of_is_said(tmp_path):
-    make_ablation_grid(
-        tmp_path / "grids", "mnre-leaking", task="relations", leaks=["the crops leak"]
-    )
+    make_ablation_grid(tmp_path / "grids", "mnre-leaking", task="relations", leaks=["the crops leak"])
     text = report(tmp_path)
     assert "**the crops leak**" in text
     for fact in (

@@ -133,9 +133,7 @@ def test_with_pictures(folder, tmp_path, monkeypatch):
     baseline = "configs/baseline_trf.cfg"
     assert "no picture" in workflow_features.find_nothing_to_do(corpus, "twitter17", baseline, "")
     # The paper's picture encoder stays; for texts only there is none to download.
-    args = Namespace(
-        config="", transformer="", epochs=0, batch_size=0, learn_rate=0.0, overrides="", seed=0
-    )
+    args = Namespace(config="", transformer="", epochs=0, batch_size=0, learn_rate=0.0, overrides="", seed=0)
     assert encoder(workflow_train.plan("twitter17", corpus, args)) == ("resnet50", "IMAGENET1K_V1")
     assert convert(folder, tmp_path, monkeypatch) == 0
     assert encoder(workflow_train.plan("twitter17", corpus, args))[1] is None

@@ -174,9 +174,7 @@ def test_pictures_of_a_size_go_together(monkeypatch, weights):
     def forward(pictures):
         batches.append([tuple(p.shape[1:]) for p in pictures])
         empty = torch.zeros(0)
-        return [
-            {"boxes": empty.view(0, 4), "labels": empty.long(), "scores": empty} for _ in pictures
-        ]
+        return [{"boxes": empty.view(0, 4), "labels": empty.long(), "scores": empty} for _ in pictures]
 
     monkeypatch.setattr(detector.network, "forward", forward)
     # 60 x 40 and 120 x 80 are the same to the network.
@@ -271,9 +269,7 @@ def test_defaults():
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize(
-    "arch", torchvision.models.list_models(module=torchvision.models.detection)
-)
+@pytest.mark.parametrize("arch", torchvision.models.list_models(module=torchvision.models.detection))
 def test_the_number_of_classes_is_found_out(arch, classes, tmp_path):
     with torch.device("meta"):
         state = torchvision.models.get_model(

@@ -180,9 +180,7 @@ def test_best_boxes():
     assert kept.tolist() == [[0, 0, 4, 4], [1, 0, 11, 10], [20, 20, 30, 30]]
     assert select_boxes(boxes, scores, **common, nms=None, most=3)[1].tolist() == [3, 1, 0]
     assert select_boxes(boxes, scores, **common, nms=0.9, most=9)[1].tolist() == [3, 1, 0, 2]
-    assert select_boxes(boxes, scores, size=(40, 40), threshold=0.65, nms=0.5, most=9)[
-        1
-    ].tolist() == [3, 1]
+    assert select_boxes(boxes, scores, size=(40, 40), threshold=0.65, nms=0.5, most=9)[1].tolist() == [3, 1]
     empty = select_boxes(torch.zeros(0, 4), torch.zeros(0), **common, nms=0.5, most=4)
     assert empty[0].shape == (0, 4)
 
@@ -246,10 +244,7 @@ def test_nothing_to_look_for(detector):
 
 
 def as_numbers(found):
-    return [
-        [(d.which, *(round(x / 10, 2) for x in d.box), round(d.score, 3)) for d in one]
-        for one in found
-    ]
+    return [[(d.which, *(round(x / 10, 2) for x in d.box), round(d.score, 3)) for d in one] for one in found]
 
 
 def test_neighbours_in_the_batch_change_nothing(detector):
@@ -265,9 +260,7 @@ def test_neighbours_in_the_batch_change_nothing(detector):
         ["the red car"],
     ]
     together = detector.detect(pictures, queries, threshold=0.0, nms=None)
-    alone = [
-        detector.detect([p], [q], threshold=0.0, nms=None)[0] for p, q in zip(pictures, queries)
-    ]
+    alone = [detector.detect([p], [q], threshold=0.0, nms=None)[0] for p, q in zip(pictures, queries)]
     assert all(together)
     for a, b in zip(together, alone):
         assert sorted(as_numbers([a])[0]) == sorted(as_numbers([b])[0])
@@ -462,9 +455,7 @@ def test_noun_chunks_are_looked_for(dino):
 
 
 def test_each_noun_chunk_once():
-    doc = parsed(
-        ["Cats", "see", "cats"], ["NOUN", "VERB", "NOUN"], [1, 1, 1], ["nsubj", "ROOT", "dobj"]
-    )
+    doc = parsed(["Cats", "see", "cats"], ["NOUN", "VERB", "NOUN"], [1, 1, 1], ["nsubj", "ROOT", "dobj"])
     assert get_noun_chunks(doc) == ["cats"]
 
 
@@ -731,7 +722,5 @@ print("light")
 
 
 def test_the_getters_are_light_until_they_are_used():
-    result = subprocess.run(
-        [sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "light", result.stderr[-2000:]

@@ -127,9 +127,7 @@ def read(corpus):
 LOWER = registry.resolve({"a": {"@augmenters": "spacy.lower_case.v1", "level": 1.0}})["a"]
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"gold_preproc": True}, {"max_length": 3}, {"augmenter": LOWER}]
-)
+@pytest.mark.parametrize("settings", [{}, {"gold_preproc": True}, {"max_length": 3}, {"augmenter": LOWER}])
 def test_reader_keeps_the_note_and_says_it_once(corpus_file, settings):
     corpus = MultimodalCorpus(corpus_file, **settings)
     examples, said = read(corpus)
@@ -157,9 +155,7 @@ def test_attach(vocab, tmp_path, caplog):
     (folder / "link.png").symlink_to(elsewhere / "x.png")
     names = ["b.png", "../up.png", "/etc/passwd", "link.png", "a\0.png", "sub/c.png", "a.png"]
     attach = leaking_mnre_crops({"dev": {0: names, 1: []}}, {"dev": folder}, root)
-    assert [r.getMessage() for r in caplog.records] == [
-        f"[spacy-mmib] Regions are {LEAKING_MNRE_NOTE}."
-    ]
+    assert [r.getMessage() for r in caplog.records] == [f"[spacy-mmib] Regions are {LEAKING_MNRE_NOTE}."]
     assert "LEAK THE LABEL" in LEAKING_MNRE_NOTE
     doc = Doc(vocab, words=["x"])
     assert attach(doc, "dev", 0) == 4

@@ -129,11 +129,7 @@ def bad_docs(nlp):
         "unreadable": ["empty.jpg", "text.jpg", "img", "nul\0.jpg", "x" * 5000, " ", b"", b"junk"],
         "refused": ["../secret.jpg", "/etc/passwd", "img/../../secret.jpg"],
     }
-    docs = [
-        make_doc(nlp, image=image, regions=[(0, 0, 4, 4)])
-        for kind in images.values()
-        for image in kind
-    ]
+    docs = [make_doc(nlp, image=image, regions=[(0, 0, 4, 4)]) for kind in images.values() for image in kind]
     return docs, {kind: len(values) for kind, values in images.items()}
 
 
@@ -203,9 +199,7 @@ def test_bad_crops_are_left_out_alone(nlp, folder):
 
 @pytest.mark.parametrize(("check", "unreadable"), [("none", 0), ("header", 1), ("decode", 2)])
 def test_check_images(nlp, folder, check, unreadable):
-    docs = [
-        make_doc(nlp, image=name) for name in ("img/a.jpg", "truncated.jpg", "text.jpg", "no.jpg")
-    ]
+    docs = [make_doc(nlp, image=name) for name in ("img/a.jpg", "truncated.jpg", "text.jpg", "no.jpg")]
     corpus = MultimodalCorpus(save(folder / "train.spacy", docs), check_images=check)
     read(corpus, nlp)
     assert (corpus.counts.unreadable, corpus.counts.missing) == (unreadable, 1)

@@ -46,9 +46,7 @@ def open_page(browser):
         page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
         page.on(
             "request",
-            lambda request: (
-                request.url.startswith(("file:", "data:")) or problems.append(request.url)
-            ),
+            lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url),
         )
         page.goto(path.as_uri())
         return page
@@ -121,10 +119,7 @@ def test_hostile_posts_stay_text(open_page, posts, report, scheme):
         text = page.locator("body").inner_text()
         assert HOSTILE in text
         assert "onerror=alert(1)" in text
-        assert (
-            page.evaluate("document.querySelectorAll('[onmouseover],[onerror],img[src=x]').length")
-            == 0
-        )
+        assert page.evaluate("document.querySelectorAll('[onmouseover],[onerror],img[src=x]').length") == 0
 
 
 def test_arcs_can_be_seen(open_page, posts):
@@ -146,9 +141,7 @@ def test_arcs_can_be_seen(open_page, posts):
 
 def test_boxes_lie_on_the_picture(open_page, posts):
     page = open_page(posts)
-    picture, box = (
-        page.locator(name).first.bounding_box() for name in (".mmib-picture img", ".mmib-box")
-    )
+    picture, box = (page.locator(name).first.bounding_box() for name in (".mmib-picture img", ".mmib-box"))
     assert (box["x"] - picture["x"]) / picture["width"] == pytest.approx(0.1, abs=0.01)
     assert box["width"] / picture["width"] == pytest.approx(0.5, abs=0.01)
     assert box["height"] / picture["height"] == pytest.approx(0.5, abs=0.01)

@@ -58,11 +58,7 @@ class Page(HTMLParser):
 
     def find(self, tag, of=None):
         classes = lambda attrs: (attrs.get("class") or "").split()
-        return [
-            attrs
-            for name, attrs in self.elements
-            if name == tag and (not of or of in classes(attrs))
-        ]
+        return [attrs for name, attrs in self.elements if name == tag and (not of or of in classes(attrs))]
 
 
 def check_harmless(html: str, scripts: int = 0) -> Page:
@@ -247,9 +243,7 @@ def test_relations_of_any_spans(nlp):
     page = Page(render(doc))
     assert len(page.find("g", "mmib-arc")) == 3
     assert len(page.find("g", "mmib-node")) == 3
-    assert page.find("svg")[0]["aria-label"].startswith(
-        "New York → New York University: names; Rob →"
-    )
+    assert page.find("svg")[0]["aria-label"].startswith("New York → New York University: names; Rob →")
 
 
 def test_unrelated_pairs_are_shown_if_asked_for(nlp):
@@ -263,9 +257,7 @@ def test_unrelated_pairs_are_shown_if_asked_for(nlp):
 def test_arcs_lie_over_each_other_and_inside_the_drawing(nlp):
     words = [f"w{i}" for i in range(8)]
     doc = Doc(nlp.vocab, words=words)
-    doc._.relations = [
-        ((i, i + 1), (j, j + 1), f"a long label {i} {j}") for i in range(8) for j in range(8)
-    ]
+    doc._.relations = [((i, i + 1), (j, j + 1), f"a long label {i} {j}") for i in range(8) for j in range(8)]
     drawing = lay_out(doc._.relations)
     assert len(drawing.arcs) == 64
     assert [node.x for node in drawing.nodes] == sorted(node.x for node in drawing.nodes)
@@ -383,9 +375,7 @@ def to_rgb(hue: float, saturation: float, lightness: float) -> list[float]:
 
 def contrast(one: list[float], other: list[float]) -> float:
     linear = lambda c: c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-    light = sorted(
-        0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) for r, g, b in (one, other)
-    )
+    light = sorted(0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) for r, g, b in (one, other))
     return (light[1] + 0.05) / (light[0] + 0.05)
 
 
@@ -398,9 +388,7 @@ def test_text_can_be_read_on_every_colour(back, ink, shade):
     """The numbers of the style sheet: entities, bare and under the darkest shade."""
     import importlib.resources
 
-    css = (
-        importlib.resources.files("spacy_mmib.visual.rendering") / "templates/post.css"
-    ).read_text()
+    css = (importlib.resources.files("spacy_mmib.visual.rendering") / "templates/post.css").read_text()
     assert f"--mmib-shade: {' '.join(map(str, shade))};" in css
     assert f"--mmib-ent-back: {back:.0%}; --mmib-ent-ink: {ink:.0%};" in css
     for hue in range(0, 360, 5):

@@ -102,10 +102,7 @@ def html(nlp, corpus):
 def get_table(html: str, title: str) -> list[list[str]]:
     table = re.search(rf"<h3>{re.escape(title)}.*?</table>", html, flags=re.S).group()
     rows = re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)
-    return [
-        [re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
-        for row in rows
-    ]
+    return [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
 
 
 def test_the_page_is_whole_and_harmless(html):
@@ -132,9 +129,7 @@ def test_the_policy_allows_just_the_script(html):
 
     script = re.search(r"<script>(.*)</script>", html, flags=re.S).group(1)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert (
-        f"script-src &#39;sha256-{digest}&#39;" in html or f"script-src 'sha256-{digest}'" in html
-    )
+    assert f"script-src &#39;sha256-{digest}&#39;" in html or f"script-src 'sha256-{digest}'" in html
 
 
 def test_the_same_bytes_each_time(nlp, corpus, html):
@@ -198,10 +193,7 @@ def test_most_examples_may_be_left_out(nlp, corpus):
     page = check_harmless(html, scripts=1)
     assert len(page.find("article")) == 2
     assert "2 of 5 posts, worst first. 3 posts with as many errors" in page.text
-    assert (
-        len(check_harmless(make_report(nlp, corpus, limit_examples=0), scripts=1).find("article"))
-        == 5
-    )
+    assert len(check_harmless(make_report(nlp, corpus, limit_examples=0), scripts=1).find("article")) == 5
 
 
 def test_without_pictures_nothing_is_compared(nlp, tmp_path):

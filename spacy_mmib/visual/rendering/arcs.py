@@ -141,8 +141,7 @@ def _make_arc(relation: Relation, start: float, end: float, base: float, top: fl
     # The highest point of such a curve is at three quarters of the way to its control points.
     control = base - (base - top) * 4 / 3
     path = (
-        f"M{start:.1f},{base:.1f} "
-        f"C{start:.1f},{control:.1f} {end:.1f},{control:.1f} {end:.1f},{base - 5:.1f}"
+        f"M{start:.1f},{base:.1f} C{start:.1f},{control:.1f} {end:.1f},{control:.1f} {end:.1f},{base - 5:.1f}"
     )
     arrow = f"M{end - 4:.1f},{base - 8:.1f} L{end + 4:.1f},{base - 8:.1f} L{end:.1f},{base:.1f} Z"
     text = _get_text(relation)

@@ -47,9 +47,7 @@ def make_post(
     return PostView(f"mmib-{digest.hexdigest()}", text, picture, contributions is not None)
 
 
-def make_text(
-    doc: Doc, *, shares: Sequence[float] | None = None, unrelated: bool = False
-) -> TextView:
+def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: bool = False) -> TextView:
     """Collect what is shown of the text of a post.
 
     doc (Doc): The post.
@@ -80,9 +78,7 @@ def make_text(
         relations = [r for r in get_relations(doc) if unrelated or r.label not in (NEGATIVE, ASKED)]
     except ValueError as err:  # written past the setter
         problem = f"Relations that can't be read: {err}"
-    return TextView(
-        [piece for piece in pieces if piece.tokens], lay_out(relations), doc.lang_, problem
-    )
+    return TextView([piece for piece in pieces if piece.tokens], lay_out(relations), doc.lang_, problem)
 
 
 def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = None) -> PictureView:
@@ -149,9 +145,7 @@ def _get_tokens(
         text = "".join(token.text_with_ws for token in doc[start:end])
         return [TokenView(text.removesuffix(doc[end - 1].whitespace_) if trim else text)]
     return [
-        TokenView(
-            token.text if trim and token.i == end - 1 else token.text_with_ws, shares[token.i]
-        )
+        TokenView(token.text if trim and token.i == end - 1 else token.text_with_ws, shares[token.i])
         for token in doc[start:end]
     ]
 
@@ -176,9 +170,7 @@ def _make_region(number: int, region: Any, small: SmallPicture | None) -> Region
 
 
 def _with_weight(view: RegionView, weight: float) -> RegionView:
-    return RegionView(
-        view.number, view.name, view.score, view.box, view.crop, view.note, _percent(weight)
-    )
+    return RegionView(view.number, view.name, view.score, view.box, view.crop, view.note, _percent(weight))
 
 
 def _percent(share: float) -> int:

@@ -10,9 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 # What no HTML document may hold (HTML: 13.2.3.5), and halves of surrogate pairs, which no file may.
-IMPOSSIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
-)
+IMPOSSIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 @lru_cache(maxsize=1)

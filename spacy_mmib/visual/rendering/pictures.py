@@ -72,6 +72,4 @@ def _read_and_shrink(reader: Any, value: Any, max_size: int) -> SmallPicture:
     image.save(file, "JPEG", quality=QUALITY, exif=b"", icc_profile=None)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     enlarged = max(1.0, min(SMALLEST, max_size) / max(size))
-    return SmallPicture(
-        f"data:image/jpeg;base64,{data}", width, height, max(1, round(size[0] * enlarged))
-    )
+    return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, max(1, round(size[0] * enlarged)))

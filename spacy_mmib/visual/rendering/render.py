@@ -54,9 +54,7 @@ def render(
         for doc, shade in zip(posts, shades)
     ]
     template = get_environment().get_template("page.html" if page else "posts.html")
-    html = template.render(
-        posts=views, css=read_asset("spacy_mmib.visual.rendering", "post.css")
-    ).strip()
+    html = template.render(posts=views, css=read_asset("spacy_mmib.visual.rendering", "post.css")).strip()
     from spacy.util import is_in_jupyter
 
     if jupyter or (jupyter is None and is_in_jupyter()):

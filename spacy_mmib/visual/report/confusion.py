@@ -64,9 +64,7 @@ def count_relation_confusion(posts: Iterable[PostChange], negative_label: str) -
         if has_relations(post.reference):
             found = {(relation.pair, relation.label) for relation in read_relations(post.reference)}
             unknown = {pair for pair, label in found if label == ASKED}
-            gold.update(
-                label for pair, label in found if pair not in unknown and label != negative_label
-            )
+            gold.update(label for pair, label in found if pair not in unknown and label != negative_label)
         errors += [error for error in post.errors if not isinstance(error, EntityError)]
     return _make(gold, errors, [MISSED])
 
@@ -77,8 +75,7 @@ def _make(gold: "Counter[str]", errors: Sequence[AnyError], more: list[str]) -> 
     right = Counter(gold)
     for error in errors:
         row, column = (
-            _Cell() if where is None else _Cell(str(where[-1]))
-            for where in (error.gold, error.predicted)
+            _Cell() if where is None else _Cell(str(where[-1])) for where in (error.gold, error.predicted)
         )
         if row.label is not None:
             right[row.label] -= 1

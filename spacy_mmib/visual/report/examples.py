@@ -88,8 +88,7 @@ def make_example(
     labels += [i for i, label in enumerate(relations, len(types)) if label in related]
     added, repaired = (post.added, post.repaired) if compared else ([], [])
     errors = [
-        _explain(error, post.doc, "only with the picture" if error in added else "")
-        for error in post.errors
+        _explain(error, post.doc, "only with the picture" if error in added else "") for error in post.errors
     ]
     states = [
         state

@@ -79,9 +79,7 @@ def find(
         errors = find_errors(example, roles)
         errors_without = errors if other is example else find_errors(other, roles)
         posts.append(
-            PostChange(
-                i, example.reference, example.predicted, other.predicted, errors, errors_without
-            )
+            PostChange(i, example.reference, example.predicted, other.predicted, errors, errors_without)
         )
     return Findings(metrics, posts, own, roles)
 

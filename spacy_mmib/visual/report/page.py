@@ -117,19 +117,14 @@ def _get_notes(nlp: "Language", findings: Findings) -> list[str]:
     notes = []
     same = not any(post.added or post.repaired for post in findings.posts)
     comparison = make_comparison(findings.metrics)
-    if (
-        same
-        and comparison.rows
-        and all(len(set(numbers[:3])) == 1 for _, numbers in comparison.rows)
-    ):
+    if same and comparison.rows and all(len(set(numbers[:3])) == 1 for _, numbers in comparison.rows):
         notes.append(
             "The predictions are the same with pictures, without them, and with those of other posts. "
             "That is to be expected of a pipeline in which nothing looks at pictures."
         )
     if not any(nlp.get_pipe_meta(name).factory.startswith("mmib") for name in nlp.pipe_names):
         notes.append(
-            "There is no mmib component in this pipeline: unless another one does, nothing looks at "
-            "pictures."
+            "There is no mmib component in this pipeline: unless another one does, nothing looks at pictures."
         )
     kept = findings.metrics["shuffled"]["pictures"]["kept"]
     if kept:
@@ -137,9 +132,7 @@ def _get_notes(nlp: "Language", findings: Findings) -> list[str]:
             f"{kept} posts kept their picture when pictures were shuffled, since it belongs to more than "
             "half of the posts."
         )
-    with_picture, posts = (
-        findings.metrics["own"]["pictures"][k] for k in ("with_picture", "posts")
-    )
+    with_picture, posts = (findings.metrics["own"]["pictures"][k] for k in ("with_picture", "posts"))
     if with_picture < posts:
         notes.append(f"Only {with_picture} of {posts} posts have a picture that can be used.")
     return notes
