@@ -33,13 +33,14 @@ TOK2VEC = {
     "maxout_pieces": 2,
     "subword_features": True,
 }
+FUSION = {"@architectures": "spacy-mmib.MMIB.v1", "heads": 4}
 MODEL = {
-    "@architectures": "spacy-mmib.MMIB_NER.v1",
-    "heads": 4,
+    "@architectures": "spacy-mmib.NER.v1",
     "tok2vec": TOK2VEC,
     "img2vec": IMG2VEC,
+    "fusion": FUSION,
 }
-REL_MODEL = {**MODEL, "@architectures": "spacy-mmib.MMIB_REL.v1"}
+REL_MODEL = {**MODEL, "@architectures": "spacy-mmib.REL.v1"}
 LISTENER = {"@architectures": "spacy-mmib.Img2VecListener.v1"}
 
 

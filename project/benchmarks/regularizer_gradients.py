@@ -78,7 +78,7 @@ def get_gradients(
     spacy.util.fix_random_seed(1)
     nlp.update(examples, sgd=False, losses={})
     name = next(n for n in nlp.pipe_names if nlp.get_pipe_meta(n).factory in ("mmib_ner", "mmib_rel"))
-    core = get_module(nlp.get_pipe(name).model.get_ref("core"))
+    core = get_module(nlp.get_pipe(name).model.get_ref("fusion"))
     return {n: p.grad.clone() for n, p in core.named_parameters() if p.grad is not None}
 
 

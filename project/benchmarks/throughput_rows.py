@@ -159,7 +159,7 @@ class Ours(Row):
             model = self.nlp.get_pipe(self.component).model
             for part, layer in (
                 ("resnet", model.get_ref("img2vec").layers[0]),
-                ("core", model.get_ref("core")),
+                ("core", model.get_ref("fusion")),
                 ("head", model.get_ref("head")),
             ):
                 parts[part] = _get_module(layer)

@@ -7,17 +7,14 @@ import numpy
 from spacy.tokens import Doc
 from thinc.types import Floats1d, Floats2d
 
-TERMS = ("kl_text", "kl_image", "alignment")
-"""The regularizer terms, by the names they have in configs, losses and logs."""
-
 
 @dataclass
-class CoreInput:
+class FusionInput:
     """Vectors of a batch of posts, none of them without tokens.
 
     text (List[Floats2d]): A row a token.
     image (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
-    image_keys (List[Optional[str]]): Equal for equal pictures.
+    image_keys (List[Optional[str]]): Equal for equal pictures, `None` for a post without.
     text_keys (List[str]): Equal for equal texts; only in training, none otherwise.
     """
 
@@ -49,47 +46,37 @@ Posteriors: TypeAlias = dict[str, list[Posterior]]
 
 @dataclass
 class PostVectors:
-    """What the core makes of a batch of posts; as a gradient, the same with d(loss)/d(value).
+    """What a fusion makes of a batch of posts; as a gradient, the same with d(loss)/d(value).
 
     context (List[Floats2d]): C, picture-aware text vectors, a row a token.
-    terms (Dict[str, Floats1d]): The regularizer terms that were computed (in training), shape (1,).
-    kl_per_dim (Dict[str, float]): Mean KL in nats per dimension by term, whatever the reduction of the
-        terms; only of modalities that occur in the batch. For logging; has no gradient.
-    weights (List[numpy.ndarray]): At inference, what each token attended to in the picture when C was made
-        (Eq. 17), mean over heads: a row a token. From the core a column a row of the picture vectors; from
-        `encode_posts` a column for the whole picture and one for each of `doc._.regions`, or none if there
-        is no picture. No gradient.
-    posteriors (Posteriors): In training, if the core's attribute "watch" is set. No gradient.
+    losses (Dict[str, Floats1d]): The fusion's own losses, in training, by name, shape (1,).
+    logs (Dict[str, float]): Numbers to watch, by name. No gradient.
+    weights (List[numpy.ndarray]): At inference, what each token attended to in the picture, mean over heads:
+        a row a token. From the fusion a column a row of the picture vectors; from `encode_posts` a column for
+        the whole picture and one for each of `doc._.regions`, or none if there is no picture. Empty list: the
+        fusion doesn't attend. No gradient.
+    posteriors (Posteriors): In training, if the layer's attribute "watch" is set, of a fusion that has
+        any. No gradient.
     """
 
     context: list[Floats2d]
-    terms: dict[str, Floats1d] = field(default_factory=dict)
-    kl_per_dim: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, Floats1d] = field(default_factory=dict)
+    logs: dict[str, float] = field(default_factory=dict)
     weights: list["numpy.ndarray[Any, Any]"] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
 
 
 @dataclass
-class NERTargets:
-    """Gold tags of a batch of posts, none of them without tokens.
-
-    tags (List[numpy.ndarray]): int64 a token: 0 for O, 2j + 1 for B and 2j + 2 for I of label j, -1 where
-        the gold is unknown.
-    """
-
-    tags: list["numpy.ndarray[Any, Any]"]
-
-
-@dataclass
 class NERInput:
-    """What goes into the head.
+    """What goes into the entity head.
 
     context (List[Floats2d]): C, a row a token.
-    targets (Optional[NERTargets]): Gold tags in training, `None` at inference.
+    tags (Optional[List[numpy.ndarray]]): The gold in training, int64 a token: 0 for O, 2j + 1 for B and 2j +
+        2 for I of label j, -1 where it is unknown. `None` at inference.
     """
 
     context: list[Floats2d]
-    targets: NERTargets | None = None
+    tags: list["numpy.ndarray[Any, Any]"] | None = None
 
 
 PairArray: TypeAlias = "numpy.ndarray[Any, Any]"
@@ -118,15 +105,15 @@ class PairScores:
     """What a relation model makes of them; as a gradient, the same with d(loss)/d(value).
 
     scores (Floats2d): Logits, a row a pair, in the order of the posts and their pairs, a column a label.
-    terms (Dict[str, Floats1d]): As in `PostVectors`.
-    kl_per_dim (Dict[str, float]): As in `PostVectors`.
+    losses (Dict[str, Floats1d]): As in `PostVectors`.
+    logs (Dict[str, float]): As in `PostVectors`.
     weights (List[SpanWeights]): At inference, of each post. No gradient.
     posteriors (Posteriors): As in `PostVectors`.
     """
 
     scores: Floats2d
-    terms: dict[str, Floats1d] = field(default_factory=dict)
-    kl_per_dim: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, Floats1d] = field(default_factory=dict)
+    logs: dict[str, float] = field(default_factory=dict)
     weights: list[SpanWeights] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
 

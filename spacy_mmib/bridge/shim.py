@@ -2,52 +2,24 @@
 
 Widths and label counts are only known when a pipeline is initialized or loaded, so a wrapped module
 starts as a placeholder. Stored, it is its class's name, its settings and its tensors (safetensors inside
-msgpack): loading builds the module from its settings, and no pickle is ever read.
+msgpack). Which class that is, the layer knows from the architecture in the config, which Python packages
+register by entry points: a stored file can't name another one, and no pickle is ever read.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import safetensors.torch
 import srsly
 import torch
-from thinc.api import (
-    ArgsKwargs,
-    CupyOps,
-    Model,
-    PyTorchGradScaler,
-    PyTorchShim,
-    get_current_ops,
-)
+from thinc.api import ArgsKwargs, CupyOps, Model, PyTorchGradScaler, PyTorchShim, get_current_ops
 from thinc.layers.pytorchwrapper import forward as forward_wrapped
 from thinc.util import get_torch_default_device
 from torch import nn
 
-from ..encoders.backbone import Backbone
-from ..fusion.mmib import MMIBCore
-from ..heads.crf import NERHead
-from ..heads.pairs import RelationHead
 from ..util import warn
-
-
-def _make_hf_vision(**settings: Any) -> nn.Module:
-    # transformers takes seconds to import, and most pipelines have no such encoder.
-    from ..encoders.hf_vision import HFVision
-
-    return HFVision(**settings)
-
-
-MODULES: dict[str, Callable[..., nn.Module]] = {
-    "Backbone": Backbone,
-    "HFVision": _make_hf_vision,
-    "MMIBCore": MMIBCore,
-    "NERHead": NERHead,
-    "RelationHead": RelationHead,
-}
-"""The only classes that stored modules can name. Each takes its `settings` as keywords."""
-
 
 # nlp.pipe(n_process=...) forks where the platform forks. OpenMP's threads don't survive a fork, so a child
 # of a process that has already predicted would wait for them forever; one thread needs none.
@@ -70,6 +42,18 @@ class Shim(PyTorchShim):
     """Tells the module by an argument, `training`, what Thinc's shim tells it by its mode. The mode is one
     for all threads that use a pipeline: what one sets after its prediction, another meets in its own.
     """
+
+    def use_mixed_precision(self, grad_scaler_config: Mapping[str, Any] | None = None) -> None:
+        """Run whitelisted operations in half precision. GPU only: on CPU it is ignored with a warning.
+
+        grad_scaler_config (Optional[Mapping[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
+        """
+        if not isinstance(get_current_ops(), CupyOps):
+            warn("mixed_precision = true is ignored: it needs a GPU, and this pipeline runs on CPU.")
+            return
+        self._mixed_precision = True
+        self._grad_scaler = PyTorchGradScaler(True, **(grad_scaler_config or {}))
+        self._grad_scaler.to_(self.device)
 
     def predict(self, inputs: ArgsKwargs) -> Any:
         """Run the module, without gradients.
@@ -107,34 +91,27 @@ def _constrain(module: nn.Module) -> None:
 
 
 def wrap_module(
+    module_class: Callable[..., nn.Module],
     convert_inputs: Callable[..., Any],
     convert_outputs: Callable[..., Any],
     *,
-    mixed_precision: bool = False,
-    grad_scaler_config: dict[str, Any] | None = None,
-    runtime_settings: dict[str, Any] | None = None,
+    runtime_settings: Mapping[str, Any] | None = None,
 ) -> Model[Any, Any]:
-    """Make a Thinc layer around a module that will be set by `set_module` or by loading.
+    """Make a Thinc layer around a module that will be built by `build_module` or by loading.
 
+    module_class (Callable[..., nn.Module]): The module's class, which takes its settings as keywords. Its
+        attribute `stored_names`, if there is one, has the names that pipelines of earlier versions know it
+        by.
     convert_inputs (Callable): As in `thinc.api.PyTorchWrapper_v3`. The module gets `training` besides.
     convert_outputs (Callable): As in `thinc.api.PyTorchWrapper_v3`.
-    mixed_precision (bool): Run whitelisted operations in half precision. GPU only: on CPU it is
-        ignored with a warning.
-    grad_scaler_config (Optional[Dict[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
-    runtime_settings (Optional[Dict[str, Any]]): Settings of the module that its weights don't depend on:
+    runtime_settings (Optional[Mapping[str, Any]]): Settings of the module that its weights don't depend on:
         when it is loaded these hold, not those it was saved with, so that a config can change them.
     RETURNS (Model): The layer.
     """
-    if mixed_precision and not isinstance(get_current_ops(), CupyOps):
-        warn("mixed_precision = true is ignored: it needs a GPU, and this pipeline runs on CPU.")
-        mixed_precision = False
-    shim = Shim(
-        Unbuilt(),
-        mixed_precision=mixed_precision,
-        grad_scaler=PyTorchGradScaler(mixed_precision, **(grad_scaler_config or {})),
-        serialize_model=serialize_module,
-        deserialize_model=partial(deserialize_module, runtime_settings=runtime_settings),
+    load = partial(
+        deserialize_module, module_class=module_class, runtime_settings=dict(runtime_settings or {})
     )
+    shim = Shim(Unbuilt(), serialize_model=serialize_module, deserialize_model=load)
     return Model(
         "pytorch",
         forward_wrapped,
@@ -144,10 +121,9 @@ def wrap_module(
     )
 
 
-def get_module(layer: Model[Any, Any]) -> nn.Module:
+def get_module(layer: Model[Any, Any]) -> Any:
     """RETURNS (nn.Module): The module a layer wraps, `Unbuilt` before initialization."""
-    module: nn.Module = layer.shims[0]._model
-    return module
+    return layer.shims[0]._model
 
 
 def set_module(layer: Model[Any, Any], module: nn.Module) -> None:
@@ -155,7 +131,17 @@ def set_module(layer: Model[Any, Any], module: nn.Module) -> None:
     layer.shims[0]._model = module.to(get_torch_default_device())
 
 
-def serialize_module(module: nn.Module) -> bytes:
+def build_module(module_class: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+    """RETURNS (nn.Module): A new module, with the settings it was built with as attribute `settings`, to be
+    stored with it.
+    """
+    module = module_class(**settings)
+    if not hasattr(module, "settings"):
+        module.settings = dict(settings)
+    return module
+
+
+def serialize_module(module: Any) -> bytes:
     """RETURNS (bytes): Class name, settings and tensors as msgpack and safetensors."""
     msg: dict[str, Any] = {"module": None}
     if not isinstance(module, Unbuilt):
@@ -173,26 +159,32 @@ def deserialize_module(
     module: nn.Module,
     data: bytes,
     device: torch.device,
-    runtime_settings: dict[str, Any] | None = None,
+    *,
+    module_class: Any,
+    runtime_settings: Mapping[str, Any],
 ) -> nn.Module:
     """Build the stored module.
 
     module (nn.Module): What was there before; not used.
-    data (bytes): See `serialize_module`.
+    data (bytes): From `serialize_module`.
     device (torch.device): Where to put it.
-    runtime_settings (Optional[Dict[str, Any]]): See `wrap_module`.
+    module_class (Callable[..., nn.Module]): The layer's, as in `wrap_module`.
+    runtime_settings (Mapping[str, Any]): As in `wrap_module`.
     RETURNS (nn.Module): The module, with its weights.
+    RAISES (ValueError): It is of another class.
     """
     msg = srsly.msgpack_loads(data)
     if msg["module"] is None:
         return Unbuilt()
-    if msg["module"] not in MODULES:
+    names = (module_class.__name__, *getattr(module_class, "stored_names", ()))
+    if msg["module"] not in names:
         raise ValueError(
-            f"The saved pipeline holds a module {msg['module']!r} that this version of spacy-mmib doesn't "
-            f"know (it knows {sorted(MODULES)}). Install the version it was saved with."
+            f"The config says that this layer is a {names[0]!r}, but what was saved is a {msg['module']!r}. "
+            "Load the pipeline with the config.cfg it was saved with."
         )
     with torch.random.fork_rng(devices=[]):  # the random weights it starts with are replaced at once
-        built = MODULES[msg["module"]](**{**msg["settings"], **(runtime_settings or {})})
+        built = build_module(module_class, {**msg["settings"], **runtime_settings})
     built.load_state_dict(safetensors.torch.load(msg["state"]))
     _constrain(built)
-    return built.to(device)
+    result: nn.Module = built.to(device)
+    return result

@@ -71,9 +71,10 @@ def build_hf_vision_encoder_v1(
     runtime_settings = {"trainable": trainable, "autocast": autocast}
 
     build = partial(_build, name=name, image_size=image_size, **runtime_settings)
+    from .hf_vision import HFVision
     from .img2vec import PictureEncoderLayer
 
-    return PictureEncoderLayer(settings, build, runtime_settings)
+    return PictureEncoderLayer(settings, HFVision, build, runtime_settings)
 
 
 def _build(**settings: Any) -> Any:

@@ -36,24 +36,23 @@ NOT_IDENTITY = ("trainable", "memory_format", "rois")
 
 def PictureEncoderLayer(
     settings: EncoderSettings,
+    network_class: Callable[..., nn.Module],
     build: Callable[[], nn.Module],
     runtime_settings: dict[str, Any],
 ) -> Model[list[Doc], list[Floats2d]]:
     """Make the layer.
 
     settings (EncoderSettings): See there.
+    network_class (Callable[..., nn.Module]): The class of the network.
     build (Callable[[], nn.Module]): Builds the network with its weights, on initialization: this is the only
         place where weights are looked for, a saved pipeline brings its own.
     runtime_settings (Dict[str, Any]): See `wrap_module`.
     RETURNS (Model[List[Doc], List[Floats2d]]): A row a region, row 0 the whole picture, no rows for a post
         without one.
     """
-    network = wrap_module(
-        _convert_inputs,
-        _convert_outputs,
-        mixed_precision=settings.mixed_precision,
-        runtime_settings=runtime_settings,
-    )
+    network = wrap_module(network_class, _convert_inputs, _convert_outputs, runtime_settings=runtime_settings)
+    if settings.mixed_precision:
+        network.shims[0].use_mixed_precision()
     network.name = settings.name
     return Model(
         READS_AHEAD,

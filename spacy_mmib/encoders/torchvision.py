@@ -101,9 +101,10 @@ def build_torchvision_encoder_v1(
     }
 
     build = partial(_build, arch=arch, weights=weights, image_size=image_size, **runtime_settings)
+    from .backbone import Backbone
     from .img2vec import PictureEncoderLayer
 
-    return PictureEncoderLayer(settings, build, runtime_settings)
+    return PictureEncoderLayer(settings, Backbone, build, runtime_settings)
 
 
 def _build(**settings: Any) -> Any:

@@ -47,7 +47,7 @@ def find_component(nlp: Language, component: str | None = None) -> str:
 
 def _has_core(pipe: Any) -> bool:
     model: Any = getattr(pipe, "model", None)
-    return hasattr(model, "maybe_get_ref") and model.maybe_get_ref("core") is not None
+    return hasattr(model, "maybe_get_ref") and model.maybe_get_ref("fusion") is not None
 
 
 def _marks(pipe: Any) -> bool:

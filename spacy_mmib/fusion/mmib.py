@@ -1,52 +1,187 @@
-"""The MMIB core: text and picture vectors in, picture-aware text vectors and regularizer terms out."""
+"""MMIB: variational information bottleneck and bi-directional fusion (Cui et al., "Enhancing Multimodal
+Entity and Relation Extraction With Variational Information Bottleneck", TASLP 2024). Equations are numbered
+as there.
+"""
 
-from collections.abc import Collection
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
+from spacy.util import registry
+from thinc.api import Model
 from torch import nn
+from torch.nn import functional as F
 
-from .attention import AttentivePropagationEncoder, FeedForward
-from .regularizers import (
-    AlignmentDiscriminator,
-    Discriminator,
-    KLReduction,
+from ..bridge.data import FusionInput, PostVectors
+from .base import Fusion, FusionOutput, fusion_layer
+from .blocks import (
+    AttentivePropagationEncoder,
+    FeedForward,
     Pooling,
     at_least_float32,
-    kl_to_standard_normal,
+    fill_no_picture,
     pool,
-    reduce_kl,
+    project,
 )
-from .variational import Latent, VariationalEncoder
 
-Term: TypeAlias = Literal["kl_text", "kl_image", "alignment"]
+KLReduction: TypeAlias = Literal["mean", "position", "sum"]
+Discriminator: TypeAlias = Literal["scalar", "vector"]
 
 
-class CoreOutput(NamedTuple):
-    """What the core gives.
+class Latent(NamedTuple):
+    """A Gaussian a row, and a point of it.
 
-    context (torch.Tensor): C, the picture-aware text vectors (Eq. 17), (b, n, d).
-    kl_text (Optional[torch.Tensor]): KL of the text's posterior (Eq. 20-21), (1,).
-    kl_image (Optional[torch.Tensor]): The same for pictures, (1,).
-    alignment (Optional[torch.Tensor]): The alignment loss (Eq. 24-26), (1,).
-    kl_per_dim (Dict[str, torch.Tensor]): The KLs that were computed as nats per dimension, whatever their
-        reduction; detached. A modality that is absent from the whole batch is absent here.
-    weights (Optional[torch.Tensor]): What each token attended to among the rows of B when C was made of them
-        (Eq. 17), mean over heads, (b, n, max(m + 1, 1)); `None` in training. Of a post without a picture, all
-        weight is on the learned row.
-    posteriors (Optional[Dict[str, Tuple[torch.Tensor, torch.Tensor]]]): If they were asked for, see
-        `get_posteriors`.
-
-    Terms that were not asked for, and all of them outside training, are `None`.
+    z (torch.Tensor): Z, (b, rows, d): drawn from the Gaussian in training, `mu` otherwise.
+    mu (torch.Tensor): The mean, (b, rows, d).
+    log_var (Optional[torch.Tensor]): The logarithm of the variance, (b, rows, d); `None` outside
+        training, where nothing needs it.
     """
 
-    context: torch.Tensor
-    kl_text: torch.Tensor | None
-    kl_image: torch.Tensor | None
-    alignment: torch.Tensor | None
-    kl_per_dim: dict[str, torch.Tensor]
-    weights: torch.Tensor | None = None
-    posteriors: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+    z: torch.Tensor
+    mu: torch.Tensor
+    log_var: torch.Tensor | None
+
+
+class VariationalEncoder(nn.Module):
+    """Two separate APEnc, one for the mean and one for the logarithm of the variance, both attending
+    within the modality (Eq. 6-7).
+
+    width (int): d.
+    heads (int): h.
+    dropout (float): See `AttentivePropagationEncoder`.
+    feed_forward (str): See `AttentivePropagationEncoder`.
+    initial_log_var (float): What log sigma^2 is around before training (the bias of its last
+        LayerNorm). At 0 noise and signal start out equally strong, as in the paper; lower, with less noise.
+    residual_dropout (Optional[float]): See `AttentivePropagationEncoder`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.1,
+        feed_forward: FeedForward = "transformer",
+        initial_log_var: float = 0.0,
+        residual_dropout: float | None = None,
+    ) -> None:
+        super().__init__()
+        block = (width, heads, dropout, feed_forward, residual_dropout)
+        self.mu = AttentivePropagationEncoder(*block)
+        self.log_var = AttentivePropagationEncoder(*block)
+        nn.init.constant_(self.log_var.feed_forward_norm.bias, initial_log_var)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, *, training: bool) -> Latent:
+        """Encode, and sample while training (the reparameterization of Eq. 9).
+
+        x (torch.Tensor): X, (b, rows, d).
+        mask (torch.Tensor): Bool (b, rows); at least one True a post.
+        training (bool): Whether to sample.
+        RETURNS (Latent): Its mean and, in training, its variance and a sample.
+        """
+        mu = self.mu(x, x, mask, training=training)
+        if not training:
+            return Latent(mu, mu, None)
+        log_var = self.log_var(x, x, mask, training=training)
+        sigma = torch.exp(0.5 * log_var)
+        return Latent(mu + sigma * torch.randn_like(sigma), mu, log_var)
+
+
+def kl_to_standard_normal(mu: torch.Tensor, log_var: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """KL(N(mu, sigma^2) || N(0, I)) in closed form, summed over dimensions (Eq. 21).
+
+    mu (torch.Tensor): (b, rows, d).
+    log_var (torch.Tensor): (b, rows, d).
+    mask (torch.Tensor): Bool (b, rows).
+    RETURNS (torch.Tensor): (b, rows), in nats; 0 where `mask` is False.
+    """
+    # In half precision exp() overflows at log_var > 11; the sum over d would lose digits anyway.
+    mu, log_var = at_least_float32(mu), at_least_float32(log_var)
+    kl = 0.5 * (mu.square() + log_var.exp() - 1.0 - log_var).sum(-1)
+    return kl.masked_fill(~mask, 0.0)
+
+
+def reduce_kl(kl: torch.Tensor, mask: torch.Tensor, width: int, reduction: KLReduction) -> torch.Tensor:
+    """One number for the batch.
+
+    kl (torch.Tensor): (b, rows), 0 where `mask` is False.
+    mask (torch.Tensor): Bool (b, rows).
+    width (int): d.
+    reduction (str): "mean": over real rows and dimensions of the whole batch, nats per dimension.
+        "sum": over rows and dimensions of a post as written in Eq. 21, mean over posts that have rows.
+        "position": sum over the rows of a post, mean over dimensions and over posts that have rows: it grows
+        with the length of a post as the likelihood of its tags does, and not with d.
+    RETURNS (torch.Tensor): (1,); 0 if nothing is real.
+    """
+    if reduction == "mean":
+        count = mask.sum() * width
+    elif reduction == "position":
+        count = mask.any(-1).sum() * width
+    elif reduction == "sum":
+        count = mask.any(-1).sum()
+    else:
+        raise ValueError(f"kl_reduction is 'mean', 'position' or 'sum', not {reduction!r}.")
+    return (kl.sum() / count.clamp(min=1)).reshape(1)
+
+
+class AlignmentDiscriminator(nn.Module):
+    """D(Z^T, Z^V), which tells a post's own picture from another's (Eq. 26), and the loss it gives.
+
+    width (int): d.
+    kind (str): "scalar": Linear(2d, d), ReLU, Linear(d, 1), one logit a pair. "vector": a single
+        Linear(2d, d), d logits a pair, as in the code released with the paper.
+    max_negatives (int): Pictures of at most this many other posts are set against each text.
+    """
+
+    def __init__(self, width: int, kind: Discriminator = "scalar", max_negatives: int = 16) -> None:
+        super().__init__()
+        if kind not in ("scalar", "vector"):
+            raise ValueError(f"discriminator is 'scalar' or 'vector', not {kind!r}.")
+        if max_negatives < 1:
+            raise ValueError(f"max_negatives has to be at least 1, not {max_negatives}.")
+        self.max_negatives = max_negatives
+        # The first linear layer of the pair [text, picture], kept as its two halves: the product with
+        # each text and each picture is computed once, however many pairs they are in.
+        self.text = nn.Linear(width, width)
+        self.image = nn.Linear(width, width, bias=False)
+        self.output: nn.Module = nn.Identity()
+        if kind == "scalar":
+            self.output = nn.Sequential(nn.ReLU(), nn.Linear(width, 1))
+
+    def logits(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Score pairs of pooled latents, row by row.
+
+        text (torch.Tensor): Pooled Z^T, (p, d).
+        image (torch.Tensor): Pooled Z^V, (p, d).
+        RETURNS (torch.Tensor): (p, 1) or (p, d) for "vector".
+        """
+        scores: torch.Tensor = self.output(self.text(text) + self.image(image))
+        return scores
+
+    def forward(self, text: torch.Tensor, image: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
+        """Binary cross-entropy of own pairs against in-batch negatives (Eq. 24-25).
+
+        text (torch.Tensor): Pooled Z^T, (b, d).
+        image (torch.Tensor): Pooled Z^V, (b, d).
+        image_ids (torch.Tensor): Long (b,): equal for equal pictures, negative for a post without.
+        RETURNS (torch.Tensor): (1,): mean of -log D over own pairs, plus mean of -log(1 - D) over
+            negatives where there are any. A negative never pairs a text with a copy of its own picture.
+        """
+        real = torch.nonzero(image_ids >= 0).squeeze(-1)
+        if not len(real):
+            return text.new_zeros(1)
+        ids = image_ids[real]
+        text_half, image_half = self.text(text[real]), self.image(image[real])
+        own = at_least_float32(self.output(text_half + image_half))
+        loss = F.binary_cross_entropy_with_logits(own, torch.ones_like(own))
+        # Shifts by 1, 2, ... pair every text with that many different posts of the batch.
+        negatives = []
+        for shift in range(1, min(self.max_negatives, len(real) - 1) + 1):
+            other = ids != ids.roll(shift)
+            if other.any():
+                negatives.append((text_half + image_half.roll(shift, 0))[other])
+        if negatives:
+            scores = at_least_float32(self.output(torch.cat(negatives)))
+            loss = loss + F.binary_cross_entropy_with_logits(scores, torch.zeros_like(scores))
+        return loss.reshape(1)
 
 
 class Inspected(NamedTuple):
@@ -56,7 +191,8 @@ class Inspected(NamedTuple):
     z_text (torch.Tensor): Z^T, (b, n, d).
     image (torch.Tensor): X^V = W_v of the picture vectors, (b, max(m + 1, 1), d).
     z_image (torch.Tensor): Z^V, (b, max(m + 1, 1), d); the learned row for a post without a picture.
-    weights (torch.Tensor): See `CoreOutput`.
+    weights (torch.Tensor): What each token attended to among the rows of B (Eq. 17), mean over heads,
+        (b, n, max(m + 1, 1)).
     """
 
     text: torch.Tensor
@@ -66,22 +202,23 @@ class Inspected(NamedTuple):
     weights: torch.Tensor
 
 
-class MMIBCore(nn.Module):
+class MMIB(Fusion):
     """Variational encoders, bi-directional fusion and both regularizers (Eq. 4-9, 16-17, 20-26).
 
-    text_width (int): Width of the text vectors X^T. Projected to `width` if it differs.
+    text_width (int): Width of the text vectors X^T.
     image_width (int): Width of the picture vectors; always projected (W_v).
     width (int): d, the hidden size.
     heads (int): h, attention heads; must divide `width`.
-    dropout (float): In every attentive propagation encoder, see there.
-    feed_forward (str): "transformer" or "linear", see `AttentivePropagationEncoder`.
+    dropout, residual_dropout, feed_forward: Of every `AttentivePropagationEncoder`.
     kl_reduction (str): "mean", "position" or "sum", see `reduce_kl`.
-    discriminator (str): "scalar" or "vector", see `AlignmentDiscriminator`.
-    max_negatives (int): See `AlignmentDiscriminator`.
-    initial_log_var (float): See `VariationalEncoder`.
-    residual_dropout (Optional[float]): See `AttentivePropagationEncoder`.
+    discriminator (str), max_negatives (int): Of the `AlignmentDiscriminator`.
+    initial_log_var (float): Of both `VariationalEncoder`.
     alignment_pooling (str): What of Z^T and Z^V the discriminator gets, "mean" or "first", see `pool`.
     """
+
+    losses = {"kl_text": 0.1, "kl_image": 0.1, "alignment": 1.0}  # noqa: RUF012
+    runtime = ("dropout", "residual_dropout", "kl_reduction", "alignment_pooling", "max_negatives")
+    stored_names = ("MMIBCore",)
 
     def __init__(
         self,
@@ -99,21 +236,7 @@ class MMIBCore(nn.Module):
         residual_dropout: float | None = None,
         alignment_pooling: Pooling = "mean",
     ) -> None:
-        super().__init__()
-        self.settings: dict[str, Any] = {
-            "text_width": text_width,
-            "image_width": image_width,
-            "width": width,
-            "heads": heads,
-            "dropout": dropout,
-            "feed_forward": feed_forward,
-            "kl_reduction": kl_reduction,
-            "discriminator": discriminator,
-            "max_negatives": max_negatives,
-            "initial_log_var": initial_log_var,
-            "residual_dropout": residual_dropout,
-            "alignment_pooling": alignment_pooling,
-        }
+        super().__init__(width)
         # On nothing, for what they say of settings they don't know.
         empty = torch.zeros(0, 1)
         reduce_kl(empty, empty.bool(), width, kl_reduction)
@@ -121,9 +244,7 @@ class MMIBCore(nn.Module):
         self.width = width
         self.kl_reduction: KLReduction = kl_reduction
         self.alignment_pooling: Pooling = alignment_pooling
-        self.text_projection: nn.Module = nn.Identity()
-        if text_width != width:
-            self.text_projection = nn.Linear(text_width, width)
+        self.text_projection = project(text_width, width)
         self.image_projection = nn.Linear(image_width, width)
         encoder = (width, heads, dropout, feed_forward, initial_log_var, residual_dropout)
         self.text_encoder = VariationalEncoder(*encoder)
@@ -143,55 +264,55 @@ class MMIBCore(nn.Module):
         image: torch.Tensor,
         image_mask: torch.Tensor,
         image_ids: torch.Tensor,
-        terms: Collection[Term] = ("kl_text", "kl_image", "alignment"),
-        watch: bool = False,
         *,
         training: bool,
-    ) -> CoreOutput:
-        """Fuse text and picture.
+    ) -> FusionOutput:
+        """See `Fusion.forward`.
 
-        text (torch.Tensor): X^T before projection, (b, n, text_width).
-        text_mask (torch.Tensor): Bool (b, n); at least one True a post.
-        image (torch.Tensor): Picture vectors before W_v, (b, m + 1, image_width); m + 1 may be 0.
-        image_mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
-        image_ids (torch.Tensor): Long (b,), equal for equal pictures, negative for a post without.
-        terms (Collection[str]): The regularizer terms to compute, in training.
-        watch (bool): Whether to give the posteriors, too.
-        training (bool): Whether to sample, drop out and compute the terms. An argument, not the module's
-            mode: threads share the module.
-        RETURNS (CoreOutput): See there.
+        RETURNS (FusionOutput): C (Eq. 17); the KLs of both posteriors (Eq. 20-21) and the alignment loss
+            (Eq. 24-26); as logs the KLs in nats per dimension, whatever their reduction, of modalities that
+            occur in the batch; and the attention weights of C over the rows of B.
         """
+        latent = self.text_encoder(self.text_projection(text), text_mask, training=training)
+        z_image, keys_mask, image_latent = self._encode_pictures(image, image_mask, training=training)
+        fused = self.image_to_text(z_image, latent.z, text_mask, training=training)  # B, Eq. 16
+        if not training:
+            context, weights = self.text_to_image.attend(latent.z, fused, keys_mask)
+            return FusionOutput(context, weights=weights)
+        output = FusionOutput(self.text_to_image(latent.z, fused, keys_mask, training=True))  # C, Eq. 17
+        output.losses["kl_text"], output.logs["kl_text"] = self._kl(latent, text_mask)
+        output.losses["kl_image"] = output.context.new_zeros(1)
         with_picture = image_mask.any(-1)
-        terms = terms if training else ()
-        text_latent = self.text_encoder(self.text_projection(text), text_mask, training=training)
-        kl_per_dim: dict[str, torch.Tensor] = {}
-        z_image, keys_mask, kl_image = self._encode_pictures(
-            image, image_mask, terms, kl_per_dim, training=training
+        if image_latent is not None:
+            kl, output.logs["kl_image"] = self._kl(image_latent, image_mask[with_picture])
+            output.losses["kl_image"] = kl
+        output.losses["alignment"] = self.discriminator(
+            pool(latent.z, text_mask, self.alignment_pooling),
+            pool(z_image, keys_mask, self.alignment_pooling),
+            torch.where(with_picture, image_ids, -1),
         )
-        fused = self.image_to_text(z_image, text_latent.z, text_mask, training=training)  # B, Eq. 16
-        weights = None
-        if training:  # C, Eq. 17
-            context = self.text_to_image(text_latent.z, fused, keys_mask, training=True)
-        else:
-            context, weights = self.text_to_image.attend(text_latent.z, fused, keys_mask)
-        kl_text = alignment = None
-        if "kl_text" in terms:
-            kl_text, kl_per_dim["kl_text"] = self._kl(text_latent, text_mask)
-        if "alignment" in terms:
-            alignment = self.discriminator(
-                pool(text_latent.z, text_mask, self.alignment_pooling),
-                pool(z_image, keys_mask, self.alignment_pooling),
-                torch.where(with_picture, image_ids, -1),
-            )
-        return CoreOutput(
-            at_least_float32(context),
-            kl_text,
-            kl_image,
-            alignment,
-            kl_per_dim,
-            None if weights is None else at_least_float32(weights),
-            self.get_posteriors(text, text_mask, image, image_mask) if watch else None,
-        )
+        return output
+
+    def _encode_pictures(
+        self, image: torch.Tensor, mask: torch.Tensor, *, training: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, Latent | None]:
+        """RETURNS (Tuple): Z^V with the learned row where there is no picture, (b, max(m + 1, 1), d), its
+        mask, and the posteriors of the posts with a picture, if there are any.
+        """
+        rows = torch.nonzero(mask.any(-1)).squeeze(-1)
+        latent = None
+        z = self.no_picture.new_zeros(*mask.shape, self.width)
+        if len(rows):
+            # Only posts with a picture are encoded: attention over no key at all is undefined.
+            latent = self.image_encoder(self.image_projection(image[rows]), mask[rows], training=training)
+            z = z.to(latent.z.dtype).index_copy(0, rows, latent.z)
+        return *fill_no_picture(self.no_picture, z, mask), latent
+
+    def _kl(self, latent: Latent, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert latent.log_var is not None
+        kl = kl_to_standard_normal(latent.mu, latent.log_var, mask)
+        per_dim = reduce_kl(kl.detach(), mask, self.width, "mean")
+        return reduce_kl(kl, mask, self.width, self.kl_reduction), per_dim
 
     @torch.no_grad()
     def get_posteriors(
@@ -202,7 +323,7 @@ class MMIBCore(nn.Module):
         image_mask: torch.Tensor,
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Give what the latents are drawn from, without dropout, whose noise would pass for a difference
-        between posts. For the arguments see `forward`.
+        between posts. The arguments are those of `forward`.
 
         RETURNS (Dict[str, Tuple[torch.Tensor, torch.Tensor]]): Under "text" and "image" mu and sigma^2, each
             (b, rows, d), "image" only if there are rows. They mean nothing where a mask is False.
@@ -228,48 +349,62 @@ class MMIBCore(nn.Module):
         image: torch.Tensor,
         image_mask: torch.Tensor,
     ) -> Inspected:
-        """Show what is between input and output, as it is at inference. For the arguments see `forward`.
+        """Show what is between input and output, as it is at inference. The arguments are those of
+        `forward`.
 
-        RETURNS (Inspected): See there.
+        RETURNS (Inspected): Vectors of both modalities before and after the bottleneck, and the weights.
         """
         x_text, x_image = self.text_projection(text), self.image_projection(image)
         z_text = self.text_encoder(x_text, text_mask, training=False).mu
-        z_image, keys_mask, _ = self._encode_pictures(image, image_mask, (), {}, training=False)
+        z_image, keys_mask, _ = self._encode_pictures(image, image_mask, training=False)
         fused = self.image_to_text(z_image, z_text, text_mask, training=False)
         _, weights = self.text_to_image.attend(z_text, fused, keys_mask)
         return Inspected(x_text, z_text, x_image, z_image.detach(), weights)
 
-    def _kl(self, latent: Latent, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        assert latent.log_var is not None
-        kl = kl_to_standard_normal(latent.mu, latent.log_var, mask)
-        per_dim = reduce_kl(kl.detach(), mask, self.width, "mean")
-        return reduce_kl(kl, mask, self.width, self.kl_reduction), per_dim
 
-    def _encode_pictures(
-        self,
-        image: torch.Tensor,
-        mask: torch.Tensor,
-        terms: Collection[Term],
-        kl_per_dim: dict[str, torch.Tensor],
-        *,
-        training: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """RETURNS (Tuple): Z^V with the learned row where there is no picture (b, max(m + 1, 1), d), its
-        mask, and KL of the picture posteriors, if asked for (then also in `kl_per_dim`).
-        """
-        with_picture = mask.any(-1)
-        rows = torch.nonzero(with_picture).squeeze(-1)
-        z = self.no_picture.expand(len(mask), max(mask.shape[1], 1), self.width)
-        keys_mask = mask.new_zeros(z.shape[:2])
-        keys_mask[:, 0] = True
-        kl_image = None
-        if "kl_image" in terms:
-            kl_image = z.new_zeros(1)
-        if len(rows):
-            # Only posts with a picture are encoded: attention over no key at all is undefined.
-            latent = self.image_encoder(self.image_projection(image[rows]), mask[rows], training=training)
-            z = z.to(latent.z.dtype).index_copy(0, rows, latent.z)
-            keys_mask = torch.where(with_picture.unsqueeze(-1), mask, keys_mask)
-            if kl_image is not None:
-                kl_image, kl_per_dim["kl_image"] = self._kl(latent, mask[rows])
-        return z, keys_mask, kl_image
+@registry.architectures("spacy-mmib.MMIB.v1")
+def build_mmib_v1(
+    heads: int = 12,
+    dropout: float = 0.1,
+    residual_dropout: float | None = None,
+    feed_forward: FeedForward = "transformer",
+    kl_reduction: KLReduction = "mean",
+    alignment_pooling: Pooling = "mean",
+    discriminator: Discriminator = "scalar",
+    max_negatives: int = 16,
+    initial_log_var: float = 0.0,
+) -> Model[FusionInput, PostVectors]:
+    """Build the fusion of MMIB. Its losses are `kl_text` and `kl_image` (Eq. 20-21, weight 0.1) and
+    `alignment` (Eq. 24-26, weight 1).
+
+    heads (int): Attention heads; must divide the hidden size. The paper has 12 with d = 768.
+    dropout (float): 0-1, on attention weights. The rate in [training] doesn't reach it.
+    residual_dropout (Optional[float]): 0-1, on what is added to the residual connections. `None`: as
+        `dropout`; 0.0: none, as in the released code.
+    feed_forward (str): "transformer" (Linear, GELU, Linear, 4d wide) or "linear" (one Linear, as in the
+        code released with the paper).
+    kl_reduction (str): "mean" over real positions and dimensions; "sum" over both as in Eq. 21, which at the
+        paper's beta drowns the task; or "position": sum over positions, mean over dimensions. That grows with
+        the length of a post as the likelihood of its tags does, and not with d.
+    alignment_pooling (str): What the discriminator gets of text and picture: the "mean" over real tokens and
+        over the picture and its objects, or of each the "first": the first token and the whole picture. The
+        released code takes the first by default, for its text [CLS], which has no row here.
+    discriminator (str): "scalar" (Eq. 26), or "vector" as in the released code.
+    max_negatives (int): In-batch pictures set against each text in the alignment loss; the released
+        code uses 1.
+    initial_log_var (float): Around where log sigma^2 starts. 0: noise as strong as the signal, as in the
+        paper; lower numbers start with less.
+    RETURNS (Model[FusionInput, PostVectors]): The sub-layer `fusion` of `spacy-mmib.NER.v1` and `REL.v1`.
+    """
+    return fusion_layer(
+        MMIB,
+        heads=heads,
+        dropout=dropout,
+        residual_dropout=residual_dropout,
+        feed_forward=feed_forward,
+        kl_reduction=kl_reduction,
+        alignment_pooling=alignment_pooling,
+        discriminator=discriminator,
+        max_negatives=max_negatives,
+        initial_log_var=initial_log_var,
+    )

@@ -1,12 +1,19 @@
 """The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy
 import torch
+from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
+from thinc.types import Floats1d, Floats2d
 from torch import nn
 from torchcrf import CRF
 
-from ..fusion.regularizers import at_least_float32
+from ..bridge.data import NERInput
+from ..bridge.padding import pad, unpad
+from ..bridge.shim import build_module, set_module, wrap_module
+from ..fusion.blocks import at_least_float32
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
 FORBIDDEN = -10_000.0
@@ -38,7 +45,6 @@ class NERHead(nn.Module):
         super().__init__()
         if n_labels < 1:
             raise ValueError(f"An entity recognizer needs at least one label, not {n_labels}.")
-        self.settings: dict[str, Any] = {"width": width, "n_labels": n_labels}
         self.n_tags = 2 * n_labels + 1
         self.emission = nn.Linear(width, self.n_tags)
         self.crf = CRF(self.n_tags, batch_first=True)
@@ -239,3 +245,46 @@ def _read_entities(path: list[int]) -> list[tuple[int, int, int]]:
             start, _, label = entities.pop()
             entities.append((start, i + 1, label))
     return entities
+
+
+def crf_layer() -> Model[NERInput, Any]:
+    """RETURNS (Model[NERInput, Union[List[DecodedEntities], Floats1d]]): Entities of each post, or with gold
+    tags the loss, shape (1,); its gradient callback gives d(context).
+    """
+    layer = wrap_module(NERHead, _convert_inputs, _convert_outputs)
+    layer.name = "ner_head"
+    return layer
+
+
+def build_crf(layer: Model[NERInput, Any], *, width: int, n_labels: int) -> None:
+    """Build the module of a head, with new weights."""
+    set_module(layer, build_module(NERHead, {"width": width, "n_labels": n_labels}))
+    layer.set_dim("nI", width, force=True)
+    layer.set_dim("nO", n_labels, force=True)
+
+
+def _convert_inputs(
+    model: Model[Any, Any], X: NERInput, is_train: bool
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], list[Floats2d]]]:
+    context, mask = pad(X.context, requires_grad=is_train)
+    tags = None
+    if X.tags is not None:
+        rows = [numpy.pad(t, (0, mask.shape[1] - len(t)), constant_values=0) for t in X.tags]
+        tags = torch.from_numpy(numpy.stack(rows).astype("int64")).to(context.device)
+
+    def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
+        return unpad(d_inputs.args[0], [len(x) for x in X.context])
+
+    return ArgsKwargs(args=(context, mask, tags), kwargs={}), backprop
+
+
+def _convert_outputs(
+    model: Model[Any, Any], inputs_outputs: tuple[NERInput, Any], is_train: bool
+) -> tuple[list[DecodedEntities] | Floats1d, Callable[[Floats1d], ArgsKwargs]]:
+    _, output = inputs_outputs
+    Y = torch2xp(output.detach()) if isinstance(output, torch.Tensor) else output
+
+    def backprop(d_loss: Floats1d) -> ArgsKwargs:
+        return ArgsKwargs(args=([output],), kwargs={"grad_tensors": [xp2torch(d_loss)]})
+
+    return Y, backprop

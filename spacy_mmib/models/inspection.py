@@ -1,4 +1,4 @@
-"""What the core of a model makes of posts on the way to its output."""
+"""What MMIB makes of posts on the way to its output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from thinc.api import Model
 from ..bridge.padding import pad
 from ..bridge.picture_vectors import get_region_rows
 from ..bridge.shim import get_module
-from ..fusion.mmib import MMIBCore
+from ..fusion.mmib import MMIB
 from .post_encoder import encode_pictures
 
 
@@ -19,7 +19,7 @@ from .post_encoder import encode_pictures
 class Inspection:
     """Of a post, in float32, m + 1 being the rows of its picture vectors: 0 without a picture.
 
-    text (numpy.ndarray): X^T, projected to the width d of the core, (n, d).
+    text (numpy.ndarray): X^T, projected to the width d of the fusion, (n, d).
     z_text (numpy.ndarray): Z^T, the mean of its posterior, (n, d).
     image (numpy.ndarray): X^V = W_v of the picture vectors, (m + 1, d).
     z_image (numpy.ndarray): Z^V, (m + 1, d).
@@ -36,18 +36,20 @@ class Inspection:
 
 
 def inspect_posts(model: Model[Any, Any], docs: Sequence[Doc]) -> list[Inspection]:
-    """Run both encoders and the parts of the core, as at inference.
+    """Run both encoders and the parts of the fusion, which has to be MMIB, as at inference.
 
-    model (Model): Has the sub-layers `tok2vec`, `img2vec` and `core` as refs, none of them missing.
+    model (Model): Has the sub-layers `tok2vec`, `img2vec` and `fusion` as refs, none of them missing.
     docs (Sequence[Doc]): A batch, each doc with tokens; at least one.
     RETURNS (List[Inspection]): Of each post.
+    RAISES (ValueError): The fusion is another one.
     """
-    core = get_module(model.get_ref("core"))
-    assert isinstance(core, MMIBCore)
+    fusion = get_module(model.get_ref("fusion"))
+    if not isinstance(fusion, MMIB):
+        raise ValueError(f"Only the fusion MMIB has latents to look into, not {type(fusion).__name__}.")
     text = model.get_ref("tok2vec").predict(docs)
     image, _ = encode_pictures(model, docs, False)
     rows = [get_region_rows(doc) for doc in docs]
-    found = core.inspect(*pad(text), *pad(image))
+    found = fusion.inspect(*pad(text), *pad(image))
     arrays = [tensor.float().cpu().numpy() for tensor in found]
     result = []
     for i, (n, m) in enumerate((len(x), len(v)) for x, v in zip(text, image)):

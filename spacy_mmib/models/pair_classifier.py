@@ -1,4 +1,4 @@
-"""Posts and pairs of their spans to scores of relations: encoders, core and head, one after the other."""
+"""Posts and pairs of their spans to scores of relations: encoders, fusion and head, one after the other."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from ..bridge.data import (
     SpanWeights,
 )
 from ..bridge.padding import zeros_like
-from .markers import mark_pair
+from ..heads.markers import mark_pair
 from .post_encoder import by_region, encode_pictures, encode_posts, fuse
 
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
@@ -40,9 +40,9 @@ def classify_pooled(
     model: Model[PairInput, PairScores], X: PairInput, is_train: bool
 ) -> tuple[PairScores, Backprop]:
     """Score pairs by the mean of C over the tokens of head and tail (Eq. 19). A post is encoded once,
-    whatever the number of its pairs; one without any takes no part in the regularizer terms.
+    whatever the number of its pairs; one without any takes no part in the losses.
 
-    model (Model[PairInput, PairScores]): Has the sub-layers `tok2vec`, `img2vec`, `core`, `head` as refs.
+    model (Model[PairInput, PairScores]): Has the sub-layers `tok2vec`, `img2vec`, `fusion`, `head` as refs.
     X (PairInput): The posts.
     is_train (bool): See `encode_posts`.
     RETURNS (Tuple[PairScores, Callable]): The scores, and the callback for their gradient.
@@ -63,10 +63,10 @@ def classify_pooled(
         d_context = list(vectors.context)
         for i, d_rows in zip(rows, backprop_head(dY.scores)):
             d_context[i] = d_rows
-        return backprop_posts(PostVectors(d_context, dY.terms))
+        return backprop_posts(PostVectors(d_context, dY.losses))
 
-    terms, kl_per_dim = vectors.terms, vectors.kl_per_dim
-    return PairScores(scores, terms, kl_per_dim, weights, vectors.posteriors), backprop
+    Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors)
+    return Y, backprop
 
 
 def classify_marked(
@@ -90,7 +90,7 @@ def classify_marked(
     docs = [doc for doc, _ in marked]
     text, backprop_text = model.get_ref("tok2vec")(docs, is_train) if docs else ([], None)
     posts = [X.docs[i] for i in owners]
-    vectors, backprop_core = fuse(model, posts, text, [image[i] for i in owners], is_train)
+    vectors, backprop_fusion = fuse(model, posts, text, [image[i] for i in owners], is_train)
     places = [numpy.asarray([place], dtype="int64") for _, place in marked]
     scores, backprop_head = _score(model, vectors.context, places, is_train)
     weights: list[SpanWeights] = []
@@ -105,7 +105,7 @@ def classify_marked(
 
     def backprop(dY: PairScores) -> list[Doc]:
         d_context = backprop_head(dY.scores)
-        d_text, d_rows = backprop_core(PostVectors(d_context, dY.terms))
+        d_text, d_rows = backprop_fusion(PostVectors(d_context, dY.losses))
         d_image = zeros_like(model.ops, image)
         for i, d_vectors in zip(owners, d_rows):
             d_image[i] += d_vectors
@@ -114,8 +114,8 @@ def classify_marked(
             backprop_text(d_text)
         return []
 
-    terms, kl_per_dim = vectors.terms, vectors.kl_per_dim
-    return PairScores(scores, terms, kl_per_dim, weights, vectors.posteriors), backprop
+    Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors)
+    return Y, backprop
 
 
 def _score(

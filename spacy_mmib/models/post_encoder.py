@@ -1,4 +1,4 @@
-"""Docs to picture-aware text vectors: text encoder, picture encoder and core, one after the other."""
+"""Docs to picture-aware text vectors: text encoder, picture encoder and fusion, one after the other."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,43 +9,63 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import CoreInput, PostVectors
+from ..bridge.data import FusionInput, PostVectors
 from ..bridge.padding import zeros_like
 from ..bridge.picture_vectors import get_region_rows, set_region_rows, sum_by_region
-from ..fusion.layer import build_core
+from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
 
 FuseGradient: TypeAlias = Callable[[PostVectors], tuple[list[Floats2d], list[Floats2d]]]
 
 
-def init_post_encoder(
-    model: Model[Any, Any],
-    docs: list[Doc] | None,
-    *,
-    hidden_size: int | None,
-    settings: dict[str, Any],
-) -> int:
-    """Initialize the sub-layers `tok2vec`, `img2vec` and `core` of a model.
+def get_layers(
+    tok2vec: Model[Any, Any],
+    img2vec: Model[Any, Any] | None,
+    fusion: Model[Any, Any],
+    mixed_precision: bool,
+    grad_scaler_config: dict[str, Any] | None,
+) -> dict[str, Model[Any, Any]]:
+    """Take the sub-layers of a model together; the arguments are settings of `spacy-mmib.NER.v1`.
+
+    RETURNS (Dict[str, Model]): By the names of the refs; without `img2vec` if the fusion has no use for it.
+    RAISES (ValueError): The fusion needs pictures, and there is no picture encoder.
+    """
+    if not fusion.attrs["uses_pictures"]:
+        img2vec = None
+    elif img2vec is None:
+        raise ValueError(
+            f"The fusion {fusion.name} needs picture vectors: add a block [...model.img2vec], for example "
+            'with @architectures = "spacy-mmib.TorchvisionEncoder.v1".'
+        )
+    if mixed_precision:
+        fusion.shims[0].use_mixed_precision(grad_scaler_config)
+    layers = {"tok2vec": tok2vec, "img2vec": img2vec, "fusion": fusion}
+    return {name: layer for name, layer in layers.items() if layer is not None}
+
+
+def init_post_encoder(model: Model[Any, Any], docs: list[Doc] | None, *, hidden_size: int | None) -> int:
+    """Initialize the sub-layers `tok2vec`, `img2vec` and `fusion` of a model.
 
     model (Model): Has these three as refs; the last two may be `None`.
     docs (Optional[List[Doc]]): A sample, to infer sizes from.
     hidden_size (Optional[int]): d; the width of the text vectors if `None`.
-    settings (Dict[str, Any]): Of the core, see `MMIBLayer`.
     RETURNS (int): Width of the vectors that the head gets.
-    RAISES (ValueError): The core's settings don't fit these widths.
+    RAISES (ValueError): The fusion's settings don't fit these widths.
     """
-    tok2vec, img2vec, core = _get_layers(model)
+    tok2vec, img2vec, fusion = _get_layers(model)
     docs = [doc for doc in docs or () if len(doc)]
     tok2vec.initialize(X=docs or None)
-    text_width = tok2vec.maybe_get_dim("nO")
+    text_width: int | None = tok2vec.maybe_get_dim("nO")
     if text_width is None:  # wrappers that don't state it, e.g. of a transformer
         if not docs:
             raise ValueError("The width of the tok2vec layer can't be inferred without any example.")
-        text_width = tok2vec.predict(docs[:1])[0].shape[1]
-    if core is None or img2vec is None:
+        text_width = int(tok2vec.predict(docs[:1])[0].shape[1])
+    if fusion is None:
         return text_width
-    img2vec.initialize(X=docs or None)
-    image_width = img2vec.maybe_get_dim("nO")
+    image_width = 0
+    if img2vec is not None:
+        img2vec.initialize(X=docs or None)
+        image_width = img2vec.maybe_get_dim("nO")
     if image_width is None:
         upstream = getattr(img2vec, "upstream_name", None)
         raise ValueError(
@@ -55,14 +75,9 @@ def init_post_encoder(
             if upstream
             else "The picture encoder doesn't say the width of its vectors (dimension nO)."
         )
-    build_core(
-        core,
-        text_width=text_width,
-        image_width=image_width,
-        hidden_size=hidden_size,
-        settings=settings,
+    return build_fusion(
+        fusion, text_width=text_width, image_width=image_width, width=hidden_size or text_width
     )
-    return hidden_size or text_width
 
 
 def encode_posts(
@@ -71,14 +86,14 @@ def encode_posts(
     is_train: bool,
     rows: Sequence[int] | None = None,
 ) -> tuple[PostVectors, Callable[[PostVectors], list[Doc]]]:
-    """Run the sub-layers `tok2vec`, `img2vec` and `core` of a model.
+    """Run the sub-layers `tok2vec`, `img2vec` and `fusion` of a model.
 
     model (Model): Has these three as refs.
     docs (Sequence[Doc]): A batch.
-    is_train (bool): Whether to sample, compute regularizer terms and prepare for backprop.
+    is_train (bool): Whether to sample, compute losses and prepare for backprop.
     rows (Optional[Sequence[int]]): The docs that are wanted, all that have tokens by default. The others
-        pass through with no rows, and take no part in the regularizer terms.
-    RETURNS (Tuple[PostVectors, Callable]): C of each doc, the terms and the attention weights; and the
+        pass through with no rows, and take no part in the losses.
+    RETURNS (Tuple[PostVectors, Callable]): C of each doc, the losses and the attention weights; and the
         callback that takes their gradients to both encoders.
     """
     tok2vec, _, _ = _get_layers(model)
@@ -87,7 +102,7 @@ def encode_posts(
     if rows is None:
         rows = range(len(docs))
     rows = [i for i in rows if len(docs[i])]
-    Y, backprop_core = fuse(
+    Y, backprop_fusion = fuse(
         model,
         [docs[i] for i in rows],
         [text[i] for i in rows],
@@ -104,9 +119,9 @@ def encode_posts(
             weights[i] = by_region(docs[i], array)
 
     def backprop(dY: PostVectors) -> list[Doc]:
-        d_rows = PostVectors([dY.context[i] for i in rows], dY.terms)
+        d_rows = PostVectors([dY.context[i] for i in rows], dY.losses)
         d_text, d_image = zeros_like(model.ops, text), zeros_like(model.ops, image)
-        for i, d_text_rows, d_image_rows in zip(rows, *backprop_core(d_rows)):
+        for i, d_text_rows, d_image_rows in zip(rows, *backprop_fusion(d_rows)):
             d_text[i], d_image[i] = d_text_rows, d_image_rows
         # Also where nothing is learned from this batch: only the last listener of a shared encoder makes
         # it learn, from what all of them have handed in.
@@ -152,7 +167,7 @@ def fuse(
     image: list[Floats2d],
     is_train: bool,
 ) -> tuple[PostVectors, FuseGradient]:
-    """Run the sub-layer `core`; without one, text vectors go to the head as they are.
+    """Run the sub-layer `fusion`; without one, text vectors go to the head as they are.
 
     model (Model): Has it as ref.
     docs (Sequence[Doc]): The posts.
@@ -162,13 +177,13 @@ def fuse(
     RETURNS (Tuple[PostVectors, Callable]): C, and the callback that gives the gradients of text and picture
         vectors.
     """
-    _, _, core = _get_layers(model)
-    if core is None or not text:
+    _, _, fusion = _get_layers(model)
+    if fusion is None or not text:
         return PostVectors(text), lambda dY: (dY.context, zeros_like(model.ops, image))
     # A picture that could not be read has no rows and so is no picture.
     image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
     text_keys = [doc.text for doc in docs] if is_train else []  # for the posteriors only
-    Y, backprop = core(CoreInput(text, image, image_keys, text_keys), is_train)
+    Y, backprop = fusion(FusionInput(text, image, image_keys, text_keys), is_train)
     return Y, backprop
 
 
@@ -176,4 +191,4 @@ def _get_layers(
     model: Model[Any, Any],
 ) -> tuple[Model[Any, Any], Model[Any, Any] | None, Model[Any, Any] | None]:
     tok2vec: Model[Any, Any] = model.get_ref("tok2vec")
-    return tok2vec, model.maybe_get_ref("img2vec"), model.maybe_get_ref("core")
+    return tok2vec, model.maybe_get_ref("img2vec"), model.maybe_get_ref("fusion")

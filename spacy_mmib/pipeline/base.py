@@ -1,11 +1,11 @@
 """What both components share: labels, loss weights, loading, and a stream that one bad post can't stop."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
@@ -14,7 +14,7 @@ from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
-from ..bridge.data import TERMS, PairScores, PostVectors
+from ..bridge.data import PairScores, PostVectors
 from ..encoders.prefetch import find_encoder_layers, get_settings
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
@@ -35,11 +35,16 @@ LISTENERS: dict[str, Callable[[Doc], bool]] = {
 }
 """Layers that stand for a shared text encoder, and whether it has encoded a post."""
 
+LossWeight: TypeAlias = float | Iterable[float]
+
+ALIASES = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
+"""Settings of version 0.1, and the losses of MMIB that they are the weights of."""
+
 PipeT = TypeVar("PipeT", bound="MMIBPipe")
 
 
 class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
-    """A trainable component with the MMIB core in its model. Subclasses say what its labels are, and what
+    """A trainable component with a fusion in its model. Subclasses say what its labels are, and what
     it predicts, annotates and learns.
     """
 
@@ -49,24 +54,27 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         model: Model[Any, Any],
         name: str,
         *,
-        beta1: float | Iterable[float],
-        beta2: float | Iterable[float],
-        alignment_weight: float | Iterable[float],
-        max_batch_tokens: int,
-        scorer: Callable[..., Any] | None,
+        loss_weights: Mapping[str, LossWeight | None] | None = None,
+        beta1: LossWeight | None = None,
+        beta2: LossWeight | None = None,
+        alignment_weight: LossWeight | None = None,
+        max_batch_tokens: int = 8192,
+        scorer: Callable[..., Any] | None = None,
     ) -> None:
         """Initialize the component.
 
         vocab (Vocab): The shared vocabulary.
-        model (Model): Its model, with the layers `head` and `core` as refs.
+        model (Model): Its model, with the layers `head` and possibly `fusion` as refs.
         name (str): The component's name in the pipeline, and the key of its losses.
-        beta1 (Union[float, Iterable[float]]): Weight of the text's KL (Eq. 29), or a schedule of it, with a
-            value an update. At 0 the term is not computed.
-        beta2 (Union[float, Iterable[float]]): The same for the pictures' KL.
-        alignment_weight (Union[float, Iterable[float]]): The same for the alignment term.
+        loss_weights (Optional[Mapping[str, Union[float, Iterable[float]]]]): By the names that the fusion
+            gives its losses, the weight of each, 0 or more: a number, or a schedule with a value an update.
+            Losses that aren't named have the weight that the fusion gives them.
+        beta1, beta2, alignment_weight: The weights of `kl_text`, `kl_image` and `alignment`, as version 0.1
+            named them. Without effect on a fusion that has no such loss.
         max_batch_tokens (int): Tokens processed at once in prediction, padding included, if no single post
             is longer: bounds memory, and results don't depend on it.
         scorer (Optional[Callable]): Scores examples.
+        RAISES (ValueError): A weight below 0, of a loss that the fusion doesn't have, or given twice.
         """
         self.vocab = vocab
         self.model = model
@@ -74,11 +82,8 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         self.scorer = scorer
         self.max_batch_tokens = max_batch_tokens
         self.cfg: dict[str, Any] = {"labels": []}
-        self._weights = {
-            "kl_text": Weight(beta1, "beta1"),
-            "kl_image": Weight(beta2, "beta2"),
-            "alignment": Weight(alignment_weight, "alignment_weight"),
-        }
+        aliases = {"beta1": beta1, "beta2": beta2, "alignment_weight": alignment_weight}
+        self._weights = _make_weights(name, model, dict(loss_weights or {}), aliases)
         self._step_weights: dict[str, float] | None = None
         self._monitor = CollapseMonitor(name)
         self._said: set[str] = set()
@@ -331,10 +336,10 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         """Learn from a batch (Eq. 29).
 
         examples (Iterable[Example]): Pictures are those of `Example.predicted`.
-        drop (float): Dropout rate of Thinc layers; the core has its own, see the architecture.
+        drop (float): Dropout rate of Thinc layers; fusions have their own, a setting of the architecture.
         sgd (Optional[Optimizer]): If given, the weights are updated.
         losses (Optional[Dict[str, float]]): Added to: the total under the component's name, its unweighted
-            parts under `<name>_task`, `<name>_kl_text`, `<name>_kl_image`, `<name>_alignment`.
+            parts under `<name>_task` and, for each loss of the fusion whose weight isn't 0, `<name>_<loss>`.
         RETURNS (Dict[str, float]): `losses`.
         """
         losses = {} if losses is None else losses
@@ -348,23 +353,23 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
             return losses
         set_dropout_rate(self.model, drop)
         if self._step_weights is None:
-            self._step_weights = {term: weight.next() for term, weight in self._weights.items()}
+            self._step_weights = {loss: weight.next() for loss, weight in self._weights.items()}
         weights = self._step_weights
-        core = self.model.maybe_get_ref("core")
-        if core is not None:
-            core.attrs["terms"] = [term for term in TERMS if weights[term]]
-            core.attrs["watch"] = self._monitor.watching
+        fusion = self.model.maybe_get_ref("fusion")
+        if fusion is not None:
+            fusion.attrs["watch"] = self._monitor.watching
         task_loss, output = self._learn(examples, weights)
         # Afterwards: a picture encoder may have searched for the regions.
         self._note_leaks({get_regions_note(doc) for doc in docs})
         losses[f"{self.name}_task"] += task_loss
         losses[self.name] += task_loss
-        for term, value in output.terms.items():
-            key = f"{self.name}_{term}"
-            losses[key] = losses.get(key, 0.0) + float(value[0])
-            losses[self.name] += weights[term] * float(value[0])
+        for loss, value in output.losses.items():
+            if weights[loss]:
+                key = f"{self.name}_{loss}"
+                losses[key] = losses.get(key, 0.0) + float(value[0])
+                losses[self.name] += weights[loss] * float(value[0])
         self._monitor.name = self.name  # nlp.rename_pipe
-        self._monitor.update(output.kl_per_dim, output.posteriors)
+        self._monitor.update(output.logs, output.posteriors)
         if sgd not in (None, False):
             self.finish_update(sgd)
         return losses
@@ -375,15 +380,15 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         """Compute the gradients of a batch and hand them to the model.
 
         examples (List[Example]): The batch.
-        weights (Dict[str, float]): Of the regularizer terms.
+        weights (Dict[str, float]): Of the fusion's losses.
         RETURNS (Tuple[float, Union[PostVectors, PairScores]]): The task loss, and what the model gave.
         """
         raise NotImplementedError
 
-    def _get_d_terms(self, terms: dict[str, Any], weights: dict[str, float]) -> dict[str, Any]:
-        """RETURNS (Dict[str, Floats1d]): The gradient of the loss with respect to each term."""
+    def _get_d_losses(self, losses: dict[str, Any], weights: dict[str, float]) -> dict[str, Any]:
+        """RETURNS (Dict[str, Floats1d]): The gradient with respect to each loss of the fusion that counts."""
         xp = self.model.ops.xp
-        return {term: xp.full_like(value, weights[term]) for term, value in terms.items()}
+        return {loss: xp.full_like(value, weights[loss]) for loss, value in losses.items() if weights[loss]}
 
     def finish_update(self, sgd: Optimizer) -> None:
         """Update the weights with what was accumulated, and take the schedules a step further.
@@ -394,3 +399,34 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         if self._step_weights is not None:
             self.cfg["updates"] = self.cfg.get("updates", 0) + 1
         self._step_weights = None
+
+
+def _make_weights(
+    name: str,
+    model: Model[Any, Any],
+    loss_weights: dict[str, LossWeight | None],
+    aliases: Mapping[str, LossWeight | None],
+) -> dict[str, Weight]:
+    """RETURNS (Dict[str, Weight]): Of each loss of the model's fusion."""
+    fusion = model.maybe_get_ref("fusion")
+    values: dict[str, LossWeight] = {} if fusion is None else dict(fusion.attrs["losses"])
+    called = {loss: f"loss_weights.{loss}" for loss in values}
+    for loss, value in loss_weights.items():
+        if value is None:
+            continue
+        if loss not in values:
+            has = f"has {', '.join(values)}" if values else "has no losses of its own"
+            raise ValueError(
+                f"{name}: loss_weights names {loss!r}, but the model's fusion {has}. Leave it out, or set it "
+                "to null."
+            )
+        values[loss] = value
+    for alias, loss in ALIASES.items():
+        value = aliases[alias]
+        if value is not None and loss in values:
+            if loss_weights.get(loss) is not None:
+                raise ValueError(
+                    f"{name}: {alias} and loss_weights.{loss} are the same setting; keep the latter."
+                )
+            values[loss], called[loss] = value, alias
+    return {loss: Weight(value, called[loss]) for loss, value in values.items()}

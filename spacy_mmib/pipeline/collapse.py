@@ -149,15 +149,16 @@ class CollapseMonitor:
         """RETURNS (bool): Whether the next update is to come with its posteriors."""
         return self._updates >= self.window - self.watched
 
-    def update(self, kl_per_dim: Mapping[str, float], posteriors: Posteriors) -> None:
+    def update(self, logs: Mapping[str, float], posteriors: Posteriors) -> None:
         """Take the values of one update.
 
-        kl_per_dim (Mapping[str, float]): Nats per dimension by term; a modality that did not occur in the
-            batch is not in it.
+        logs (Mapping[str, float]): What the fusion logs: of these KLs, in nats per dimension, as "kl_text"
+            and "kl_image"; a modality that did not occur in the batch is not in it.
         posteriors (Posteriors): Of its posts, if `watching`.
         """
-        for term, value in kl_per_dim.items():
-            self._kls.setdefault(term.removeprefix("kl_"), []).append(value)
+        for name, value in logs.items():
+            if name.startswith("kl_"):
+                self._kls.setdefault(name.removeprefix("kl_"), []).append(value)
         for modality, found in posteriors.items():
             sample = self._samples.setdefault(modality, PosteriorSample())
             for posterior in found:
@@ -202,12 +203,12 @@ class CollapseMonitor:
         lost = units.active < self.min_active * units.width
         if lost and before is not None and units.nats <= before and modality not in self._warned:
             self._warned.add(modality)
-            beta = "beta1" if modality == "text" else "beta2"
             kl = self._kls.get(modality)
             nats = f", at a KL of {sum(kl) / len(kl):.4f} nats per dimension" if kl else ""
             warn(
                 f"{self.name}: the {what} posterior has collapsed: of the {units.width} units of its latent "
                 f"{units.active} differ between {posts} {what}s by more than noise{nats}. So the {what} "
-                f"hardly reaches the prediction. Lower {beta}, warm it up with spacy-mmib.warmup.v1, set "
-                'kl_reduction = "mean" if it is "sum", or start from a pretrained encoder.'
+                f"hardly reaches the prediction. Lower loss_weights.kl_{modality}, warm it up with "
+                'spacy-mmib.warmup.v1, set kl_reduction = "mean" if it is "sum", or start from a pretrained '
+                "encoder."
             )

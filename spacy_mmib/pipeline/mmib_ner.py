@@ -7,18 +7,17 @@ import numpy
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example, biluo_to_iob
-from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..bridge.data import NERInput, NERTargets, PostVectors
+from ..bridge.data import NERInput, PostVectors
 from ..post.extensions import get_predicted, set_predicted, set_region_weights
-from .base import MMIBPipe
+from .base import LossWeight, MMIBPipe
 from .batching import batches_by_length
 from .locking import lock_transformers
 from .replacing import replace_listeners_by_path
 
 DEFAULT_MODEL = {
-    "@architectures": "spacy-mmib.MMIB_NER.v1",
+    "@architectures": "spacy-mmib.NER.v1",
     "tok2vec": {
         "@architectures": "spacy.HashEmbedCNN.v2",
         "pretrained_vectors": None,
@@ -35,6 +34,7 @@ DEFAULT_MODEL = {
         "weights": None,
         "trainable": False,
     },
+    "fusion": {"@architectures": "spacy-mmib.MMIB.v1"},
 }
 
 
@@ -43,9 +43,10 @@ DEFAULT_MODEL = {
     assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
     default_config={
         "model": DEFAULT_MODEL,
-        "beta1": 0.1,
-        "beta2": 0.1,
-        "alignment_weight": 1.0,
+        "loss_weights": {},
+        "beta1": None,
+        "beta2": None,
+        "alignment_weight": None,
         "max_batch_tokens": 8192,
         "lock_transformer": True,
         "scorer": {"@scorers": "spacy-mmib.ner_scorer.v1"},
@@ -56,17 +57,18 @@ def make_mmib_ner(
     nlp: Language,
     name: str,
     model: Model[list[Doc], PostVectors],
-    beta1: float | Iterable[float],
-    beta2: float | Iterable[float],
-    alignment_weight: float | Iterable[float],
+    loss_weights: dict[str, Any],
+    beta1: LossWeight | None,
+    beta2: LossWeight | None,
+    alignment_weight: LossWeight | None,
     max_batch_tokens: int,
     lock_transformer: bool,
     scorer: Callable[..., Any] | None,
 ) -> "MMIBEntityRecognizer":
-    """Create the component from a config; see `MMIBEntityRecognizer` for the settings.
+    """Create the component from a config; `MMIBPipe` says what the settings do.
 
     lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
-        which threads don't disturb each other's predictions: see `locking`.
+        which threads don't disturb each other's predictions (`spacy_mmib.pipeline.locking`).
     """
     replace_listeners_by_path(nlp)
     if lock_transformer:
@@ -75,6 +77,7 @@ def make_mmib_ner(
         nlp.vocab,
         model,
         name,
+        loss_weights=loss_weights,
         beta1=beta1,
         beta2=beta2,
         alignment_weight=alignment_weight,
@@ -101,41 +104,12 @@ class PredictedEntities(NamedTuple):
 
 
 class MMIBEntityRecognizer(MMIBPipe):
-    """Recognizes entities with MMIB: text and picture encoder, variational information bottleneck,
-    cross-modal fusion, CRF.
+    """Recognizes entities in posts: text encoder, picture encoder, fusion, CRF. `MMIBPipe` has the settings.
 
     Posts without a picture, or with one that can't be read, are processed from their text. Entities that
     other components or the user have set are kept, and predictions that overlap them dropped, as spaCy's
     own `ner` does; the component's own earlier predictions are replaced.
     """
-
-    def __init__(
-        self,
-        vocab: Vocab,
-        model: Model[list[Doc], PostVectors],
-        name: str = "mmib_ner",
-        *,
-        beta1: float | Iterable[float] = 0.1,
-        beta2: float | Iterable[float] = 0.1,
-        alignment_weight: float | Iterable[float] = 1.0,
-        max_batch_tokens: int = 8192,
-        scorer: Callable[..., Any] | None = None,
-    ) -> None:
-        """Initialize the component: see `MMIBPipe`.
-
-        model (Model[List[Doc], PostVectors]): See `spacy-mmib.MMIB_NER.v1`.
-        scorer (Optional[Callable]): See `spacy-mmib.ner_scorer.v1`.
-        """
-        super().__init__(
-            vocab,
-            model,
-            name,
-            beta1=beta1,
-            beta2=beta2,
-            alignment_weight=alignment_weight,
-            max_batch_tokens=max_batch_tokens,
-            scorer=scorer,
-        )
 
     def _find_labels(self, example: Example) -> Iterable[str]:
         return {ent.label_ for ent in example.reference.ents}
@@ -204,7 +178,7 @@ class MMIBEntityRecognizer(MMIBPipe):
     def _learn(self, examples: list[Example], weights: dict[str, float]) -> tuple[float, PostVectors]:
         vectors, backprop = self.model.begin_update([eg.predicted for eg in examples])
         task_loss, d_context = self.get_loss(examples, vectors)
-        backprop(PostVectors(d_context, self._get_d_terms(vectors.terms, weights)))
+        backprop(PostVectors(d_context, self._get_d_losses(vectors.losses, weights)))
         return task_loss, vectors
 
     def get_loss(self, examples: Iterable[Example], scores: PostVectors) -> tuple[float, list[Any]]:
@@ -217,9 +191,9 @@ class MMIBEntityRecognizer(MMIBPipe):
         head = self.model.get_ref("head")
         examples = list(examples)
         full = [i for i, eg in enumerate(examples) if len(eg.predicted)]
-        targets = NERTargets([self._get_tags(examples[i]) for i in full])
+        tags = [self._get_tags(examples[i]) for i in full]
         context = [scores.context[i] for i in full]
-        loss, backprop_head = head.begin_update(NERInput(context, targets))
+        loss, backprop_head = head.begin_update(NERInput(context, tags))
         d_full = backprop_head(self.model.ops.xp.ones_like(loss))
         d_context = list(scores.context)
         for i, d_rows in zip(full, d_full):
@@ -227,8 +201,8 @@ class MMIBEntityRecognizer(MMIBPipe):
         return float(loss[0]), d_context
 
     def _get_tags(self, example: Example) -> "numpy.ndarray[Any, Any]":
-        """RETURNS (numpy.ndarray): See `NERTargets`. Tokens whose gold is missing (`-`) or can't be aligned
-        with the tokenization are unknown, not O.
+        """RETURNS (numpy.ndarray): Tags as in `NERInput`. Tokens whose gold is missing (`-`) or can't be
+        aligned with the tokenization are unknown, not O.
         """
         biluo = example.get_aligned_ner()
         known = ["-" if tag in (None, "", "-") else tag for tag in biluo]

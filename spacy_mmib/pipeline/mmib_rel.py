@@ -26,14 +26,14 @@ from ..post.relations import (
 )
 from ..post.user_data import get_entry
 from ..util import warn
-from .base import MMIBPipe
+from .base import LossWeight, MMIBPipe
 from .batching import batches_of_pairs
 from .instances import GetInstances, get_given_pairs
 from .locking import lock_transformers
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .replacing import replace_listeners_by_path
 
-DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.MMIB_REL.v1"}
+DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.REL.v1"}
 
 
 @Language.factory(
@@ -45,9 +45,10 @@ DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.MMIB_REL.v1"}
         "get_instances": {"@misc": "spacy-mmib.ordered_pairs.v1"},
         "negative_label": "None",
         "threshold": 0.0,
-        "beta1": 0.1,
-        "beta2": 0.1,
-        "alignment_weight": 1.0,
+        "loss_weights": {},
+        "beta1": None,
+        "beta2": None,
+        "alignment_weight": None,
         "max_batch_tokens": 8192,
         "lock_transformer": True,
         "scorer": {"@scorers": "spacy-mmib.rel_scorer.v1"},
@@ -73,9 +74,10 @@ def make_mmib_rel(
     get_instances: GetInstances,
     negative_label: str,
     threshold: float,
-    beta1: float | Iterable[float],
-    beta2: float | Iterable[float],
-    alignment_weight: float | Iterable[float],
+    loss_weights: dict[str, Any],
+    beta1: LossWeight | None,
+    beta2: LossWeight | None,
+    alignment_weight: LossWeight | None,
     max_batch_tokens: int,
     lock_transformer: bool,
     scorer: Callable[..., Any] | None,
@@ -83,7 +85,7 @@ def make_mmib_rel(
     """Create the component from a config; see `MMIBRelationExtractor` for the settings.
 
     lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
-        which threads don't disturb each other's predictions: see `locking`.
+        which threads don't disturb each other's predictions (`spacy_mmib.pipeline.locking`).
     """
     replace_listeners_by_path(nlp)
     if lock_transformer:
@@ -95,6 +97,7 @@ def make_mmib_rel(
         get_instances=get_instances,
         negative_label=negative_label,
         threshold=threshold,
+        loss_weights=loss_weights,
         beta1=beta1,
         beta2=beta2,
         alignment_weight=alignment_weight,
@@ -118,8 +121,7 @@ class ScoredPairs:
 
 
 class MMIBRelationExtractor(MMIBPipe):
-    """Classifies pairs of spans with MMIB: text and picture encoder, variational information bottleneck,
-    cross-modal fusion, softmax over the labels.
+    """Classifies pairs of spans of posts: text encoder, picture encoder, fusion, softmax over the labels.
 
     Relations that other components or the user have set are kept; the component's own earlier predictions
     are replaced. What is predicted as unrelated isn't written, unless it was asked for: a relation with the
@@ -138,32 +140,18 @@ class MMIBRelationExtractor(MMIBPipe):
         get_instances: GetInstances,
         negative_label: str = "None",
         threshold: float = 0.0,
-        beta1: float | Iterable[float] = 0.1,
-        beta2: float | Iterable[float] = 0.1,
-        alignment_weight: float | Iterable[float] = 1.0,
-        max_batch_tokens: int = 8192,
-        scorer: Callable[..., Any] | None = None,
+        **settings: Any,
     ) -> None:
-        """Initialize the component. For the settings that are not here see `MMIBPipe`.
+        """Initialize the component. The other settings are those of `MMIBPipe`.
 
-        model (Model[PairInput, PairScores]): See `spacy-mmib.MMIB_REL.v1`.
+        model (Model[PairInput, PairScores]): From `spacy-mmib.REL.v1`.
         get_instances (Callable[[Doc], List[Tuple[Span, Span]]]): The candidates, see `instances`.
         negative_label (str): What pairs without a relation are annotated with, if they are.
         threshold (float): 0-1. A relation whose probability is lower is not predicted, even if no other
             label is more probable.
-        scorer (Optional[Callable]): See `spacy-mmib.rel_scorer.v1`.
         RAISES (ValueError): A threshold that is no probability, or an empty negative label.
         """
-        super().__init__(
-            vocab,
-            model,
-            name,
-            beta1=beta1,
-            beta2=beta2,
-            alignment_weight=alignment_weight,
-            max_batch_tokens=max_batch_tokens,
-            scorer=scorer,
-        )
+        super().__init__(vocab, model, name, **settings)
         if not 0 <= threshold <= 1:
             raise ValueError(f"{name}: the threshold is a probability, 0-1, not {threshold}.")
         if not negative_label:
@@ -386,8 +374,8 @@ class MMIBRelationExtractor(MMIBPipe):
         gold = [self._get_gold(example) for example in examples]
         X = PairInput([eg.predicted for eg in examples], [pairs for pairs, _ in gold])
         scores, backprop = self.model.begin_update(X)
-        task_loss, d_scores = self.get_loss(examples, scores)
-        backprop(PairScores(d_scores, self._get_d_terms(scores.terms, weights)))
+        task_loss, d_scores = self._get_loss([targets for _, targets in gold], scores)
+        backprop(PairScores(d_scores, self._get_d_losses(scores.losses, weights)))
         return task_loss, scores
 
     def get_loss(self, examples: Iterable[Example], scores: PairScores) -> tuple[float, Any]:
@@ -398,19 +386,22 @@ class MMIBRelationExtractor(MMIBPipe):
         RETURNS (Tuple[float, Floats2d]): The loss (0 without any pair), and its gradient with respect to the
             logits.
         """
-        targets = numpy.concatenate([self._get_gold(example)[1] for example in examples])
+        return self._get_loss([self._get_gold(example)[1] for example in examples], scores)
+
+    def _get_loss(self, targets: "list[numpy.ndarray[Any, Any]]", scores: PairScores) -> tuple[float, Any]:
+        gold = numpy.concatenate(targets)
         ops = self.model.ops
-        if not len(targets):
+        if not len(gold):
             return 0.0, ops.xp.zeros_like(scores.scores)
         d_scores = ops.softmax(scores.scores)
-        rows = ops.xp.arange(len(targets))
-        columns = ops.asarray(targets)
+        rows = ops.xp.arange(len(gold))
+        columns = ops.asarray(gold)
         # As a difference, so that the loss of a certain but wrong prediction stays finite.
         shifted = scores.scores - scores.scores.max(axis=1, keepdims=True)
         log_sum = ops.xp.log(ops.xp.exp(shifted).sum(axis=1))
         loss = (log_sum - shifted[rows, columns]).mean()
         d_scores[rows, columns] -= 1
-        return float(loss), d_scores / len(targets)
+        return float(loss), d_scores / len(gold)
 
     def _get_gold(self, example: Example) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
         """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of

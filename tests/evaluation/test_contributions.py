@@ -26,7 +26,7 @@ from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.cli import mmib_cli
 from spacy_mmib.evaluation.contributions import Contributions, get_contributions, shares
 from spacy_mmib.evaluation.inspecting import find_component
-from spacy_mmib.fusion.mmib import MMIBCore
+from spacy_mmib.fusion.mmib import MMIB
 from spacy_mmib.models.inspection import inspect_posts
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
@@ -48,7 +48,7 @@ def test_core_inspect_is_what_forward_does(widths):
     """X, Z, B and C made again of the core's parts; other posts of the batch and padding don't matter."""
     torch.manual_seed(0)
     text_width, image_width = widths
-    core = MMIBCore(text_width=text_width, image_width=image_width, width=12, heads=3)
+    core = MMIB(text_width=text_width, image_width=image_width, width=12, heads=3)
     text, image = torch.randn(3, 5, text_width), torch.randn(3, 4, image_width)
     text_mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
     image_mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
@@ -98,7 +98,7 @@ def test_they_are_the_row_sums_of_the_paper(trained):
 
 
 def test_inspected_x_is_projected(trained):
-    core = get_module(trained.get_pipe("mmib_ner").model.get_ref("core"))
+    core = get_module(trained.get_pipe("mmib_ner").model.get_ref("fusion"))
     (found,) = inspect_posts(trained.get_pipe("mmib_ner").model, [make_post(trained)])
     assert found.text.shape == found.z_text.shape == (5, core.width)
     assert found.image.shape == found.z_image.shape == (4, core.width)

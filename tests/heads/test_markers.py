@@ -3,7 +3,7 @@
 import pytest
 import spacy
 
-from spacy_mmib.models.markers import mark_pair
+from spacy_mmib.heads.markers import mark_pair
 
 MARKS = ("<s>", "</s>", "<o>", "</o>")
 TEXT = "New York City, again"

@@ -8,9 +8,9 @@ import spacy
 import torch
 from conftest import MODEL, make_examples, make_nlp, make_rel_examples, make_rel_nlp, train
 
-from spacy_mmib.bridge.data import CoreInput, Posterior
-from spacy_mmib.fusion.layer import WATCHED_ROWS, MMIBLayer, build_core
-from spacy_mmib.fusion.mmib import MMIBCore
+from spacy_mmib.bridge.data import FusionInput, Posterior
+from spacy_mmib.fusion.base import WATCHED_ROWS, build_fusion
+from spacy_mmib.fusion.mmib import MMIB, build_mmib_v1
 from spacy_mmib.pipeline.collapse import CollapseMonitor, PosteriorSample
 from spacy_mmib.util import MMIBWarning
 
@@ -68,10 +68,10 @@ def test_collapsed(kind):
     (message,) = judge(make_posteriors(*COLLAPSED[kind]))
     assert "mmib_ner: the picture posterior has collapsed" in message
     assert "differ between 40 pictures" in message
-    assert "Lower beta2" in message
+    assert "Lower loss_weights.kl_image" in message
     (message,) = judge(make_posteriors(*COLLAPSED[kind]), modality="text")
     assert "the text posterior has collapsed" in message
-    assert "Lower beta1" in message
+    assert "Lower loss_weights.kl_text" in message
 
 
 @pytest.mark.parametrize("kind", HEALTHY)
@@ -173,22 +173,19 @@ def test_it_is_said_once_of_each_and_only_the_end_of_a_window_is_watched(caplog)
 
 
 def make_core_layer(collapse=lambda core: None, **settings):
-    defaults = {"dropout": 0.5, "residual_dropout": None, "kl_reduction": "mean"}
-    defaults |= {"alignment_pooling": "mean", "max_negatives": 4}
-    layer = MMIBLayer(settings={**defaults, **settings})
+    layer = build_mmib_v1(**{"dropout": 0.5, "max_negatives": 4, "heads": 4, **settings})
     torch.manual_seed(0)
-    core = {**defaults, **settings, "heads": 4}
-    build_core(layer, text_width=6, image_width=5, hidden_size=D, settings=core)
+    build_fusion(layer, text_width=6, image_width=5, width=D)
     with torch.no_grad():
         collapse(layer.shims[0]._model)
     layer.attrs["watch"] = True
     return layer
 
 
-def make_core_input(posts=12, rows=3, seed=0) -> CoreInput:
+def make_core_input(posts=12, rows=3, seed=0) -> FusionInput:
     rng = numpy.random.default_rng(seed)
     normal = lambda *shape: rng.normal(size=shape).astype("float32")
-    return CoreInput(
+    return FusionInput(
         text=[normal(5, 6) for _ in range(posts)],
         image=[normal(rows, 5) for _ in range(posts)],
         image_keys=[f"{seed} {i}" for i in range(posts)],
@@ -199,7 +196,7 @@ def make_core_input(posts=12, rows=3, seed=0) -> CoreInput:
 def to_constant(mean: float, log_var: float):
     """The gains of the last LayerNorm are where a posterior collapses."""
 
-    def change(core: MMIBCore) -> None:
+    def change(core: MMIB) -> None:
         for part, bias in ((core.image_encoder.mu, mean), (core.image_encoder.log_var, log_var)):
             part.feed_forward_norm.weight.fill_(0.0)
             part.feed_forward_norm.bias.fill_(bias)
@@ -207,7 +204,7 @@ def to_constant(mean: float, log_var: float):
     return change
 
 
-def only_dropout(core: MMIBCore) -> None:
+def only_dropout(core: MMIB) -> None:
     """Nothing of the pictures gets in, and dropout makes every mu another one in training."""
     core.image_projection.weight.fill_(0.0)
 
@@ -290,7 +287,7 @@ def watch(nlp, examples, steps: int) -> list[str]:
 
 def test_a_training_that_loses_the_pictures(caplog):
     spacy.util.logger.propagate = True
-    model = {**MODEL, "kl_reduction": "sum"}
+    model = {**MODEL, "fusion": {**MODEL["fusion"], "kl_reduction": "sum"}}
     nlp = make_nlp(beta1=0.0, beta2=2.0, alignment_weight=0.0, model=model)
     with caplog.at_level("INFO", logger="spacy.mmib"):
         (message,) = watch(nlp, make_examples(nlp, POSTS), steps=30)

@@ -38,7 +38,7 @@ def test_trains_on_gpu_and_predicts_the_same_on_cpu(mixed_precision, tmp_path):
     nlp = make_gpu_nlp(mixed_precision)
     train(nlp, make_examples(nlp), steps=100)
     assert nlp.evaluate(make_examples(nlp))["ents_f"] == 1.0
-    core = nlp.get_pipe("mmib_ner").model.get_ref("core").shims[0]._model
+    core = nlp.get_pipe("mmib_ner").model.get_ref("fusion").shims[0]._model
     assert next(core.parameters()).is_cuda
     expected = entities(nlp.pipe(new_docs(nlp)))
     nlp.to_disk(tmp_path)

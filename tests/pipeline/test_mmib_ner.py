@@ -114,7 +114,7 @@ def test_regularizers_reach_the_encoders():
     component = nlp.get_pipe("mmib_ner")
     embed = component.model.get_ref("tok2vec")
     node = next(n for n in embed.walk() if n.name == "maxout" and n.has_param("b"))
-    settings = component.model.get_ref("core").shims[0]._model
+    settings = component.model.get_ref("fusion").shims[0]._model
     for module in settings.modules():
         if type(module).__name__ == "Dropout":
             module.p = 0.0
@@ -157,7 +157,7 @@ def test_a_copy_of_the_own_picture_is_no_negative():
     nlp = make_nlp(beta1=0.0, beta2=0.0)
     posts = [("Rob is here", [(0, 3, "PER")], "red"), ("so is Mia", [(6, 9, "ORG")], "red")]
     train(nlp, make_examples(nlp, posts), steps=1)
-    core = nlp.get_pipe("mmib_ner").model.get_ref("core").shims[0]._model
+    core = nlp.get_pipe("mmib_ner").model.get_ref("fusion").shims[0]._model
     pairs = []
     core.discriminator.output.register_forward_hook(lambda m, i, output: pairs.append(len(output)))
     nlp.get_pipe("mmib_ner").update(make_examples(nlp, posts))
@@ -457,7 +457,7 @@ def test_never_initialized():
 
 def test_heads_that_dont_divide_the_width():
     nlp = spacy.blank("en")
-    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "heads": 5}})
+    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "fusion": {**MODEL["fusion"], "heads": 5}}})
     with pytest.raises(ValueError, match=r"heads \(5\) has to divide the hidden size \(24\)"):
         nlp.initialize(lambda: make_examples(nlp))
 

@@ -297,7 +297,7 @@ def test_the_own_picture_under_another_pair_or_row_is_no_negative(entity_repr):
     """Two rows of one post, as in MNRE without grouping, and two pairs of each: one picture, no negative."""
     nlp = make_rel_nlp(model={"entity_repr": entity_repr, "dropout": 0.0})
     nlp.initialize(lambda: make_rel_examples(nlp))
-    core = nlp.get_pipe("mmib_rel").model.get_ref("core")
+    core = nlp.get_pipe("mmib_rel").model.get_ref("fusion")
     keys = []
     forward = core._func
     core._func = lambda model, X, is_train: keys.append(X.image_keys) or forward(model, X, is_train)

@@ -1,5 +1,6 @@
 """`ent._.region_weights`: what entities attend to in the picture."""
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from spacy.tokens import Doc, DocBin, Span
 from thinc.api import Model
 
 from spacy_mmib.bridge.shim import get_module
-from spacy_mmib.fusion.mmib import MMIBCore
+from spacy_mmib.fusion.mmib import MMIB
 from spacy_mmib.models.post_encoder import by_region
 from spacy_mmib.post.extensions import REGIONS_KEY, set_image, set_region_weights
 from spacy_mmib.regions.registry import region_getters
@@ -65,7 +66,7 @@ def check(weights, n_regions: int) -> None:
 def by_hand(nlp, doc: Doc, component="mmib_ner") -> numpy.ndarray:
     """The attention of Eq. 17 from the parameters of the module, step by step, for one post."""
     model = nlp.get_pipe(component).model
-    core = get_module(model.get_ref("core"))
+    core = get_module(model.get_ref("fusion"))
     text = torch.tensor(model.get_ref("tok2vec").predict([doc])[0])[None]
     image = torch.tensor(model.get_ref("img2vec").predict([doc])[0])[None]
     mask = torch.ones(1, text.shape[1]).bool()
@@ -194,16 +195,16 @@ def test_they_dont_depend_on_the_batch(trained, size):
 
 def test_predictions_are_those_of_a_core_that_gives_no_weights(trained, monkeypatch):
     expected = entities(trained.pipe(new_docs(trained)))
-    forward = MMIBCore.forward
-    without = lambda *args, **kwargs: forward(*args, **kwargs)._replace(weights=None)
-    monkeypatch.setattr(MMIBCore, "forward", without)
+    forward = MMIB.forward
+    without = lambda *args, **kwargs: dataclasses.replace(forward(*args, **kwargs), weights=None)
+    monkeypatch.setattr(MMIB, "forward", without)
     docs = list(trained.pipe(new_docs(trained)))
     assert entities(docs) == expected
     assert all(ent._.region_weights is None for doc in docs for ent in doc.ents)
 
 
 def test_no_weights_are_computed_in_training():
-    core = MMIBCore(text_width=8, image_width=8, width=8, heads=2)
+    core = MMIB(text_width=8, image_width=8, width=8, heads=2)
     args = (
         torch.ones(2, 3, 8),
         torch.ones(2, 3).bool(),

@@ -109,12 +109,11 @@ def make_pipeline(kind: str, **img2vec):
     nlp = spacy.blank("en")
     encoder = {**IMG2VEC, "arch": "resnet18", **img2vec}
     if kind == "text":
-        text_model = {**MODEL, "@architectures": "spacy-mmib.Text_NER.v1"}
         nlp.add_pipe(
             "mmib_ner",
             config={
                 "model": {
-                    "@architectures": text_model["@architectures"],
+                    "@architectures": "spacy-mmib.Text_NER.v1",
                     "tok2vec": MODEL["tok2vec"],
                 }
             },

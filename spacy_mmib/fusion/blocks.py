@@ -1,4 +1,9 @@
-"""The Attentive Propagation Encoder, the one building block of MMIB (Eq. 4-5)."""
+"""Blocks that fusions are built of, in pure torch.
+
+Shapes are written with b posts in the batch, n tokens, m + 1 picture rows (the whole picture and m objects),
+d the hidden size. Masks are bool, True at what is real. Equations are those of the MMIB paper (Cui et al.,
+2024).
+"""
 
 from typing import Literal, TypeAlias
 
@@ -8,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 FeedForward: TypeAlias = Literal["transformer", "linear"]
+Pooling: TypeAlias = Literal["mean", "first"]
 
 BUFFER = 2**24
 """Attention weights that a training step holds at a time, of all posts and heads of a batch: 64 MiB."""
@@ -134,3 +140,59 @@ def _attend(
         for part in q.split(at_once, 2)
     ]
     return torch.cat(parts, 2)
+
+
+def project(width_in: int, width_out: int) -> nn.Module:
+    """RETURNS (nn.Module): A linear layer, or nothing at all between equal widths."""
+    return nn.Identity() if width_in == width_out else nn.Linear(width_in, width_out)
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """RETURNS (torch.Tensor): `x`, in float32 if mixed precision made it anything smaller."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the real rows.
+
+    x (torch.Tensor): (b, rows, d).
+    mask (torch.Tensor): Bool (b, rows).
+    RETURNS (torch.Tensor): (b, d); zeros for a post without real rows.
+    """
+    total = x.masked_fill(~mask.unsqueeze(-1), 0.0).sum(1)
+    return total / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def pool(x: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """One vector a post.
+
+    x (torch.Tensor): (b, rows, d).
+    mask (torch.Tensor): Bool (b, rows); row 0 is real where any is.
+    pooling (str): "mean": over the real rows. "first": row 0.
+    RETURNS (torch.Tensor): (b, d); zeros for a post without real rows.
+    RAISES (ValueError): Another pooling.
+    """
+    if pooling == "mean":
+        return masked_mean(x, mask)
+    if pooling == "first":
+        return masked_mean(x[:, :1], mask[:, :1])
+    raise ValueError(f"pooling is 'mean' or 'first', not {pooling!r}.")
+
+
+def fill_no_picture(
+    row: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give each post without a picture a learned row in its place: attention over no key is undefined.
+
+    row (torch.Tensor): The learned row, (d,).
+    rows (torch.Tensor): Picture rows, (b, m + 1, d); m + 1 may be 0.
+    mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
+    RETURNS (Tuple[torch.Tensor, torch.Tensor]): Rows (b, max(m + 1, 1), d) and their mask, at least one True
+        a post.
+    """
+    if not mask.shape[1]:
+        return row.expand(len(mask), 1, -1), mask.new_ones(len(mask), 1)
+    with_picture = mask.any(-1, keepdim=True)
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    filled = torch.where(with_picture.unsqueeze(-1), rows, row.to(rows.dtype))
+    return filled, torch.where(with_picture, mask, first)

@@ -1,0 +1,191 @@
+"""The seam: what a fusion is, and the Thinc layer around it. To add one, write a file beside this one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from thinc.api import ArgsKwargs, Model, to_numpy, torch2xp, xp2torch
+from thinc.types import Floats2d
+from torch import nn
+
+from ..bridge.data import FusionInput, Posterior, Posteriors, PostVectors
+from ..bridge.padding import pad, unpad
+from ..bridge.shim import build_module, get_module, set_module, wrap_module
+from .blocks import at_least_float32
+
+WATCHED_ROWS = 16
+"""Of a post that is watched: what collapses does so in all of its rows."""
+
+
+@dataclass
+class FusionOutput:
+    """What a fusion gives.
+
+    context (torch.Tensor): Picture-aware text vectors, (b, n, context_width). Rows of padding mean nothing.
+    losses (Dict[str, torch.Tensor]): In training, a value (1,) for each name in `Fusion.losses`.
+    logs (Dict[str, torch.Tensor]): Numbers to watch during training, by name, without gradient.
+    weights (Optional[torch.Tensor]): At inference, what each token attended to among the picture rows, mean
+        over heads, (b, n, max(m + 1, 1)), 0 for rows that are masked; `None` if the model doesn't attend.
+    """
+
+    context: torch.Tensor
+    losses: dict[str, torch.Tensor] = field(default_factory=dict)
+    logs: dict[str, torch.Tensor] = field(default_factory=dict)
+    weights: torch.Tensor | None = None
+
+
+class Fusion(nn.Module):
+    """Makes picture-aware text vectors of text and picture vectors. A subclass takes `text_width`,
+    `image_width` and `width` (the hidden size) as keywords, and its settings.
+
+    losses (ClassVar[Mapping[str, float]]): The names of its own losses, and the weight of each if the
+        component's `loss_weights` doesn't say another.
+    runtime (ClassVar[Tuple[str, ...]]): Settings that the weights don't depend on: a config may change them
+        in a saved pipeline.
+    uses_pictures (ClassVar[bool]): Whether it looks at picture vectors. If not, no picture is encoded.
+    context_width (int): Width of the vectors it makes.
+    """
+
+    losses: ClassVar[Mapping[str, float]] = {}
+    runtime: ClassVar[tuple[str, ...]] = ()
+    uses_pictures: ClassVar[bool] = True
+
+    def __init__(self, context_width: int) -> None:
+        super().__init__()
+        self.context_width = context_width
+
+    def forward(
+        self,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        image: torch.Tensor,
+        image_mask: torch.Tensor,
+        image_ids: torch.Tensor,
+        *,
+        training: bool,
+    ) -> FusionOutput:
+        """Fuse text and picture. What is masked must change nothing, and no post any other one's context.
+
+        text (torch.Tensor): Text vectors, (b, n, text_width).
+        text_mask (torch.Tensor): Bool (b, n); at least one True a post.
+        image (torch.Tensor): Picture vectors, row 0 the whole picture, (b, m + 1, image_width); m + 1 may be
+            0.
+        image_mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
+        image_ids (torch.Tensor): Long (b,), equal for equal pictures, negative for a post without.
+        training (bool): Whether to drop out, sample and compute losses. An argument and not `self.training`:
+            threads share the module.
+        RETURNS (FusionOutput): The vectors, losses and weights.
+        """
+        raise NotImplementedError
+
+
+def fusion_layer(fusion: type[Fusion], **settings: Any) -> Model[FusionInput, PostVectors]:
+    """Make the Thinc layer of a fusion; `build_fusion` gives it weights once the widths are known.
+
+    fusion (Type[Fusion]): Its class.
+    settings (Any): Its settings, without the widths.
+    RETURNS (Model[FusionInput, PostVectors]): The layer. Its attribute "losses" has the default weights of
+        its losses by name; "watch" says whether a training step gives the posteriors of a model that has any.
+    """
+    layer = wrap_module(
+        fusion,
+        _convert_inputs,
+        _convert_outputs,
+        runtime_settings={name: settings[name] for name in fusion.runtime},
+    )
+    layer.name = fusion.__name__
+    layer.attrs.update(losses=dict(fusion.losses), watch=False, uses_pictures=fusion.uses_pictures)
+
+    layer.init = partial(_init, fusion=fusion, settings=settings)
+    return layer
+
+
+def _init(
+    layer: Model[Any, Any], X: Any = None, Y: Any = None, *, fusion: type[Fusion], settings: dict[str, Any]
+) -> None:
+    if X is not None:  # the widths
+        module = build_module(fusion, {**X, **settings})
+        set_module(layer, module)
+        layer.set_dim("nO", module.context_width, force=True)
+
+
+def build_fusion(
+    layer: Model[FusionInput, PostVectors], *, text_width: int, image_width: int, width: int
+) -> int:
+    """Build the module of a fusion, with new weights.
+
+    text_width (int): Width of the text vectors.
+    image_width (int): Width of the picture vectors; 0 if there are none.
+    width (int): The hidden size.
+    RETURNS (int): Width of the vectors it makes.
+    RAISES (ValueError): Settings that don't fit, e.g. heads that don't divide the hidden size.
+    """
+    layer.initialize(X={"text_width": text_width, "image_width": image_width, "width": width})
+    context_width: int = layer.get_dim("nO")
+    return context_width
+
+
+def _convert_inputs(
+    model: Model[Any, Any], X: FusionInput, is_train: bool
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], tuple[list[Floats2d], list[Floats2d]]]]:
+    text, text_mask = pad(X.text, requires_grad=is_train)
+    image, image_mask = pad(X.image, requires_grad=is_train)
+    numbers: dict[str, int] = {}
+    ids = [-1 if key is None else numbers.setdefault(key, len(numbers)) for key in X.image_keys]
+    image_ids = torch.tensor(ids, device=text.device)
+
+    def backprop(d_inputs: ArgsKwargs) -> tuple[list[Floats2d], list[Floats2d]]:
+        # No gradient reaches pictures that are not used: those of a batch without any, or of a text model.
+        d_text, d_image = (
+            torch.zeros_like(x) if d is None else d
+            for x, d in ((text, d_inputs.args[0]), (image, d_inputs.args[2]))
+        )
+        return unpad(d_text, [len(x) for x in X.text]), unpad(d_image, [len(x) for x in X.image])
+
+    return ArgsKwargs(args=(text, text_mask, image, image_mask, image_ids), kwargs={}), backprop
+
+
+def _convert_outputs(
+    model: Model[Any, Any], inputs_outputs: tuple[FusionInput, FusionOutput], is_train: bool
+) -> tuple[PostVectors, Callable[[PostVectors], ArgsKwargs]]:
+    X, output = inputs_outputs
+    context = at_least_float32(output.context)
+    losses = {name: torch2xp(loss.detach()) for name, loss in output.losses.items()}
+    logs = {name: float(value) for name, value in output.logs.items()}
+    weights = []
+    if output.weights is not None:
+        every = at_least_float32(output.weights.detach()).cpu().numpy()
+        weights = [every[i, : len(x), : len(X.image[i])].copy() for i, x in enumerate(X.text)]
+    posteriors = _get_posteriors(get_module(model), X) if is_train and model.attrs["watch"] else {}
+    Y = PostVectors(unpad(context, [len(x) for x in X.text]), losses, logs, weights, posteriors)
+
+    def backprop(dY: PostVectors) -> ArgsKwargs:
+        roots, grads = [context], [pad(dY.context)[0]]
+        for name, d_loss in dY.losses.items():
+            # A loss of a batch without any picture may be a constant, outside the graph.
+            if output.losses[name].requires_grad:
+                roots.append(output.losses[name])
+                grads.append(xp2torch(d_loss))
+        if not context.requires_grad:  # a fusion without weights
+            roots, grads = roots[1:], grads[1:]
+        return ArgsKwargs(args=(roots,), kwargs={"grad_tensors": grads})
+
+    return Y, backprop
+
+
+def _get_posteriors(module: Any, X: FusionInput) -> Posteriors:
+    if not hasattr(module, "get_posteriors"):
+        return {}
+    tensors = module.get_posteriors(*pad(X.text), *pad(X.image))
+    found: Posteriors = {}
+    for name, (mu, variance) in tensors.items():
+        vectors, keys = (X.text, X.text_keys) if name == "text" else (X.image, X.image_keys)
+        mu, variance = (tensor[:, :WATCHED_ROWS].cpu().numpy() for tensor in (mu, variance))
+        found[name] = [
+            Posterior(str(key), to_numpy(x[:WATCHED_ROWS]), mu[i, : len(x)], variance[i, : len(x)])
+            for i, (key, x) in enumerate(zip(keys, vectors))
+            if len(x)
+        ]
+    return found

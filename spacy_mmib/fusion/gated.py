@@ -1,0 +1,76 @@
+"""Gated residual: the plain baseline, which adds to each token what a gate lets through of the picture."""
+
+from typing import Literal
+
+import torch
+from spacy.util import registry
+from thinc.api import Model
+from torch import nn
+
+from ..bridge.data import FusionInput, PostVectors
+from .base import Fusion, FusionOutput, fusion_layer
+from .blocks import Pooling, pool, project
+
+
+class Gated(Fusion):
+    """c = h + g * W v with g = sigmoid(U [h; v] + b), h a token and v the pooled picture. A post without a
+    picture keeps its text vectors.
+
+    text_width (int): Width of the text vectors.
+    image_width (int): Width of the picture vectors.
+    width (int): d, the hidden size.
+    gate (str): "vector", a gate a dimension, or "scalar", one a token.
+    pooling (str): v is the "mean" of the whole picture and its objects, or the "first" row, the whole
+        picture.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_width: int,
+        image_width: int,
+        width: int,
+        gate: Literal["scalar", "vector"] = "vector",
+        pooling: Pooling = "mean",
+    ) -> None:
+        super().__init__(width)
+        if gate not in ("scalar", "vector"):
+            raise ValueError(f"gate is 'scalar' or 'vector', not {gate!r}.")
+        if pooling not in ("mean", "first"):
+            raise ValueError(f"pooling is 'mean' or 'first', not {pooling!r}.")
+        self.pooling: Pooling = pooling
+        self.text_projection = project(text_width, width)
+        self.image_projection = nn.Linear(image_width, width, bias=False)
+        self.gate = nn.Linear(width + image_width, width if gate == "vector" else 1)
+
+    def forward(
+        self,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        image: torch.Tensor,
+        image_mask: torch.Tensor,
+        image_ids: torch.Tensor,
+        *,
+        training: bool,
+    ) -> FusionOutput:
+        """See `Fusion.forward`. There are no losses, and no attention weights."""
+        h = self.text_projection(text)
+        if not image.shape[1]:
+            return FusionOutput(h)
+        v = pool(image, image_mask, self.pooling).unsqueeze(1)  # zeros without a picture, and W has no bias
+        gate = torch.sigmoid(self.gate(torch.cat([h, v.expand(-1, h.shape[1], -1)], -1)))
+        return FusionOutput(h + gate * self.image_projection(v))
+
+
+@registry.architectures("spacy-mmib.Gated.v1")
+def build_gated_v1(
+    gate: Literal["scalar", "vector"] = "vector", pooling: Pooling = "mean"
+) -> Model[FusionInput, PostVectors]:
+    """Build a gated residual fusion, a control that published models have to beat.
+
+    gate (str): "vector", a gate a dimension, or "scalar", one a token.
+    pooling (str): What of the picture is added: the "mean" of the whole picture and its objects, or the
+        "first" row, the whole picture.
+    RETURNS (Model[FusionInput, PostVectors]): The sub-layer `fusion` of `spacy-mmib.NER.v1` and `REL.v1`.
+    """
+    return fusion_layer(Gated, gate=gate, pooling=pooling)

@@ -1,0 +1,82 @@
+"""UMT (Yu et al., "Improving Multimodal Named Entity Recognition via Entity Span Detection with Unified
+Multimodal Transformer", ACL 2020), without its auxiliary head for entity borders.
+"""
+
+import torch
+from spacy.util import registry
+from thinc.api import Model
+from torch import nn
+from torch.nn import functional as F
+
+from ..bridge.data import FusionInput, PostVectors
+from .base import Fusion, FusionOutput, fusion_layer
+from .blocks import AttentivePropagationEncoder, fill_no_picture, project
+
+
+class UMT(Fusion):
+    """Three cross-modal transformer layers and a gate, on text vectors H and picture vectors V:
+
+    M = self-attention(H); T = X1(M, V1), the picture-aware text; P = X2(V2, M), the text-aware picture;
+    R = X3(M, P); g = sigmoid(W [R; T]); C = [R; g * T], of width 2d. V1 and V2 are projections of V, and
+    X(q, kv) a transformer layer whose residual connection is on q. A post without a picture has a learned row
+    in the place of V1 and one in the place of V2.
+
+    text_width (int): Width of the text vectors.
+    image_width (int): Width of the picture vectors.
+    width (int): d, the hidden size.
+    heads (int): Attention heads; must divide d.
+    dropout (float): 0-1, on H, on attention weights and on what is added to residual connections.
+    """
+
+    runtime = ("dropout",)
+
+    def __init__(
+        self, *, text_width: int, image_width: int, width: int, heads: int = 12, dropout: float = 0.1
+    ) -> None:
+        super().__init__(2 * width)
+        self.dropout = dropout
+        self.text_projection = project(text_width, width)
+        self.keys_projection = nn.Linear(image_width, width)  # V1
+        self.query_projection = nn.Linear(image_width, width)  # V2
+        self.no_picture = nn.Parameter(torch.empty(2, width).normal_(std=width**-0.5))
+        self.self_attention, self.text_to_image, self.image_to_text, self.text_to_aware_image = (
+            AttentivePropagationEncoder(width, heads, dropout) for _ in range(4)
+        )
+        self.gate = nn.Linear(2 * width, width)
+
+    def forward(
+        self,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        image: torch.Tensor,
+        image_mask: torch.Tensor,
+        image_ids: torch.Tensor,
+        *,
+        training: bool,
+    ) -> FusionOutput:
+        """See `Fusion.forward`. There are no losses; the weights are those of T over V1."""
+        h = F.dropout(self.text_projection(text), self.dropout, training)
+        m = self.self_attention(h, h, text_mask, training=training)
+        v1, mask = fill_no_picture(self.no_picture[0], self.keys_projection(image), image_mask)
+        v2, _ = fill_no_picture(self.no_picture[1], self.query_projection(image), image_mask)
+        weights = None
+        if training:
+            t = self.text_to_image(m, v1, mask, training=True)
+        else:
+            t, weights = self.text_to_image.attend(m, v1, mask)
+        p = self.image_to_text(v2, m, text_mask, training=training)
+        r = self.text_to_aware_image(m, p, mask, training=training)
+        gate = torch.sigmoid(self.gate(torch.cat([r, t], -1)))
+        return FusionOutput(torch.cat([r, gate * t], -1), weights=weights)
+
+
+@registry.architectures("spacy-mmib.UMT.v1")
+def build_umt_v1(heads: int = 12, dropout: float = 0.1) -> Model[FusionInput, PostVectors]:
+    """Build the fusion of UMT. As published it is used with a transformer and the 7 x 7 grid of a ResNet-152.
+
+    heads (int): Attention heads; must divide the hidden size.
+    dropout (float): 0-1, on the text vectors, on attention weights and on residual connections. The rate in
+        [training] doesn't reach it.
+    RETURNS (Model[FusionInput, PostVectors]): The sub-layer `fusion` of `spacy-mmib.NER.v1` and `REL.v1`.
+    """
+    return fusion_layer(UMT, heads=heads, dropout=dropout)
