@@ -1,0 +1,67 @@
+"""The pages of docs/ do what they say."""
+
+import configparser
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import spacy
+from conftest import make_examples
+from spacy.tokens import DocBin
+from spacy.util import dot_to_object
+from thinc.api import Config
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def run(folder, *command):
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", *command], capture_output=True, text=True, cwd=folder, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def test_add_a_model(tmp_path):
+    """As a newcomer would: the file, the snippet, the block of the config, the commands."""
+    text = (ROOT / "docs" / "add_a_model.md").read_text(encoding="utf8")
+    model, use = re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)
+    block = re.findall(r"^```ini\n(.*?)^```", text, flags=re.S | re.M)[0]
+    commands = re.findall(r"^```bash\n(.*?)^```", text, flags=re.S | re.M)[0].strip().splitlines()
+    (tmp_path / "max_fusion.py").write_text(model)
+    (tmp_path / "use.py").write_text(use)
+    assert "mmib_ner_size" in run(tmp_path, "use.py")
+
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    nlp = spacy.blank("en")
+    docs = []
+    for example in make_examples(nlp):
+        example.reference._.image = example.predicted._.image
+        docs.append(example.reference)
+    for name in ("train", "dev"):
+        DocBin(docs=docs, store_user_data=True).to_disk(corpus / f"{name}.spacy")
+    config = Config().from_disk(tmp_path / "config.cfg", interpolate=False)
+    of_page = configparser.ConfigParser()
+    of_page.read_string(block)
+    for section in of_page.sections():
+        values = {key: json.loads(value) for key, value in of_page[section].items()}
+        assert {**dot_to_object(config, section), **values} == dot_to_object(config, section)
+    for name in ("train", "dev"):
+        config["corpora"][name] = {"@readers": "spacy-mmib.Corpus.v1", "path": f"${{paths.{name}}}"}
+    config["training"].update(max_epochs=2, eval_frequency=5)
+    config.to_disk(tmp_path / "config.cfg")
+    for command in commands:
+        printed = run(tmp_path, *command.removeprefix("python ").split())
+    assert "micro" in printed or "F" in printed
