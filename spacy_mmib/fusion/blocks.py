@@ -63,63 +63,47 @@ class AttentivePropagationEncoder(nn.Module):
         self.residual_dropout = dropout if residual_dropout is None else residual_dropout
 
     def forward(
-        self, query: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor, *, training: bool
-    ) -> torch.Tensor:
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        key_mask: torch.Tensor,
+        *,
+        training: bool,
+        need_weights: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Let every query row attend to the real key rows of its post. Memory grows with q + k, not with
-        their product.
+        their product, unless the weights are needed.
 
         query (torch.Tensor): Q, (b, q, d).
         keys (torch.Tensor): K, keys and values, (b, k, d).
         key_mask (torch.Tensor): Bool (b, k); at least one True a post.
         training (bool): Whether there is dropout.
-        RETURNS (torch.Tensor): F, (b, q, d).
-        """
-        q, k, v = self._project(query, keys)
-        dropout = self.dropout if training else 0.0
-        attended = _attend(q, k, v, key_mask[:, None, None], dropout)
-        return self._finish(query, attended, training)
-
-    def attend(
-        self, query: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same without dropout, and what every query row attended to. Has a buffer of q x k a head: for
-        few keys.
-
-        query (torch.Tensor): As in `forward`.
-        keys (torch.Tensor): As in `forward`.
-        key_mask (torch.Tensor): As in `forward`.
-        RETURNS (Tuple[torch.Tensor, torch.Tensor]): F, (b, q, d), and the attention weights, mean over
+        need_weights (bool): Whether to give the attention weights. Has a buffer of q x k a head: for few
+            keys. They are without dropout.
+        RETURNS (Tuple[torch.Tensor, Optional[torch.Tensor]]): F, (b, q, d), and the attention weights, mean
+            over
             heads, (b, q, k): 0 where `key_mask` is False, of sum 1 over the keys.
         """
-        q, k, v = self._project(query, keys)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        weights = scores.masked_fill(~key_mask[:, None, None], float("-inf")).softmax(-1)
-        return self._finish(query, weights @ v, False), weights.mean(1)
-
-    def _project(
-        self, query: torch.Tensor, keys: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): Queries (b, h, q, d / h), keys and
-        values (b, h, k, d / h).
-        """
-        weights = self.attention.in_proj_weight.chunk(3)
-        biases = self.attention.in_proj_bias.chunk(3)
-        heads = self.attention.num_heads
+        projections = zip(self.attention.in_proj_weight.chunk(3), self.attention.in_proj_bias.chunk(3))
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
-            for x, weight, bias in zip((query, keys, keys), weights, biases)
+            F.linear(x, weight, bias).unflatten(-1, (self.attention.num_heads, -1)).transpose(1, 2)
+            for x, (weight, bias) in zip((query, keys, keys), projections)
         )
-        return q, k, v
-
-    def _finish(self, query: torch.Tensor, attended: torch.Tensor, training: bool) -> torch.Tensor:
+        mask = key_mask[:, None, None]
+        weights = None
+        if need_weights:
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            every = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+            attended, weights = every @ v, every.mean(1)
+        else:
+            attended = attend(q, k, v, mask, self.dropout if training else 0.0)
         attended = self.attention.out_proj(attended.transpose(1, 2).flatten(-2))
         hidden = self.attention_norm(query + F.dropout(attended, self.residual_dropout, training))
         forwarded = F.dropout(self.feed_forward(hidden), self.residual_dropout, training)
-        result: torch.Tensor = self.feed_forward_norm(hidden + forwarded)
-        return result
+        return self.feed_forward_norm(hidden + forwarded), weights
 
 
-def _attend(
+def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, dropout: float
 ) -> torch.Tensor:
     """Scaled dot-product attention (Eq. 4). torch's kernels need no buffer of q x k, but the one with dropout

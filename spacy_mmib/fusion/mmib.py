@@ -77,10 +77,10 @@ class VariationalEncoder(nn.Module):
         training (bool): Whether to sample.
         RETURNS (Latent): Its mean and, in training, its variance and a sample.
         """
-        mu = self.mu(x, x, mask, training=training)
+        mu, _ = self.mu(x, x, mask, training=training)
         if not training:
             return Latent(mu, mu, None)
-        log_var = self.log_var(x, x, mask, training=training)
+        log_var, _ = self.log_var(x, x, mask, training=training)
         sigma = torch.exp(0.5 * log_var)
         return Latent(mu + sigma * torch.randn_like(sigma), mu, log_var)
 
@@ -275,11 +275,13 @@ class MMIB(Fusion):
         """
         latent = self.text_encoder(self.text_projection(text), text_mask, training=training)
         z_image, keys_mask, image_latent = self._encode_pictures(image, image_mask, training=training)
-        fused = self.image_to_text(z_image, latent.z, text_mask, training=training)  # B, Eq. 16
+        fused, _ = self.image_to_text(z_image, latent.z, text_mask, training=training)  # B, Eq. 16
+        context, weights = self.text_to_image(  # C, Eq. 17
+            latent.z, fused, keys_mask, training=training, need_weights=not training
+        )
+        output = FusionOutput(context, weights=weights)
         if not training:
-            context, weights = self.text_to_image.attend(latent.z, fused, keys_mask)
-            return FusionOutput(context, weights=weights)
-        output = FusionOutput(self.text_to_image(latent.z, fused, keys_mask, training=True))  # C, Eq. 17
+            return output
         output.losses["kl_text"], output.logs["kl_text"] = self._kl(latent, text_mask)
         output.losses["kl_image"] = output.context.new_zeros(1)
         with_picture = image_mask.any(-1)
@@ -337,7 +339,7 @@ class MMIB(Fusion):
                 continue
             # Attention over no key at all is undefined.
             mask = mask | ~mask.any(-1, keepdim=True)
-            mu, log_var = (part(x, x, mask, training=False) for part in (encoder.mu, encoder.log_var))
+            mu, log_var = (part(x, x, mask, training=False)[0] for part in (encoder.mu, encoder.log_var))
             found[name] = (at_least_float32(mu), at_least_float32(log_var).exp())
         return found
 
@@ -357,8 +359,8 @@ class MMIB(Fusion):
         x_text, x_image = self.text_projection(text), self.image_projection(image)
         z_text = self.text_encoder(x_text, text_mask, training=False).mu
         z_image, keys_mask, _ = self._encode_pictures(image, image_mask, training=False)
-        fused = self.image_to_text(z_image, z_text, text_mask, training=False)
-        _, weights = self.text_to_image.attend(z_text, fused, keys_mask)
+        fused, _ = self.image_to_text(z_image, z_text, text_mask, training=False)
+        _, weights = self.text_to_image(z_text, fused, keys_mask, training=False, need_weights=True)
         return Inspected(x_text, z_text, x_image, z_image.detach(), weights)
 
 

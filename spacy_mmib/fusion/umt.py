@@ -56,16 +56,12 @@ class UMT(Fusion):
     ) -> FusionOutput:
         """See `Fusion.forward`. There are no losses; the weights are those of T over V1."""
         h = F.dropout(self.text_projection(text), self.dropout, training)
-        m = self.self_attention(h, h, text_mask, training=training)
+        m, _ = self.self_attention(h, h, text_mask, training=training)
         v1, mask = fill_no_picture(self.no_picture[0], self.keys_projection(image), image_mask)
         v2, _ = fill_no_picture(self.no_picture[1], self.query_projection(image), image_mask)
-        weights = None
-        if training:
-            t = self.text_to_image(m, v1, mask, training=True)
-        else:
-            t, weights = self.text_to_image.attend(m, v1, mask)
-        p = self.image_to_text(v2, m, text_mask, training=training)
-        r = self.text_to_aware_image(m, p, mask, training=training)
+        t, weights = self.text_to_image(m, v1, mask, training=training, need_weights=not training)
+        p, _ = self.image_to_text(v2, m, text_mask, training=training)
+        r, _ = self.text_to_aware_image(m, p, mask, training=training)
         gate = torch.sigmoid(self.gate(torch.cat([r, t], -1)))
         return FusionOutput(torch.cat([r, gate * t], -1), weights=weights)
 

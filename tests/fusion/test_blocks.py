@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from spacy_mmib.fusion.blocks import AttentivePropagationEncoder, _attend, fill_no_picture, masked_mean, pool
+from spacy_mmib.fusion.blocks import AttentivePropagationEncoder, attend, fill_no_picture, masked_mean, pool
 
 B, N, D = 3, 5, 8
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
@@ -29,7 +29,7 @@ def test_attention_encoder_is_equations_4_and_5(feed_forward):
         torch.nn.init.normal_(parameter, std=0.5)
     query, keys = torch.randn(1, 4, D).double(), torch.randn(1, N, D).double()
     mask = torch.tensor([[1, 1, 0, 1, 0]]).bool()
-    result = encoder(query, keys, mask, training=False)[0].detach().numpy()
+    result = encoder(query, keys, mask, training=False)[0][0].detach().numpy()
 
     def linear(x, layer):
         return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
@@ -55,7 +55,7 @@ def test_attention_encoder_is_equations_4_and_5(feed_forward):
         forwarded = linear(gelu, encoder.feed_forward[2])
     expected = layer_norm(hidden + forwarded, encoder.feed_forward_norm)
     numpy.testing.assert_allclose(result, expected, atol=1e-10)
-    again, shown = encoder.attend(query, keys, mask)
+    again, shown = encoder(query, keys, mask, training=False, need_weights=True)
     numpy.testing.assert_allclose(again[0].detach().numpy(), expected, atol=1e-10)
     assert shown[0, :, [2, 4]].abs().max() == 0
     torch.testing.assert_close(shown.sum(-1), torch.ones(1, 4).double())
@@ -63,26 +63,22 @@ def test_attention_encoder_is_equations_4_and_5(feed_forward):
 
 def test_attention_in_parts_is_attention_as_a_whole(monkeypatch):
     """A long post in training: forward, gradients and the noise of dropout."""
-    encoder = AttentivePropagationEncoder(D, heads=2, dropout=0.3).double()
-    query = torch.randn(B, 9, D, dtype=torch.float64, requires_grad=True)
-    keys = torch.randn(B, N, D, dtype=torch.float64, requires_grad=True)
+    q = torch.randn(B, 2, 9, D // 2, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(B, 2, N, D // 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
 
     def run(at_once):
         monkeypatch.setattr("spacy_mmib.fusion.blocks.BUFFER", at_once * B * 2 * N)
-        q, k, v = encoder._project(query, keys)
         torch.manual_seed(5)
-        result = _attend(q, k, v, MASK[:, None, None], 0.3)
+        result = attend(q, k, v, MASK[:, None, None], 0.3)
         torch.manual_seed(6)  # what the backward pass computes again has the noise of the forward pass
-        return result, torch.autograd.grad(result.square().sum(), (query, keys))
+        return result, torch.autograd.grad(result.square().sum(), (q, k, v))
 
     torch.manual_seed(5)
-    q, k, v = encoder._project(query, keys)
     kernel = torch.nn.functional.scaled_dot_product_attention
     expected = torch.cat([kernel(part, k, v, MASK[:, None, None], 0.3) for part in q.split(2, 2)], 2)
     result, gradients = run(2)
     torch.testing.assert_close(result, expected)
-    expected_gradients = torch.autograd.grad(expected.square().sum(), (query, keys))
-    torch.testing.assert_close(gradients, expected_gradients)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), (q, k, v)))
     assert not torch.equal(run(1)[0], run(9)[0])  # there is noise
 
 
@@ -93,7 +89,7 @@ def test_attention_of_a_long_post_has_no_square_buffer(monkeypatch, training):
     encoder = AttentivePropagationEncoder(D, heads=2, dropout=0.1)
     x, mask = torch.randn(1, 3000, D, requires_grad=training), torch.ones(1, 3000).bool()
     with torch.profiler.profile(profile_memory=True) as profile:
-        result = encoder(x, x, mask, training=training)
+        result, _ = encoder(x, x, mask, training=training)
         if training:
             result.sum().backward()
     assert max(event.cpu_memory_usage for event in profile.events()) < 10 * 2**20

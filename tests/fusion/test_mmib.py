@@ -84,7 +84,7 @@ def reference_kl(mu, log_var):
 
 
 def posterior_kl(encoder, x, mask):
-    return reference_kl(*(half(x, x, mask, training=False) for half in (encoder.mu, encoder.log_var)))
+    return reference_kl(*(half(x, x, mask, training=False)[0] for half in (encoder.mu, encoder.log_var)))
 
 
 def test_kl_equals_torch_distributions():
@@ -257,7 +257,7 @@ def test_dropout_on_residual_branches_is_a_setting_of_its_own():
         (0.0, 0.0, False),
     ):
         encoder = make_core(dropout=dropout, residual_dropout=residual).float().text_encoder.mu
-        first, second = (encoder(query, query, mask, training=True) for _ in range(2))
+        first, second = (encoder(query, query, mask, training=True)[0] for _ in range(2))
         assert torch.equal(first, second) != differ, (dropout, residual)
 
 
@@ -277,7 +277,7 @@ def test_posteriors_are_without_dropout():
             if real[i].any():
                 rows = x[i : i + 1, real[i]]
                 full = torch.ones(1, rows.shape[1]).bool()
-                part = lambda half: half(rows, rows, full, training=False)[0]
+                part = lambda half: half(rows, rows, full, training=False)[0][0]
                 torch.testing.assert_close(mu[i, real[i]], part(encoder.mu))
                 torch.testing.assert_close(variance[i, real[i]], part(encoder.log_var).exp())
     assert list(core.get_posteriors(text, text_mask, image[:, :0], image_mask[:, :0])) == ["text"]
@@ -293,15 +293,15 @@ def test_fusion_is_equations_16_and_17():
     for i in range(B):  # each post alone, without padding
         x = text[i : i + 1, text_mask[i]]
         full = torch.ones(1, x.shape[1]).bool()
-        z_text = core.text_encoder.mu(x, x, full, training=False)
+        z_text = core.text_encoder.mu(x, x, full, training=False)[0]
         if image_mask[i].any():
             v = core.image_projection(image[i : i + 1, image_mask[i]])
-            z_image = core.image_encoder.mu(v, v, torch.ones(1, v.shape[1]).bool(), training=False)
+            z_image = core.image_encoder.mu(v, v, torch.ones(1, v.shape[1]).bool(), training=False)[0]
         else:
             z_image = core.no_picture.reshape(1, 1, D)
-        fused = core.image_to_text(z_image, z_text, full, training=False)
+        fused = core.image_to_text(z_image, z_text, full, training=False)[0]
         keys_mask = torch.ones(1, z_image.shape[1]).bool()
-        alone = core.text_to_image(z_text, fused, keys_mask, training=False)
+        alone = core.text_to_image(z_text, fused, keys_mask, training=False)[0]
         torch.testing.assert_close(context[i, text_mask[i]], alone[0])
 
 

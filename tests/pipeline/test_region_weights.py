@@ -74,7 +74,7 @@ def by_hand(nlp, doc: Doc, component="mmib_ner") -> numpy.ndarray:
     with torch.no_grad():
         z_text = core.text_encoder(core.text_projection(text), mask, training=False).z
         z_image = core.image_encoder(core.image_projection(image), image_mask, training=False).z
-        fused = core.image_to_text(z_image, z_text, mask, training=False)
+        fused, _ = core.image_to_text(z_image, z_text, mask, training=False)
     attention = core.text_to_image.attention
     weight = attention.in_proj_weight.detach().numpy()
     bias = attention.in_proj_bias.detach().numpy()
