@@ -10,7 +10,7 @@ import spacy
 from spacy.language import Language
 from spacy.util import load_config, registry
 
-from spacy_mmib.regions.registry import region_getters
+from spacy_mmib.regions.base import region_getters
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob("configs/*.cfg"))

@@ -26,7 +26,7 @@ from spacy.vocab import Vocab
 from tagged_posts import FormatError
 
 from spacy_mmib.post.extensions import get_regions
-from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE, AttachCrops, leaking_mnre_crops
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, AttachCrops, leaking_mnre_crops
 
 NEGATIVE = "None"
 """MNRE's label of a pair without a relation."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from spacy_mmib.images.paths import existing_inside, resolve_inside
 from spacy_mmib.images.reading import ImageError
-from spacy_mmib.regions.layouts import (
+from spacy_mmib.regions.crops import (
     HVPNET_SPLITS,
     CropsLayout,
     LayoutError,

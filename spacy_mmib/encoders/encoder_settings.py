@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from ..regions.getter import RegionGetter
+from ..regions.base import RegionGetter
 
 OnImageError: TypeAlias = Literal["warn", "raise"]
 Mode: TypeAlias = Literal["crop", "roi", "patches"]

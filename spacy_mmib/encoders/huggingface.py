@@ -11,7 +11,7 @@ from spacy.util import registry
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..regions.registry import get_region_getters
+from ..regions.base import get_region_getters
 from .torchvision import make_settings
 
 get_region_getters()  # configs with @region_getters are resolved from here

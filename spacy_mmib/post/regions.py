@@ -1,4 +1,4 @@
-"""Objects in a picture: boxes in its pixels, or ready crops. This module knows their form only."""
+"""Objects in a picture: boxes in its pixels, or ready crops."""
 
 import math
 import os
@@ -9,14 +9,15 @@ from ..util import show
 
 Region: TypeAlias = str | dict[str, Any]
 """The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`
-with the box in pixels of the upright picture."""
+with the box in pixels of the upright picture.
+"""
 
 
 def normalize_regions(values: Any) -> list[Region]:
     """Bring regions into their one stored form.
 
-    values (Iterable): Each a path of a crop (`str` or `Path`), four numbers `(x0, y0, x1, y1)` in pixels
-        of the upright picture, or a dict with `"box"` and optionally `"label"` and `"score"`.
+    values (Iterable): Each a path of a crop (`str` or `Path`), four numbers `(x0, y0, x1, y1)` in pixels of
+        the upright picture, or a dict with `"box"` and optionally `"label"` and `"score"`.
     RETURNS (List[Region]): Paths as `str`, boxes as dicts; made of plain types.
     RAISES (TypeError): Something that is none of these.
     """
@@ -30,13 +31,11 @@ def normalize_regions(values: Any) -> list[Region]:
 def _normalize_region(value: Any, i: int) -> Region:
     if isinstance(value, (str, os.PathLike)):
         return os.fsdecode(value)
-    label, score, box = None, None, value
-    if isinstance(value, dict):
-        box, label, score = value.get("box"), value.get("label"), value.get("score")
-    numbers: list[float] = []
+    region = value if isinstance(value, dict) else {"box": value}
+    label, score, numbers = region.get("label"), region.get("score"), []
     try:
-        if not isinstance(box, (str, bytes, dict)):
-            numbers = [float(x) for x in box]
+        if not isinstance(region.get("box"), (str, bytes, dict)):
+            numbers = [float(x) for x in region["box"]]
         score = None if score is None else float(score)
         label = None if label is None else str(label)
     except Exception:  # whatever numbers of strangers raise, such as one of too many digits
@@ -54,8 +53,7 @@ def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, i
     """Turn a box into whole pixels that lie inside the picture.
 
     box (Iterable[float]): x0, y0, x1, y1 in pixels.
-    width (int): Width of the picture in pixels.
-    height (int): Height of the picture in pixels.
+    width, height (int): Of the picture in pixels.
     RETURNS (Tuple[int, int, int, int]): left, upper, right, lower, at least one pixel wide and high.
     RAISES (ValueError): The box is not finite, inverted, or has no pixel inside the picture.
     """

@@ -26,8 +26,7 @@ from spacy_mmib.encoders.backbone import Backbone
 from spacy_mmib.encoders.prefetch import find_encoder_layers, find_encoders, get_planner, prefetch
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.post.extensions import get_regions_note
-from spacy_mmib.regions.getter import RegionGetter
-from spacy_mmib.regions.registry import region_getters
+from spacy_mmib.regions.base import RegionGetter, region_getters
 from spacy_mmib.util import MMIBWarning
 
 VOCAB = Vocab()

@@ -27,8 +27,7 @@ from spacy.vocab import Vocab
 from spacy_mmib.encoders.prefetch import find_encoders, prefetch
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError
-from spacy_mmib.regions.getter import RegionGetter
-from spacy_mmib.regions.registry import region_getters
+from spacy_mmib.regions.base import RegionGetter, region_getters
 
 VOCAB = Vocab()
 ISOLATIONS = ["thread", "process"]

@@ -22,7 +22,7 @@ from spacy_mmib.images.paths import OutsideRootError
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import probe_image, read_image
 from spacy_mmib.post.extensions import IMAGE_KEY, get_image_error, get_regions, get_stored_image
-from spacy_mmib.regions.crops import make_crops_v1
+from spacy_mmib.regions.crops import PublishedCrops
 from spacy_mmib.training.corpus import MultimodalCorpus
 from spacy_mmib.util import MMIBWarning
 
@@ -224,7 +224,7 @@ def test_crops_of_a_getter(folder, encoder):
     place.mkdir()
     PIL.Image.new("RGB", (9, 9)).save(place / "crop_person_a.jpg")
     doc = from_corpus(folder)
-    getter = make_crops_v1(folder / "corpus", "umgf")
+    getter = PublishedCrops(folder / "corpus", "umgf")
     (crops,) = getter([doc], [None])
     assert read_image(crops[0]).size == (9, 9)
     (place / "crop_person_a.jpg").unlink()

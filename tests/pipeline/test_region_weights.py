@@ -33,7 +33,7 @@ from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.fusion.mmib import MMIB
 from spacy_mmib.models.post_encoder import by_region
 from spacy_mmib.post.extensions import REGIONS_KEY, set_image, set_region_weights
-from spacy_mmib.regions.registry import region_getters
+from spacy_mmib.regions.base import region_getters
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 

@@ -12,7 +12,7 @@ from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
 from spacy_mmib.post.extensions import get_regions_note
-from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE
 from spacy_mmib.training.corpus import MultimodalCorpus
 from spacy_mmib.util import MMIBWarning
 

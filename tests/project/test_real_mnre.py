@@ -13,7 +13,7 @@ import srsly
 from conftest import make_rel_nlp, train
 
 from spacy_mmib.cli.evaluate import evaluate
-from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE
 from spacy_mmib.training.corpus import MultimodalCorpus
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")

@@ -16,8 +16,7 @@ from spacy.vocab import Vocab
 
 from spacy_mmib.encoders.prefetch import find_encoders, prefetch
 from spacy_mmib.post.extensions import get_regions_note
-from spacy_mmib.regions.crops import MNRE_KEY
-from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, MNRE_KEY
 from spacy_mmib.util import MMIBWarning
 
 ROOT = Path(__file__).parents[2]
