@@ -1,13 +1,20 @@
 """The `mmib` group, hung into spaCy's own command line, and what its commands share."""
 
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar
 
 import typer
 from spacy.cli._util import app as spacy_app
 
 if TYPE_CHECKING:
     from spacy.language import Language
+
+T = TypeVar("T", bound=Callable[..., None])
 
 mmib_cli = typer.Typer(
     name="mmib",
@@ -18,6 +25,12 @@ mmib_cli = typer.Typer(
 spacy_app.add_typer(mmib_cli)
 
 ModelArg: TypeAlias = Annotated[str, typer.Argument(help="Name or path of the pipeline", metavar="MODEL")]
+CorpusArg: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        help="A .spacy file made with DocBin(store_user_data=True), or a folder of them", metavar="CORPUS"
+    ),
+]
 ImageRootOpt: TypeAlias = Annotated[
     str | None,  # not a Path, so that an unset variable of a project ("") can be told from "."
     typer.Option(
@@ -32,10 +45,63 @@ BatchSizeOpt: TypeAlias = Annotated[
     int | None,
     typer.Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]"),
 ]
+ComponentOpt: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--component", help="The component to look into [default: the first that can be]"),
+]
 CodeOpt: TypeAlias = Annotated[
     Path | None,
     typer.Option("--code", "-c", help="Python file with additional code (registered functions) to import"),
 ]
+STANDARD = "-"
+"""Named as an output: the standard output."""
+
+
+def command(name: str, **outputs: tuple[str, ...]) -> Callable[[T], T]:
+    """Register a command, with what all of them repeat: the image root and the outputs are checked before the
+    work, and what can't be measured is said in one line. A command with a pipeline (its parameter `model`) gets
+    the options `--gpu-id` and `--code`, which have had their effect when it is called.
+
+    name (str): What it is called.
+    outputs (Tuple[str, ...]): For each parameter that names a file to write the endings its name may have;
+        any if there are none.
+    RETURNS (Callable[[Callable], Callable]): The decorator.
+    """
+
+    def register(function: T) -> T:
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
+        if "model" in signature.parameters:
+            for option, kind, default in (("gpu_id", GpuOpt, -1), ("code", CodeOpt, None)):
+                more = inspect.Parameter(
+                    option, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default
+                )
+                parameters.append(more)
+
+        @wraps(function)
+        def run(**options: Any) -> None:
+            check_image_root(options.get("image_root"))
+            for option, kinds in outputs.items():
+                if options[option] not in (None, STANDARD):
+                    check_output(options[option], *kinds, option=f"--{option}")
+            if "model" in options:
+                from spacy.cli._util import import_code
+
+                import_code(options.pop("code"))
+                use_gpu(options.pop("gpu_id"), silent=options.get("output") == STANDARD)
+            from ..evaluation import EvaluationError, MissingExtraError
+
+            try:
+                function(**options)
+            except (EvaluationError, MissingExtraError) as err:
+                fail(str(err))
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        mmib_cli.command(name)(run)
+        return function
+
+    return register
 
 
 def fail(message: str) -> NoReturn:
@@ -49,11 +115,8 @@ def fail(message: str) -> NoReturn:
 
 
 def load_pipeline(model: str) -> "Language":
-    """Load a pipeline, or end the command with a message for people.
-
-    model (str): Name or path.
-    RETURNS (Language): The pipeline.
-    RAISES (typer.Exit): There is none of this name.
+    """RETURNS (Language): The pipeline of this name or path.
+    RAISES (typer.Exit): There is none.
     """
     from spacy.util import load_model
 
@@ -67,7 +130,7 @@ def load_pipeline(model: str) -> "Language":
 
 
 def use_gpu(gpu_id: int, *, silent: bool) -> None:
-    """Run on a GPU if one is asked for, or end the command with a message for people.
+    """Run on a GPU if one is asked for.
 
     gpu_id (int): Its number, or -1 for the CPU.
     silent (bool): Don't say which it is.
@@ -85,10 +148,65 @@ def use_gpu(gpu_id: int, *, silent: bool) -> None:
 
 
 def check_image_root(image_root: str | None) -> None:
-    """End the command if the image root that was named isn't a folder.
-
-    image_root (Optional[str]): What the user named, if anything.
-    RAISES (typer.Exit): It is no folder.
-    """
+    """RAISES (typer.Exit): The image root that was named isn't a folder."""
     if image_root and not Path(image_root).is_dir():
         fail(f"--image-root {image_root}: there is no such folder.")
+
+
+def check_output(output: str | Path, *kinds: str, option: str = "--output") -> None:
+    """Make the folder of an output, and end the command before its work if it can't be written afterwards.
+
+    output (Union[str, Path]): What the user named.
+    kinds (str): Endings that the name may have, such as ".html"; any if there are none.
+    option (str): How it was named.
+    RAISES (typer.Exit): It has another ending, or can't be written.
+    """
+    path = Path(output)
+    if kinds and path.suffix.lower() not in kinds:
+        fail(f"{option} {path}: the name has to end in {' or '.join(kinds)}.")
+    with writing(path, option):
+        exists = os.path.lexists(path)
+        # Whoever reads from a pipe would take a look at it for its end.
+        if not exists or path.is_file() or path.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()
+        if not exists:
+            path.unlink()
+
+
+@contextmanager
+def writing(output: str | Path, option: str = "--output") -> Iterator[None]:
+    """While this lasts, end the command with one line if the output can't be written.
+
+    output (Union[str, Path]): What the user named.
+    option (str): How it was named.
+    RAISES (typer.Exit): It can't be written.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # no failure: whoever reads it has seen enough
+        raise
+    except OSError as err:
+        fail(f"{option} {output}: can't be written ({err.strerror or err}). Choose another place.")
+
+
+def save(output: Path, content: object, what: str, option: str = "--output") -> None:
+    """Write a file and say so, or end the command.
+
+    output (Path): What the user named.
+    content (object): A text, a list of JSON lines, or a value of JSON.
+    what (str): What it is, for the user.
+    option (str): How it was named.
+    RAISES (typer.Exit): It can't be written.
+    """
+    import srsly
+    from wasabi import msg
+
+    with writing(output, option):
+        if isinstance(content, str):
+            output.write_text(content, encoding="utf8")
+        elif isinstance(content, list):
+            srsly.write_jsonl(output, content)
+        else:
+            srsly.write_json(output, content)
+    msg.good(f"Saved {what} to {output}")

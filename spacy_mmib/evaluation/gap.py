@@ -2,9 +2,10 @@
 close (the paper's §V-D)."""
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy
 from spacy.language import Language
@@ -12,7 +13,10 @@ from spacy.tokens import Doc
 from spacy.training import Example
 
 from ..post.extensions import get_image_key
+from . import EvaluationError
 from .inspecting import find_component, inspect_docs
+
+Array: TypeAlias = "numpy.ndarray[Any, Any]"
 
 TIED = 1e-9
 """Cosines that differ by less are equal: pictures with the same content under two names."""
@@ -57,43 +61,41 @@ def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None
     docs (Iterable[Doc]): The posts, see `get_contributions`. Posts with the same picture (the same file, or
         the same pixels) count as having one picture, with the objects it has in the first of them.
     component (Optional[str]): See `get_contributions`.
-    RETURNS (Gap): See there.
-    RAISES (ValueError): No post has a picture that can be read, or see `get_contributions`.
+    RETURNS (Gap): The numbers.
+    RAISES (EvaluationError): No post has a picture that can be read, or see `get_contributions`.
     """
     name = find_component(nlp, component)
     docs = list(docs)
-    texts: list[numpy.ndarray[Any, Any]] = []
-    pictures: dict[str | None, numpy.ndarray[Any, Any]] = {}
-    columns: dict[str | None, int] = {}
-    own: list[int] = []
+    texts: list[Array] = []
+    pictures: dict[str | None, Array] = {}
+    own: list[str | None] = []
     for doc, found in zip(docs, inspect_docs(nlp, docs, name)):
         if found is not None and len(found.z_image):
             texts.append(found.z_text.mean(axis=0, dtype="float64"))
-            key = get_image_key(doc)
-            pictures.setdefault(key, found.z_image.mean(axis=0, dtype="float64"))
-            own.append(columns.setdefault(key, len(columns)))
+            own.append(get_image_key(doc))
+            pictures.setdefault(own[-1], found.z_image.mean(axis=0, dtype="float64"))
     if not texts:
-        raise ValueError(
+        raise EvaluationError(
             f"None of these {len(docs)} posts has a picture that can be read, so there is no gap to measure."
         )
-    cosines = unit(numpy.stack(texts)) @ unit(numpy.stack(list(pictures.values()))).T
-    return _summarize(name, cosines, numpy.asarray(own))
+    cosines = _to_unit(texts) @ _to_unit(list(pictures.values())).T
+    columns = {key: column for column, key in enumerate(pictures)}
+    return _summarize(name, cosines, numpy.asarray([columns[key] for key in own]))
 
 
-def _summarize(name: str, cosines: "numpy.ndarray[Any, Any]", own: "numpy.ndarray[Any, Any]") -> Gap:
+def _summarize(name: str, cosines: Array, own: Array) -> Gap:
     """cosines: A row a text, a column a different picture. own: The column of the text's own picture."""
     n, m = cosines.shape
     right = cosines[numpy.arange(n), own]
     nearer = (cosines > right[:, None] + TIED).sum(axis=1)
     tied = (abs(cosines - right[:, None]) <= TIED).sum(axis=1)  # the own one among them
     recall = {k: float(numpy.clip((k - nearer) / tied, 0, 1).mean()) for k in (1, 5)}
-    others = (cosines.sum() - right.sum()) / (n * (m - 1)) if m > 1 else None
     return Gap(
         component=name,
         posts=n,
         pictures=m,
         paired=float(right.mean()),
-        unpaired=None if others is None else float(others),
+        unpaired=float((cosines.sum() - right.sum()) / (n * (m - 1))) if m > 1 else None,
         recall_at_1=recall[1],
         recall_at_5=recall[5],
         chance_at_1=1 / m,
@@ -101,11 +103,11 @@ def _summarize(name: str, cosines: "numpy.ndarray[Any, Any]", own: "numpy.ndarra
     )
 
 
-def unit(vectors: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
-    """RETURNS (numpy.ndarray): The rows at length 1; zeros stay zeros."""
-    lengths = numpy.linalg.norm(vectors, axis=1, keepdims=True)
-    result: numpy.ndarray[Any, Any] = vectors / numpy.where(lengths > 0, lengths, 1.0)
-    return result
+def _to_unit(vectors: Sequence[Array]) -> Array:
+    """RETURNS (numpy.ndarray): As rows of length 1; zeros stay zeros."""
+    rows = numpy.stack(vectors)
+    lengths = numpy.linalg.norm(rows, axis=1, keepdims=True)
+    return numpy.divide(rows, lengths, out=rows, where=lengths > 0)
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ class EntityRegionPairs:
 
     label: str
     found: int
-    entities: "numpy.ndarray[Any, Any]"
-    regions: "numpy.ndarray[Any, Any]"
+    entities: Array
+    regions: Array
 
 
 def entity_region_vectors(
@@ -144,14 +146,13 @@ def entity_region_vectors(
     seed (int): Of the sample.
     component (Optional[str]): See `get_contributions`.
     RETURNS (List[EntityRegionPairs]): One a type, those without any entity included if they were asked for.
-    RAISES (ValueError): See `get_contributions`.
+    RAISES (EvaluationError): See `get_contributions`.
     """
     name = find_component(nlp, component)
     examples = list(examples)
-    found: dict[str, list[tuple[Any, Any]]] = {}
+    found: defaultdict[str, list[tuple[Array, Array]]] = defaultdict(list)
     width = 0
-    inspected = inspect_docs(nlp, [example.predicted for example in examples], name)
-    for example, post in zip(examples, inspected):
+    for example, post in zip(examples, inspect_docs(nlp, [eg.predicted for eg in examples], name)):
         if post is None or not len(post.z_image):
             continue
         width = post.z_text.shape[1]
@@ -162,22 +163,15 @@ def entity_region_vectors(
             weights = post.weights[tokens].mean(axis=0, dtype="float64")
             row = max(objects, key=lambda i: weights[i]) if objects else 0
             pair = post.z_text[tokens].mean(axis=0, dtype="float64"), post.z_image[row]
-            found.setdefault(ent.label_, []).append(pair)
+            found[ent.label_].append(pair)
     if labels is None:
         labels = sorted(found, key=lambda label: (-len(found[label]), label))
     result = []
     for label in labels:
-        pairs = found.get(label, [])
+        pairs = found[label]
         # A generator a label: which other labels are wanted changes nothing.
         places = random.Random(f"{seed} {label}").sample(range(len(pairs)), min(limit, len(pairs)))
         sample = [pairs[i] for i in sorted(places)]
-        empty = numpy.zeros((0, width))
-        result.append(
-            EntityRegionPairs(
-                label,
-                len(pairs),
-                numpy.stack([pair[0] for pair in sample]) if sample else empty,
-                numpy.stack([pair[1] for pair in sample]) if sample else empty,
-            )
-        )
+        entities, regions = (numpy.asarray([p[k] for p in sample]).reshape(-1, width) for k in (0, 1))
+        result.append(EntityRegionPairs(label, len(pairs), entities, regions))
     return result

@@ -1,6 +1,5 @@
 """The paper's Fig. 5: entities and objects in the plane."""
 
-import inspect
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +7,13 @@ from typing import Any
 
 import numpy
 
-from .audit import MissingExtraError
+from . import MissingExtraError
 from .gap import EntityRegionPairs
 
 PERPLEXITY = 10
 ITERATIONS = 500
 FEWEST = 2
 """Pairs of a type that can be laid out."""
-
 SIZE = 3.2
 """Inches of a panel."""
 
@@ -28,10 +26,7 @@ def require_extra(*, plot: bool = True) -> None:
         if plot:
             import matplotlib.figure  # noqa: F401
     except ImportError as err:
-        raise MissingExtraError(
-            f"The figure needs scikit-learn and matplotlib, which can't be imported ({err}). Install them "
-            'with: pip install "spacy-mmib[analysis]"'
-        ) from err
+        raise MissingExtraError("The figure", "scikit-learn and matplotlib", "analysis", err) from err
 
 
 def lay_out(pairs: EntityRegionPairs, seed: int = 0) -> "numpy.ndarray[Any, Any]":
@@ -47,15 +42,8 @@ def lay_out(pairs: EntityRegionPairs, seed: int = 0) -> "numpy.ndarray[Any, Any]
     from sklearn.manifold import TSNE
 
     points = numpy.concatenate([pairs.entities, pairs.regions]).astype("float32")
-    # Renamed in scikit-learn 1.5.
-    steps = "max_iter" if "max_iter" in inspect.signature(TSNE).parameters else "n_iter"
-    tsne = TSNE(
-        n_components=2,
-        perplexity=min(PERPLEXITY, (len(points) - 1) / 3),
-        init="random",
-        random_state=seed,
-        **{steps: ITERATIONS},
-    )
+    perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
+    tsne = TSNE(perplexity=perplexity, max_iter=ITERATIONS, init="random", random_state=seed)
     result: numpy.ndarray[Any, Any] = tsne.fit_transform(points)
     return result
 
@@ -80,14 +68,10 @@ def plot_gap(
     FigureCanvasAgg(figure)
     axes = figure.subplots(n_rows, len(models), squeeze=False)
     for column, (name, every) in enumerate(models):
+        axes[0][column].set_title(_plain(name), fontsize=10)
         for row, pairs in enumerate(every):
             panel = axes[row][column]
-            panel.set_xticks([])
-            panel.set_yticks([])
-            if row == 0:
-                panel.set_title(_plain(name), fontsize=10)
-            if column == 0:
-                panel.set_ylabel(_plain(pairs.label))
+            panel.set(xticks=[], yticks=[], ylabel="" if column else _plain(pairs.label))
             k = len(pairs.entities)
             if k < FEWEST:
                 panel.text(0.5, 0.5, f"{k} entities", ha="center", transform=panel.transAxes)
@@ -95,19 +79,16 @@ def plot_gap(
             points = lay_out(pairs, seed)
             panel.scatter(*points[:k].T, s=9, c="#0072b2", marker="o", label="entity")
             panel.scatter(*points[k:].T, s=11, c="#d55e00", marker="^", label="object")
-    handles, names = next(
-        (found for panel in axes.flat if (found := panel.get_legend_handles_labels())[0]), ([], [])
-    )
-    if handles:
-        figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=150, metadata=_no_date(Path(path)))
+    legends = [panel.get_legend_handles_labels() for panel in axes.flat]
+    if any(handles for handles, _ in legends):
+        figure.legend(
+            *max(legends, key=lambda found: len(found[0])), loc="outside lower center", ncols=2, frameon=False
+        )
+    # Without the date the same figure is the same file.
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    figure.savefig(path, dpi=150, metadata=undated.get(Path(path).suffix.lower()))
 
 
 def _plain(text: str) -> str:
     """RETURNS (str): In lines that fit a panel, without what matplotlib would take for a formula."""
     return textwrap.fill(text, 36).replace("$", r"\$")
-
-
-def _no_date(path: Path) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): So that the same figure is the same file."""
-    return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})

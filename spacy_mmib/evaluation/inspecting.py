@@ -8,6 +8,7 @@ from spacy.tokens import Doc
 
 from ..pipeline.batching import batches_by_length
 from ..post.extensions import take_picture_findings
+from . import EvaluationError
 
 if TYPE_CHECKING:
     from ..models.inspection import Inspection
@@ -22,11 +23,11 @@ def find_component(nlp: Language, component: str | None = None) -> str:
     nlp (Language): The pipeline.
     component (Optional[str]): Its name; by default the first with an MMIB core.
     RETURNS (str): Its name.
-    RAISES (ValueError): There is none that can be looked into; the message says why.
+    RAISES (EvaluationError): There is none that can be looked into; the message says why.
     """
     if component is not None:
         if component not in nlp.pipe_names:
-            raise ValueError(
+            raise EvaluationError(
                 f"There is no component {component!r} in this pipeline (or it is disabled). It has: "
                 f"{', '.join(nlp.pipe_names) or 'none'}."
             )
@@ -39,7 +40,7 @@ def find_component(nlp: Language, component: str | None = None) -> str:
         return pooled[0]
     if with_core or named:
         _check((with_core or named)[0], nlp.get_pipe((with_core or named)[0]))
-    raise ValueError(
+    raise EvaluationError(
         "There is nothing to look into: the pipeline has neither mmib_ner nor mmib_rel. It has: "
         f"{', '.join(nlp.pipe_names) or 'no component'}."
     )
@@ -55,20 +56,20 @@ def _marks(pipe: Any) -> bool:
 
 
 def _check(name: str, pipe: Any) -> None:
-    """RAISES (ValueError): The component can't be looked into."""
+    """RAISES (EvaluationError): The component can't be looked into."""
     if not _has_core(pipe):
-        raise ValueError(
+        raise EvaluationError(
             f"The component {name!r} has no MMIB core, so there is no bottleneck to look into: its model has "
             "to be spacy-mmib.MMIB_NER.v1 or spacy-mmib.MMIB_REL.v1."
         )
     if _marks(pipe):
-        raise ValueError(
+        raise EvaluationError(
             f"The component {name!r} writes each post anew for each pair of entities (entity_repr = "
             '"marker"), so its posts as they are never reach its bottleneck. Looking into it needs '
             'entity_repr = "pool".'
         )
     if not pipe._is_initialized:
-        raise ValueError(f"The component {name!r} has no weights yet: train it, or load a trained one.")
+        raise EvaluationError(f"The component {name!r} has no weights yet: train it, or load a trained one.")
 
 
 def inspect_docs(nlp: Language, docs: Sequence[Doc], component: str) -> "list[Inspection | None]":

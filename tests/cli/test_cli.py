@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import spacy_mmib.post.extensions
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.evaluation.resilient import pipe_each
+from spacy_mmib.evaluation.predict import pipe_each
 
 
 @Language.component("test_picture_ner")
@@ -521,10 +521,10 @@ def test_predict_pictures_of_other_forms(model, data):
     assert "4 no picture at all" in stderr
     # Data is no path, and nothing is fetched for it.
     nlp = spacy.blank("en")
-    from spacy_mmib.cli.posts import Post, make_doc
+    from spacy_mmib.evaluation.posts import make_doc
     from spacy_mmib.images.local_pictures import PictureFolder
 
-    post = Post(1, {"text": "x", "image": f"data:image/png;base64,{encoded}"})
+    post = {"text": "x", "image": f"data:image/png;base64,{encoded}"}
     doc = make_doc(nlp, post, PictureFolder(data, "header"))
     assert doc._.image == (data / "img" / "red.png").read_bytes()
     assert doc._.image_error is None
@@ -639,7 +639,7 @@ def test_a_full_disk(model, corpus, data):
 
 
 def test_looking_at_an_output_changes_nothing(model, data):
-    from spacy_mmib.cli.outputs import check_output
+    from spacy_mmib.cli.app import check_output
 
     (data / "old.json").write_text("old")
     check_output(data / "old.json")

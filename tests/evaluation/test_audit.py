@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import spacy_mmib.evaluation.audit
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.evaluation.audit import AuditError, MissingExtraError, audit
+from spacy_mmib.evaluation import EvaluationError, MissingExtraError
+from spacy_mmib.evaluation.audit import audit
 from spacy_mmib.post.extensions import IMAGE_KEY, REGIONS_KEY, set_regions_note
 from spacy_mmib.post.relations import RELATIONS_KEY
 
@@ -392,21 +393,21 @@ def test_nothing_differs(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(AuditError, match="There is no corpus at"):
+    with pytest.raises(EvaluationError, match="There is no corpus at"):
         audit(tmp_path / "nope.spacy")
-    with pytest.raises(AuditError, match="There are no posts in"):
+    with pytest.raises(EvaluationError, match="There are no posts in"):
         audit(save(tmp_path / "empty.spacy", []))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(AuditError, match="There are no posts in"):
+    with pytest.raises(EvaluationError, match="There are no posts in"):
         audit(tmp_path / "folder")
     (tmp_path / "fake.spacy").write_text("not zipped")
-    with pytest.raises(AuditError, match=r"fake\.spacy can't be read"):
+    with pytest.raises(EvaluationError, match=r"fake\.spacy can't be read"):
         audit(tmp_path / "fake.spacy")
     docs = [make_doc(Vocab(), random.Random(0))]
     docbin = DocBin(docs=docs, store_user_data=True)
     docbin.user_data[0] = b"\xc1"
     docbin.to_disk(tmp_path / "damaged.spacy")
-    with pytest.raises(AuditError, match=r"damaged\.spacy can't be read to its end"):
+    with pytest.raises(EvaluationError, match=r"damaged\.spacy can't be read to its end"):
         audit(tmp_path / "damaged.spacy")
     with pytest.raises(ValueError, match="at least 2"):
         audit(tmp_path / "empty.spacy", folds=1)

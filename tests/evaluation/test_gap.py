@@ -14,8 +14,8 @@ from spacy.training import Example
 from typer.testing import CliRunner
 
 from spacy_mmib.cli import mmib_cli
+from spacy_mmib.evaluation import MissingExtraError
 from spacy_mmib.evaluation import gap as gap_module
-from spacy_mmib.evaluation.audit import MissingExtraError
 from spacy_mmib.evaluation.gap import (
     EntityRegionPairs,
     Gap,
