@@ -59,8 +59,8 @@ STANDARD = "-"
 
 def command(name: str, **outputs: tuple[str, ...]) -> Callable[[T], T]:
     """Register a command, with what all of them repeat: the image root and the outputs are checked before the
-    work, and what can't be measured is said in one line. A command with a pipeline (its parameter `model`) gets
-    the options `--gpu-id` and `--code`, which have had their effect when it is called.
+    work, and what can't be measured is said in one line. A command with a pipeline (its parameter `model`)
+    gets the options `--gpu-id` and `--code`, which have had their effect when it is called.
 
     name (str): What it is called.
     outputs (Tuple[str, ...]): For each parameter that names a file to write the endings its name may have;

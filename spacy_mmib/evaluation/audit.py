@@ -10,9 +10,8 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 from spacy.tokens import Doc
@@ -20,7 +19,7 @@ from spacy.vocab import Vocab
 
 from ..images.errors import ImageError
 from ..post.extensions import get_image_key, get_regions, get_regions_note, get_stored_image
-from ..post.relations import ASKED, Relation, get_relations, has_relations
+from ..post.relations import ASKED, Relation, get_relations
 from . import EvaluationError, MissingExtraError
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
@@ -36,21 +35,23 @@ FEATURES: dict[str, tuple[int, ...]] = {
     "all_together": (REGIONS, PRESENCE, WIDTH, HEIGHT, LENGTH, ORDER),
 }
 """Each feature and its columns. The last column is of pairs only, the others are of their post."""
-
+QUESTIONS = {
+    REGIONS: "region count < {}",
+    PRESENCE: "no picture",
+    WIDTH: "picture width < {} pixels",
+    HEIGHT: "picture height < {} pixels",
+    LENGTH: "text length < {} tokens",
+}
 HEAD_FIRST, OVERLAPPING, TAIL_FIRST = 0.0, 1.0, 2.0
-ABSENT, UNREADABLE = -2.0, -1.0
-"""Width and height of a picture that isn't there, or that can't be opened."""
+ABSENT, UNREADABLE = -2.0, -1.0  # width and height of a picture that isn't there, or can't be opened
 
 MAX_DEPTH = 3
 MIN_LEAF = 5
-MIN_POSTS = 20
-"""With fewer posts an interval from a bootstrap is too narrow to be believed."""
+MIN_POSTS = 20  # with fewer, an interval from a bootstrap is too narrow to be believed
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-SMOOTHING = 10
-"""The frequencies of a leaf are mixed with those of the corpus, as if it had so many more instances."""
-MEASURES = 2
-"""Each feature is tested for accuracy and for information."""
+SMOOTHING = 10  # frequencies of a leaf are mixed with the corpus's, as if that had so many more instances
+MEASURES = 2  # each feature is tested for accuracy and for information
 PLACEHOLDER_SHARE = 0.1
 
 
@@ -94,29 +95,28 @@ def audit(
         import sklearn.tree  # noqa: F401
     except ImportError as err:
         raise MissingExtraError("The audit", "scikit-learn", "audit", err) from err
-    table = _read_corpus(Path(corpus), Path(image_root) if image_root else None)
-    if not table.posts:
-        raise EvaluationError(f"There are no posts in {corpus}.")
-    features = numpy.asarray([post.features for post in table.posts], dtype="float64")
-    groups = _group(table.posts)
+    posts, notes, problems = _read_corpus(Path(corpus), Path(image_root) if image_root else None)
+    features = numpy.asarray([post.features for post in posts], dtype="float64")
+    groups = _group(posts)
     tasks: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    for name, task in _make_tasks(table.posts, negative_label).items():
-        found: Any = task.why_not
-        if found is None:
-            with warnings.catch_warnings():
-                # scikit-learn's, of rare labels: they are few, and nothing can be done about it.
-                warnings.simplefilter("ignore")
-                found = _measure(task, features, groups, folds, seed)
-        (left_out if isinstance(found, str) else tasks)[name] = found
+    for name, task in _make_tasks(posts, negative_label).items():
+        with warnings.catch_warnings():
+            # scikit-learn's, of rare labels: they are few, and nothing can be done about it.
+            warnings.simplefilter("ignore")
+            found = task if isinstance(task, str) else _measure(task, features, groups, folds, seed)
+        if isinstance(found, str):
+            left_out[name] = found
+        else:
+            tasks[name] = found
     unreadable = int((features[:, WIDTH] == UNREADABLE).sum())
     return {
         "corpus": str(corpus),
-        "posts": len(table.posts),
+        "posts": len(posts),
         "different_posts": int(groups.max()) + 1,
         "pictures": {"stated": int(features[:, PRESENCE].sum()), "unreadable": unreadable},
-        "leaks": [{"note": note, "posts": n} for note, n in sorted(table.notes.items())],
-        "problems": dict(sorted(table.problems.items())),
+        "leaks": [{"note": note, "posts": n} for note, n in sorted(notes.items())],
+        "problems": dict(sorted(problems.items())),
         "tasks": tasks,
         "left_out": left_out,
         "settings": {
@@ -131,42 +131,34 @@ def audit(
     }
 
 
-# What the corpus states
-
-
-@dataclass
-class _Post:
-    """A post: what tells it from others, its surface features, and what is annotated.
+class _Post(NamedTuple):
+    """What tells a post from others, its columns of `FEATURES`, and what is annotated.
 
     text (str): Its text, whatever the case and the spaces.
     picture (Optional[str]): The same for posts with the same picture.
-    features (Tuple[float, ...]): Columns of `FEATURES`, but the last.
-    relations (Optional[List[Tuple[str, float]]]): Labels of its pairs and the order of head and tail; `None`
-        if it is not annotated for them.
+    features (Tuple[float, ...]): All columns but the last.
+    pairs (List[Tuple[str, float]]): Labels of its pairs, and the order of head and tail of each.
     entities (Optional[List[str]]): Types of its entities; `None` if it is not annotated for them.
     """
 
     text: str
     picture: str | None
     features: tuple[float, ...]
-    relations: list[tuple[str, float]] | None
+    pairs: list[tuple[str, float]]
     entities: list[str] | None
 
 
-@dataclass
-class _Table:
-    posts: list[_Post] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-    problems: Counter[str] = field(default_factory=Counter)
-    sizes: dict[str, Size] = field(default_factory=dict)
-
-
-def _read_corpus(path: Path, image_root: Path | None) -> _Table:
+def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Counter[str], Counter[str]]:
+    """RETURNS (Tuple[List[_Post], Counter[str], Counter[str]]): The posts, what is noted on regions, and
+    problems."""
     from spacy.training.corpus import FILE_TYPE, walk_corpus
 
     from ..training.corpus import _check_path, read_docs
 
-    table = _Table()
+    posts: list[_Post] = []
+    notes: Counter[str] = Counter()
+    problems: Counter[str] = Counter()
+    sizes: dict[str, Size] = {}
     try:
         _check_path(path)
         with warnings.catch_warnings():
@@ -175,32 +167,30 @@ def _read_corpus(path: Path, image_root: Path | None) -> _Table:
         for loc in locs:
             for doc in read_docs(loc, Vocab()):
                 if len(doc):  # as the reader does: nothing can be asked about a post without text
-                    _add(table, doc, image_root or loc.parent)
+                    posts.append(_read_post(doc, image_root or loc.parent, sizes, problems))
+                    if note := get_regions_note(doc):
+                        notes[" ".join(str(note).split())] += 1
     except ValueError as err:
         raise EvaluationError(str(err)) from err
-    return table
+    if not posts:
+        raise EvaluationError(f"There are no posts in {path}.")
+    return posts, notes, problems
 
 
-def _add(table: _Table, doc: Doc, root: Path) -> None:
-    regions, relations, entities = 0, None, None
+def _read_post(doc: Doc, root: Path, sizes: dict[str, Size], problems: Counter[str]) -> _Post:
+    regions, pairs = 0, []
     try:
         regions = len(get_regions(doc))
     except TypeError:  # written past the setter, by hand or by a foreign program
-        table.problems["regions that can't be read"] += 1
+        problems["regions that can't be read"] += 1
     try:
-        if has_relations(doc):
-            relations = [(relation.label, _get_order(relation)) for relation in get_relations(doc)]
+        pairs = [(rel.label, _get_order(rel)) for rel in get_relations(doc) if rel.label != ASKED]
     except ValueError:
-        table.problems["relations that can't be read"] += 1
-    if doc.has_annotation("ENT_IOB"):
-        entities = [ent.label_ for ent in doc.ents]
-    note = get_regions_note(doc)
-    if note:
-        table.notes[" ".join(str(note).split())] += 1
-    picture, size = look_up_picture(doc, root, table.sizes)
+        problems["relations that can't be read"] += 1
+    entities = [ent.label_ for ent in doc.ents] if doc.has_annotation("ENT_IOB") else None
+    picture, size = look_up_picture(doc, root, sizes)
     features = (float(regions), float(size[0] != ABSENT), *size, float(len(doc)))
-    text = " ".join(doc.text.split()).casefold()
-    table.posts.append(_Post(text, picture, features, relations, entities))
+    return _Post(" ".join(doc.text.split()).casefold(), picture, features, pairs, entities)
 
 
 def _get_order(relation: Relation) -> float:
@@ -209,13 +199,8 @@ def _get_order(relation: Relation) -> float:
 
 
 def look_up_picture(doc: Doc, root: Path, sizes: dict[str, Size]) -> tuple[str | None, Size]:
-    """Look at the picture of a post, if it has one.
-
-    doc (Doc): The post.
-    root (Path): The folder its picture may be in.
-    sizes (Dict[str, Tuple[float, float]]): Of the files that have been opened, which aren't opened again.
-    RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells the picture from others, and its width and
-        height.
+    """RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells the picture of a post from others, and
+    its width and height, which are kept in `sizes`: a file is opened once.
     """
     from ..images.files import bind
 
@@ -274,68 +259,53 @@ def _find_placeholder(posts: Sequence[_Post]) -> str | None:
     return picture if n > max(PLACEHOLDER_SHARE * texts, 5 * n_next) else None
 
 
-# What is predicted
-
-
-@dataclass
-class _Task:
+class _Task(NamedTuple):
     """Labels to predict.
 
     unit (str): What is labelled, in the plural.
     labels (List[str]): The labels.
     posts (List[int]): The post each is of.
     order (Optional[List[float]]): The order of head and tail of each, if pairs are labelled.
-    why_not (Optional[str]): Why there is nothing to predict.
     """
 
     unit: str
     labels: list[str]
     posts: list[int]
     order: list[float] | None = None
-    why_not: str | None = None
 
 
-def _make_tasks(posts: Sequence[_Post], negative_label: str) -> dict[str, _Task]:
-    pairs = [
-        (label, i, order)
-        for i, post in enumerate(posts)
-        for label, order in post.relations or ()
-        if label != ASKED
-    ]
-    labels, where, orders = ([pair[k] for pair in pairs] for k in range(3))
-    relation = _Task("pairs", labels, where, orders)
+def _make_tasks(posts: Sequence[_Post], negative_label: str) -> dict[str, _Task | str]:
+    """RETURNS (Dict[str, Union[_Task, str]]): What can be predicted, or why not."""
+    pairs = [(label, i, order) for i, post in enumerate(posts) for label, order in post.pairs]
+    labels, of, order = ([pair[k] for pair in pairs] for k in range(3))
     positive = "related" if negative_label != "related" else "not related"
-    related = _Task(
-        "pairs", [label if label == negative_label else positive for label in labels], where, orders
-    )
-    if not labels:
-        relation.why_not = related.why_not = "no pair of entities is annotated with a relation"
-    elif len(set(labels)) < 2:
-        relation.why_not = f"all {len(labels)} pairs are {labels[0]!r}"
-    if labels and negative_label not in labels:
-        related.why_not = f"no pair is annotated as unrelated ({negative_label!r})"
-    elif labels and positive not in related.labels:
-        related.why_not = "no pair is annotated as related"
+    binary = [label if label == negative_label else positive for label in labels]
     types = [(label, i) for i, post in enumerate(posts) for label in post.entities or () if label]
-    entity_type = _Task("entities", [label for label, _ in types], [i for _, i in types])
     asked = [i for i, post in enumerate(posts) if post.entities is not None]
     has = ["with entities" if posts[i].entities else "without entities" for i in asked]
-    has_entity = _Task("posts", has, asked)
-    if len({label for label, _ in types}) < 2:
-        same = f"all {len(types)} entities are {types[0][0]!r}" if types else "no entities are annotated"
-        entity_type.why_not = same
-    if len(set(has)) < 2:
-        every = "every post" if "with entities" in has else "no post"
-        has_entity.why_not = f"{every} that is annotated has entities" if has else "no entities are annotated"
-    return {
-        "relation": relation,
-        "related": related,
-        "entity_type": entity_type,
-        "has_entity": has_entity,
+    tasks: dict[str, _Task | str] = {
+        "relation": _Task("pairs", labels, of, order),
+        "related": _Task("pairs", binary, of, order),
+        "entity_type": _Task("entities", [label for label, _ in types], [i for _, i in types]),
+        "has_entity": _Task("posts", has, asked),
     }
-
-
-# How well
+    if not labels:
+        tasks["relation"] = tasks["related"] = "no pair of entities is annotated with a relation"
+    elif negative_label not in labels:
+        tasks["related"] = f"no pair is annotated as unrelated ({negative_label!r})"
+    elif positive not in binary:
+        tasks["related"] = "no pair is annotated as related"
+    if not types:
+        tasks["entity_type"] = "no entities are annotated"
+    if not has:
+        tasks["has_entity"] = "no entities are annotated"
+    elif len(set(has)) < 2:
+        every = "every post" if "with entities" in has else "no post"
+        tasks["has_entity"] = f"{every} that is annotated has entities"
+    for name, task in tasks.items():
+        if isinstance(task, _Task) and len(set(task.labels)) < 2:
+            tasks[name] = f"all {len(task.labels)} {task.unit} are {task.labels[0]!r}"
+    return tasks
 
 
 def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int) -> dict[str, Any] | str:
@@ -347,8 +317,6 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
     why_not = _why_too_few(y, group, names, task.unit)
     if why_not is not None:
         return why_not
-    n_folds = min(folds, *_count_groups(y, group))
-    fold = _make_folds(y, group, n_folds, seed)
     found: dict[str, dict[str, Any]] = {}
     sums: dict[str, Array] = {}
     for name, columns in FEATURES.items():
@@ -356,18 +324,24 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
             continue
         # A size is only had by a picture: whether there is one is another feature's matter.
         rows = x[:, PRESENCE] == 1 if name == "picture_size" else numpy.ones(len(y), dtype=bool)
-        values, labels = x[rows][:, columns], y[rows]
-        reason = _why_constant(name, values)
-        if reason is None and not rows.all():
-            reason = _why_too_few(labels, group[rows], names, f"{task.unit} with a picture")
-        if reason is None and name == "all_together" and len(sums) < 2:
+        values, labels, of = x[rows][:, columns], y[rows], group[rows]
+        reason = None
+        if not len(values):
+            reason = "no post has a picture"
+        elif name == "picture_size" and (values == UNREADABLE).all():
+            reason = "no picture can be read; if they are in another folder, say so with --image-root"
+        elif (values == values[:1]).all():
+            reason = "the same for all"
+        elif not rows.all():
+            reason = _why_too_few(labels, of, names, f"{task.unit} with a picture")
+        elif name == "all_together" and len(sums) < 2:
             reason = "no more than one of the features differs between posts"
         if reason is not None:
             found[name] = {"measured": False, "why": reason}
             continue
-        gains = _cross_validate(values, labels, fold[rows], seed)
+        gains = _cross_validate(values, labels, of, folds, seed)
         weights = (*gains, numpy.ones(len(labels)))
-        sums[name] = numpy.stack([numpy.bincount(group[rows], w, groups.max() + 1) for w in weights], axis=1)
+        sums[name] = numpy.stack([numpy.bincount(of, w, groups.max() + 1) for w in weights], axis=1)
         gain, information = (float(g.mean()) for g in gains)
         majority = float((labels == _majority(labels)).mean())
         found[name] = {
@@ -379,15 +353,12 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
             "information": round(information, 6),
             "rule": _best_rule(values, labels, columns, names, task.unit),
         }
-    for name, (gain_interval, information_interval) in _bootstrap(sums, seed).items():
-        flagged, shift = gain_interval[0] > 0, information_interval[0] > 0
-        found[name].update(
-            gain_interval=gain_interval,
-            information_interval=information_interval,
-            flagged=flagged,
-            shift=shift,
-            rule=found[name]["rule"] if flagged or shift else None,
-        )
+    for name, intervals in _bootstrap(sums, seed).items():
+        flagged, shift = (low > 0 for low, _ in intervals)
+        found[name].update(flagged=flagged, shift=shift)
+        found[name].update(gain_interval=intervals[0], information_interval=intervals[1])
+        if not (flagged or shift):
+            found[name]["rule"] = None
     return {
         "unit": task.unit,
         "instances": len(y),
@@ -395,7 +366,7 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
         "labels": len(names),
         "majority": str(names[_majority(y)]),
         "majority_share": round(float((y == _majority(y)).mean()), 6),
-        "folds": n_folds,
+        "folds": min(folds, *_count_groups(y, group)),
         "features": found,
     }
 
@@ -420,28 +391,7 @@ def _why_too_few(y: Array, group: Array, names: Array, unit: str) -> str | None:
     return None
 
 
-def _why_constant(name: str, x: Array) -> str | None:
-    if name == "picture_size" and (x == UNREADABLE).all():
-        if not len(x):
-            return "no post has a picture"
-        return "no picture can be read; if they are in another folder, say so with --image-root"
-    return "the same for all" if (x == x[:1]).all() else None
-
-
-def _make_folds(y: Array, group: Array, n_folds: int, seed: int) -> Array:
-    """RETURNS (numpy.ndarray): A fold for each instance; those of a post are in the same one."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    # Labels too rare to be in every fold are one when it comes to spreading them.
-    spread = numpy.where(numpy.bincount(y)[y] < n_folds, y.max() + 1, y)
-    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    fold = numpy.zeros(len(y), dtype=int)
-    for k, (_, test) in enumerate(folds.split(spread[:, None], spread, group)):
-        fold[test] = k
-    return fold
-
-
-def _cross_validate(x: Array, y: Array, fold: Array, seed: int) -> tuple[Array, Array]:
+def _cross_validate(x: Array, y: Array, group: Array, folds: int, seed: int) -> tuple[Array, Array]:
     """Predict each instance with a tree made of other posts.
 
     Both measures are against constants that know the frequencies in the whole corpus: those of the
@@ -450,25 +400,26 @@ def _cross_validate(x: Array, y: Array, fold: Array, seed: int) -> tuple[Array, 
     RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): For each instance how much more right the tree is than the
         most frequent label (-1 to 1), and how many bits it tells of the label, as a share of the entropy.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.tree import DecisionTreeClassifier
 
     prior = numpy.bincount(y) / len(y)
     prior_bits = -numpy.log2(prior[y])
     by_majority = (y == _majority(y)).astype(float)
     right, bits = by_majority.copy(), numpy.zeros(len(y))
-    for k in numpy.unique(fold):
-        train, test = fold != k, fold == k
-        if not train.any():
+    splitter = StratifiedGroupKFold(min(folds, *_count_groups(y, group)), shuffle=True, random_state=seed)
+    for train, test in splitter.split(x, y, group):
+        if not len(test):
             continue
-        leaf = max(MIN_LEAF, int(train.sum()) // 200)
+        leaf = max(MIN_LEAF, len(train) // 200)
         tree = DecisionTreeClassifier(max_depth=MAX_DEPTH, min_samples_leaf=leaf, random_state=seed)
         tree.fit(x[train], y[train])
         right[test] = tree.predict(x[test]) == y[test]
-        proba = numpy.zeros((int(test.sum()), len(prior)))
+        proba = numpy.zeros((len(test), len(prior)))
         proba[:, tree.classes_] = tree.predict_proba(x[test])
         n = tree.tree_.n_node_samples[tree.apply(x[test])][:, None]
         proba = (n * proba + SMOOTHING * prior) / (n + SMOOTHING)
-        bits[test] = numpy.log2(proba[numpy.arange(len(proba)), y[test]]) + prior_bits[test]
+        bits[test] = numpy.log2(proba[numpy.arange(len(test)), y[test]]) + prior_bits[test]
     return right - by_majority, bits / prior_bits.mean()
 
 
@@ -496,9 +447,6 @@ def _bootstrap(sums: dict[str, Array], seed: int) -> dict[str, list[list[float]]
         bounds = [numpy.quantile(gain / n_instances, [tail, 1 - tail]) for gain in gains]
         intervals[name] = [[round(float(bound), 6) for bound in pair] for pair in bounds]
     return intervals
-
-
-# In words
 
 
 def _best_rule(x: Array, y: Array, columns: Sequence[int], names: Array, unit: str) -> dict[str, Any] | None:
@@ -543,21 +491,12 @@ def _best_rule(x: Array, y: Array, columns: Sequence[int], names: Array, unit: s
 
 def _ask(column: int, values: Array, j: int) -> str:
     """RETURNS (str): In words: is this column below its value number `j`?"""
-    n = math.ceil(values[j])
-    if column == REGIONS:
-        return f"region count < {n}"
-    if column == PRESENCE:
-        return "no picture"
     if column == ORDER:
         overlap = " or over it" if values[j - 1] == OVERLAPPING else ""
         return f"head before tail{overlap}" if values[0] == HEAD_FIRST else "head over tail"
-    if column == LENGTH:
-        return f"text length < {n} tokens"
-    below = []
-    if values[j - 1] > UNREADABLE:
-        below.append(f"picture {'width' if column == WIDTH else 'height'} < {n} pixels")
-    if UNREADABLE in values[:j]:
-        below.append("picture unreadable")
-    if ABSENT in values[:j]:
-        below.append("no picture")
-    return " or ".join(below)
+    parts = [QUESTIONS[column].format(math.ceil(values[j]))]
+    if column in (WIDTH, HEIGHT):
+        parts = parts if values[j - 1] > UNREADABLE else []
+        without = {UNREADABLE: "picture unreadable", ABSENT: "no picture"}
+        parts += [text for value, text in without.items() if value in values[:j]]
+    return " or ".join(parts)

@@ -42,7 +42,7 @@ def sum_counts(counts: Iterable[Sequence[int]]) -> DocumentCounts:
     return DocumentCounts(*(sum(column) for column in zip(*counts)))
 
 
-def get_prf(counts: Sequence[int]) -> tuple[float, float, float]:
+def get_prf(counts: Iterable[int]) -> tuple[float, float, float]:
     """RETURNS (Tuple[float, float, float]): Precision, recall and F, 0-1; 0 where there is nothing to divide
     by.
     """
