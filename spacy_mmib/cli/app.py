@@ -72,11 +72,11 @@ def command(name: str, **outputs: tuple[str, ...]) -> Callable[[T], T]:
         signature = inspect.signature(function)
         parameters = list(signature.parameters.values())
         if "model" in signature.parameters:
-            for option, kind, default in (("gpu_id", GpuOpt, -1), ("code", CodeOpt, None)):
-                more = inspect.Parameter(
-                    option, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default
-                )
-                parameters.append(more)
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            parameters += [
+                inspect.Parameter("gpu_id", keyword, annotation=GpuOpt, default=-1),
+                inspect.Parameter("code", keyword, annotation=CodeOpt, default=None),
+            ]
 
         @wraps(function)
         def run(**options: Any) -> None:
@@ -105,19 +105,13 @@ def command(name: str, **outputs: tuple[str, ...]) -> Callable[[T], T]:
 
 
 def fail(message: str) -> NoReturn:
-    """Say on stderr what went wrong, and end the command.
-
-    message (str): What, where, and what to do.
-    RAISES (typer.Exit): Always, with exit code 1.
-    """
+    """Say on stderr what went wrong, where, and what to do, and end the command with exit code 1."""
     typer.echo(f"✘ {message}", err=True)
     raise typer.Exit(1)
 
 
 def load_pipeline(model: str) -> "Language":
-    """RETURNS (Language): The pipeline of this name or path.
-    RAISES (typer.Exit): There is none.
-    """
+    """RETURNS (Language): The pipeline of this name or path, if there is one; else the command ends."""
     from spacy.util import load_model
 
     try:
@@ -130,12 +124,7 @@ def load_pipeline(model: str) -> "Language":
 
 
 def use_gpu(gpu_id: int, *, silent: bool) -> None:
-    """Run on a GPU if one is asked for.
-
-    gpu_id (int): Its number, or -1 for the CPU.
-    silent (bool): Don't say which it is.
-    RAISES (typer.Exit): It can't be used.
-    """
+    """Run on the GPU of this number, or on the CPU (-1); end the command if it can't be used."""
     from spacy.cli._util import setup_gpu
 
     try:
@@ -148,18 +137,14 @@ def use_gpu(gpu_id: int, *, silent: bool) -> None:
 
 
 def check_image_root(image_root: str | None) -> None:
-    """RAISES (typer.Exit): The image root that was named isn't a folder."""
+    """End the command if the image root that was named isn't a folder."""
     if image_root and not Path(image_root).is_dir():
         fail(f"--image-root {image_root}: there is no such folder.")
 
 
 def check_output(output: str | Path, *kinds: str, option: str = "--output") -> None:
-    """Make the folder of an output, and end the command before its work if it can't be written afterwards.
-
-    output (Union[str, Path]): What the user named.
-    kinds (str): Endings that the name may have, such as ".html"; any if there are none.
-    option (str): How it was named.
-    RAISES (typer.Exit): It has another ending, or can't be written.
+    """Make the folder of an output. End the command before its work if the name has none of these endings
+    (any will do if there are none), or the file can't be written afterwards.
     """
     path = Path(output)
     if kinds and path.suffix.lower() not in kinds:
@@ -176,12 +161,7 @@ def check_output(output: str | Path, *kinds: str, option: str = "--output") -> N
 
 @contextmanager
 def writing(output: str | Path, option: str = "--output") -> Iterator[None]:
-    """While this lasts, end the command with one line if the output can't be written.
-
-    output (Union[str, Path]): What the user named.
-    option (str): How it was named.
-    RAISES (typer.Exit): It can't be written.
-    """
+    """While this lasts, end the command with one line if the output can't be written."""
     try:
         yield
     except BrokenPipeError:  # no failure: whoever reads it has seen enough
@@ -191,13 +171,8 @@ def writing(output: str | Path, option: str = "--output") -> Iterator[None]:
 
 
 def save(output: Path, content: object, what: str, option: str = "--output") -> None:
-    """Write a file and say so, or end the command.
-
-    output (Path): What the user named.
-    content (object): A text, a list of JSON lines, or a value of JSON.
-    what (str): What it is, for the user.
-    option (str): How it was named.
-    RAISES (typer.Exit): It can't be written.
+    """Write a text, a list of JSON lines, or a value of JSON, and say so; end the command if it can't be
+    written.
     """
     import srsly
     from wasabi import msg

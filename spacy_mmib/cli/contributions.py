@@ -61,10 +61,8 @@ def contributions_cli(
     """
     from ..evaluation import EvaluationError
     from ..evaluation.contributions import get_contributions
-    from ..evaluation.evaluate import make_reader, predict_examples, read_examples
+    from ..evaluation.evaluate import predict_examples, read_corpus
     from ..evaluation.inspecting import find_component
-
-    reader = make_reader(corpus, image_root=image_root, limit=limit)
 
     def compute(model: str, component: str | None) -> "list[Post]":
         nlp = load_pipeline(model)
@@ -72,7 +70,8 @@ def contributions_cli(
             component = find_component(nlp, component)
         except EvaluationError as err:
             fail(f"{model}: {err}")
-        docs = [example.predicted for example in predict_examples(nlp, read_examples(reader, nlp))]
+        examples, *_ = read_corpus(nlp, corpus, image_root=image_root, limit=limit)
+        docs = [example.predicted for example in predict_examples(nlp, examples)]
         return list(zip(docs, get_contributions(nlp, docs, component)))
 
     found = [(model, compute(model, component))]

@@ -38,23 +38,22 @@ def errors_cli(
     from wasabi import msg
 
     from ..evaluation.errors import count_kinds, predict_both, sort_changes
-    from ..evaluation.evaluate import get_roles, make_reader, read_examples
+    from ..evaluation.evaluate import get_roles, read_corpus
 
-    reader = make_reader(corpus, image_root=image_root)
     roles = get_roles(nlp)
     if not (roles.recognizers or roles.extractors):
         msg.warn("No component of this pipeline finds entities or relations.")
-    posts = predict_both(nlp, lambda: read_examples(reader, nlp), batch_size=batch_size)
+    examples, counts, _ = read_corpus(nlp, corpus, image_root=image_root)
+    posts = predict_both(nlp, lambda: examples, batch_size=batch_size)
     changed = sort_changes(posts)
     own = count_kinds([error for post in posts for error in post.errors])
     without = count_kinds([error for post in posts for error in post.errors_without])
     finds = {"entity": roles.recognizers, "relation": roles.extractors}
     rows = [(k, n, without[k], f"{n - without[k]:+d}") for k, n in own.items() if finds[k.split()[0]]]
-    assert reader.counts is not None
-    msg.divider(f"{len(posts)} posts, {reader.counts.with_picture} of them with a picture")
+    msg.divider(f"{len(posts)} posts, {counts.with_picture} of them with a picture")
     header = ("Errors", "with", "without", "by the picture")
     msg.table(rows, header=header, aligns=("l", "r", "r", "r"))
-    if reader.counts.with_picture:
+    if counts.with_picture:
         print_changes(changed, limit)
     else:
         msg.warn("No post of this corpus has a picture: there is nothing to compare.")

@@ -78,12 +78,12 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         rows.append(("kept their picture", pictures["kept"]))
     msg.table(rows, header=("Pictures in the corpus", "#"), aligns=("l", "r"))
     given = metrics.get("given_entities", {})
-    tables = (
+    every = (
         ("Entities", metrics, "ents", "ents_per_type"),
         ("Relations, end to end", metrics, "rel_micro", "rel_per_type"),
         ("Relations of given entities", given, "rel_micro", "rel_per_type"),
     )
-    tables = tuple(table for table in tables if f"{table[2]}_f" in table[1])
+    tables = [table for table in every if f"{table[2]}_f" in table[1]]
     for title, scores, name, per_type in tables:
         lines = [("all", *_percents(scores, name + "_"))]
         if scores is metrics and name == "rel_micro":

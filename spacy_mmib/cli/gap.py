@@ -50,19 +50,17 @@ def gap_cli(
     from wasabi import msg
 
     from ..evaluation import EvaluationError
-    from ..evaluation.evaluate import make_reader, read_examples
-    from ..evaluation.gap import entity_region_vectors, measure_gap
-    from ..evaluation.gap_plot import plot_gap, require_extra
+    from ..evaluation.evaluate import read_corpus
+    from ..evaluation.gap import entity_region_vectors, measure_gap, plot_gap, require_extra
 
     if output is not None:
         require_extra()
-    reader = make_reader(corpus, image_root=image_root)
 
     def measure(
         model: str, wanted: list[str] | None, component: str | None
     ) -> "tuple[Gap, list[EntityRegionPairs]]":
         nlp = load_pipeline(model)
-        examples = read_examples(reader, nlp)
+        examples, *_ = read_corpus(nlp, corpus, image_root=image_root)
         try:
             gap = measure_gap(nlp, [example.predicted for example in examples], component)
             sample = entity_region_vectors(nlp, examples, wanted, pairs, seed, component=component)
@@ -101,21 +99,20 @@ def print_gaps(names: list[str], gaps: "list[Gap]") -> None:
     """
     from wasabi import msg
 
-    def cosines(values: list[float | None]) -> list[str]:
-        return ["", *("-" if value is None else f"{value:.3f}" for value in values)]
-
-    def percents(*values: float) -> list[str]:
-        return [f"{100 * value:.1f}" for value in values]
-
     first = gaps[0]
     msg.divider(f"{first.posts} posts with a picture, {first.pictures} different pictures")
     for name, gap in zip(names, gaps):
         msg.text(f"{name}: {gap.component}")
     rows = [
-        ["cosine, own picture", *cosines([gap.paired for gap in gaps])],
-        ["cosine, other pictures", *cosines([gap.unpaired for gap in gaps])],
-        ["own picture is nearest, %", *percents(first.chance_at_1, *(gap.recall_at_1 for gap in gaps))],
-        ["among the nearest 5, %", *percents(first.chance_at_5, *(gap.recall_at_5 for gap in gaps))],
+        ("cosine, own picture", "", *(f"{gap.paired:.3f}" for gap in gaps)),
+        (
+            "cosine, other pictures",
+            "",
+            *("-" if gap.unpaired is None else f"{gap.unpaired:.3f}" for gap in gaps),
+        ),
     ]
+    for title, k in (("own picture is nearest, %", 1), ("among the nearest 5, %", 5)):
+        shares = [getattr(first, f"chance_at_{k}"), *(getattr(gap, f"recall_at_{k}") for gap in gaps)]
+        rows.append((title, *(f"{100 * share:.1f}" for share in shares)))
     header = ("Text to picture", "chance", *(f"pipeline {i}" for i in range(1, len(gaps) + 1)))
     msg.table(rows, header=header, aligns=("l", *("r" for _ in header[1:])))

@@ -277,7 +277,8 @@ class _Task(NamedTuple):
 def _make_tasks(posts: Sequence[_Post], negative_label: str) -> dict[str, _Task | str]:
     """RETURNS (Dict[str, Union[_Task, str]]): What can be predicted, or why not."""
     pairs = [(label, i, order) for i, post in enumerate(posts) for label, order in post.pairs]
-    labels, of, order = ([pair[k] for pair in pairs] for k in range(3))
+    labels, of = [label for label, _, _ in pairs], [i for _, i, _ in pairs]
+    order = [order for _, _, order in pairs]
     positive = "related" if negative_label != "related" else "not related"
     binary = [label if label == negative_label else positive for label in labels]
     types = [(label, i) for i, post in enumerate(posts) for label in post.entities or () if label]

@@ -30,11 +30,6 @@ class Contributions:
     tokens: list[float]
     regions: list[float]
 
-    @staticmethod
-    def shares(values: Sequence[float]) -> list[float]:
-        """RETURNS (List[float]): See `shares`."""
-        return shares(values)
-
 
 def shares(values: Sequence[float]) -> list[float]:
     """Bring the values of a post into the range of a shade.

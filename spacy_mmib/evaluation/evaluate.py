@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spacy.scorer import Scorer
 from spacy.training import Example
 
+from ..images.local_pictures import PictureCounts
 from ..pipeline.instances import get_given_pairs
 from ..post.given import Given, give
 from ..post.relations import relations_to_json, set_relations
@@ -59,10 +60,10 @@ def evaluate(
     """
     if images not in ("own", "none", "shuffled"):
         raise ValueError(f"images is {images!r}; choose one of own, none, shuffled.")
-    reader = make_reader(corpus, image_root=image_root, gold_preproc=gold_preproc, limit=limit)
-    examples = read_examples(reader, nlp)
-    assert reader.counts is not None
-    shown = kept = reader.counts.with_picture
+    examples, counts, leaks = read_corpus(
+        nlp, corpus, image_root=image_root, gold_preproc=gold_preproc, limit=limit
+    )
+    shown = kept = counts.with_picture
     if images == "none":
         examples, shown, kept = remove_images(examples), 0, 0
     elif images == "shuffled":
@@ -83,9 +84,9 @@ def evaluate(
         scores = _score(nlp, answered, disable=roles.recognizers)
         metrics["given_entities"] = {key: scores[key] for key in scores if key.startswith("rel_")}
     metrics.update(corpus=str(corpus), images=images, **({"seed": seed} if images == "shuffled" else {}))
-    metrics["pictures"] = {**asdict(reader.counts), "shown": shown, "kept": kept}
+    metrics["pictures"] = {**asdict(counts), "shown": shown, "kept": kept}
     del metrics["pictures"]["example"]  # names a file of this machine
-    leaks = {*reader.notes, *nlp.meta.get("spacy_mmib", {}).get("leaks", ())}
+    leaks = {*leaks, *nlp.meta.get("spacy_mmib", {}).get("leaks", ())}
     for _, component in nlp.pipeline:
         leaks.update((getattr(component, "cfg", None) or {}).get("leaks", ()))
     if leaks:
@@ -93,27 +94,26 @@ def evaluate(
     return metrics
 
 
-def make_reader(corpus: str | Path, **settings: Any) -> MultimodalCorpus:
-    """RETURNS (MultimodalCorpus): The reader of a corpus.
-    RAISES (EvaluationError): There is none.
-    """
-    try:
-        return MultimodalCorpus(corpus, **settings)
-    except ValueError as err:
-        raise EvaluationError(str(err)) from err
+def read_corpus(
+    nlp: "Language", corpus: str | Path, **settings: Any
+) -> tuple[list[Example], PictureCounts, set[str]]:
+    """Read posts for a pipeline.
 
-
-def read_examples(reader: MultimodalCorpus, nlp: "Language") -> list[Example]:
-    """RETURNS (List[Example]): The posts of a corpus, at least one.
+    nlp (Language): The pipeline.
+    corpus (Union[str, Path]): A `.spacy` file, or a folder of them.
+    settings (Any): See `MultimodalCorpus`.
+    RETURNS (Tuple[List[Example], PictureCounts, Set[str]]): At least one post, what was found about their
+        pictures, and what is known to leak the labels.
     RAISES (EvaluationError): The corpus can't be read, or has no posts.
     """
     try:
+        reader = MultimodalCorpus(corpus, **settings)
         examples = list(reader(nlp))
     except ValueError as err:
         raise EvaluationError(str(err)) from err
-    if not examples:
-        raise EvaluationError(f"There are no posts in {reader.path}.")
-    return examples
+    if not examples or reader.counts is None:
+        raise EvaluationError(f"There are no posts in {corpus}.")
+    return examples, reader.counts, set(reader.notes)
 
 
 @dataclass(frozen=True)

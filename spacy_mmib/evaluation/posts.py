@@ -4,7 +4,8 @@ import base64
 import json
 import math
 from collections.abc import Iterator
-from itertools import chain, islice
+from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -25,14 +26,15 @@ RELATIONS_ERROR_KEY = ("spacy_mmib", "relations_error", None, None)
 """In `Doc.user_data`: why the relations that the line has are not on the doc."""
 
 BOM = b"\xef\xbb\xbf"
+COMPRESSED = "compressed with {0} ({0} -dc FILE | spacy mmib predict MODEL -)"
 ZLIB = "a .spacy file (for spacy mmib evaluate, say) or something else compressed with zlib"
 BEGINNINGS: dict[bytes, str] = {
     b"PAR1": "a Parquet file",
     b"ARROW1": "an Arrow (Feather) file",
-    b"\x1f\x8b": "compressed with gzip (gunzip -c FILE | spacy mmib predict MODEL -)",
-    b"BZh": "compressed with bzip2 (bunzip2 -c FILE | spacy mmib predict MODEL -)",
-    b"\xfd7zXZ\x00": "compressed with xz (xz -dc FILE | spacy mmib predict MODEL -)",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd (zstd -dc FILE | spacy mmib predict MODEL -)",
+    b"\x1f\x8b": COMPRESSED.format("gzip"),
+    b"BZh": COMPRESSED.format("bzip2"),
+    b"\xfd7zXZ\x00": COMPRESSED.format("xz"),
+    b"\x28\xb5\x2f\xfd": COMPRESSED.format("zstd"),
     b"PK\x03\x04": "a ZIP archive, as Excel's .xlsx files are",
     b"\xd0\xcf\x11\xe0": "an old Excel file",
     b"SQLite format 3\x00": "an SQLite database",
@@ -69,16 +71,14 @@ def open_json_lines(source: BinaryIO) -> Iterator[bytes]:
     RAISES (OSError): It can't be read.
     """
     start = source.readline(AT_ONCE)
-    for magic, kind in BEGINNINGS.items():
-        if start.startswith(magic):
-            raise NotJsonLines(f"it is {kind}")
-    lines = [start if len(start) < AT_ONCE else start + source.readline()]
-    if not _is_object(lines[0]):
-        for line in islice(source, LOOKED_AT - 1):
-            lines.append(line)
-            if _is_object(line):
-                break
-    what = _recognize([line for line in lines if line.removeprefix(BOM).strip()])
+    what = next((kind for magic, kind in BEGINNINGS.items() if start.startswith(magic)), None)
+    lines = [start if len(start) < AT_ONCE or what else start + source.readline()]
+    while what is None and not _is_object(lines[-1]) and len(lines) < LOOKED_AT:
+        line = source.readline()
+        if not line:
+            break
+        lines.append(line)
+    what = what or _recognize([line.removeprefix(BOM).strip() for line in lines])
     if what is not None:
         raise NotJsonLines(f"it is {what}")
     return chain(lines, source)
@@ -89,10 +89,9 @@ def _is_object(line: bytes) -> bool:
 
 
 def _recognize(lines: list[bytes]) -> str | None:
-    """RETURNS (Optional[str]): What the first lines that are not blank are of, if not of JSON lines."""
-    if not lines:
-        return None
-    first = lines[0].removeprefix(BOM).strip()
+    """RETURNS (Optional[str]): What the first lines are of, if not of JSON lines."""
+    lines = [line for line in lines if line]
+    first = lines[0] if lines else b""
     value: Any = None
     try:
         value = json.loads(first)
@@ -103,8 +102,8 @@ def _recognize(lines: list[bytes]) -> str | None:
         return "one JSON object over several lines (jq -c . FILE makes a line of it)"
     if first.startswith(b"["):
         # A list that is whole, and not of objects, is a bad line among others.
-        objects = isinstance(value, list) and any(isinstance(item, dict) for item in value)
-        if objects or (not is_json and len(lines) > 1):
+        has_objects = isinstance(value, list) and any(isinstance(item, dict) for item in value)
+        if has_objects or (not is_json and len(lines) > 1):
             return "a JSON array, not an object a line (jq -c '.[]' FILE makes lines of it)"
     if any(map(_is_object, lines)) or first.startswith((b"[", b'{"')):
         return None
@@ -131,8 +130,8 @@ def parse_post(line: bytes | str | Record) -> Record:
     try:
         record: Any = line
         if not isinstance(line, dict):
-            text = line.decode("utf8") if isinstance(line, bytes) else line
-            record = json.loads(text, parse_constant=lambda name: None, parse_float=_to_number)
+            content = line.decode("utf8") if isinstance(line, bytes) else line
+            record = json.loads(content, parse_constant=lambda name: None, parse_float=_to_number)
         json.dumps([[[record]]])  # it is written again, below the key "as_given" perhaps
     except RecursionError:
         raise PostError("nested too deeply") from None
@@ -145,15 +144,13 @@ def parse_post(line: bytes | str | Record) -> Record:
     fields = _get_fields(record)
     text, tokens = fields.get("text"), fields.get("tokens")
     if not _has_content(fields):
-        if text is None and tokens is None:
-            raise PostError('has neither "text" nor "tokens"')
         if text is not None:
             raise PostError(f'"text" is not a string but {_kind(text)}')
-        raise PostError('"tokens" is not a list of strings that are not empty')
+        if tokens is not None:
+            raise PostError('"tokens" is not a list of strings that are not empty')
+        raise PostError('has neither "text" nor "tokens"')
     try:
-        for part in (text, *(_get_words(tokens) or ())):
-            if isinstance(part, str):
-                part.encode("utf8")
+        "".join([text if isinstance(text, str) else "", *(_get_words(tokens) or ())]).encode("utf8")
     except UnicodeEncodeError:
         raise PostError("contains half of a surrogate pair, which is no character") from None
     return record
@@ -233,15 +230,14 @@ def make_doc(
 
 
 def _make_tokens(nlp: "Language", fields: Record) -> Doc:
-    text, tokens = fields.get("text"), fields.get("tokens")
+    text: Any = fields.get("text")
+    tokens: Any = fields.get("tokens")
     words = _get_words(tokens)
     spaces = None
     if words is not None and isinstance(text, str):
-        try:
+        with suppress(ValueError):  # the words don't make up the text
             aligned, found = get_words_and_spaces(words, text)
             spaces = found if aligned == words else None
-        except ValueError:  # the words don't make up the text
-            pass
         # Objects may be about another text than the one they were cut from, such as pieces of words.
         is_foreign = spaces is None and any(isinstance(token, dict) for token in tokens)
         if is_foreign or (not words and text):
@@ -315,16 +311,12 @@ def to_record(record: Record, doc: Doc) -> Record:
     result = {key: value for key, value in record.items() if key not in errors}
     result.update(found)
     result.update({key: error for key, error in errors.items() if error is not None})
-    own = {
-        "text": lambda value: isinstance(value, str),
-        "tokens": lambda value: _are(value, lambda token: isinstance(token, str)),
-        "entities": lambda value: _are(value, lambda ent: isinstance(ent, dict) and "confidence" in ent),
-        "relations": lambda value: relations_error is None,
-    }
     kept = {
         key: value
-        for key, is_own in own.items()
-        if (value := record.get(key)) is not None and result[key] != value and not is_own(value)
+        for key in found
+        if (value := record.get(key)) is not None
+        and found[key] != value
+        and not (relations_error is None if key == "relations" else _is_own(key, value))
     }
     if kept:
         before = record.get("as_given")
@@ -332,8 +324,13 @@ def to_record(record: Record, doc: Doc) -> Record:
     return result
 
 
-def _are(values: Any, check: Any) -> bool:
-    return isinstance(values, list) and all(map(check, values))
+def _is_own(key: str, value: Any) -> bool:
+    """RETURNS (bool): Whether a text, tokens or entities have the form in which they are written."""
+    if key == "text":
+        return isinstance(value, str)
+    if key == "tokens":
+        return isinstance(value, list) and all(isinstance(token, str) for token in value)
+    return isinstance(value, list) and all(isinstance(ent, dict) and "confidence" in ent for ent in value)
 
 
 def _entity_to_json(ent: Span) -> Record:

@@ -21,9 +21,11 @@ from spacy_mmib.evaluation.gap import (
     Gap,
     _summarize,
     entity_region_vectors,
+    lay_out,
     measure_gap,
+    plot_gap,
+    require_extra,
 )
-from spacy_mmib.evaluation.gap_plot import lay_out, plot_gap, require_extra
 from spacy_mmib.models.inspection import Inspection
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
