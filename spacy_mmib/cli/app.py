@@ -42,8 +42,7 @@ ImageRootOpt: TypeAlias = Annotated[
 ]
 GpuOpt: TypeAlias = Annotated[int, typer.Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")]
 BatchSizeOpt: TypeAlias = Annotated[
-    int | None,
-    typer.Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]"),
+    int | None, typer.Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]")
 ]
 ComponentOpt: TypeAlias = Annotated[
     str | None,

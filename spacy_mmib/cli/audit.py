@@ -36,8 +36,7 @@ def audit_cli(
         int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of folds and bootstrap")
     ] = 0,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result"),
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result")
     ] = None,
 ) -> None:
     """Tell how far things that are not content predict the labels of a corpus.

@@ -41,8 +41,7 @@ def contributions_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)"),
+        Path, typer.Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)")
     ],
     compare: Annotated[
         str | None,

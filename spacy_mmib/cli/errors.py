@@ -18,8 +18,7 @@ def errors_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", dir_okay=False, help="File of JSON lines to write (.jsonl)"),
+        Path, typer.Option("--output", "-o", dir_okay=False, help="File of JSON lines to write (.jsonl)")
     ],
     limit: Annotated[
         int,

@@ -23,8 +23,7 @@ def evaluate_cli(
     ] = False,
     seed: Annotated[int, typer.Option("--seed", "-s", help="Seed of --shuffle-images")] = 0,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", dir_okay=False, help="JSON file for the metrics"),
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="JSON file for the metrics")
     ] = None,
     image_root: ImageRootOpt = None,
     gold_preproc: Annotated[

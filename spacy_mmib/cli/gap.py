@@ -1,5 +1,6 @@
 """`spacy mmib gap`: how far texts and pictures are apart in the latent space."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,19 +17,16 @@ def gap_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", dir_okay=False, help="Figure (.png, .svg or .pdf)"),
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="Figure (.png, .svg or .pdf)")
     ] = None,
     json: Annotated[
         Path | None, typer.Option("--json", dir_okay=False, help="JSON file for the numbers")
     ] = None,
     compare: Annotated[
-        str | None,
-        typer.Option("--compare", help="Another pipeline, e.g. one trained without alignment"),
+        str | None, typer.Option("--compare", help="Another pipeline, e.g. one trained without alignment")
     ] = None,
     labels: Annotated[
-        str | None,
-        typer.Option("--labels", help="Types in the figure, e.g. PER,LOC,ORG [default: all]"),
+        str | None, typer.Option("--labels", help="Types in the figure, e.g. PER,LOC,ORG [default: all]")
     ] = None,
     pairs: Annotated[
         int, typer.Option("--pairs", min=2, help="At most so many entities of a type in the figure")
@@ -76,7 +74,7 @@ def gap_cli(
     print_gaps(names, [gap for gap, _ in results])
     if json is not None:
         values = [
-            {"model": name, **gap.to_json(), "entities": {one.label: one.found for one in sample}}
+            {"model": name, **asdict(gap), "entities": {one.label: one.found for one in sample}}
             for name, (gap, sample) in zip(names, results)
         ]
         save(json, {"corpus": str(corpus), "models": values}, "the numbers", "--json")

@@ -20,8 +20,7 @@ MOST_SKIPS_SHOWN = 100
 def predict_cli(
     model: ModelArg,
     posts: Annotated[
-        str,
-        typer.Argument(help='JSON lines of posts, or "-" for the standard input', metavar="POSTS"),
+        str, typer.Argument(help='JSON lines of posts, or "-" for the standard input', metavar="POSTS")
     ],
     output: Annotated[
         str, typer.Option("--output", "-o", help='File to write, "-" for the standard output')

@@ -17,8 +17,7 @@ def report_cli(
     ] = Path("report.html"),
     image_root: ImageRootOpt = None,
     limit_examples: Annotated[
-        int,
-        typer.Option("--limit-examples", "-n", min=0, help="Show so many posts, worst first; 0 for all"),
+        int, typer.Option("--limit-examples", "-n", min=0, help="Show so many posts, worst first; 0 for all")
     ] = 200,
     batch_size: BatchSizeOpt = None,
 ) -> None:

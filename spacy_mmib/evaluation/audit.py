@@ -104,7 +104,7 @@ def audit(
         with warnings.catch_warnings():
             # scikit-learn's, of rare labels: they are few, and nothing can be done about it.
             warnings.simplefilter("ignore")
-            found = task if isinstance(task, str) else _measure(task, features, groups, folds, seed)
+            found = _measure(task, features, groups, folds, seed)
         if isinstance(found, str):
             left_out[name] = found
         else:
@@ -132,20 +132,13 @@ def audit(
 
 
 class _Post(NamedTuple):
-    """What tells a post from others, its columns of `FEATURES`, and what is annotated.
+    """What tells a post from others, and what is annotated."""
 
-    text (str): Its text, whatever the case and the spaces.
-    picture (Optional[str]): The same for posts with the same picture.
-    features (Tuple[float, ...]): All columns but the last.
-    pairs (List[Tuple[str, float]]): Labels of its pairs, and the order of head and tail of each.
-    entities (Optional[List[str]]): Types of its entities; `None` if it is not annotated for them.
-    """
-
-    text: str
-    picture: str | None
-    features: tuple[float, ...]
-    pairs: list[tuple[str, float]]
-    entities: list[str] | None
+    text: str  # whatever the case and the spaces
+    picture: str | None  # the same for posts with the same picture
+    features: tuple[float, ...]  # all columns of `FEATURES` but the last
+    pairs: list[tuple[str, float]]  # labels, and the order of head and tail
+    entities: list[str] | None  # types, if it is annotated for them
 
 
 def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Counter[str], Counter[str]]:
@@ -260,22 +253,16 @@ def _find_placeholder(posts: Sequence[_Post]) -> str | None:
 
 
 class _Task(NamedTuple):
-    """Labels to predict.
+    """Labels to predict."""
 
-    unit (str): What is labelled, in the plural.
-    labels (List[str]): The labels.
-    posts (List[int]): The post each is of.
-    order (Optional[List[float]]): The order of head and tail of each, if pairs are labelled.
-    """
-
-    unit: str
+    unit: str  # what is labelled, in the plural
     labels: list[str]
-    posts: list[int]
-    order: list[float] | None = None
+    posts: list[int]  # of each label
+    order: list[float] | None = None  # of head and tail, if pairs are labelled
+    negative: str | None = None  # a label there has to be
 
 
-def _make_tasks(posts: Sequence[_Post], negative_label: str) -> dict[str, _Task | str]:
-    """RETURNS (Dict[str, Union[_Task, str]]): What can be predicted, or why not."""
+def _make_tasks(posts: Sequence[_Post], negative_label: str) -> dict[str, _Task]:
     pairs = [(label, i, order) for i, post in enumerate(posts) for label, order in post.pairs]
     labels, of = [label for label, _, _ in pairs], [i for _, i, _ in pairs]
     order = [order for _, _, order in pairs]
@@ -284,33 +271,20 @@ def _make_tasks(posts: Sequence[_Post], negative_label: str) -> dict[str, _Task 
     types = [(label, i) for i, post in enumerate(posts) for label in post.entities or () if label]
     asked = [i for i, post in enumerate(posts) if post.entities is not None]
     has = ["with entities" if posts[i].entities else "without entities" for i in asked]
-    tasks: dict[str, _Task | str] = {
+    return {
         "relation": _Task("pairs", labels, of, order),
-        "related": _Task("pairs", binary, of, order),
+        "related": _Task("pairs", binary, of, order, negative_label),
         "entity_type": _Task("entities", [label for label, _ in types], [i for _, i in types]),
         "has_entity": _Task("posts", has, asked),
     }
-    if not labels:
-        tasks["relation"] = tasks["related"] = "no pair of entities is annotated with a relation"
-    elif negative_label not in labels:
-        tasks["related"] = f"no pair is annotated as unrelated ({negative_label!r})"
-    elif positive not in binary:
-        tasks["related"] = "no pair is annotated as related"
-    if not types:
-        tasks["entity_type"] = "no entities are annotated"
-    if not has:
-        tasks["has_entity"] = "no entities are annotated"
-    elif len(set(has)) < 2:
-        every = "every post" if "with entities" in has else "no post"
-        tasks["has_entity"] = f"{every} that is annotated has entities"
-    for name, task in tasks.items():
-        if isinstance(task, _Task) and len(set(task.labels)) < 2:
-            tasks[name] = f"all {len(task.labels)} {task.unit} are {task.labels[0]!r}"
-    return tasks
 
 
 def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int) -> dict[str, Any] | str:
     """RETURNS (Union[Dict[str, Any], str]): What was measured, or why nothing can be."""
+    if not task.labels:
+        return f"no {task.unit} are annotated"
+    if task.negative is not None and task.negative not in task.labels:
+        return f"no pairs are annotated as unrelated ({task.negative!r})"
     names, y = numpy.unique(numpy.asarray(task.labels), return_inverse=True)
     where = numpy.asarray(task.posts)
     x = numpy.column_stack([features[where], task.order or numpy.zeros(len(where))])

@@ -33,7 +33,7 @@ RELATION_KINDS = ("type", "missed", "spurious")
 class EntityError(NamedTuple):
     """An error.
 
-    kind (str): "boundary", "type", "missed" or "spurious"; see above.
+    kind (str): "boundary", "type", "missed" or "spurious".
     gold (Optional[Tuple[int, int, str]]): First token and one past the last, both of the predicted doc, and
         label of the gold entity; `None` if it is spurious.
     predicted (Optional[Tuple[int, int, str]]): The same of the prediction; `None` if it is missed.
@@ -45,13 +45,7 @@ class EntityError(NamedTuple):
 
 
 class RelationError(NamedTuple):
-    """An error.
-
-    kind (str): "type", "missed" or "spurious"; see above.
-    gold (Optional[Tuple[int, int, int, int, str]]): First token and one past the last of the head, then of
-        the tail, all of the predicted doc, and the label; `None` if it is spurious.
-    predicted (Optional[Tuple[int, int, int, int, str]]): The same of the prediction; `None` if it is missed.
-    """
+    """The same of a relation: its tuples have the tokens of the head, then those of the tail."""
 
     kind: str
     gold: tuple[int, int, int, int, str] | None
@@ -68,7 +62,6 @@ def find_entity_errors(example: Example) -> list[EntityError]:
     Gold and predicted entities are matched one to one: the same tokens and label first, then the same tokens,
     then those that overlap; of these the longest overlap, then the same label, then what comes first.
 
-    example (Example): The gold and the predicted doc, whose tokens may differ.
     RETURNS (List[EntityError]): In the order of the text; none if the post is not annotated for entities.
     """
     gold, found = align_entities(example) or ([], [])
@@ -110,8 +103,6 @@ def find_relation_errors(example: Example, *, negative_label: str = "None") -> l
     are, as in `spacy-mmib.rel_scorer.v1`; the types of both play no role. Pairs with a gold label that is not
     known ("") are left out, with what is predicted for them.
 
-    example (Example): The gold and the predicted doc.
-    negative_label (str): The label of pairs without a relation.
     RETURNS (List[RelationError]): In the order of the text; none if the post is not annotated for relations.
     """
     errors = []
@@ -159,9 +150,8 @@ class PostChange:
     reference (Doc): The gold annotations.
     doc (Doc): The prediction with its picture.
     without (Doc): The prediction without.
-    errors (List[Union[EntityError, RelationError]]): Of `doc`: entities, if the pipeline finds them, then
-        relations.
-    errors_without (List[Union[EntityError, RelationError]]): Of `without`.
+    errors (List[AnyError]): Of `doc`: entities, if the pipeline finds them, then relations.
+    errors_without (List[AnyError]): Of `without`.
     """
 
     index: int
@@ -173,12 +163,12 @@ class PostChange:
 
     @property
     def added(self) -> list[AnyError]:
-        """RETURNS (List[Union[EntityError, RelationError]]): Errors made with the picture only."""
+        """RETURNS (List[AnyError]): Errors made with the picture only."""
         return list((Counter(self.errors) - Counter(self.errors_without)).elements())
 
     @property
     def repaired(self) -> list[AnyError]:
-        """RETURNS (List[Union[EntityError, RelationError]]): Errors made without the picture only."""
+        """RETURNS (List[AnyError]): Errors made without the picture only."""
         return list((Counter(self.errors_without) - Counter(self.errors)).elements())
 
 
@@ -223,7 +213,7 @@ def sort_changes(posts: Iterable[PostChange]) -> list[PostChange]:
 
 
 def find_errors(example: Example, roles: Roles) -> list[AnyError]:
-    """RETURNS (List[Union[EntityError, RelationError]]): The errors of a post in what a pipeline finds."""
+    """RETURNS (List[AnyError]): The errors of a post in what a pipeline finds."""
     errors: list[AnyError] = []
     if roles.recognizers:
         errors += find_entity_errors(example)

@@ -1,7 +1,6 @@
 """Score a pipeline on posts with their pictures, without, or with wrong ones."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -97,11 +96,8 @@ def evaluate(
 def read_corpus(
     nlp: "Language", corpus: str | Path, **settings: Any
 ) -> tuple[list[Example], PictureCounts, set[str]]:
-    """Read posts for a pipeline.
+    """Read posts for a pipeline, with the settings of `MultimodalCorpus`.
 
-    nlp (Language): The pipeline.
-    corpus (Union[str, Path]): A `.spacy` file, or a folder of them.
-    settings (Any): See `MultimodalCorpus`.
     RETURNS (Tuple[List[Example], PictureCounts, Set[str]]): At least one post, what was found about their
         pictures, and what is known to leak the labels.
     RAISES (EvaluationError): The corpus can't be read, or has no posts.
@@ -181,17 +177,11 @@ def predict_given(
 
     RETURNS (List[Example]): See `predict_examples`.
     """
-    with _asking_for_given_pairs(nlp):
-        return _predict(nlp, examples, batch_size, given="pairs", disable=get_roles(nlp).recognizers)
-
-
-@contextmanager
-def _asking_for_given_pairs(nlp: "Language") -> Iterator[None]:
     own = [(pipe, pipe.get_instances) for _, pipe in nlp.pipeline if hasattr(pipe, "get_instances")]
     try:
         for pipe, _ in own:
             pipe.get_instances = get_given_pairs
-        yield
+        return _predict(nlp, examples, batch_size, given="pairs", disable=get_roles(nlp).recognizers)
     finally:
         for pipe, get_instances in own:
             pipe.get_instances = get_instances

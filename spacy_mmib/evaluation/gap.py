@@ -5,7 +5,7 @@ import random
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -52,10 +52,6 @@ class Gap:
     recall_at_5: float
     chance_at_1: float
     chance_at_5: float
-
-    def to_json(self) -> dict[str, Any]:
-        """RETURNS (Dict[str, Any]): Plain values, by the names above."""
-        return asdict(self)
 
 
 def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None) -> Gap:
@@ -118,7 +114,6 @@ def _to_unit(vectors: Sequence[Array]) -> Array:
 class EntityRegionPairs:
     """Gold entities of one type, and what of the picture they attend to most.
 
-    label (str): The type.
     found (int): Entities of this type in posts with a picture, of which these are a sample.
     entities (numpy.ndarray): Means of Z^T over the tokens of each, (k, d).
     regions (numpy.ndarray): Z^V of the object to which each attends most, or of the whole picture where

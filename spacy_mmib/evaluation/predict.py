@@ -2,7 +2,6 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,11 +45,7 @@ class PredictResult:
     skipped: list[int] = field(default_factory=list)
 
     def add(self, doc: Doc, counts: PictureCounts | None) -> None:
-        """Count a post that was predicted.
-
-        doc (Doc): The post.
-        counts (Optional[PictureCounts]): What was found about its picture before.
-        """
+        """Count a post that was predicted, and what was found about its picture before that."""
         error = get_image_error(doc)
         self.posts += 1
         self.image_errors += error is not None
@@ -75,11 +70,6 @@ class PredictResult:
         return line
 
 
-def warn_of_skipped(line: int, reason: str) -> None:
-    """Warn of a line that can't be used."""
-    warn(f"line {line} skipped: {reason}")
-
-
 def predict(
     nlp: "Language",
     posts: Iterable[bytes | str | Record],
@@ -87,7 +77,7 @@ def predict(
     image_root: str | Path = ".",
     batch_size: int | None = None,
     n_process: int = 1,
-    skip: Callable[[int, str], None] = warn_of_skipped,
+    skip: Callable[[int, str], None] | None = None,
     result: PredictResult | None = None,
 ) -> Iterator[Record]:
     """Find the entities in posts, and the relations between them: what `spacy mmib predict` writes.
@@ -103,8 +93,8 @@ def predict(
     image_root (Union[str, Path]): The folder relative paths of pictures start from, and that none may leave.
     batch_size (Optional[int]): Posts at a time.
     n_process (int): Processes.
-    skip (Callable[[int, str], None]): Is told the number of each line that can't be used, or makes the
-        pipeline fail, and why; by default a warning.
+    skip (Optional[Callable[[int, str], None]]): Is told the number of each line that can't be used, or makes
+        the pipeline fail, and why; by default it is a warning.
     result (Optional[PredictResult]): Where posts are counted.
     YIELDS (Dict[str, Any]): Of each post, in order, what its line said and what was found; see
         `posts.to_record`.
@@ -115,7 +105,10 @@ def predict(
 
     def give_up(line: int, reason: str) -> None:
         result.skipped.append(line)
-        skip(line, reason)
+        if skip is not None:
+            skip(line, reason)
+        else:
+            warn(f"line {line} skipped: {reason}")
 
     def read() -> Iterator[tuple[int, Record]]:
         for number, line in enumerate(posts, 1):
@@ -193,7 +186,10 @@ def pipe_each(
         finally:
             nlp.set_error_handler(ignore_error)
 
-    with _restoring_error_handlers(nlp):
+    pipes: list[Any] = [pipe for _, pipe in nlp.pipeline if hasattr(pipe, "get_error_handler")]
+    handlers = [pipe.get_error_handler() for pipe in pipes]
+    default = nlp.default_error_handler
+    try:
         nlp.set_error_handler(ignore_error)
         while not finished:
             try:
@@ -209,19 +205,9 @@ def pipe_each(
                     raise
             while pending:
                 yield run_next_alone()
-    if failure is not None:
-        raise failure
-
-
-@contextmanager
-def _restoring_error_handlers(nlp: "Language") -> Iterator[None]:
-    before: list[tuple[Any, Any]] = [
-        (pipe, pipe.get_error_handler()) for _, pipe in nlp.pipeline if hasattr(pipe, "get_error_handler")
-    ]
-    default = nlp.default_error_handler
-    try:
-        yield
     finally:
         nlp.set_error_handler(default)
-        for pipe, handler in before:
+        for pipe, handler in zip(pipes, handlers):
             pipe.set_error_handler(handler)
+    if failure is not None:
+        raise failure

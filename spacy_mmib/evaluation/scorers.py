@@ -57,10 +57,7 @@ def get_prf(counts: Iterable[int]) -> tuple[float, float, float]:
 
 @registry.scorers("spacy-mmib.ner_scorer.v1")
 def make_ner_scorer_v1() -> Callable[..., dict[str, Any]]:
-    """Build the scorer `spacy-mmib.ner_scorer.v1`.
-
-    RETURNS (Callable[[Iterable[Example]], Dict[str, Any]]): See `score_entities`.
-    """
+    """RETURNS (Callable[[Iterable[Example]], Dict[str, Any]]): The scorer, `score_entities`."""
     return score_entities
 
 
@@ -80,12 +77,9 @@ def score_entities(examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]
 
 
 def align_entities(example: Example) -> tuple[list[Entity], list[tuple[Span, Entity]]] | None:
-    """Bring gold and predicted entities into the tokens of the reference, as spaCy's scorer does.
-
-    example (Example): The gold and the predicted doc.
-    RETURNS (Optional[Tuple[List[Entity], List[Tuple[Span, Entity]]]]): What is gold, and each prediction
-        with what it is in tokens of the reference, those on tokens whose gold is missing left out; `None` if
-        the post isn't annotated.
+    """RETURNS (Optional[Tuple[List[Entity], List[Tuple[Span, Entity]]]]): Gold entities, and predicted ones
+    with what they are in tokens of the reference. As in spaCy's scorer those on tokens whose gold is missing
+    are left out. `None` if the post isn't annotated.
     """
     reference = example.reference
     if not reference.has_annotation("ENT_IOB"):
@@ -101,11 +95,7 @@ def align_entities(example: Example) -> tuple[list[Entity], list[tuple[Span, Ent
 
 
 def count_document_entities(example: Example) -> DocumentCounts:
-    """Count the entities of a post as spaCy's `ents_p/r/f` do.
-
-    example (Example): The gold and the predicted doc.
-    RETURNS (DocumentCounts): Zeros if the post isn't annotated.
-    """
+    """RETURNS (DocumentCounts): What spaCy's `ents_p/r/f` count in a post; zeros if it isn't annotated."""
     aligned = align_entities(example)
     if aligned is None:
         return DocumentCounts()
@@ -169,12 +159,7 @@ def score_relations(
 
 
 def count_document_relations(example: Example, negative_label: str = "None") -> DocumentCounts:
-    """Count the relations of a post as `rel_micro_p/r/f` do.
-
-    example (Example): The gold and the predicted doc.
-    negative_label (str): The label of pairs without a relation.
-    RETURNS (DocumentCounts): Zeros if the post isn't annotated for relations.
-    """
+    """RETURNS (DocumentCounts): What `rel_micro_p/r/f` count in a post; zeros if it isn't annotated."""
     tally = _RelationTally(negative_label)
     tally.add(example)
     return DocumentCounts(*map(int, sum_counts(tally.by_label.values())))
@@ -183,13 +168,9 @@ def count_document_relations(example: Example, negative_label: str = "None") -> 
 def match_pairs(
     example: Example, negative_label: str
 ) -> list[tuple[list[Relation], dict[str, Relation]]] | None:
-    """Put gold and predicted relations of the same pair side by side. Pairs with a gold label that isn't
-    known are left out, with what is predicted for them.
-
-    example (Example): The gold and the predicted doc.
-    negative_label (str): The label of pairs without a relation, which is no prediction.
-    RETURNS (Optional[List[Tuple[List[Relation], Dict[str, Relation]]]]): For each pair what is gold, negative
-        labels included, and by label what is predicted; `None` if the post is not annotated for relations.
+    """RETURNS (Optional[List[Tuple[List[Relation], Dict[str, Relation]]]]): For each pair what is gold,
+    negative labels included, and by label what is predicted; without the pairs of which a gold label isn't
+    known. `None` if the post is not annotated for relations.
     """
     if not has_relations(example.reference):
         return None

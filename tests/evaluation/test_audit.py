@@ -364,7 +364,7 @@ def test_rare_labels(tmp_path):
     assert result["tasks"]["relation"]["folds"] == 2
     assert result["tasks"]["relation"]["labels"] == 3
     assert result["left_out"]["entity_type"] == "all 40 entities are 'PER'"
-    assert result["left_out"]["has_entity"] == "every post that is annotated has entities"
+    assert result["left_out"]["has_entity"] == "all 40 posts are 'with entities'"
 
 
 def test_no_labels(tmp_path):
@@ -372,10 +372,10 @@ def test_no_labels(tmp_path):
     docs = [Doc(vocab, words=["nothing", str(i)]) for i in range(30)]
     path = save(tmp_path / "corpus.spacy", docs)
     assert audit(path)["left_out"] == {
-        "relation": "no pair of entities is annotated with a relation",
-        "related": "no pair of entities is annotated with a relation",
+        "relation": "no pairs are annotated",
+        "related": "no pairs are annotated",
         "entity_type": "no entities are annotated",
-        "has_entity": "no entities are annotated",
+        "has_entity": "no posts are annotated",
     }
     result = run(path)
     assert result.exit_code == 0
@@ -444,7 +444,7 @@ def test_command(tmp_path):
     said = " ".join(result.output.split())
     assert "region count: region count < 3 => None, otherwise related: right for" in said
     assert said.count("FLAGGED") == 7  # count and all together in three tasks, and the legend
-    assert "Any entity in a post: not measured, because every post" in said
+    assert "Any entity in a post: not measured, because all 120 posts are 'with entities'" in said
     written = json.loads(output.read_text())
     assert written == audit(path, folds=4, seed=2, image_root=tmp_path)
     assert written["tasks"]["related"]["folds"] == 4

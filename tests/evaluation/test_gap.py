@@ -68,7 +68,6 @@ def test_numbers_of_a_small_table():
     assert gap.recall_at_5 == 1
     assert (gap.chance_at_1, gap.chance_at_5) == (pytest.approx(1 / 3), 1)
     assert (gap.posts, gap.pictures) == (3, 3)
-    assert gap.to_json()["pictures"] == 3
 
 
 def test_posts_that_share_a_picture_rank_different_pictures():
