@@ -21,7 +21,7 @@ from spacy.training.loop import train
 from typer.testing import CliRunner
 
 from spacy_mmib.cache.store import FeatureStore
-from spacy_mmib.cli.evaluate import evaluate
+from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.images.reader import PictureReader
 
 N_POSTS = 30

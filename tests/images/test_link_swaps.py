@@ -13,7 +13,7 @@ from spacy.vocab import Vocab
 
 from spacy_mmib import render
 from spacy_mmib.cache.cache import FeatureCache
-from spacy_mmib.evaluation.audit import _Sizes
+from spacy_mmib.evaluation.audit import look_up_picture
 from spacy_mmib.images import files
 from spacy_mmib.images.errors import ImageError
 from spacy_mmib.images.files import bind
@@ -235,9 +235,9 @@ def test_crops_of_a_getter(folder, encoder):
 
 def test_audit_looks_inside_only(folder):
     doc = from_corpus(folder)
-    assert _Sizes().look_up(doc, folder / "corpus")[1] == (40.0, 30.0)
+    assert look_up_picture(doc, folder / "corpus", {})[1] == (40.0, 30.0)
     swap(folder, "img/a.png")
-    assert _Sizes().look_up(doc, folder / "corpus")[1] == (-1.0, -1.0)
+    assert look_up_picture(doc, folder / "corpus", {})[1] == (-1.0, -1.0)
 
 
 def test_regions_stay_bound(folder):

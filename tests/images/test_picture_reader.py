@@ -24,7 +24,7 @@ from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.cli.predict import PredictResult
+from spacy_mmib.evaluation.predict import PredictResult
 from spacy_mmib.images import files, pool
 from spacy_mmib.images.local_pictures import PictureCounts, PictureFolder
 from spacy_mmib.images.paths import OutsideRootError

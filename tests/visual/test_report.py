@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import spacy_mmib.post.extensions
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.cli.evaluate import evaluate
 from spacy_mmib.evaluation.errors import PostChange, find_entity_errors, find_relation_errors
+from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.evaluation.scorers import score_entities
 from spacy_mmib.util import MMIBWarning
 from spacy_mmib.visual.report.examples import sort_posts

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...evaluation.errors import AnyError, EntityError, PostChange, find_errors
-from ...evaluation.predicting import Roles, get_roles
+from ...evaluation.evaluate import Roles, evaluate, get_roles
 from ...post.relations import ASKED, has_relations, read_relations, relations_to_json, set_relations
 
 if TYPE_CHECKING:
@@ -78,10 +78,8 @@ def find(
     seed (int): Of the shuffling.
     batch_size (Optional[int]): Posts at a time.
     RETURNS (Findings): What was found.
-    RAISES (CorpusError): The corpus can't be read or has no posts.
+    RAISES (EvaluationError): The corpus can't be read or has no posts.
     """
-    from ...cli.evaluate import evaluate
-
     roles = get_roles(nlp)
     metrics: dict[str, dict[str, Any]] = {}
     seen: dict[str, list[Example]] = {}

@@ -48,7 +48,7 @@ def make_report(
     limit_examples (int): So many posts are shown at most, worst first; 0 for all.
     batch_size (Optional[int]): Posts at a time.
     RETURNS (str): HTML, the same for the same predictions.
-    RAISES (CorpusError): The corpus can't be read or has no posts.
+    RAISES (EvaluationError): The corpus can't be read or has no posts.
     """
     findings = find(nlp, corpus, image_root=image_root, batch_size=batch_size)
     metrics, posts, roles = findings.metrics["own"], findings.posts, findings.roles

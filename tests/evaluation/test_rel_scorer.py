@@ -9,7 +9,7 @@ from spacy.training import Example
 from spacy.util import registry
 
 import spacy_mmib.post.extensions  # noqa: F401 (registers doc._.relations)
-from spacy_mmib.evaluation.relation_scorer import make_rel_scorer_v1
+from spacy_mmib.evaluation.scorers import make_rel_scorer_v1
 from spacy_mmib.post.relations import RELATIONS_KEY
 from spacy_mmib.util import MMIBWarning
 

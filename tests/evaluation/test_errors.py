@@ -23,8 +23,8 @@ from spacy_mmib.evaluation.errors import (
     find_relation_errors,
     predict_both,
 )
-from spacy_mmib.evaluation.predicting import get_roles, predict_examples
-from spacy_mmib.evaluation.relation_scorer import count_relations
+from spacy_mmib.evaluation.evaluate import get_roles, predict_examples
+from spacy_mmib.evaluation.scorers import count_document_relations
 from spacy_mmib.post.relations import RELATIONS_KEY
 from spacy_mmib.util import MMIBWarning
 
@@ -168,7 +168,7 @@ def test_relation_errors(gold, found, expected):
     example = relation_example(gold, found)
     assert find_relation_errors(example) == [RelationError(*e) for e in expected]
     if gold is not None:
-        counts = count_relations(example)
+        counts = count_document_relations(example)
         assert (counts.found == counts.gold and counts.right == counts.predicted) == (not expected)
 
 
