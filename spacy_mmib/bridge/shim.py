@@ -8,6 +8,7 @@ msgpack): loading builds the module from its settings, and no pickle is ever rea
 import os
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import safetensors.torch
@@ -25,23 +26,22 @@ from thinc.layers.pytorchwrapper import forward as forward_wrapped
 from thinc.util import get_torch_default_device
 from torch import nn
 
-from ..encoders.backbone import Backbone
 from ..fusion.mmib import MMIBCore
 from ..heads.crf import NERHead
 from ..heads.pairs import RelationHead
 from ..util import warn
 
 
-def _make_hf_vision(**settings: Any) -> nn.Module:
-    # transformers takes seconds to import, and most pipelines have no such encoder.
-    from ..encoders.hf_vision import HFVision
-
-    return HFVision(**settings)
+def _make_encoder(family: str, name: str, **settings: Any) -> nn.Module:
+    # torchvision, transformers and timm take seconds to import, and a pipeline needs one of them at most.
+    encoder: nn.Module = getattr(import_module(f"spacy_mmib.encoders.{family}"), name)(**settings)
+    return encoder
 
 
 MODULES: dict[str, Callable[..., nn.Module]] = {
-    "Backbone": Backbone,
-    "HFVision": _make_hf_vision,
+    "Backbone": partial(_make_encoder, "torchvision", "Backbone"),
+    "HFVision": partial(_make_encoder, "huggingface", "HFVision"),
+    "TimmVision": partial(_make_encoder, "timm", "TimmVision"),
     "MMIBCore": MMIBCore,
     "NERHead": NERHead,
     "RelationHead": RelationHead,
