@@ -32,7 +32,7 @@ from ..heads.pairs import RelationHead
 from ..util import warn
 
 
-def _make_encoder(family: str, name: str, **settings: Any) -> nn.Module:
+def _make_encoder(family: str, name: str, /, **settings: Any) -> nn.Module:
     # torchvision, transformers and timm take seconds to import, and a pipeline needs one of them at most.
     encoder: nn.Module = getattr(import_module(f"spacy_mmib.encoders.{family}"), name)(**settings)
     return encoder

@@ -5,18 +5,13 @@ made of what they compute.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..regions.vision import roi_align
-
-Rows: TypeAlias = Literal["regions", "patches", "grid", "pyramid"]
-
-BINS = 7
-"""RoIAlign looks at so many places a side of each object, twice (`sampling_ratio`)."""
 
 
 class VisionBackbone(nn.Module):
@@ -47,7 +42,7 @@ class VisionBackbone(nn.Module):
         trainable: bool = False,
         memory_format: str = "auto",
         autocast: str | None = None,
-        rows: Rows = "regions",
+        rows: str = "regions",
         rows_size: int = 7,
         rois: bool = False,
         network: nn.Module | None = None,
@@ -75,7 +70,6 @@ class VisionBackbone(nn.Module):
         self.has_statistics = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
         self.requires_grad_(trainable)
         self.eval()
-        self._set_up()
         # Sizes are asked of the network itself, in evaluation mode: one picture has no batch statistics.
         size = int(preset["crop_size"])
         with torch.no_grad():
@@ -91,9 +85,6 @@ class VisionBackbone(nn.Module):
     def _build(self) -> nn.Module:
         """RETURNS (nn.Module): The network with random weights, as `settings` describe it."""
         raise NotImplementedError
-
-    def _set_up(self) -> None:
-        """Called once, when the network is there."""
 
     def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """RETURNS (Tuple[torch.Tensor, List[torch.Tensor]]): Vectors, (r, width), and the feature maps that
@@ -143,9 +134,18 @@ class VisionBackbone(nn.Module):
                 own = self._make_rows(pooled, maps)
                 if boxes is None:
                     rows.append(own.flatten(0, 1))
-                else:
-                    objects = _cut_out(maps[-1].float(), boxes[start : start + at_once], part.shape[-1])
-                    rows += [row for pair in zip(own, objects) for row in pair]
+                    continue
+                of_each = [one.to(part.device) for one in boxes[start : start + at_once]]
+                objects = roi_align(
+                    maps[-1].float().contiguous(),
+                    of_each,
+                    output_size=7,  # places a side of each object, looked at twice
+                    spatial_scale=maps[-1].shape[-1] / part.shape[-1],
+                    sampling_ratio=2,
+                    aligned=True,
+                ).mean((2, 3))
+                for pair in zip(own, objects.split([len(one) for one in of_each])):
+                    rows += pair
         return torch.cat(rows)
 
     def _make_rows(self, pooled: torch.Tensor, maps: list[torch.Tensor]) -> torch.Tensor:
@@ -162,31 +162,26 @@ class VisionBackbone(nn.Module):
         return torch.cat((whole, parts.flatten(2).transpose(1, 2)), dim=1)
 
 
-def _cut_out(feature_map: torch.Tensor, boxes: Sequence[torch.Tensor], size: int) -> Any:
-    """RETURNS (Tuple[torch.Tensor, ...]): Of each picture, (k, width)."""
-    objects = roi_align(
-        feature_map.contiguous(),
-        [of_one.to(feature_map.device) for of_one in boxes],
-        output_size=BINS,
-        spatial_scale=feature_map.shape[-1] / size,
-        sampling_ratio=2,
-        aligned=True,
-    )
-    return objects.mean((2, 3)).split([len(of_one) for of_one in boxes])
-
-
 def describe(err: Exception) -> str:
     """RETURNS (str): An error in one line, for a message."""
     return " ".join(f"{type(err).__name__}: {err}".split())[:300]
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
     """Read weights from a safetensors file, or from what `torch.save` made of a state dict.
 
-    path (Path): The file.
+    weights (str): The file.
+    others (str): What else `weights` could have been, for the message.
     RETURNS (Dict[str, torch.Tensor]): The state dict.
-    RAISES (ValueError): It is none. Nothing but tensors is unpickled.
+    RAISES (FileNotFoundError): There is no such file.
+    RAISES (ValueError): It holds no state dict. Nothing but tensors is unpickled.
     """
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"weights = {weights!r} is neither a file nor {others}. A relative path is looked for in the "
+            f"folder the command runs in ({Path.cwd()})."
+        )
     try:
         if path.suffix == ".safetensors":
             import safetensors.torch
@@ -202,3 +197,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict.")
     return state
+
+
+def explain_download(what: str, err: Exception, file: str) -> str:
+    """RETURNS (str): Why there are no weights, and which file to put where."""
+    return (
+        f"The weights {what} are neither on this machine nor could they be downloaded ({describe(err)}). Put "
+        f"the file {file} anywhere and set 'weights' to its path, or to null to start from random weights."
+    )

@@ -50,9 +50,9 @@ def build_torchvision_encoder_v1(
 
     arch (str): torchvision's name of the network, e.g. "resnet50" (the paper's), "vit_b_16".
     weights (Optional[Union[str, Path]]): torchvision's name of its weights ("IMAGENET1K_V1" are the paper's;
-        downloaded on initialization unless in torch's cache), the path of a state dict (.safetensors, or
-        .pth, of which only tensors are unpickled), or `None` for random weights. Read on initialization only: a
-        saved pipeline holds its weights.
+        downloaded unless in torch's cache), the path of a state dict (.safetensors, or .pth, of which only
+        tensors are unpickled), or `None` for random weights. Read on initialization: a saved pipeline holds
+        its weights.
     rows (str): "regions": a row for the whole picture and one for each object. "grid": a row for the whole
         picture and one for each of grid_size x grid_size parts of it, averages of the last feature map, row
         by row; objects aren't searched for. "pyramid": for the whole picture and for each object pyramid_size

@@ -5,7 +5,7 @@ model is ever run, and nothing but tensors is unpickled.
 import inspect
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"  # transformers 5 keeps the former in here
 
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "interpolation": "bilinear"}
 IMAGENET_CROP = 0.875  # 224 of 256
 
 CONVNEXT_CROPPED_BELOW = 384
@@ -71,58 +72,58 @@ class HFVision(VisionBackbone):
         super().__init__(config=clean_config(config), **{"memory_format": "contiguous", **settings})
 
     def _build(self) -> nn.Module:
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoModel
 
-        config = self.settings["config"]
-        check_type(config)
-        network: nn.Module = AutoModel.from_config(AutoConfig.for_model(**config), **_get_arguments(config))
+        network: nn.Module = AutoModel.from_config(**_get_arguments(self.settings["config"]))
         return network
 
-    def _set_up(self) -> None:
-        config, size = self.settings["config"], int(self.settings["preset"]["crop_size"])
-        self.arguments: dict[str, Any] = {}
+    def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        config, size = self.settings["config"], pictures.shape[-1]
+        model_type = config["model_type"]
         patch, own = _as_pair(config.get("patch_size", 1)), _as_pair(config.get("image_size", size))
-        self.n_patches = (size // patch[0]) * (size // patch[1])
-        if not self.n_patches:
+        if size < max(patch):
             raise ValueError(
-                f"Pictures of {size} x {size} are smaller than a patch of this {config['model_type']!r} "
-                f"({patch[0]} x {patch[1]}). Set a larger image_size."
+                f"Pictures of {size} x {size} are smaller than a patch of this {model_type!r} ({patch[0]} x "
+                f"{patch[1]}). Set a larger image_size."
             )
-        if config["model_type"] not in ANY_SIZE and own != (size, size):
+        arguments = {}
+        if model_type not in ANY_SIZE and own != (size, size):
             if "interpolate_pos_encoding" not in inspect.signature(self.network.forward).parameters:
                 raise ValueError(
-                    f"This {config['model_type']!r} was made for pictures of {own[0]} x {own[1]} and the "
-                    f"installed version of transformers can't use it with {size} x {size}. Set image_size to "
-                    f"{own[0]}, or upgrade transformers."
+                    f"This {model_type!r} was made for pictures of {own[0]} x {own[1]} and the installed "
+                    f"transformers can't use it with {size} x {size}. Set image_size to {own[0]}, or upgrade "
+                    "transformers."
                 )
-            self.arguments["interpolate_pos_encoding"] = True
-
-    def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        output = self.network(pictures, **self.arguments)
-        hidden, model_type = output.last_hidden_state, self.settings["config"]["model_type"]
+            arguments["interpolate_pos_encoding"] = True
+        output = self.network(pictures, **arguments)
+        hidden = output.last_hidden_state
         pooled = hidden[:, 0] if model_type in WITHOUT_POOLER else output.pooler_output
         if pooled is None:
             raise ValueError(
-                f"This {model_type!r} was made without the layer that gives the vector of a whole picture ("
-                "its config switches it off). Take a checkpoint that has it."
+                f"This {model_type!r} was made without the layer that gives the vector of a whole picture "
+                "(its config switches it off). Take a checkpoint that has it."
             )
-        is_map = hidden.dim() == 4
-        patches = hidden if is_map else hidden[:, -self.n_patches :].transpose(1, 2)  # after CLS and the like
+        n_patches = (size // patch[0]) * (size // patch[1])  # after CLS and the like
+        patches = hidden if hidden.dim() == 4 else hidden[:, -n_patches:].transpose(1, 2)
         return pooled.flatten(1), [patches]
 
 
 def clean_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Keep of a model's configuration what its numbers depend on.
-
-    Left out are what all configurations of transformers share (labels, settings of text generation), and
-    what could make transformers run other code: an attention implementation may name a repository that is
-    downloaded and executed.
+    """Keep of a model's configuration what its numbers depend on. Left out are what all configurations of
+    transformers share (labels, settings of text generation), and what could make transformers run other code:
+    an attention implementation may name a repository that is downloaded and executed.
 
     config (Dict[str, Any]): As `PretrainedConfig.to_dict()` gives it.
     RETURNS (Dict[str, Any]): "model_type" and what is this model's own.
+    RAISES (ValueError): It is of no known vision model.
     """
     from transformers import PretrainedConfig
 
+    if config.get("model_type") not in KNOWN:
+        raise ValueError(
+            f"it is of type {config.get('model_type')!r}, which is no vision model that pictures can be "
+            f"encoded with here. Known types: {', '.join(sorted(KNOWN))}, and whole CLIP and SigLIP models."
+        )
     shared = set(PretrainedConfig().to_dict()) - {"model_type"}
     return {
         key: list(value) if isinstance(value, tuple) else value
@@ -131,18 +132,12 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_type(config: dict[str, Any]) -> None:
-    """RAISES (ValueError): The configuration is of no known vision model."""
-    if config.get("model_type") not in KNOWN:
-        raise ValueError(
-            f"it is of type {config.get('model_type')!r}, which is no vision model that pictures can be "
-            f"encoded with here. Known types: {', '.join(sorted(KNOWN))}, and whole CLIP and SigLIP models."
-        )
-
-
 def _get_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What the model's class takes beside its configuration."""
-    return {"add_pooling_layer": False} if config["model_type"] in WITHOUT_POOLER else {}
+    """RETURNS (Dict[str, Any]): What transformers builds the model from."""
+    from transformers import AutoConfig
+
+    pooler = {"add_pooling_layer": False} if config["model_type"] in WITHOUT_POOLER else {}
+    return {"config": AutoConfig.for_model(**config), **pooler}
 
 
 def load(name: str, *, image_size: int | None, **settings: Any) -> HFVision:
@@ -156,27 +151,37 @@ def load(name: str, *, image_size: int | None, **settings: Any) -> HFVision:
     RAISES (OSError): The model is neither here nor can it be downloaded.
     RAISES (ValueError): It is no vision model, or what is in its files can't be used.
     """
+    from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
     folder = find_model_folder(name)
-    # It reports in many lines that the text part of CLIP is left out; what matters is checked here.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
+    with ExitStack() as stack:
         # Modules start from random numbers even if they are replaced at once.
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            with _reading(CONFIG, name):
-                config = _read_config(folder)
-            with _reading("weights", name):
-                network = _read_weights(folder, config)
-            with _reading(PREPROCESSOR, name):
-                preset = _read_preset(folder, config, name)
-            if image_size is not None:
-                preset["crop_size"] = preset["resize_size"] = image_size
-            with _reading("configuration", name):
-                return HFVision(config=config, preset=preset, network=network, **settings)
-    finally:
-        logging.set_verbosity(verbosity)
+        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        # It reports in many lines that the text part of CLIP is left out; what matters is checked here.
+        stack.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity_error()
+        with _reading(CONFIG, name):
+            whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = clean_config(getattr(whole, "vision_config", whole).to_dict())
+        with _reading("weights", name):
+            # Built from the cleaned configuration, as it will be when a saved pipeline is loaded.
+            arguments = {**_get_arguments(config), "output_loading_info": True, "weights_only": True}
+            network, info = AutoModel.from_pretrained(folder, **arguments)
+            # Masks are for pretraining only.
+            missing = sorted(key for key in info["missing_keys"] if not key.endswith("mask_token"))
+            if missing:
+                raise ValueError(
+                    f"they lack {len(missing)} tensors of its {config['model_type']!r} "
+                    f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}), which would stay random. "
+                    f"Take the weights that belong to its {CONFIG}."
+                )
+        with _reading(PREPROCESSOR, name):
+            preset = _read_preset(folder, name, config)
+        if image_size is not None:
+            preset["crop_size"] = preset["resize_size"] = image_size
+        with _reading("configuration", name):
+            return HFVision(config=config, preset=preset, network=network, **settings)
 
 
 @contextmanager
@@ -190,54 +195,16 @@ def _reading(what: str, name: str) -> Iterator[None]:
         raise ValueError(f"The {what} of the model {name!r} can't be used: {reason}") from None
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): The vision model's, see `clean_config`."""
-    from transformers import AutoConfig
-
-    whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    config = clean_config(getattr(whole, "vision_config", whole).to_dict())
-    check_type(config)
-    return config
-
-
-def _read_weights(folder: Path, config: dict[str, Any]) -> nn.Module:
-    """RETURNS (nn.Module): The model with all its weights."""
-    from transformers import AutoConfig, AutoModel
-
-    # Built from the cleaned configuration, as it will be when a saved pipeline is loaded.
-    own: Any = {"config": AutoConfig.for_model(**config), **_get_arguments(config)}
-    network, info = AutoModel.from_pretrained(folder, output_loading_info=True, weights_only=True, **own)
-    # Masks are for pretraining only.
-    missing = sorted(key for key in info["missing_keys"] if not key.endswith("mask_token"))
-    if missing:
-        raise ValueError(
-            f"they lack {len(missing)} tensors of its {config['model_type']!r} "
-            f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}), which would stay random. Take the "
-            f"weights that belong to its {CONFIG}."
-        )
-    loaded: nn.Module = network
-    return loaded
-
-
-def _read_preset(folder: Path, config: dict[str, Any], name: str) -> dict[str, Any]:
+def _read_preset(folder: Path, name: str, config: dict[str, Any]) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): See `picture_transform.PictureTransform`."""
     from transformers import AutoImageProcessor
 
-    settings: Any = None
     if (folder / PREPROCESSOR).is_file():
-        settings = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False).to_dict()
-    elif (folder / PROCESSOR).is_file():
-        settings = json.loads((folder / PROCESSOR).read_text("utf8")).get("image_processor")
-    if settings is not None:
-        return to_preset(settings)
+        return to_preset(AutoImageProcessor.from_pretrained(folder, trust_remote_code=False).to_dict())
+    if (folder / PROCESSOR).is_file():
+        return to_preset(json.loads((folder / PROCESSOR).read_text("utf8"))["image_processor"])
     size = max(_as_pair(config.get("image_size", 224)))
-    preset = {
-        "crop_size": size,
-        "resize_size": int(size / IMAGENET_CROP),
-        "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225],
-        "interpolation": "bilinear",
-    }
+    preset = {**IMAGENET, "crop_size": size, "resize_size": int(size / IMAGENET_CROP)}
     warn(
         f"The model {name!r} has no {PREPROCESSOR}, so pictures are prepared as for ImageNet ({preset}). If "
         f"it was trained otherwise, put that file beside its {CONFIG}."

@@ -42,7 +42,7 @@ class PictureTransform:
     def __call__(self, picture: PIL.Image.Image) -> torch.Tensor:
         """RETURNS (torch.Tensor): float32, (3, crop_size, crop_size)."""
         if self._exact_size is not None:
-            picture = self._to_square(picture, self._exact_size)
+            picture = picture.resize((self._exact_size,) * 2, self._resampling)
         else:
             picture = _cut_long(picture)
         tensor: torch.Tensor = self._transform(picture)
@@ -53,11 +53,8 @@ class PictureTransform:
 
         RETURNS (torch.Tensor): float32, (3, crop_size, crop_size).
         """
-        tensor: torch.Tensor = self._convert(self._to_square(picture, self._crop_size))
+        tensor: torch.Tensor = self._convert(picture.resize((self._crop_size,) * 2, self._resampling))
         return tensor
-
-    def _to_square(self, picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
-        return picture.resize((size, size), self._resampling)
 
 
 def _cut_long(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -1,13 +1,12 @@
 """Models of timm as picture encoders."""
 
 from math import floor
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .base import VisionBackbone, describe, read_state_dict
+from .base import VisionBackbone, describe, explain_download, read_state_dict
 
 
 class TimmVision(VisionBackbone):
@@ -52,12 +51,28 @@ def load(name: str, weights: str | None, *, image_size: int | None, **settings: 
     tagged = f"{name.partition('.')[0]}.{weights}"
     if weights is not None and _import_timm().models.is_model_pretrained(tagged):
         name, weights = tagged, "pretrained"
-    preset = make_preset(name, image_size)
-    network = None
+    config, preset, network = _get_config(name), make_preset(name, image_size), None
     if weights == "pretrained":
-        network = _download(name, preset)
+        if not config.has_weights:
+            raise ValueError(f"timm has no weights for {name!r}. Set 'weights' to a file's path, or to null.")
+        try:
+            network = _create(name, preset, pretrained=True)
+        except Exception as err:
+            hub = f"model.safetensors of https://huggingface.co/{config.hf_hub_id}"
+            file = hub if config.hf_hub_id else config.url
+            raise OSError(explain_download(f"of {name}", err, file)) from err
     elif weights is not None:
-        network = _read(name, preset, Path(weights))
+        heads = config.classifier or ()
+        left_out = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+        state = read_state_dict(weights, f"'pretrained', nor the tag of weights that timm has for {name}")
+        state = {key: value for key, value in state.items() if not str(key).startswith(left_out)}
+        # timm translates weights as they were published, and fits position embeddings to the pictures' size.
+        overlay = {"state_dict": state, "num_classes": 0, "label_offset": 0, "custom_load": False}
+        try:
+            network = _create(name, preset, pretrained=True, pretrained_cfg_overlay=overlay)
+        except Exception as err:
+            raise ValueError(f"The weights {weights} don't fit timm's {name!r} ({describe(err)}).") from err
+        setattr(network, "pretrained_cfg", None)  # noqa: B010 it would keep all weights twice
     return TimmVision(name=name, preset=preset, network=network, **settings)
 
 
@@ -115,40 +130,4 @@ def _create(name: str, preset: dict[str, Any], **source: Any) -> nn.Module:
     if config.fixed_input_size and config.input_size[-1] != preset["crop_size"]:
         source["img_size"] = preset["crop_size"]
     network: nn.Module = _import_timm().create_model(name, num_classes=0, **source)
-    return network
-
-
-def _download(name: str, preset: dict[str, Any]) -> nn.Module:
-    config = _get_config(name)
-    if not config.has_weights:
-        raise ValueError(
-            f"timm has no weights for {name!r}. Set 'weights' to the path of a file, or to null."
-        )
-    try:
-        return _create(name, preset, pretrained=True)
-    except Exception as err:
-        hub = f"model.safetensors of https://huggingface.co/{config.hf_hub_id}"
-        raise OSError(
-            f"The weights of {name!r} are neither on this machine nor could they be downloaded "
-            f"({describe(err)}). Put the file {hub if config.hf_hub_id else config.url} anywhere and set "
-            "'weights' to its path, or to null to start from random weights."
-        ) from err
-
-
-def _read(name: str, preset: dict[str, Any], path: Path) -> nn.Module:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights = {str(path)!r} is neither a file, nor the tag of weights that timm has for {name!r}, "
-            f"nor 'pretrained'. A relative path is looked for in {Path.cwd()}, where the command runs."
-        )
-    heads = _get_config(name).classifier or ()
-    left_out = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-    state = {key: value for key, value in read_state_dict(path).items() if not str(key).startswith(left_out)}
-    # timm translates weights as they were published, and fits position embeddings to the pictures' size.
-    overlay = {"state_dict": state, "num_classes": 0, "label_offset": 0, "custom_load": False}
-    try:
-        network = _create(name, preset, pretrained=True, pretrained_cfg_overlay=overlay)
-    except Exception as err:
-        raise ValueError(f"The weights in {path} don't fit timm's {name!r} ({describe(err)}).") from err
-    setattr(network, "pretrained_cfg", None)  # noqa: B010 it would keep all weights twice
     return network

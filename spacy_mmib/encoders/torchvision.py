@@ -1,5 +1,6 @@
 """Classification networks of torchvision as picture encoders."""
 
+from functools import partial
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -8,10 +9,9 @@ import torch
 from torch import nn
 
 from ..regions.vision import ImageClassification, models
-from .base import VisionBackbone, describe, read_state_dict
+from .base import VisionBackbone, describe, explain_download, read_state_dict
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
-STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Backbone(VisionBackbone):
@@ -36,25 +36,21 @@ class Backbone(VisionBackbone):
         linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
         self.head_name = linear[-1] if linear else "classifier"
         network.set_submodule(self.head_name, nn.Identity() if linear else nn.AdaptiveAvgPool2d(1))
-        return network
-
-    def _set_up(self) -> None:
         self.layers: tuple[str, ...] = ()
         self.outputs: dict[int, dict[str, torch.Tensor]] = {}  # by the thread that runs the network
         if self.rows == "pyramid":
-            if not all(hasattr(self.network, stage) for stage in STAGES):
-                arch = self.settings["arch"]
+            self.layers = ("layer1", "layer2", "layer3", "layer4")
+            if not all(hasattr(network, stage) for stage in self.layers):
                 raise ValueError(f'rows = "pyramid" needs the four stages of a ResNet; {arch!r} has none.')
-            self.layers = STAGES
         elif self.needs_map:
-            self.layers = _find_feature_map(self.network, int(self.settings["preset"]["crop_size"]))
+            self.layers = _find_feature_map(network.eval(), int(self.settings["preset"]["crop_size"]))
         for name in self.layers:
+            network.get_submodule(name).register_forward_hook(partial(self._keep, name))
+        return network
 
-            def keep(layer: nn.Module, inputs: Any, output: torch.Tensor, name: str = name) -> None:
-                if get_ident() in self.outputs:
-                    self.outputs[get_ident()][name] = output
-
-            self.network.get_submodule(name).register_forward_hook(keep)
+    def _keep(self, name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if get_ident() in self.outputs:
+            self.outputs[get_ident()][name] = output
 
     def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         outputs = self.outputs[get_ident()] = {}
@@ -126,15 +122,17 @@ def load(arch: str, weights: str | None, *, image_size: int | None, **settings: 
     preset = make_preset(arch, weights if weights in names else None, image_size)
     backbone = Backbone(arch=arch, preset=preset, **settings)
     if weights in names:
-        backbone.load_classifier_state(_download(arch, weights))
+        entry = models.get_model_weights(arch)[weights]
+        file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
+        try:
+            state = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except Exception as err:
+            what = f"{weights} of {arch}"
+            raise OSError(explain_download(what, err, f"{entry.url} at {file}, or")) from err
+        backbone.load_classifier_state(state)
     elif weights is not None:
-        if not Path(weights).is_file():
-            raise FileNotFoundError(
-                f"weights = {weights!r} is neither a file nor one of torchvision's names for the weights of "
-                f"{arch} ({', '.join(names)}). A relative path is looked for in the folder the command runs "
-                f"in ({Path.cwd()})."
-            )
-        backbone.load_classifier_state(read_state_dict(Path(weights)))
+        others = f"one of torchvision's names for the weights of {arch} ({', '.join(names)})"
+        backbone.load_classifier_state(read_state_dict(weights, others))
     return backbone
 
 
@@ -158,17 +156,3 @@ def make_preset(arch: str, weights: str | None, image_size: int | None) -> dict[
         "interpolation": transform.interpolation.value,
         **({} if weights is None else {"transform_input": True}),
     }
-
-
-def _download(arch: str, name: str) -> dict[str, Any]:
-    entry = models.get_model_weights(arch)[name]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
-    try:
-        state: dict[str, Any] = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        return state
-    except Exception as err:
-        raise OSError(
-            f"The weights {name} of {arch} are neither on this machine nor could they be downloaded "
-            f"({describe(err)}). Put the file {entry.url} at {file}, or set 'weights' to the path of any "
-            "local state dict of this network, or to null to start from random weights."
-        ) from err
