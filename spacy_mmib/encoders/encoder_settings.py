@@ -11,7 +11,7 @@ Mode: TypeAlias = Literal["crop", "roi", "patches"]
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Settings of a picture encoder's layer; see `encoders.torchvision.build_torchvision_encoder_v1`. Not
+    """Settings of a picture encoder's layer; see `encoders.builders.build_torchvision_encoder_v1`. Not
     attributes of the Thinc model: those are restored from a saved model, over what the config says.
 
     name (str): What messages call the encoder.

@@ -149,7 +149,7 @@ def forward(
         set_encoder_error(docs[i], "; ".join(problems) or None, kinds)
         if not is_train:
             used = planner.get_used(plan.regions or [])
-            rows_of = _get_rows(docs[i], used, problems, len(vectors[i]), settings.mode)
+            rows_of = _get_rows(docs[i], used, problems, len(vectors[i]), module.rows_per_picture)
             set_region_rows(docs[i], rows_of)
         if problems:
             _report(settings.on_image_error, docs[i], problems, used=len(vectors[i]) > 0)
@@ -177,15 +177,14 @@ def _restore_statistics(module: nn.Module, statistics: dict[str, torch.Tensor]) 
 
 
 def _get_rows(
-    doc: Doc, used: Sequence[Region], problems: Sequence[str], n_rows: int, mode: str
+    doc: Doc, used: Sequence[Region], problems: Sequence[str], n_rows: int, rows_per_picture: int
 ) -> list[int] | None:
     """RETURNS (Optional[List[int]]): See `set_region_rows`; `None` if the objects aren't those of the doc."""
-    if mode == "patches":
-        return [0] * n_rows
     if not n_rows or (used and list(used) != get_regions(doc)[: len(used)]):
         return None
     failed = {problem.region for problem in problems if isinstance(problem, Problem)}
     rows = [0, *(i + 1 for i in range(len(used)) if i not in failed)]
+    rows = [row for row in rows for _ in range(rows_per_picture)]
     return rows if len(rows) == n_rows else None
 
 
@@ -331,8 +330,6 @@ def _convert_inputs(
     kwargs: dict[str, Any] = {"at_once": X.at_once}
     if X.mode == "roi":
         kwargs["boxes"] = [unit.boxes for unit in X.units]
-    elif X.mode == "patches":
-        kwargs["patches"] = True
     return ArgsKwargs(args=(pictures,), kwargs=kwargs), lambda d_inputs: None
 
 

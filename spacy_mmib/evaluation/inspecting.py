@@ -49,10 +49,11 @@ def find_component(nlp: Language, component: str | None = None) -> str:
 def _find_problem(name: str, pipe: Any) -> tuple[int, str | None]:
     """RETURNS (Tuple[int, Optional[str]]): How much of what is needed is there, and what isn't."""
     model: Any = getattr(pipe, "model", None)
-    if not hasattr(model, "maybe_get_ref") or model.maybe_get_ref("fusion") is None:
+    fusion = model.maybe_get_ref("fusion") if hasattr(model, "maybe_get_ref") else None
+    if fusion is None or fusion.name not in ("MMIB", "mmib_core"):  # the latter in version 0.1
         return 0, (
-            f"The component {name!r} has no MMIB core, so there is no bottleneck to look into: its model has "
-            "to be spacy-mmib.MMIB_NER.v1 or spacy-mmib.MMIB_REL.v1."
+            f"The component {name!r} has no bottleneck to look into: its model has to have the fusion "
+            "spacy-mmib.MMIB.v1."
         )
     if model.attrs.get("entity_repr") == "marker":
         return 1, (

@@ -22,8 +22,8 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib.bridge.shim import get_module
-from spacy_mmib.encoders.backbone import Backbone
 from spacy_mmib.encoders.prefetch import find_encoder_layers, find_encoders, get_planner, prefetch
+from spacy_mmib.encoders.torchvision import Backbone
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.post.extensions import get_regions_note
 from spacy_mmib.regions.base import RegionGetter, region_getters
@@ -304,7 +304,9 @@ def test_gradients_of_rois_reach_the_network(files):
 
 
 def test_a_network_without_feature_map_is_refused():
-    with pytest.raises(ValueError, match="needs a convolutional network.*mobilenet_v3_small"):
+    with pytest.raises(
+        ValueError, match="needs a network whose last feature map is as wide.*mobilenet_v3_small"
+    ):
         make_encoder(arch="mobilenet_v3_small", region_features="roi")
     with pytest.raises(Exception, match="region_features"):
         make_encoder(region_features="pyramid")

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 
 def count_pictures(monkeypatch, model) -> list[int]:
     """Numbers of pictures and objects in each forward pass of the networks under a model."""
-    from spacy_mmib.encoders.backbone import Backbone
+    from spacy_mmib.encoders.torchvision import Backbone
 
     counts: list[int] = []
     forward = Backbone.forward
