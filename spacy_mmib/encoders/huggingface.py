@@ -13,7 +13,7 @@ import PIL.Image
 import torch
 from torch import nn
 
-from ..regions.hub import find_model_folder
+from ..regions.zero_shot_detector import find_model_folder
 from ..util import warn
 from .base import VisionBackbone, describe
 
