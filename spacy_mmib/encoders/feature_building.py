@@ -10,7 +10,7 @@ from spacy.tokens import Doc
 from spacy.util import minibatch
 
 from ..post.extensions import get_image_error_kinds, get_stored_image
-from .prefetch import find_encoder_layers, find_encoders, get_settings, prefetch
+from .encoder_settings import find_encoder_layers, get_settings, read_ahead
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -125,13 +125,12 @@ def build_features(
     """
     result = BuildResult()
     start = time.perf_counter()
-    networks = [network for layer in encoders for network in find_encoders(layer)]
     chunks = map(list, minibatch(docs, chunk_size))
     current = next(chunks, None)
     while current is not None:
         following = next(chunks, None)
         if following is not None:
-            prefetch(following, networks)
+            read_ahead(encoders, following)
         for layer in encoders:
             layer.predict(current)
         for cache in get_caches(encoders):

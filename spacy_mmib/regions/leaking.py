@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from spacy.tokens import Doc
 
 from ..images.errors import ImageError
-from ..images.paths import resolve_inside
+from ..images.files import resolve_inside
 from ..post.extensions import set_regions, set_regions_note
 from ..util import logger
 

@@ -32,6 +32,7 @@ class GivenRegions(RegionGetter):
 
     needs_pictures = False
     writes = False
+    normalized = True
 
     def __call__(
         self, docs: Sequence[Doc], pictures: Sequence["PIL.Image.Image | None"]

@@ -24,7 +24,7 @@ from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.encoders.prefetch import find_encoders, prefetch
+from spacy_mmib.encoders.encoder_settings import read_ahead
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError
 from spacy_mmib.regions.getter import RegionGetter
@@ -117,7 +117,7 @@ def test_hostile_posts_among_good_ones(isolation):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         encoder.predict(docs[:1])
-        prefetch(docs, find_encoders(encoder))
+        read_ahead([encoder], docs)
         found = encoder.predict(docs)
     for doc, vectors in zip(docs, found):
         is_good = doc._.image in good
@@ -353,7 +353,7 @@ def test_what_is_read_ahead_is_bounded_by_its_pixels(decoded, isolation):
     encoder.predict(docs[:1])
     wait_until(lambda: decoded["now"] == 0)
     decoded["most"] = 0
-    prefetch(docs, find_encoders(encoder))
+    read_ahead([encoder], docs)
     found = encoder.predict(docs)
     for a, b in zip(expected, found):
         numpy.testing.assert_allclose(a, b, atol=1e-5)
@@ -376,7 +376,7 @@ def test_many_threads_read_ahead_within_one_bound(decoded):
         barrier.wait()
         for _ in range(2):
             docs = make_docs(pictures)
-            prefetch(docs, find_encoders(encoder))
+            read_ahead([encoder], docs)
             results[number] = encoder.predict(docs)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
