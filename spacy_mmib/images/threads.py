@@ -220,6 +220,7 @@ class ReadingThreads:
                 if isinstance(size, tuple) and len(size) == 2 and job.claimed:
                     weakref.finalize(value, self._give_room, job.claimed).atexit = False
                     job.claimed = 0
+                    self._changed.notify_all()
 
     def claim(self, n_bytes: int) -> None:
         """Wait until there is room for the pixels of a picture. Outside of these threads there is.
