@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spacy_mmib.images.paths import existing_inside, resolve_inside
+from spacy_mmib.images.files import existing_inside, resolve_inside
 from spacy_mmib.images.reading import ImageError
 from spacy_mmib.regions.crops import (
     HVPNET_SPLITS,

@@ -3,6 +3,7 @@ that can't be used. The reader and `spacy mmib predict` do this before a post me
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from spacy.tokens import Doc
 from ..post.extensions import get_regions, get_stored_image, set_image, set_image_error, set_regions
 from ..post.kinds import describe_kinds
 from ..post.regions import Region
+from .errors import ImageError, MissingFileError, OutsideRootError
+from .files import bind, refuse_url
 
 ImageCheck: TypeAlias = Literal["header", "decode", "none"]
 """How closely pictures are looked at: opened by their header, decoded in full, or only looked
@@ -43,7 +46,7 @@ class PictureCounts:
     unreadable: int = 0
     refused: int = 0
     dropped_crops: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=Counter)
     example: str | None = field(default=None, compare=False)
 
     @property
@@ -69,8 +72,7 @@ class PictureCounts:
         self.dropped_crops += dropped_crops
         for kind in kinds:
             self.reasons[kind] = self.reasons.get(kind, 0) + 1
-        if self.example is None:
-            self.example = reason
+        self.example = self.example or reason
 
     def summary(self) -> str:
         """RETURNS (str): One line for people."""
@@ -118,18 +120,16 @@ class PictureFolder:
         counts (Optional[PictureCounts]): Where the post is counted.
         RETURNS (Outcome): What became of the picture.
         """
-        from .errors import ImageError
-        from .paths import MissingFileError, OutsideRootError
-
         outcome: Outcome = "absent"
         reason: str | None = None
         kinds: list[str] = []
+        dropped = 0
         try:
             stored = get_stored_image(doc)
             if stored is not None:
                 set_image(doc, self._localize_value(stored), keep_regions=True)
                 outcome = "used"
-        except (ImageError, TypeError, ValueError) as err:  # the last two: written past the setter
+        except (TypeError, ValueError) as err:  # not an ImageError: written past the setter
             reason = str(err)
             kinds = [err.kind if isinstance(err, ImageError) else "not_a_picture"]
             outcome = "unreadable"
@@ -140,7 +140,6 @@ class PictureFolder:
             set_image(doc, None)
             set_regions(doc, None)
             set_image_error(doc, reason)
-            dropped = 0
         else:
             reason, kinds = self._localize_regions(doc)
             dropped = len(kinds)
@@ -154,8 +153,6 @@ class PictureFolder:
         """RETURNS (Tuple[Optional[str], List[str]]): Why the first of those left out is, and the kind of
         reason of each.
         """
-        from .errors import ImageError
-
         kept: list[Region] = []
         reason: str | None = None
         kinds: list[str] = []
@@ -175,23 +172,13 @@ class PictureFolder:
         return reason, kinds
 
     def _localize_value(self, value: Any) -> Any:
-        if not isinstance(value, str):
-            if self.check != "none":
-                self._look_at(value)
-            return value
-        from .files import bind, refuse_url
+        if isinstance(value, str):
+            refuse_url(value)
+            value = bind(value, self.root)
+        if self.check != "none" and not (isinstance(value, str) and value in self._good):
+            from .reading import probe_image, read_image  # imports Pillow
 
-        refuse_url(value)
-        path = bind(value, self.root)
-        if self.check != "none" and path not in self._good:
-            self._look_at(path)
-            self._good.add(path)
-        return path
-
-    def _look_at(self, value: Any) -> None:
-        from .reading import probe_image, read_image
-
-        if self.check == "header":
-            probe_image(value)
-        else:
-            read_image(value)
+            probe_image(value) if self.check == "header" else read_image(value)
+            if isinstance(value, str):
+                self._good.add(value)
+        return value

@@ -11,7 +11,7 @@ from thinc.types import Floats2d
 
 from ..bridge.data import FusionInput, PostVectors
 from ..bridge.padding import zeros_like
-from ..bridge.picture_vectors import get_region_rows, set_region_rows, sum_by_region
+from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
 
@@ -116,7 +116,7 @@ def encode_posts(
     if Y.weights:
         weights = [numpy.zeros((len(doc), 0), dtype="float32") for doc in docs]
         for i, array in zip(rows, Y.weights):
-            weights[i] = by_region(docs[i], array)
+            weights[i] = sum_by_region(array, get_rows(image)[i], count_regions(docs[i]))
 
     def backprop(dY: PostVectors) -> list[Doc]:
         d_rows = PostVectors([dY.context[i] for i in rows], dY.losses)
@@ -141,23 +141,8 @@ def encode_pictures(
     _, img2vec, _ = _get_layers(model)
     if img2vec is None:
         return [model.ops.alloc2f(0, 0) for _ in docs], lambda d_image: []
-    for doc in docs:  # an encoder that says nothing about them is not taken for the one before
-        set_region_rows(doc, None)
     vectors, backprop = img2vec(docs, is_train)
     return vectors, backprop
-
-
-def by_region(doc: Doc, values: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
-    """Sort what belongs to rows of the picture vectors by what they stand for. To be called before another
-    picture encoder runs on the doc.
-
-    doc (Doc): The post.
-    values (numpy.ndarray): A column a row of its picture vectors.
-    RETURNS (numpy.ndarray): A column for the whole picture (all patches together, if it is patches that were
-        encoded) and one for each of `doc._.regions`, 0 for those that have no vector. No columns without a
-        picture, or if it is not known what the rows stand for.
-    """
-    return sum_by_region(values, get_region_rows(doc), count_regions(doc))
 
 
 def fuse(

@@ -24,7 +24,7 @@ from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.encoders.prefetch import find_encoders, prefetch
+from spacy_mmib.encoders.encoder_settings import get_settings, read_ahead
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError
 from spacy_mmib.regions.base import RegionGetter, region_getters
@@ -116,7 +116,7 @@ def test_hostile_posts_among_good_ones(isolation):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         encoder.predict(docs[:1])
-        prefetch(docs, find_encoders(encoder))
+        read_ahead([encoder], docs)
         found = encoder.predict(docs)
     for doc, vectors in zip(docs, found):
         is_good = doc._.image in good
@@ -124,9 +124,10 @@ def test_hostile_posts_among_good_ones(isolation):
         assert len(vectors) == is_good
     vectors = [rows for doc, rows in zip(docs, found) if doc._.image in good]
     numpy.testing.assert_array_equal(vectors, expected)
-    pool = PictureReader(**reader)._get_pool()
+    pool = get_settings(encoder).reader._get_pool()
     wait_until(lambda: not pool._readers)
-    wait_until(lambda: not any(old.thread.is_alive() for old in pool._given_up))
+    if isolation == "process":
+        wait_until(lambda: not pool._hung)
     if sys.platform.startswith("linux"):
         assert count_children() <= before + 2
     numpy.testing.assert_array_equal(encoder.predict(make_docs(good)), expected)
@@ -140,7 +141,8 @@ data = open(sys.argv[1], "rb").read()
 jobs = [reader.submit(reader.read, data) for _ in "ab"]
 pool = reader._get_pool()
 def get_processes():
-    return [one.process for one in list(pool._readers) if one.process and one.process.usable is False]
+    jobs = list(pool._readers.values())
+    return [job.process for job in jobs if job and job.process and job.process.usable is False]
 while len(get_processes()) < 2:
     time.sleep(0.01)
 time.sleep({wait})
@@ -182,7 +184,7 @@ def test_a_process_gives_what_a_thread_gives():
         assert in_process == in_thread
     assert len(readers[1]._get_pool()._idle) == 1
     for other in (copy.deepcopy(readers[1]), pickle.loads(pickle.dumps(readers[1]))):
-        assert other._get_pool() is readers[1]._get_pool()
+        assert other._get_pool() is not readers[1]._get_pool()
 
 
 def test_paths_and_urls_are_the_parents_matter(tmp_path):
@@ -208,8 +210,8 @@ def test_a_process_that_crashes_costs_one_picture():
     pool = reader._get_pool()
     for stop in (signal.SIGKILL, signal.SIGSEGV):
         job = reader.submit(reader.read, slow_bmp())
-        wait_until(lambda: any(one.decoding for one in list(pool._readers)))
-        os.kill(next(iter(pool._readers)).process._process.pid, stop)
+        wait_until(lambda: any(one and one.claimed for one in list(pool._readers.values())))
+        os.kill(next(iter(pool._readers.values())).process._process.pid, stop)
         assert outcome(job.result) == (
             "crashed",
             f"the process that decoded it ended (signal {stop.value}): the bytes of the picture",
@@ -289,7 +291,8 @@ def test_a_forked_process_has_decoders_of_its_own():
         code = 1
         try:
             code = 0 if reader.read(encoded((3, 5))).size == (3, 5) else 2
-            reader._get_pool().close()
+            for process in reader._get_pool()._idle:
+                process.kill()
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -352,7 +355,7 @@ def test_what_is_read_ahead_is_bounded_by_its_pixels(decoded, isolation):
     encoder.predict(docs[:1])
     wait_until(lambda: decoded["now"] == 0)
     decoded["most"] = 0
-    prefetch(docs, find_encoders(encoder))
+    read_ahead([encoder], docs)
     found = encoder.predict(docs)
     for a, b in zip(expected, found):
         numpy.testing.assert_allclose(a, b, atol=1e-5)
@@ -375,7 +378,7 @@ def test_many_threads_read_ahead_within_one_bound(decoded):
         barrier.wait()
         for _ in range(2):
             docs = make_docs(pictures)
-            prefetch(docs, find_encoders(encoder))
+            read_ahead([encoder], docs)
             results[number] = encoder.predict(docs)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]

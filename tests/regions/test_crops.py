@@ -14,7 +14,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.encoders.prefetch import find_encoders, prefetch
+from spacy_mmib.encoders.encoder_settings import read_ahead
 from spacy_mmib.post.extensions import get_regions_note
 from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, MNRE_KEY
 from spacy_mmib.util import MMIBWarning
@@ -240,7 +240,7 @@ def test_reading_ahead_keeps_rows_and_names_apart(hvpnet, umgf, tmp_path):
         expected = [doc._.regions for doc in docs]
         assert expected[0]
         assert not expected[1]
-        prefetch(docs[:1], find_encoders(encoder))
+        read_ahead([encoder], docs[:1])
         encoder.predict(docs[1:])
         encoder.predict(docs[:1])
         assert [doc._.regions for doc in docs] == expected

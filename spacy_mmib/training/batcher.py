@@ -1,21 +1,21 @@
-"""`spacy-mmib.batch_by_sequence.v1`: a batcher that has the pictures of the next batch read meanwhile, and
-can put posts of similar length together.
+"""`spacy-mmib.batch_by_sequence.v1`: a batcher that tells each batch which one follows, whose pictures are
+read meanwhile, and can put posts of similar length together.
 """
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice, pairwise
 from typing import Any
 
 from spacy.training import Example
 from spacy.training.batchers import configure_minibatch
 from spacy.util import registry
 
-from ..encoders.prefetch import prefetch
+from ..encoders.encoder_settings import FOLLOWING
 
 
 @registry.batchers("spacy-mmib.batch_by_sequence.v1")
-def make_prefetching_batcher_v1(
+def make_batcher_v1(
     size: int | Any, get_length: Callable[[Any], int] | None = None, buffer: int = 1
 ) -> Callable[[Iterable[Any]], Iterator[list[Any]]]:
     """Batch as `spacy.batch_by_sequence.v1` does, one batch earlier: while one is learned from, the pictures
@@ -35,15 +35,18 @@ def make_prefetching_batcher_v1(
     batcher = configure_minibatch(size, get_length)
 
     def make_batches(examples: Iterable[Any]) -> Iterator[list[Any]]:
-        batches = map(list, batcher(examples))
-        current: list[Any] | None = None
-        for batch in batches if buffer == 1 else _by_length(batches, buffer):
-            prefetch([item.predicted for item in batch if isinstance(item, Example)])
-            if current is not None:
-                yield current
-            current = batch
-        if current is not None:
-            yield current
+        batches: Iterator[list[Any]] = map(list, batcher(examples))
+        if buffer > 1:
+            batches = _by_length(batches, buffer)
+        for batch, following in pairwise(chain(batches, [[]])):
+            # The batcher knows no model: a post of the batch says to the picture encoders what comes next.
+            docs = [item.predicted for item in following if isinstance(item, Example)]
+            first = next((item.predicted for item in batch if isinstance(item, Example)), None)
+            if first is not None and docs:
+                first.user_hooks[FOLLOWING] = lambda docs=docs: docs
+            yield batch
+            if first is not None:
+                first.user_hooks.pop(FOLLOWING, None)
 
     return make_batches
 
