@@ -1,0 +1,171 @@
+"""Make the demo corpus: posts, and drawn pictures that show the type of their entities and how two people
+are related.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import spacy
+import typer
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin
+
+from project.demo.drawing import draw_post_picture
+from project.demo.texts import LABELS, RELATIONS, Post, Shares, known_words, make_names, make_posts
+from spacy_mmib.post.extensions import set_image, set_regions
+from spacy_mmib.post.relations import set_relations
+
+NAMES = {"train": 600, "dev": 150, "test": 250}
+"""Words that names are made of, per split. Fixed, so that no post depends on a split's size."""
+KIND_KEY, RELATION_KIND_KEY = "demo_kind", "demo_relation_kind"
+"""Where `doc.user_data` says what the text tells about the type and the relation: `texts.Kind`,
+`texts.RelationKind`.
+"""
+
+
+class PicturedPost(NamedTuple):
+    """A post, and whether it gets a picture."""
+
+    post: Post
+    has_picture: bool
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Folder to fill")] = Path("project/data/demo"),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes")] = 0,
+    n_train: Annotated[int, typer.Option(help="Posts to train on")] = 1800,
+    n_dev: Annotated[int, typer.Option(help="Posts to choose a model with")] = 300,
+    n_test: Annotated[int, typer.Option(help="Posts to test with")] = 500,
+    decided: Annotated[float, typer.Option(help="Share of posts whose text tells the type too")] = 0.2,
+    without_picture: Annotated[
+        float, typer.Option(help="Share of training posts without a picture")
+    ] = 0.08,
+) -> None:
+    """Make the demo corpus."""
+    counts = {"train": n_train, "dev": n_dev, "test": n_test}
+    stats = make_demo_data(output, counts, seed=seed, decided=decided, without_picture=without_picture)
+    print(json.dumps(stats, indent=2))
+
+
+def make_demo_data(
+    output: Path, counts: dict[str, int], *, seed: int = 0, decided: float = 0.2, without_picture: float = 0.08
+) -> dict[str, Any]:
+    """Write pictures, `{train,dev,test}.spacy` and `stats.json`.
+
+    output (Path): The folder; made if need be.
+    counts (Dict[str, int]): Posts per split, for any of the keys of `NAMES`.
+    seed (int): Decides everything. No split depends on the size of another.
+    decided (float): Share of posts whose text tells the type, as the picture does, 0-1.
+    without_picture (float): Share of training posts without a picture, 0-1.
+    RETURNS (Dict[str, Any]): What is in `stats.json`.
+    """
+    nlp = spacy.blank("en")
+    names = make_split_names(nlp, seed)
+    stats: dict[str, Any] = {"seed": seed}
+    for split, n in counts.items():
+        share = without_picture if split == "train" else 0.0
+        posts = make_split_posts(split, n, names[split], Shares(decided=decided), share, seed)
+        docs = []
+        for i, item in enumerate(posts):
+            doc = make_doc(nlp, item.post)
+            if item.has_picture:
+                # A generator of its own, so that a picture depends on its number only.
+                rng = random.Random(f"{seed}/{split}/picture/{i}")
+                attach_picture(doc, item.post, output, f"images/{split}/{i:04d}.png", rng)
+            docs.append(doc)
+        output.mkdir(parents=True, exist_ok=True)
+        DocBin(docs=docs, store_user_data=True).to_disk(output / f"{split}.spacy")
+        stats[split] = count(posts)
+    (output / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+    return stats
+
+
+def make_split_names(nlp: Language, seed: int) -> dict[str, list[str]]:
+    """RETURNS (Dict[str, List[str]]): Names per split: none in two, none a word of the posts, each a token."""
+    taken = known_words()
+
+    def is_allowed(name: str) -> bool:
+        return name.lower() not in taken and len(nlp.make_doc(name)) == 1
+
+    return make_names(NAMES, random.Random(f"{seed}/names"), is_allowed)
+
+
+def make_split_posts(
+    split: str, n: int, names: Sequence[str], shares: Shares, without_picture: float, seed: int
+) -> list[PicturedPost]:
+    """RETURNS (List[PicturedPost]): The posts of a split in random order, of the same kinds with and without a
+    picture.
+    """
+    rng = random.Random(f"{seed}/{split}/posts")
+    n_without = round(n * without_picture)
+    posts = [PicturedPost(post, True) for post in make_posts(n - n_without, names, shares, rng)]
+    posts += [PicturedPost(post, False) for post in make_posts(n_without, names, shares, rng)]
+    rng.shuffle(posts)
+    return posts
+
+
+def make_doc(nlp: Language, post: Post) -> Doc:
+    """Turn a post into a doc with its gold entities and relations.
+
+    nlp (Language): Tokenizes the text.
+    post (Post): The post.
+    RETURNS (Doc): Without a picture as yet. Every ordered pair of entities is annotated, those without a
+        relation too.
+    """
+    doc = nlp.make_doc(post.text)
+    spans = [doc.char_span(m.start, m.end, label=m.label) for m in post.mentions]
+    doc.set_ents(spans)
+    set_relations(doc, [(head, tail, post.plan.relation) for head, tail in permutations(doc.ents, 2)])
+    doc.user_data[KIND_KEY] = post.plan.kind
+    doc.user_data[RELATION_KIND_KEY] = post.plan.relation_kind
+    return doc
+
+
+def attach_picture(doc: Doc, post: Post, output: Path, path: str, rng: random.Random) -> None:
+    """Draw the picture of a post, save it as `path` in `output`, and attach it with the boxes of its objects."""
+    picture = draw_post_picture(post.plan.label, post.plan.shown, rng)
+    (output / path).parent.mkdir(parents=True, exist_ok=True)
+    picture.image.save(output / path, compress_level=1)
+    set_image(doc, path)
+    # Boxes only: the kind of an object would give the answer away.
+    set_regions(doc, [thing.box for thing in picture.objects])
+
+
+def count(posts: Sequence[PicturedPost]) -> dict[str, Any]:
+    """Count what a split holds.
+
+    posts (Sequence[PicturedPost]): The split.
+    RETURNS (Dict[str, Any]): Numbers of posts, of entities, and of ordered pairs of entities by relation;
+        `agreeing_share` is the share of posts, among those with a picture, whose text and picture both
+        tell the type; `relation_shown` counts pictures by the relation that they show, whatever the post.
+    """
+    plans = [item.post.plan for item in posts]
+    kinds = Counter(plan.kind for plan in plans)
+    relation_kinds = Counter(plan.relation_kind for plan in plans)
+    labels = Counter(mention.label for item in posts for mention in item.post.mentions)
+    relations = Counter(plan.relation for plan in plans if plan.n_names == 2)
+    shown = Counter(item.post.plan.shown for item in posts if item.has_picture)
+    agreeing = sum(item.has_picture and item.post.plan.kind == "decided" for item in posts)
+    pictured = sum(item.has_picture for item in posts)
+    return {
+        "posts": len(posts),
+        "posts_without_picture": len(posts) - pictured,
+        "kinds": {kind: kinds[kind] for kind in ("undecided", "decided", "no_entity")},
+        "agreeing_posts": agreeing,
+        "agreeing_share": round(agreeing / pictured, 4) if pictured else 0.0,
+        "posts_with_two_entities": relations.total(),
+        "entities": {label: labels[label] for label in LABELS},
+        "relation_kinds": {kind: relation_kinds[kind] for kind in ("undecided", "decided", "no_pair")},
+        # A pair has its relation in both directions.
+        "relations": {label: 2 * relations[label] for label in RELATIONS},
+        "relation_shown": {label: shown[label] for label in RELATIONS},
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
