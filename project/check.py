@@ -1,5 +1,6 @@
 """Check what is there of a published dataset before anything is converted: texts, pictures and crops, counts
-against the paper's Tables I and II, and which version it is. `python -m project.check twitter17 --data FOLDER`.
+against the paper's Tables I and II, and which version it is. `python -m project.check twitter17 --data
+FOLDER`.
 """
 
 import json
@@ -22,6 +23,7 @@ from project.tagged import FormatError, check_orphans, read_twitter_text, repair
 from spacy_mmib.images.reading import ImageError, probe_image
 from spacy_mmib.regions.layouts import LayoutError
 
+UNKNOWN = Version("unknown", "not looked at")
 LEAKING = (
     "MNRE's published crops leak the label and are not used here; to compare with systems that use them see "
     "'convert-mnre-leaking'."
@@ -30,8 +32,8 @@ LEAKING = (
 
 @dataclass
 class PictureCheck:
-    """The pictures of a split: of how many posts they are there and can be opened (by their header), are missing,
-    or can't be opened or are outside the folder; and why the first that can't be used can't.
+    """The pictures of a split: of how many posts they are there and can be opened (by their header), are
+    missing, or can't be opened or are outside the folder; and why the first that can't be used can't.
     """
 
     posts: int = 0
@@ -43,8 +45,8 @@ class PictureCheck:
 
 @dataclass
 class CropCheck:
-    """The crops of objects of a dataset: their layout ("umgf" or "hvpnet"), posts with a crop by split, crops that
-    are there, crops that should be, and why they can't be used.
+    """The crops of objects of a dataset: their layout ("umgf" or "hvpnet"), posts with a crop by split,
+    crops that are there, crops that should be, and why they can't be used.
     """
 
     layout: str | None = None
@@ -74,7 +76,7 @@ class Report:
     texts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=dict)
-    version: Version = Version("unknown", "not looked at")
+    version: Version = UNKNOWN
     digest: str = ""
     pictures: dict[str, PictureCheck] = field(default_factory=dict)
     crops: CropCheck | None = None

@@ -63,8 +63,8 @@ def find_config(dataset: str, config: str = "") -> str:
 
 
 def dataset_paths(folder: Path) -> dict[str, str]:
-    """RETURNS (Dict[str, str]): Settings that belong to a converted dataset: where its pictures, their encoder
-    and their features are.
+    """RETURNS (Dict[str, str]): Settings that belong to a converted dataset: where its pictures, their
+    encoder and their features are.
     """
     settings = {}
     for name, file in (("features", "features.sqlite"), ("encoder", "encoder.pth")):
@@ -116,9 +116,15 @@ def _drop(config: dict[str, Any], place: list[str]) -> None:
     del config[place[-1]]
 
 
-def main(name: str, overrides: str = "") -> None:
-    """Write a config in full, such as ner_trf_released, or ner_trf with the overlay b: ner_trf+b."""
-    print(read_config(name, parse_overrides(overrides)).to_str(interpolate=False))
+def main(name: str, dataset: str = "", overrides: str = "", output: Path | None = None) -> None:
+    """Write a config in full: by name, such as ner_trf_released, or ner_trf with the overlay b: ner_trf+b; or if
+    the name is empty a dataset's.
+    """
+    config = read_config(find_config(dataset, name), parse_overrides(overrides))
+    if output is None:
+        print(config.to_str(interpolate=False))
+    else:
+        config.to_disk(output, interpolate=False)
 
 
 if __name__ == "__main__":

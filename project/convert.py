@@ -15,7 +15,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 
 from project import pictures as opts
-from project.facts import NEGATIVE, PUBLISHED, SPLIT_NAMES, SPLITS, find_dataset
+from project.facts import NEGATIVE, SPLIT_NAMES, SPLITS, find_dataset
 from project.mnre import MnreFile, find_mnre_text, group_rows, make_doc, read_mnre, to_doc
 from project.pictures import (
     LAYOUTS,
@@ -352,8 +352,8 @@ def _write_mnre(
 
 
 def _attach_picture(doc: Doc, look: Callable[[str], str] | None, name: str, counts: Counter[str]) -> bool:
-    """Attach the picture of a post, or say on the doc why there is none; `look` finds its path, relative to the
-    image root, and is `None` if no pictures are at hand.
+    """Attach the picture of a post, or say on the doc why there is none; `look` finds its path, relative to
+    the image root, and is `None` if no pictures are at hand.
     """
     if look is None:
         return False

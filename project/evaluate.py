@@ -26,7 +26,9 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the shuffled pictures")] = 0,
     force: Annotated[int, typer.Option(help="1: evaluate what has been evaluated before")] = 0,
 ) -> None:
-    """Evaluate with the test posts' pictures and, where there are any, without and with those of other posts."""
+    """Evaluate with the test posts' pictures and, where there are any, without and with those of other
+    posts.
+    """
     folder, model = data / dataset, models / dataset / "model-best"
     for path in (model, folder / "test.spacy"):
         if not path.exists():
@@ -85,8 +87,8 @@ def evaluate_once(
 
 
 def print_beside_paper(dataset: str, record: dict[str, Any]) -> None:
-    """Print precision, recall and F1 with the test posts' own pictures beside those of the paper's Tables III to
-    V, if it is a dataset of the paper's.
+    """Print precision, recall and F1 with the test posts' own pictures beside those of the paper's Tables
+    III to V, if it is a dataset of the paper's.
     """
     known = find_dataset(dataset)
     if known is None:

@@ -28,8 +28,9 @@ SPLIT_NAMES = {"train": ("train",), "dev": ("valid", "val", "dev"), "test": ("te
 NEGATIVE = "None"
 """MNRE's label of a pair without a relation."""
 SOURCE_KEY = ("spacy_mmib", "mnre", None, None)
-"""In `Doc.user_data` of MNRE's docs: {"image": the published name of the picture's file, there or not, "rows": the
-row of each of `doc._.relations`, "split": of the file, "empty": places of the tokens without characters}.
+"""In `Doc.user_data` of MNRE's docs: {"image": the published name of the picture's file, there or not,
+"rows": the row of each of `doc._.relations`, "split": of the file, "empty": places of the tokens without
+characters}.
 """
 
 
@@ -102,7 +103,9 @@ def count_docs(splits: Mapping[str, Iterable[Doc]]) -> Counts:
             for relation in get_relations(doc):
                 labels.add(relation.label)
                 (a, b), (c, d) = ((span.start, span.end) for span in (relation.head, relation.tail))
-                found.update({"instances": 1, NEGATIVE: relation.label == NEGATIVE, "overlapping": a < d and c < b})
+                found.update(
+                    {"instances": 1, NEGATIVE: relation.label == NEGATIVE, "overlapping": a < d and c < b}
+                )
         counts[split] = {"posts": len(posts), **found}
     counts["all"] = {"posts": sum(found["posts"] for found in counts.values())}
     if labels:
@@ -134,8 +137,8 @@ def get_dataset_version(folder: Path) -> dict[str, Any]:
 
     folder (Path): With train.spacy, dev.spacy and test.spacy (those that are there count), and meta.json if a
         converter wrote it. Its name is the dataset's.
-    RETURNS (Dict[str, Any]): "name", "version" and "details" (see `Version`), "digest" (see `digest_docs`) and
-        "regions", which objects the converter attached, `None` if none has.
+    RETURNS (Dict[str, Any]): "name", "version" and "details" (see `Version`), "digest" (see `digest_docs`)
+        and "regions", which objects the converter attached, `None` if none has.
     """
     paths = {split: folder / f"{split}.spacy" for split in SPLITS}
     splits = {split: list(read_docs(path, Vocab())) for split, path in paths.items() if path.exists()}

@@ -1,5 +1,5 @@
-"""Encode the pictures of a converted dataset once for all trainings, if there are any: `python -m project.features
-twitter17` calls `spacy mmib cache build`.
+"""Encode the pictures of a converted dataset once for all trainings, if there are any: `python -m
+project.features twitter17` calls `spacy mmib cache build`.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""Read MNRE's text files (a Python dict or a JSON object a line, an instance each); its instances as docs, and back."""
+"""Read MNRE's text files (a Python dict or a JSON object a line, an instance each); its instances as docs,
+and back.
+"""
 
 import ast
 import json
@@ -29,8 +31,8 @@ Place: TypeAlias = tuple[int, int]
 
 
 class MnreRow(NamedTuple):
-    """An instance: a pair of spans of a post, which may overlap, their relation as published ("None" for none),
-    and the name of the picture's file.
+    """An instance: a pair of spans of a post, which may overlap, their relation as published ("None" for
+    none), and the name of the picture's file.
     """
 
     tokens: tuple[str, ...]
@@ -41,8 +43,8 @@ class MnreRow(NamedTuple):
 
 
 class MnreFile(NamedTuple):
-    """The instances of a text file, in the order by which the published dictionaries of crops go; and how many
-    heads and tails have a "name" that is not what the tokens at their place say.
+    """The instances of a text file, in the order by which the published dictionaries of crops go; and how
+    many heads and tails have a "name" that is not what the tokens at their place say.
     """
 
     rows: list[MnreRow]

@@ -167,8 +167,8 @@ def guess_layout(crops: Path, ids: list[str]) -> str:
 
 
 def find_dictionary(folder: Path, dataset: str, split: str) -> Path:
-    """RETURNS (Path): HVPNeT's dictionary of a split, such as `twitter2015_train_dict.pth`; of several, the one
-    whose name begins with `dataset`.
+    """RETURNS (Path): HVPNeT's dictionary of a split, such as `twitter2015_train_dict.pth`; of several, the
+    one whose name begins with `dataset`.
     RAISES (LayoutError): There is none, or more than one.
     """
     found = [path for name in HVPNET_SPLITS[split] for path in sorted(folder.glob(f"*{name}_dict.pth"))]

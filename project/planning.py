@@ -208,7 +208,9 @@ def hash_config(config: Config, dataset_digest: str) -> str:
 
 
 def hash_files(folder: Path) -> str:
-    """RETURNS (str): 12 hexadecimal digits of the names and content of the files in a folder, or of a file."""
+    """RETURNS (str): 12 hexadecimal digits of the names and content of the files in a folder, or of a
+    file.
+    """
     digest = hashlib.sha256()
     files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
     for path in files:

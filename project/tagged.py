@@ -19,7 +19,9 @@ class FormatError(ValueError):
 
 
 class TaggedPost(NamedTuple):
-    """A post: the published id or the file name of its picture, its tokens as published, and a BIO tag for each."""
+    """A post: the published id or the file name of its picture, its tokens as published, and a BIO tag for
+    each.
+    """
 
     id: str
     tokens: list[str]

@@ -1,5 +1,5 @@
-"""Train a converted dataset with its config, and choose the epoch on dev: `python -m project.train twitter17`. The
-training is that of the row "MMIB" of the ablation with the same seed.
+"""Train a converted dataset with its config, and choose the epoch on dev: `python -m project.train
+twitter17`. The training is that of the row "MMIB" of the ablation with the same seed.
 
 What was trained before, with the same config, seed, texts and pictures, is not trained again.
 """

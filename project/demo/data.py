@@ -42,9 +42,7 @@ def main(
     n_dev: Annotated[int, typer.Option(help="Posts to choose a model with")] = 300,
     n_test: Annotated[int, typer.Option(help="Posts to test with")] = 500,
     decided: Annotated[float, typer.Option(help="Share of posts whose text tells the type too")] = 0.2,
-    without_picture: Annotated[
-        float, typer.Option(help="Share of training posts without a picture")
-    ] = 0.08,
+    without_picture: Annotated[float, typer.Option(help="Share of training posts without a picture")] = 0.08,
 ) -> None:
     """Make the demo corpus."""
     counts = {"train": n_train, "dev": n_dev, "test": n_test}
@@ -53,7 +51,12 @@ def main(
 
 
 def make_demo_data(
-    output: Path, counts: dict[str, int], *, seed: int = 0, decided: float = 0.2, without_picture: float = 0.08
+    output: Path,
+    counts: dict[str, int],
+    *,
+    seed: int = 0,
+    decided: float = 0.2,
+    without_picture: float = 0.08,
 ) -> dict[str, Any]:
     """Write pictures, `{train,dev,test}.spacy` and `stats.json`.
 
@@ -86,7 +89,9 @@ def make_demo_data(
 
 
 def make_split_names(nlp: Language, seed: int) -> dict[str, list[str]]:
-    """RETURNS (Dict[str, List[str]]): Names per split: none in two, none a word of the posts, each a token."""
+    """RETURNS (Dict[str, List[str]]): Names per split: none in two, none a word of the posts, each a
+    token.
+    """
     taken = known_words()
 
     def is_allowed(name: str) -> bool:
@@ -98,8 +103,8 @@ def make_split_names(nlp: Language, seed: int) -> dict[str, list[str]]:
 def make_split_posts(
     split: str, n: int, names: Sequence[str], shares: Shares, without_picture: float, seed: int
 ) -> list[PicturedPost]:
-    """RETURNS (List[PicturedPost]): The posts of a split in random order, of the same kinds with and without a
-    picture.
+    """RETURNS (List[PicturedPost]): The posts of a split in random order, of the same kinds with and without
+    a picture.
     """
     rng = random.Random(f"{seed}/{split}/posts")
     n_without = round(n * without_picture)
@@ -127,7 +132,9 @@ def make_doc(nlp: Language, post: Post) -> Doc:
 
 
 def attach_picture(doc: Doc, post: Post, output: Path, path: str, rng: random.Random) -> None:
-    """Draw the picture of a post, save it as `path` in `output`, and attach it with the boxes of its objects."""
+    """Draw the picture of a post, save it as `path` in `output`, and attach it with the boxes of its
+    objects.
+    """
     picture = draw_post_picture(post.plan.label, post.plan.shown, rng)
     (output / path).parent.mkdir(parents=True, exist_ok=True)
     picture.image.save(output / path, compress_level=1)

@@ -40,7 +40,9 @@ class Accuracy(NamedTuple):
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="File for the weights")] = Path("project/data/demo/encoder.pth"),
+    output: Annotated[Path, typer.Option(help="File for the weights")] = Path(
+        "project/data/demo/encoder.pth"
+    ),
     arch: Annotated[str, typer.Option(help="A torchvision classifier")] = "resnet18",
     image_size: Annotated[int, typer.Option(help="Pixels a side that the encoder sees")] = 32,
     pictures: Annotated[int, typer.Option(help="Drawings to train on")] = 500,
@@ -93,7 +95,9 @@ def train_encoder(
 
 
 def draw_crops(n_pictures: int, image_size: int, rng: random.Random) -> Crops:
-    """RETURNS (Crops): Two crops of every object of fresh pictures: a close one, and one with what is around."""
+    """RETURNS (Crops): Two crops of every object of fresh pictures: a close one, and one with what is
+    around.
+    """
     preprocess = ImageClassification(crop_size=image_size, resize_size=image_size)
     pixels, kinds = [], []
     for _ in range(n_pictures):

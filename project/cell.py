@@ -4,19 +4,18 @@ A cell is a folder. Its result.json appears in one piece when everything is done
 whatever an interrupted run left there is thrown away first.
 """
 
-import argparse
 import json
 import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import spacy
 import torch
+import typer
 from filelock import FileLock
-from grid_results import replace
 from spacy.cli._util import setup_gpu
 from spacy.cli.train import train
 from spacy.training import Example
@@ -31,26 +30,19 @@ from spacy_mmib.evaluation.document_counts import (
 )
 
 PACKAGES = ("spacy-mmib", "spacy", "thinc", "torch", "torchvision", "transformers")
-RESULT, COUNTS, CONFIG, CELL, LOCK = (
-    "result.json",
-    "counts.json",
-    "config.cfg",
-    "cell.json",
-    "lock",
-)
+RESULT, COUNTS, CONFIG, CELL = "result.json", "counts.json", "config.cfg", "cell.json"
 
 
-def main() -> None:
-    """Read the command line and finish the cell."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with config.cfg and cell.json")
-    parser.add_argument("--gpu-id", type=int, default=-1)
-    parser.add_argument("--keep-model", action="store_true", help="don't delete the trained model")
-    args = parser.parse_args()
+def main(
+    folder: Annotated[Path, typer.Argument(help="With config.cfg and cell.json")],
+    gpu_id: int = -1,
+    keep_model: Annotated[bool, typer.Option("--keep-model", help="Don't delete the trained model")] = False,
+) -> None:
+    """Finish the cell."""
     # A killed grid leaves the process of its cell behind, which goes on: a second one waits for it.
-    with FileLock(args.folder / LOCK):
-        if not (args.folder / RESULT).exists():
-            run_cell(args.folder, args.gpu_id, args.keep_model)
+    with FileLock(folder / "lock"):
+        if not (folder / RESULT).exists():
+            run_cell(folder, gpu_id, keep_model)
 
 
 def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
@@ -79,7 +71,9 @@ def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
         "test_pictures": metrics["pictures"]["shown"],
         "leaks": metrics.get("leaks", []),
         "packages": get_packages(),
-        "device": describe_device(gpu_id),
+        "device": torch.cuda.get_device_name(gpu_id)
+        if gpu_id >= 0
+        else f"cpu, {torch.get_num_threads()} threads",
     }
     write_json(folder / COUNTS, counts)
     if keep_model:
@@ -94,15 +88,14 @@ def count_stage(nlp: spacy.Language, stage: str, examples: list[Example]) -> dic
     given entities, "relations end to end".
     """
     scores = {key for name in nlp.pipe_names for key in nlp.get_pipe_meta(name).scores}
+    if stage != "end_to_end":
+        return {"relations": [count_document_relations(example) for example in examples]}
     counts = {}
-    if stage == "end_to_end":
-        if "ents_f" in scores:
-            counts["entities"] = [count_document_entities(example) for example in examples]
+    if "ents_f" in scores:
+        counts["entities"] = [count_document_entities(example) for example in examples]
         # Where nothing finds entities, relations end to end would be relations of nothing.
-        if "rel_micro_f" in scores and "ents_f" in scores:
+        if "rel_micro_f" in scores:
             counts["relations end to end"] = [count_document_relations(e) for e in examples]
-    else:
-        counts["relations"] = [count_document_relations(example) for example in examples]
     return counts
 
 
@@ -117,17 +110,18 @@ def get_packages() -> dict[str, str]:
     return found
 
 
-def describe_device(gpu_id: int) -> str:
-    """RETURNS (str): The GPU's name, or how many threads the CPU was used with."""
-    if gpu_id >= 0:
-        return torch.cuda.get_device_name(gpu_id)
-    return f"cpu, {torch.get_num_threads()} threads"
-
-
 def write_json(path: Path, data: Any) -> None:
     """Write a file that is there in full or not at all."""
     replace(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
+def replace(path: Path, text: str) -> None:
+    """Write a file that is there in full or not at all."""
+    # Of this process: several grids may run at a time.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary.write_text(text, encoding="utf8", newline="")
+    os.replace(temporary, path)
+
+
 if __name__ == "__main__":
-    main()
+    typer.run(main)

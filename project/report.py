@@ -2,23 +2,33 @@
 report'. Runs on whatever is finished, and says what isn't.
 """
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Annotated, Any
 
-from grid_cell import COUNTS
-from grid_results import read_plans, replace, write_results
-from published import ABLATION, CAVEATS, PRF, SYSTEMS, TASKS, find_dataset
-from report_figures import draw_beta_sweep, draw_noise
-from run_grid import GRID_FOLDER, METRICS
+import typer
 from wasabi import msg
 
+from project.cell import COUNTS, replace
+from project.facts import PUBLISHED, find_dataset
+from project.grid import BETAS, GRID_FOLDER, read_plans, write_results
+from project.planning import METRICS
 from spacy_mmib.evaluation.significance import compare_f1
 
+# The paper's colours, which are also told apart by line and marker.
+SERIES_STYLES = {
+    "both": ("β1 = β2", "tab:blue", "o-"),
+    "beta2": ("β2, with β1 = 1", "tab:orange", "s--"),
+    "beta1": ("β1, with β2 = 1", "tab:green", "^:"),
+}
+STYLES = ("o-", "s--", "^:", "D-.", "v-", "P--")
+NO_MATPLOTLIB = (
+    "Figures need matplotlib: install spacy-mmib with its extra 'analysis' (pip install "
+    "'spacy-mmib[analysis]')."
+)
 TITLES = {
     "ablation": "Ablation (Table V)",
     "beta-sweep": "Weights of the KL terms (Fig. 4)",
@@ -32,12 +42,7 @@ MAX_PAIRS = 6
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
-
-    variant (str): Its name.
-    series (Tuple[str, ...]): Of Fig. 4.
-    runs (Dict[int, Dict[str, Any]]): Lines of the results by seed.
-    """
+    """A row of a table: its name, its series of Fig. 4, and the lines of the results by seed."""
 
     variant: str
     series: tuple[str, ...]
@@ -50,13 +55,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a grid on a dataset, for one task.
-
-    grid (str): The grid's name.
-    dataset (str): The dataset's.
-    task (str): What is scored.
-    rows (List[Row]): Those with at least one finished run.
-    planned (int): Trainings that it is to have, over all rows.
+    """The rows of a grid on a dataset with at least one finished run, for one task; and how many trainings
+    it is to have.
     """
 
     grid: str
@@ -71,20 +71,19 @@ class Table:
         return "_".join((self.grid, self.dataset, self.task)).replace("/", "_").replace(" ", "_")
 
 
-def main() -> None:
-    """Read the command line and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--grids", type=Path, default=GRID_FOLDER, help="the folder of the cells")
-    parser.add_argument("--metrics", type=Path, default=METRICS)
-    parser.add_argument("--output", type=Path, default=METRICS / "report", help="for the report")
-    args = parser.parse_args()
-    tables = read_tables(args.grids, args.metrics)
+def main(
+    grids: Annotated[Path, typer.Option(help="The folder of the cells")] = GRID_FOLDER,
+    metrics: Path = METRICS,
+    output: Annotated[Path, typer.Option(help="For the report [<metrics>/report]")] = METRICS / "report",
+) -> None:
+    """Write the report."""
+    tables = read_tables(grids, metrics)
     if not tables:
         msg.fail(
-            f"No training below {args.grids} is finished. Run one first: spacy project run ablation",
+            f"No training below {grids} is finished. Run one first: spacy project run ablation",
             exits=1,
         )
-    path = write_report(tables, args.grids, args.output)
+    path = write_report(tables, grids, output)
     print(path.read_text(encoding="utf8"))
     msg.good(f"Saved to {path}, with its figures beside it")
 
@@ -125,9 +124,10 @@ def write_report(tables: Sequence[Table], grids: Path, output: Path) -> Path:
         if any(row.series for row in table.rows):
             draw_beta_sweep(table, output / f"{table.stem}.png")
             parts.append(f"![F1 by beta1 and beta2]({table.stem}.png)\n")
-    for task, noisy in group_noise(tables).items():
+    noisy = [table for table in tables if table.grid == "noise" and table.dataset.startswith("noise/")]
+    for task in dict.fromkeys(table.task for table in noisy):
         name = f"noise_{task.replace(' ', '_')}.png"
-        draw_noise(noisy, output / name)
+        draw_noise([table for table in noisy if table.task == task], output / name)
         parts.append(f"## Noise: {task}\n\n![F1 by noise in text and picture]({name})\n")
     parts.append(describe_published(tables))
     path = output / "report.md"
@@ -138,8 +138,8 @@ def write_report(tables: Sequence[Table], grids: Path, output: Path) -> Path:
 def describe_table(table: Table, grids: Path) -> str:
     """RETURNS (str): A table as Markdown, with what has to be known about it."""
     title = TITLES.get(table.grid, table.grid)
-    known = find_dataset(table.dataset)
-    paper = ABLATION.get(known or "", {}) if table.task == TASKS.get(known or "") else {}
+    facts = PUBLISHED.get(find_dataset(table.dataset) or "", {})
+    paper = facts["ablation"] if table.task == facts.get("task") else {}
     ps = get_p_values(table, grids)
     header = ["", "P", "R", "F1", "seeds", "difference", "p"]
     if paper and table.grid == "ablation":
@@ -150,7 +150,10 @@ def describe_table(table: Table, grids: Path) -> str:
         cells = [row.variant, *(spread(row.get(s)) for s in "prf"), str(len(row.runs))]
         cells += [signed(row, reference), show_p(ps.get((reference.variant, row.variant)))]
         if len(header) > 7:
-            cells += compare_published(paper.get(row.variant), paper["MMIB"])
+            published = paper.get(row.variant)
+            cells += ["", ""] if published is None else [f"{published[2]:.2f}", ""]
+            if published and row is not reference:
+                cells[-1] = f"{published[2] - paper['MMIB'][2]:+.2f}"
         lines.append(cells)
     parts = [f"## {title}: {table.dataset}, {table.task}\n", make_markdown(header, lines)]
     if 2 < len(table.rows) <= MAX_PAIRS:
@@ -230,26 +233,11 @@ def describe_published(tables: Sequence[Table]) -> str:
     parts = []
     datasets = [find_dataset(table.dataset) for table in tables]
     for name in dict.fromkeys(name for name in datasets if name):
-        lines = [[system, *(f"{score:.2f}" for score in prf)] for system, prf in SYSTEMS[name].items()]
-        parts.append(f"## Published: {name}, {TASKS[name]} (Tables III and IV of the paper)\n")
-        parts += [make_markdown(["", "P", "R", "F1"], lines), f"{CAVEATS[name]}\n"]
+        facts = PUBLISHED[name]
+        lines = [[system, *(f"{score:.2f}" for score in prf)] for system, prf in facts["systems"].items()]
+        parts.append(f"## Published: {name}, {facts['task']} (Tables III and IV of the paper)\n")
+        parts += [make_markdown(["", "P", "R", "F1"], lines), f"{facts['caveat']}\n"]
     return "\n".join(parts)
-
-
-def group_noise(tables: Sequence[Table]) -> dict[str, list[Table]]:
-    """RETURNS (Dict[str, List[Table]]): Tables of the grid on corpora with added noise, by task."""
-    groups: dict[str, list[Table]] = {}
-    for table in tables:
-        if table.grid == "noise" and table.dataset.startswith("noise/"):
-            groups.setdefault(table.task, []).append(table)
-    return groups
-
-
-def compare_published(prf: PRF | None, full: PRF) -> list[str]:
-    """RETURNS (List[str]): F1 of the paper, and its difference to the full model's."""
-    if prf is None:
-        return ["", ""]
-    return [f"{prf[2]:.2f}", "" if prf == full else f"{prf[2] - full[2]:+.2f}"]
 
 
 def values(runs: Iterable[dict[str, Any]], key: str) -> list[str]:
@@ -284,5 +272,94 @@ def make_markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
 
 
+def make_axes(columns: int, height: float = 3.6) -> tuple[Any, Any]:
+    """RETURNS (Tuple[Figure, numpy.ndarray]): A figure that needs no display, and its axes side by side.
+    RAISES (SystemExit): matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SystemExit(NO_MATPLOTLIB) from None
+    figure = Figure(figsize=(5.2 * columns, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+
+
+def draw_beta_sweep(table: Table, path: Path) -> None:
+    """Draw Fig. 4: F1 by the value of one weight or both, a line a series.
+
+    table (Table): Of the grid "beta-sweep".
+    path (Path): For the PNG.
+    """
+    figure, (axes,) = make_axes(1)
+    for series, (label, colour, style) in SERIES_STYLES.items():
+        key = "beta1" if series != "beta2" else "beta2"
+        points: dict[float, list[float]] = {}
+        for row in table.rows:
+            if series in row.series:
+                run = next(iter(row.runs.values()))
+                points[float(run[key])] = row.get("f")
+        known = [beta for beta in BETAS if beta in points]
+        draw_line(axes, [BETAS.index(b) for b in known], [points[b] for b in known], label, style,
+                  colour)  # fmt: skip
+    # The candidates are not evenly spaced; as places they can be told apart.
+    axes.set_xticks(range(len(BETAS)), [f"{beta:g}" for beta in BETAS])
+    axes.set_xlabel("value of β")
+    axes.set_ylabel("F1 (test, %)")
+    axes.set_title(f"{table.dataset}, {table.task}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Software": None})
+
+
+def draw_noise(tables: Sequence[Table], path: Path) -> None:
+    """Draw F1 over the noise: text on the left, pictures on the right, a line a row of the tables.
+
+    tables (Sequence[Table]): Of corpora called "noise/<modality>-<level>"; level 0 belongs to both.
+    path (Path): For the PNG.
+    """
+    levels: dict[str, dict[float, Table]] = {"text": {}, "picture": {}}
+    for table in tables:
+        modality, _, level = table.dataset.removeprefix("noise/").partition("-")
+        for name in levels if modality == "none" else [modality]:
+            levels[name][float(level or 0)] = table
+    figure, both = make_axes(2)
+    titles = {
+        "text": ("noise in the text", "share of words misspelt, and in random case"),
+        "picture": ("noise in the pictures", "random boxes added to each picture"),
+    }
+    for axes, (name, found) in zip(both, levels.items()):
+        known = sorted(found)
+        variants = dict.fromkeys(row.variant for table in found.values() for row in table.rows)
+        for i, variant in enumerate(variants):
+            rows = {level: row for level in known for row in found[level].rows if row.variant == variant}
+            # A little aside, so that bars don't cover each other.
+            step = (known[-1] - known[0]) * 0.008 if len(known) > 1 else 0
+            scores = [row.get("f") for row in rows.values()]
+            draw_line(axes, [x + (i - 1.5) * step for x in rows], scores, variant, STYLES[i % 6])
+        axes.set_title(titles[name][0])
+        axes.set_xlabel(titles[name][1])
+        axes.set_xticks(known)
+        axes.grid(alpha=0.3)
+    both[0].set_ylabel("F1 (test, %)")
+    both[0].legend()
+    figure.savefig(path, metadata={"Software": None})
+
+
+def draw_line(
+    axes: Any,
+    x: Sequence[float],
+    scores: Sequence[Sequence[float]],
+    label: str,
+    style: str,
+    colour: str | None = None,
+) -> None:
+    """Draw means over seeds with a bar of one standard deviation up and down."""
+    spreads = [stdev(s) if len(s) > 1 else 0.0 for s in scores]
+    means = [mean(s) for s in scores]
+    axes.errorbar(x, means, spreads, fmt=style, capsize=3, label=label, color=colour, markersize=4)
+
+
 if __name__ == "__main__":
-    main()
+    typer.run(main)

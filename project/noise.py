@@ -4,46 +4,41 @@ Text: words are misspelt and in random case, names included, as in hurried posts
 places (background, pieces of objects) among the objects' boxes, as a detector that finds too much would give.
 """
 
-import argparse
+import json
 import os
 import random
 import shutil
 from pathlib import Path
 
 import spacy
+import typer
 from PIL import Image
 from spacy.tokens import Doc, DocBin, Span
 
+from project.facts import SPLITS
 from spacy_mmib.post.extensions import get_image, get_regions, set_image, set_regions
 from spacy_mmib.post.relations import get_relations, set_relations
 from spacy_mmib.training.corpus import read_docs
 
-STEPS = {"text": (0.2, 0.4), "picture": (8, 16)}
-"""Share of the words that are misspelt, and of those in random case; boxes added to each picture. The corpus
-without any noise is the common first step, "none".
-"""
-
+CORPORA = {
+    "none": (0.0, 0),
+    "text-0.2": (0.2, 0),
+    "text-0.4": (0.4, 0),
+    "picture-8": (0.0, 8),
+    "picture-16": (0.0, 16),
+}
+"""Share of the words that are misspelt, and of those in random case; boxes added to each picture."""
 SIDE = (0.15, 0.6)
 """Of a random box, as a share of the picture's; objects are about as large."""
 
 
-def main() -> None:
-    """Read the command line and make the corpora."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--demo", type=Path, default=Path("project/data/demo"), help="to start with")
-    parser.add_argument("--output", type=Path, default=Path("project/data/noise"))
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    for name, share, boxes in list_corpora():
-        make_corpus(args.demo, args.output / name, share=share, boxes=boxes, seed=args.seed)
-        print(f"{args.output / name}: share of noisy words {share}, boxes added {boxes}")
-
-
-def list_corpora() -> list[tuple[str, float, int]]:
-    """RETURNS (List[Tuple[str, float, int]]): Name, share of noisy words and added boxes of each corpus."""
-    corpora: list[tuple[str, float, int]] = [("none", 0.0, 0)]
-    corpora += [(f"text-{share}", share, 0) for share in STEPS["text"]]
-    return corpora + [(f"picture-{n}", 0.0, int(n)) for n in STEPS["picture"]]
+def main(
+    demo: Path = Path("project/data/demo"), output: Path = Path("project/data/noise"), seed: int = 0
+) -> None:
+    """Make the corpora."""
+    for name, (share, boxes) in CORPORA.items():
+        make_corpus(demo, output / name, share=share, boxes=boxes, seed=seed)
+        print(f"{output / name}: share of noisy words {share}, boxes added {boxes}")
 
 
 def make_corpus(demo: Path, output: Path, *, share: float, boxes: int, seed: int) -> None:
@@ -57,7 +52,7 @@ def make_corpus(demo: Path, output: Path, *, share: float, boxes: int, seed: int
     """
     vocab = spacy.blank("en").vocab
     output.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "dev", "test"):
+    for split in SPLITS:
         docs = []
         for i, doc in enumerate(read_docs(demo / f"{split}.spacy", vocab)):
             noisy = add_typos(doc, share, random.Random(f"{seed}/{split}/text/{i}"))
@@ -70,14 +65,9 @@ def make_corpus(demo: Path, output: Path, *, share: float, boxes: int, seed: int
             docs.append(noisy)
         DocBin(docs=docs, store_user_data=True).to_disk(output / f"{split}.spacy")
     # Paths of pictures are relative to the demo's folder.
-    meta = f'{{"regions": "own", "image_root": "{demo.resolve().as_posix()}"}}\n'
-    (output / "meta.json").write_text(meta, encoding="utf8")
-    encoder = output / "encoder.pth"
-    encoder.unlink(missing_ok=True)
-    try:
-        os.link(demo / "encoder.pth", encoder)
-    except OSError:
-        shutil.copy(demo / "encoder.pth", encoder)
+    meta = json.dumps({"regions": "own", "image_root": demo.resolve().as_posix()})
+    (output / "meta.json").write_text(f"{meta}\n", encoding="utf8")
+    shutil.copy(demo / "encoder.pth", output / "encoder.pth")
 
 
 def add_typos(doc: Doc, share: float, rng: random.Random) -> Doc:
@@ -115,13 +105,8 @@ def make_noisy(word: str, share: float, rng: random.Random) -> str:
 
 
 def add_boxes(doc: Doc, picture: Path, n: int, rng: random.Random) -> list[tuple[float, float, float, float]]:
-    """Put boxes at random places among those of a post's objects.
-
-    doc (Doc): The post, with its regions.
-    picture (Path): Its picture.
-    n (int): How many boxes to add.
-    rng (random.Random): Decides where, and between which regions.
-    RETURNS (List[Tuple[float, float, float, float]]): All boxes, in pixels.
+    """RETURNS (List[Tuple[float, float, float, float]]): The boxes of a post's objects in its picture, and
+    `n` at random places among them, in pixels.
     """
     regions = [tuple(region["box"]) for region in get_regions(doc)]
     with Image.open(picture, formats=["PNG"]) as image:
@@ -134,4 +119,4 @@ def add_boxes(doc: Doc, picture: Path, n: int, rng: random.Random) -> list[tuple
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
