@@ -414,8 +414,8 @@ def _print_split(split: str, counts: Counts, orphans: str | None) -> None:
         if counts.get(name):
             print(f"  {counts[name]} {what}")
     if counts["with_picture"] or counts["missing_pictures"]:
-        docs = "docs" if mnre else "posts"
-        print(f"  {counts['with_picture']} {docs} with a picture, {counts['missing_pictures']} missing")
+        docs, missing = ("docs", "missing") if mnre else ("posts", "pictures missing")
+        print(f"  {counts['with_picture']} {docs} with a picture, {counts['missing_pictures']} {missing}")
     if counts["crops"] or counts["missing_crops"] or counts.get("refused_crops"):
         what = "crops that LEAK THE LABEL" if mnre else "crops of objects"
         print(

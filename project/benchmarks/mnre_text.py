@@ -12,18 +12,17 @@ from typing import Annotated, Any, TypeAlias
 
 import spacy
 import typer
-from bag_of_words import fit_bag_of_words
 from spacy.cli._util import setup_gpu
 from spacy.cli.train import train
 from spacy.training import Example
-from spacy.util import load_config
 from thinc.api import Config
 from wasabi import msg
 
+from project.benchmarks.bag_of_words import fit_bag_of_words
+from project.config import read_config
 from spacy_mmib.evaluation.relation_scorer import score_relations
 from spacy_mmib.training.corpus import create_corpus_v1
 
-CONFIG = Path("configs/rel_trf.cfg")
 MODELS = Path("project/training/mnre_text")
 METRICS = Path("project/metrics/mnre_text.json")
 SPLITS = ("train", "dev", "test")
@@ -138,7 +137,7 @@ def make_config(
     setting (Dict[str, Any]): Of the table.
     RETURNS (Config): What is trained.
     """
-    config = load_config(CONFIG)
+    config = read_config("rel_trf")
     component = config["components"]["mmib_rel"]
     component["model"]["tok2vec"]["name"] = transformer
     if kind == "text":

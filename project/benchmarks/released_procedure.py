@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 import torchvision
-from generated_posts import LABELS, Post
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torchcrf import CRF
 from torchvision import transforms
 from transformers import AutoTokenizer, BertModel
+
+from project.benchmarks.generated_posts import LABELS, Post
 
 BATCH_SIZE = 8
 MAX_LENGTH = 128

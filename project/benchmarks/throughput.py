@@ -20,8 +20,17 @@ from typing import Annotated, Any
 import spacy
 import torch
 import typer
-from generated_posts import N_OBJECTS, PICTURE_SIZE, Post, draw_pictures, list_pictures, make_posts
-from throughput_measure import (
+from wasabi import msg
+
+from project.benchmarks.generated_posts import (
+    N_OBJECTS,
+    PICTURE_SIZE,
+    Post,
+    draw_pictures,
+    list_pictures,
+    make_posts,
+)
+from project.benchmarks.throughput_measure import (
     describe_profile,
     forget_peak_memory,
     get_peak_memory,
@@ -31,10 +40,9 @@ from throughput_measure import (
     time_rows,
     time_run,
 )
-from throughput_models import PAPER, TINY, Files, make_encoders, make_pipelines
-from throughput_rows import Row, Setting, make_rows
-from throughput_stream import DEFAULT_STEPS, measure_stream
-from wasabi import msg
+from project.benchmarks.throughput_models import PAPER, TINY, Files, make_encoders, make_pipelines
+from project.benchmarks.throughput_rows import Row, Setting, make_rows
+from project.benchmarks.throughput_stream import DEFAULT_STEPS, measure_stream
 
 FOLDER = Path("project/data/benchmark")
 METRICS = Path("project/metrics/benchmark.json")
@@ -149,12 +157,12 @@ def main(
     # Quick: one is enough to see that it works; starting a process takes seconds.
     for name in list(results["rows"])[: 1 if quick else None]:
         msg.info(f"memory of {name}")
-        peak = run_in_own_process(__file__, [*own, "--peak-of", name])
+        peak = run_in_own_process("project.benchmarks.throughput", [*own, "--peak-of", name])
         results["rows"][name].update(peak)
     if rss:
         msg.info(f"memory over {steps[-1]} posts")
         own[3] = str(posts)
-        results["rss"] = run_in_own_process(__file__, [*own, "--stream"])
+        results["rss"] = run_in_own_process("project.benchmarks.throughput", [*own, "--stream"])
     results["minutes"] = round((time.time() - started) / 60, 1)
     write(metrics, results)
     print_tables(results)

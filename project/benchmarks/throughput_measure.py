@@ -18,9 +18,10 @@ from statistics import mean
 from typing import Any
 
 import torch
-from generated_posts import Post
-from throughput_rows import Row
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from project.benchmarks.generated_posts import Post
+from project.benchmarks.throughput_rows import Row
 
 # Otherwise it writes a line to stderr each time.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -114,9 +115,9 @@ def _read_status(key: str) -> float | None:
     return int(line.split()[1]) / 1024
 
 
-def run_in_own_process(script: str, arguments: Sequence[str]) -> Any:
-    """RETURNS (Any): What the script printed last, as JSON."""
-    command = [sys.executable, script, *arguments]
+def run_in_own_process(module: str, arguments: Sequence[str]) -> Any:
+    """RETURNS (Any): What the module printed last, as JSON."""
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

@@ -8,17 +8,18 @@ from typing import Any
 import spacy
 import torch
 import torchvision
-from generated_posts import ENTITIES_A_POST, Post, make_word_pieces
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
-from spacy.util import fix_random_seed, load_config, load_model_from_config
+from spacy.util import fix_random_seed, load_model_from_config
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from project.benchmarks.generated_posts import ENTITIES_A_POST, Post, make_word_pieces
+from project.config import read_config
 from spacy_mmib.bridge.data import NERInput
 from spacy_mmib.post.extensions import set_image, set_regions
 
-CONFIGS = {"mmib_ner": Path("configs/ner_trf.cfg"), "ner": Path("configs/baseline_trf.cfg")}
+CONFIGS = {"mmib_ner": "ner_trf", "ner": "baseline_trf"}
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def make_pipelines(files: Files, sizes: Sizes, posts: list[Post]) -> None:
     sizes (Sizes): How large.
     posts (List[Post]): A sample.
     """
-    for name, path in CONFIGS.items():
-        config = load_config(path)
+    for name, config_name in CONFIGS.items():
+        config = read_config(config_name)
         config["components"]["transformer"]["model"]["name"] = str(files.bert)
         if name == "mmib_ner":
             model = config["components"][name]["model"]

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from generated_posts import N_OBJECTS, Post
-from released_procedure import BATCH_SIZE, ReleasedModel
 from spacy.util import registry
 from thinc.util import get_torch_default_device
-from throughput_models import Files, Sizes, load, make_doc, make_examples
 from torch import nn
+
+from project.benchmarks.generated_posts import N_OBJECTS, Post
+from project.benchmarks.released_procedure import BATCH_SIZE, ReleasedModel
+from project.benchmarks.throughput_models import Files, Sizes, load, make_doc, make_examples
 
 
 @dataclass(frozen=True)

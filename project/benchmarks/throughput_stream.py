@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import spacy
-from generated_posts import LABELS, Post, make_posts
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.util import fix_random_seed
-from throughput_measure import get_rss
-from throughput_models import make_doc, make_examples
-from throughput_rows import Setting, get_encoders
+
+from project.benchmarks.generated_posts import LABELS, Post, make_posts
+from project.benchmarks.throughput_measure import get_rss
+from project.benchmarks.throughput_models import make_doc, make_examples
+from project.benchmarks.throughput_rows import Setting, get_encoders
 
 DEFAULT_STEPS = (1_000, 5_000, 10_000, 20_000)
 """Memory is read after so many posts."""

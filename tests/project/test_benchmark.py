@@ -1,5 +1,4 @@
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -8,12 +7,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "project" / "benchmarks"))
+from project.benchmarks import throughput
+from project.benchmarks.generated_posts import draw_pictures, list_pictures, make_posts, make_word_pieces
+from project.benchmarks.throughput_measure import get_peak_memory, get_slope, run_in_own_process
 
-import throughput  # noqa: E402
-from generated_posts import draw_pictures, list_pictures, make_posts, make_word_pieces  # noqa: E402
-from throughput_measure import get_peak_memory, get_slope, run_in_own_process  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -108,18 +106,18 @@ def test_slope():
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
-def test_peak_memory_of_a_new_process_is_its_own(tmp_path):
+def test_peak_memory_of_a_new_process_is_its_own(tmp_path, monkeypatch):
     """Linux lets a process begin with the peak of the one that started it."""
     script = tmp_path / "small.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT / 'project' / 'benchmarks')!r})\n"
         "import json, pathlib\n"
         "status = pathlib.Path('/proc/self/status').read_text().splitlines()\n"
         "print(json.dumps(next(int(l.split()[1]) / 1024 for l in status if l.startswith('VmHWM'))))\n"
     )
+    monkeypatch.chdir(tmp_path)
     large = bytearray(300 * 2**20)
     assert get_peak_memory() > 300
-    assert run_in_own_process(str(script), []) < 100
+    assert run_in_own_process("small", []) < 100
     del large
 
 

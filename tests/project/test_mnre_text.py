@@ -11,12 +11,10 @@ from spacy.util import registry
 from typer.testing import CliRunner
 
 import spacy_mmib.post.extensions  # noqa: F401 (registers doc._.relations)
+from project.benchmarks import mnre_text
+from project.benchmarks.bag_of_words import fit_bag_of_words, get_features
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "project" / "benchmarks"))
-
-import mnre_text  # noqa: E402
-from bag_of_words import fit_bag_of_words, get_features  # noqa: E402
 
 VOCAB = spacy.blank("en").vocab
 PEOPLE, CLUBS = ["Ana", "Bo", "Cy", "Di"], ["Reds", "Blues", "Greens"]
