@@ -117,8 +117,8 @@ def _drop(config: dict[str, Any], place: list[str]) -> None:
 
 
 def main(name: str, dataset: str = "", overrides: str = "", output: Path | None = None) -> None:
-    """Write a config in full: by name, such as ner_trf_released, or ner_trf with the overlay b: ner_trf+b; or if
-    the name is empty a dataset's.
+    """Write a config in full: by name, such as ner_trf_released, or ner_trf with the overlay b: ner_trf+b;
+    or if the name is empty a dataset's.
     """
     config = read_config(find_config(dataset, name), parse_overrides(overrides))
     if output is None:

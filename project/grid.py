@@ -1,4 +1,4 @@
-"""Train and test every cell of a table: rows (ablation, beta-sweep, text, noise) x seeds x datasets.
+"""Train and test every cell of a table: rows (ablation, beta-sweep, text, noise, pairs) x seeds x datasets.
 
 What is finished is never run again: stop it, kill it, run the same command again, and it goes on. Results go
 to one table, project/metrics/grids.jsonl and .csv, a line a row, seed and task, made anew from the finished
@@ -80,6 +80,13 @@ GRIDS: dict[str, list[Variant]] = {
     "text": [*ABLATION[:2], Variant("no core", core="none"), Variant("spaCy's ner", core="spacy")],
     # With KLs that are means over dimensions, beta = 0.1 is next to nothing: see regularizer_gradients.py.
     "noise": [*ABLATION, Variant("100 x L_rr", {"beta1": 10.0, "beta2": 10.0})],
+    # Relations of given pairs.
+    "pairs": [
+        Variant("mmib_rel, pool", entity_repr="pool"),
+        Variant("mmib_rel, marker", entity_repr="marker"),
+        Variant("without the core, pool", core="none", entity_repr="pool"),
+        Variant("without the core, marker", core="none", entity_repr="marker"),
+    ],
 }
 """The rows of each grid."""
 

@@ -45,6 +45,7 @@ class Variant:
 
     name (str): In tables and files.
     settings (Mapping[str, float]): Of every component with an MMIB core, such as {"beta1": 0}.
+    entity_repr (str): How models of relations represent entities, instead of the config's: "pool", "marker".
     core (str): "mmib"; "none" for the same without the core and without pictures; "spacy" for spaCy's own
         component on the same text encoder.
     series (Tuple[str, ...]): Of Fig. 4, by what is tuned: "both", "beta2", "beta1".
@@ -54,6 +55,7 @@ class Variant:
     settings: Mapping[str, float] = field(default_factory=dict)
     core: Literal["mmib", "none", "spacy"] = "mmib"
     series: tuple[str, ...] = ()
+    entity_repr: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,9 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
         raise ValueError(f"No component of {name} has an MMIB core: {variant.name} changes nothing.")
     for component in cores:
         component.update(variant.settings)
+    for component in components.values():
+        if variant.entity_repr and "entity_repr" in component.get("model", {}):
+            component["model"]["entity_repr"] = variant.entity_repr
     if not corpus.pictures:
         # The encoder is never run: its weights need not be there.
         for layer in _list_layers(components):

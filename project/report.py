@@ -34,6 +34,7 @@ TITLES = {
     "beta-sweep": "Weights of the KL terms (Fig. 4)",
     "text": "Text only",
     "noise": "Noise",
+    "pairs": "Relations of given pairs",
     "noise-longer": "Noise, trained longer",
 }
 MAX_PAIRS = 6

@@ -31,18 +31,15 @@ from project.benchmarks.generated_posts import (
     make_posts,
 )
 from project.benchmarks.throughput_measure import (
-    describe_profile,
-    forget_peak_memory,
-    get_peak_memory,
+    get_peak,
     get_slope,
     measure_shares,
+    measure_stream,
     run_in_own_process,
     time_rows,
     time_run,
 )
-from project.benchmarks.throughput_models import PAPER, TINY, Files, make_encoders, make_pipelines
-from project.benchmarks.throughput_rows import Row, Setting, make_rows
-from project.benchmarks.throughput_stream import DEFAULT_STEPS, measure_stream
+from project.benchmarks.throughput_rows import TINY_BERT, Row, Setting, make_models, make_rows
 
 FOLDER = Path("project/data/benchmark")
 METRICS = Path("project/metrics/benchmark.json")
@@ -58,6 +55,8 @@ RATIOS = {
 
 AT_MOST = ("text_vs_ner",)
 COST = (64, 256, 1024, 4096)
+STREAM = (1_000, 5_000, 10_000, 20_000)
+"""Memory is read after so many posts."""
 PROFILED_POSTS = 32
 
 NOTES = [
@@ -87,7 +86,6 @@ def main(
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for CPU")] = -1,
     rss: Annotated[bool, typer.Option(help="Also memory over 20,000 streamed posts")] = False,
     quick: Annotated[bool, typer.Option(help="8 posts, tiny models: does it run?")] = False,
-    profile: Annotated[str, typer.Option(help="Only profile this row")] = "",
     peak_of: Annotated[str, typer.Option(hidden=True)] = "",
     stream: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
@@ -96,31 +94,33 @@ def main(
         spacy.require_gpu(gpu_id)
     if quick:
         posts, train_posts, repeats = min(posts, 8), min(train_posts, 8), 1
-    steps = tuple(step // 100 for step in DEFAULT_STEPS) if quick else DEFAULT_STEPS
+    steps = tuple(step // 100 for step in STREAM) if quick else STREAM
     cost = [number for number in COST if number <= cost_posts]
     cost = [number // 32 for number in cost[:3]] if quick else cost
-    setting = Setting(Files(folder), TINY if quick else PAPER, batch_size)
+    setting = Setting(folder, batch_size)
+    if quick:
+        setting = Setting(folder, batch_size, TINY_BERT, "resnet18", 4)
     makers = make_rows(setting, gpu=gpu_id >= 0)
     wanted = [name.strip() for name in rows.split(",") if name.strip()] or list(makers)
-    if unknown := [name for name in [*wanted, profile, peak_of] if name and name not in makers]:
+    if unknown := [name for name in [*wanted, peak_of] if name and name not in makers]:
         raise typer.BadParameter(f"no rows {unknown}; there are: {', '.join(makers)}")
-    if peak_of or stream:  # in a process of their own, on what is there already
-        generated = get_posts(setting.files, posts)
-        if stream:
-            print(json.dumps(measure_stream(setting, generated, steps)))
-        else:
-            print(json.dumps(get_peak(makers[peak_of](), generated)))
+    pictures = list_pictures(setting.get_path("pictures"), posts)
+    generated = make_posts(posts, pictures, seed=posts)
+    if stream:  # in a process of its own, on what is there already
+        print(json.dumps(measure_stream(setting, generated, steps)))
+        return
+    if peak_of:  # likewise
+        print(json.dumps(get_peak(makers[peak_of](), generated)))
         return
 
     started = time.time()
-    generated = prepare(setting, posts)
-    loaded = {name: makers[name]() for name in ([profile] if profile else wanted)}
+    msg.info(f"models, {posts} posts and their pictures below {folder}")
+    shutil.rmtree(folder, ignore_errors=True)
+    draw_pictures(pictures)
+    make_models(setting, generated[:16])
+    loaded = {name: makers[name]() for name in wanted}
     for row in loaded.values():
-        row.load()
         row.fill(generated)
-    if profile:
-        print(describe_profile(loaded[profile], generated[:PROFILED_POSTS]))
-        return
     given = {name: generated[:train_posts] if row.trains else generated for name, row in loaded.items()}
     results: dict[str, Any] = {
         "ratios": {},
@@ -134,7 +134,7 @@ def main(
             "batch_size": batch_size,
             "objects": N_OBJECTS,
             "picture_size": PICTURE_SIZE,
-            "arch": setting.sizes.arch,
+            "arch": setting.arch,
             "tiny": quick,
         },
         "notes": NOTES,
@@ -166,23 +166,6 @@ def main(
     results["minutes"] = round((time.time() - started) / 60, 1)
     write(metrics, results)
     print_tables(results)
-
-
-def get_posts(files: Files, number: int) -> list[Post]:
-    """RETURNS (List[Post]): So many posts, each with a picture of its own; the same ones each time."""
-    return make_posts(number, list_pictures(files.pictures, number), seed=number)
-
-
-def prepare(setting: Setting, number: int) -> list[Post]:
-    """RETURNS (List[Post]): The posts, whose pictures and all models are new on disk."""
-    files = setting.files
-    msg.info(f"models, {number} posts and their pictures below {files.folder}")
-    shutil.rmtree(files.folder, ignore_errors=True)
-    draw_pictures(list_pictures(files.pictures, number))
-    make_encoders(files, setting.sizes)
-    posts = get_posts(files, number)
-    make_pipelines(files, setting.sizes, posts[:16])
-    return posts
 
 
 def measure(
@@ -258,21 +241,6 @@ def measure_cost(row: Row, posts: list[Post], numbers: Sequence[int]) -> dict[st
         "seconds": [round(s, 4) for s in seconds],
         "slope": round(get_slope(numbers, seconds), 4),
     }
-
-
-def get_peak(row: Row, posts: list[Post]) -> dict[str, float]:
-    """RETURNS (Dict[str, float]): MB that this process had at most while it ran the row, and before, while
-    it loaded the model; on a GPU also of the device.
-    """
-    row.load()
-    peak: dict[str, float] = {"peak_memory_loading_mb": round(get_peak_memory())}
-    if not forget_peak_memory():
-        peak = {}
-    row.run(row.make_input(posts))
-    peak["peak_memory_mb"] = round(get_peak_memory())
-    if torch.cuda.is_available():
-        peak["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return peak
 
 
 def describe_machine(gpu_id: int) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_figure_4_has_every_point_once():
 
 
 def test_an_unknown_grid():
-    with pytest.raises(ValueError, match="ablation, beta-sweep, text, noise"):
+    with pytest.raises(ValueError, match="ablation, beta-sweep, text, noise, pairs"):
         choose_variants("everything")
 
 
@@ -108,6 +108,13 @@ def test_without_the_core(corpus):
         assert component["model"]["@architectures"] == f"spacy-mmib.{architecture}.v1"
         assert "tok2vec" in component["model"]
         assert "img2vec" not in component["model"]
+
+
+def test_entity_vectors_of_given_pairs(corpus):
+    for variant in GRIDS["pairs"]:
+        model = make_config(corpus, variant, 0, Options(config="rel_trf"))["components"]["mmib_rel"]["model"]
+        assert model["entity_repr"] in variant.name
+        assert ("img2vec" in model) == (variant.core == "mmib")
 
 
 def test_a_variant_that_changes_nothing_is_an_error(corpus):

@@ -136,7 +136,7 @@ def test_with_pictures(folder, tmp_path, monkeypatch, capsys):
     assert get_encoder(tmp_path)[1] is None
 
 
-class done:  # noqa: N801
+class done:
     returncode = 0
 
 

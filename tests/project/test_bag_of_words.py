@@ -1,24 +1,15 @@
-import json
 import sys
-from pathlib import Path
 
 import pytest
 import spacy
-import typer
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
-from spacy.util import registry
-from typer.testing import CliRunner
 
 import spacy_mmib.post.extensions  # noqa: F401 (registers doc._.relations)
-from project.benchmarks import mnre_text
-from project.benchmarks.bag_of_words import fit_bag_of_words, get_features
-
-ROOT = Path(__file__).parents[2]
+from project.benchmarks.bag_of_words import fit_bag_of_words, get_features, main, read
 
 VOCAB = spacy.blank("en").vocab
 PEOPLE, CLUBS = ["Ana", "Bo", "Cy", "Di"], ["Reds", "Blues", "Greens"]
-SETTING = {"transformer": "t", "epochs": 2, "batch_size": 4, "learn_rate": 1e-3, "seed": 3}
 
 
 def make_doc(words, head, tail, label):
@@ -101,69 +92,20 @@ def test_bag_of_words_learns_and_answers_every_pair():
 
 
 def test_gold_labels_are_not_seen(data):
-    for split in mnre_text.SPLITS:
-        examples = mnre_text.read(data, split, 0)
+    for split in ("train", "dev", "test"):
+        examples = read(data, split)
         assert {r.label for eg in examples for r in eg.predicted._.relations} == {""}
         assert "" not in {r.label for eg in examples for r in eg.reference._.relations}
-    assert len(mnre_text.read(data, "train", 5)) == 5
+    assert len(read(data, "train", 5)) == 5
+
+
+def test_the_table(data, capsys):
+    pytest.importorskip("sklearn")
+    main(data)
+    assert "words between head and tail apart" in capsys.readouterr().out
 
 
 def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction", None)
     with pytest.raises(ImportError, match=r"spacy-mmib\[audit\]"):
         fit_bag_of_words([], [], between=False)
-
-
-@pytest.mark.parametrize(("kind", "options"), [row for row in mnre_text.ROWS.values() if row[0] != "bow"])
-def test_configs_of_the_rows_resolve(data, kind, options, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    config = mnre_text.make_config(kind, options, data, "t", {**SETTING, "limit": 0})
-    model = config["components"]["mmib_rel"]["model"]
-    assert model["entity_repr"] == options["entity_repr"]
-    assert ("img2vec" in model) == (kind == "mmib")
-    # 48 posts in batches of 4, twice; a quarter of an epoch is for warming up.
-    rate = config["training"]["optimizer"]["learn_rate"]
-    assert (rate["warmup_steps"], rate["total_steps"]) == (3, 25)
-    # Evaluated after updates 1, 1 + frequency, ...: as often as there are epochs, or once more.
-    evaluations = 1 + (24 - 1) // config["training"]["eval_frequency"]
-    assert evaluations == 3
-    assert config["system"]["seed"] == 3
-    found = registry.resolve({"train": config.interpolate()["corpora"]["train"]})
-    assert len(list(found["train"](spacy.blank("en")))) == 48
-
-
-def test_finished_rows_are_not_run_again(data, tmp_path, monkeypatch):
-    trained = []
-
-    def run(*args, **kwargs):
-        trained.append(args)
-        scores = {"p": 0.5, "r": 0.25, "f": 1 / 3, "accuracy": 0.5}
-        return {"dev": scores, "test": scores}
-
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(mnre_text, "run_bag_of_words", run)
-    app, path = typer.Typer(), tmp_path / "new" / "table.json"
-    app.command()(mnre_text.main)
-    command = [str(data), "t", "--metrics", str(path), "--output", str(tmp_path / "models")]
-
-    def fail(*args, **kwargs):
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(mnre_text, "run_component", fail)
-    assert CliRunner().invoke(app, command).exit_code != 0
-    # What was finished before the failure is kept.
-    assert len(json.loads(path.read_text())["results"]) == len(trained) == 2
-    monkeypatch.setattr(mnre_text, "run_component", run)
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
-    assert len(trained) == len(mnre_text.ROWS)
-    assert list(json.loads(path.read_text())["results"]) == list(mnre_text.ROWS)
-    assert CliRunner().invoke(app, command).exit_code == 0
-    assert len(trained) == len(mnre_text.ROWS)
-    # Rows of another setting are no rows of this table, and are not lost for it.
-    before = path.read_text()
-    result = CliRunner().invoke(app, [*command, "--seed", "1"])
-    assert result.exit_code != 0
-    assert path.read_text() == before
-    assert CliRunner().invoke(app, [*command, "--rows", "no such row"]).exit_code != 0
-    assert len(trained) == len(mnre_text.ROWS)
