@@ -46,12 +46,7 @@ def main(
 
 
 def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
-    """Train, evaluate, and write what came out.
-
-    folder (Path): Of the cell.
-    gpu_id (int): GPU, or -1 for CPU.
-    keep_model (bool): Keep the best model, beside the result.
-    """
+    """Train, evaluate, and write what came out."""
     cell = json.loads((folder / CELL).read_text(encoding="utf8"))
     training = folder / "training"
     shutil.rmtree(training, ignore_errors=True)

@@ -60,15 +60,7 @@ class CropCheck:
 class Report:
     """What was found.
 
-    dataset (str): "twitter15", "twitter17" or "mnre".
-    folders (Folders): Where.
-    texts (Dict[str, str]): The text file of each split that is there.
     problems (List[str]): Why it can't even be run on texts; nothing else was looked at then.
-    counts (Dict[str, Dict[str, int]]): What is in the texts, see `count_docs`.
-    version (Version): Which version of the dataset it is.
-    digest (str): Of its content, see `digest_docs`.
-    pictures (Dict[str, PictureCheck]): By split; empty if no folder of pictures is known.
-    crops (Optional[CropCheck]): `None` if no folder of crops is known.
     """
 
     dataset: str
@@ -124,11 +116,7 @@ def check_data(
 ) -> Report:
     """Check a dataset.
 
-    dataset (str): "twitter15", "twitter17" or "mnre".
-    folders (Folders): Where it is.
     crops_layout (str): "umgf", "hvpnet", "none" (crops are not looked at), or "auto".
-    orphans (str): See `tagged.Orphans`.
-    tag_column (int): See `tagged.read_twitter_text`.
     RETURNS (Report): What was found. Nothing raises that is wrong with the data.
     """
     report = Report(dataset, folders)
@@ -164,10 +152,6 @@ def read_posts(
 ) -> tuple[list[Doc], list[str], int]:
     """Read a text file as its converter does.
 
-    dataset (str): Which format it has.
-    path (Path): The file.
-    orphans (str): See `tagged.Orphans`.
-    tag_column (int): See `tagged.read_twitter_text`.
     RETURNS (Tuple[List[Doc], List[str], int]): The posts, the file names of their pictures, and how many
         entities begin with `I-`.
     RAISES (FormatError): It is in another format.
@@ -191,10 +175,7 @@ def read_posts(
 def check_pictures(images: Path, names: list[str], split: str | None) -> PictureCheck:
     """Look for the picture of each post, and open it without decoding it.
 
-    images (Path): The folder of the pictures.
-    names (List[str]): Their files.
     split (Optional[str]): Look in the folder of this split first, as the converter of MNRE does.
-    RETURNS (PictureCheck): What was found.
     """
     root = images.resolve()
     check = PictureCheck(posts=len(names))

@@ -33,8 +33,6 @@ def read_config(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
     name (Union[str, Path]): Of a file in configs/, without its ending; or a path. With "a+b" the overlay b
         changes a instead of its own base.
-    overrides (Optional[Mapping[str, Any]]): Settings by dotted name; the config must have them.
-    RETURNS (Config): In full, not interpolated.
     RAISES (ValueError): There is no such config.
     """
     config = Config()
@@ -87,7 +85,6 @@ def parse_overrides(overrides: str) -> dict[str, Any]:
     `spacy project run` doesn't hand through.
 
     overrides (str): Such as "training.max_epochs 3 training.dropout=0.2".
-    RETURNS (Dict[str, Any]): Values by name.
     """
     words = iter(shlex.split(overrides))
     settings = []

@@ -125,16 +125,9 @@ def convert_twitter(
 ) -> dict[str, Counts]:
     """Convert Twitter-2015, Twitter-2017, or anything in their format.
 
-    data (Path): The folder with its text files.
-    output (Path): The folder for the corpus.
-    images (Optional[Path]): The folder of the pictures; text only without.
-    crops (Optional[Path]): The folder of the crops of objects.
     crops_layout (str): "umgf", "hvpnet", "none" (the crops are not used), or "auto": guessed.
     dicts (Optional[Path]): The folder of HVPNeT's dictionaries; `data` if `None`.
     max_crops (int): Keep so many crops of a post, 0 all. HVPNeT uses the first 3.
-    orphans (str): See `Orphans`.
-    tag_column (int): See `read_twitter_text`.
-    RETURNS (Dict[str, Counts]): What is in each split.
     RAISES (FormatError, LayoutError): Something is not as published.
     """
     check_orphans(orphans)
@@ -178,10 +171,6 @@ def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[st
     """Convert JSON lines of tagged posts: `texts/<split>/*.json` with lines {"tokens": [...], "label": [BIO
     tags], "image_id": file name}, and `images/<split>/<image_id>`, for the splits that are there.
 
-    data (Path): The folder with `texts` and `images`.
-    output (Path): The folder for the corpus.
-    orphans (str): See `Orphans`.
-    RETURNS (Dict[str, Counts]): What is in each split.
     RAISES (FormatError): Something is not in the format.
     """
     check_orphans(orphans)
@@ -216,8 +205,6 @@ def convert_mnre(
 ) -> dict[str, Counts]:
     """Convert MNRE.
 
-    data (Path): The folder with its text files.
-    output (Path): The folder for the corpus.
     images (Optional[Path]): The folder of the pictures; `img_org` in `data` if `None`, and text
         only if that isn't there.
     group (Optional[bool]): One doc for each post (text and picture) rather than for each instance.
@@ -228,7 +215,6 @@ def convert_mnre(
     dicts (Optional[Path]): The folder of the dictionaries of these crops; `txt` in `data` if
         `None`, or `data`.
     max_crops (int): Keep so many crops of an instance, 0 all. HVPNeT uses the first 3.
-    RETURNS (Dict[str, Counts]): What is in each split.
     RAISES (FormatError, LayoutError): Something is not as published.
     """
     if leaking_crops is None and dicts is not None:
@@ -375,15 +361,7 @@ def _save(docs: Iterable[Doc], path: Path) -> None:
 def _finish(
     output: Path, data: Path, regions: Any, root: Path | None, splits: dict[str, Counts], **more: str
 ) -> None:
-    """Write `meta.json` beside the corpus, and print what is in it.
-
-    output (Path): The folder of the corpus.
-    data (Path): Where the data comes from.
-    regions (Any): Which objects the posts have.
-    root (Optional[Path]): What paths of pictures are relative to.
-    splits (Dict[str, Counts]): What is in each split.
-    more (str): Other facts.
-    """
+    """Write `meta.json` beside the corpus, and print what is in it."""
     meta = {"source": data.resolve().name, **more, "regions": regions}
     meta |= {"image_root": None if root is None else str(root), "splits": splits}
     (output / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf8")

@@ -46,12 +46,6 @@ def evaluate_once(
 ) -> dict[str, Any]:
     """Evaluate a model, or look up what it scored.
 
-    model (Path): The trained pipeline.
-    folder (Path): With test.spacy.
-    path (Path): Where the scores are kept.
-    gpu_id (int): GPU, or -1 for CPU.
-    seed (int): Of the shuffled pictures.
-    force (bool): Evaluate in any case.
     RETURNS (Dict[str, Any]): "of", the model and corpus; "metrics", its scores by pictures: "own", "none",
         "shuffled".
     """

@@ -51,11 +51,8 @@ def find_dataset(name: str) -> str | None:
 def name_version(dataset: str, counts: Counts, begun: Mapping[str, int] | None = None) -> Version:
     """Tell the original release of a dataset from other versions by its counts.
 
-    dataset (str): A name such as "twitter17", or of anything else.
-    counts (Dict[str, Dict[str, int]]): What is in the corpus, see `count_docs`.
     begun (Optional[Dict[str, int]]): For each split, how many of the entities were orphan `I-` tags, if the
         corpus was converted so that these begin entities.
-    RETURNS (Version): The version.
     """
     known = find_dataset(dataset)
     if known is None:
@@ -81,7 +78,6 @@ def name_version(dataset: str, counts: Counts, begun: Mapping[str, int] | None =
 def count_docs(splits: Mapping[str, Iterable[Doc]]) -> Counts:
     """Count what the facts are about.
 
-    splits (Dict[str, Iterable[Doc]]): Converted posts.
     RETURNS (Dict[str, Dict[str, int]]): The counts. A post is a text with its picture, however many docs it
         is in; "heads and tails", "labels" and "pictures" (that posts name) are of MNRE.
     """

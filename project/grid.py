@@ -206,16 +206,7 @@ def plan_cells(
 def run_cells(
     cells: list[Cell], output: Path, metrics: Path, gpu_id: int, jobs: int, keep_models: bool
 ) -> list[Cell]:
-    """Run the cells that have no result yet, and write the table after each.
-
-    cells (List[Cell]): All of them.
-    output (Path): The folder of the cells.
-    metrics (Path): The folder of the table.
-    gpu_id (int): GPU, or -1 for CPU.
-    jobs (int): Trainings at a time.
-    keep_models (bool): Don't delete trained models.
-    RETURNS (List[Cell]): Those that failed.
-    """
+    """Run the cells that have no result yet, and write the table after each."""
     todo = [cell for cell in cells if not (cell.folder / RESULT).exists()]
     msg.info(f"{len(cells)} trainings, {len(cells) - len(todo)} of them finished before")
     more = ["--gpu-id", str(gpu_id), *(["--keep-model"] if keep_models else [])]
@@ -265,12 +256,7 @@ def read_plans(output: Path) -> list[dict[str, Any]]:
 
 
 def write_results(output: Path, metrics: Path) -> list[dict[str, Any]]:
-    """Write grids.jsonl and grids.csv: the rows of each plan in order, each with its seeds.
-
-    output (Path): The folder of the cells.
-    metrics (Path): The folder of the table.
-    RETURNS (List[Dict[str, Any]]): Its lines.
-    """
+    """Write grids.jsonl and grids.csv: the rows of each plan in order, each with its seeds."""
     rows = []
     for plan in read_plans(output):
         for cell in plan["cells"]:

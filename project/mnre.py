@@ -56,9 +56,6 @@ def find_mnre_text(data: Path, split: str) -> Path:
     in the folder `mnre_txt` as in the official repository, or `txt/ours_<split>.txt` in HVPNeT's
     layout.
 
-    data (Path): The folder of the data.
-    split (str): "train", "dev" or "test".
-    RETURNS (Path): The file.
     RAISES (FormatError): There is none, or more than one.
     """
     found = find_split_file(
@@ -79,8 +76,6 @@ def read_mnre(path: Path) -> MnreFile:
     """Read a text file. A line that is JSON is read as JSON, any other as a literal of Python: nothing in
     it is run. Other keys of the dicts, such as "caption" in HVPNeT's files, are passed over.
 
-    path (Path): The file, UTF-8.
-    RETURNS (MnreFile): What is in it.
     RAISES (FormatError): A line is something else.
     """
     rows: list[MnreRow] = []
@@ -120,10 +115,6 @@ def make_doc(vocab: Vocab, tokens: Iterable[str], tags: list[str] | None = None)
 def to_doc(vocab: Vocab, rows: list[MnreRow], numbers: list[int], split: str = "") -> tuple[Doc, int]:
     """Make a doc of instances of one post.
 
-    vocab (Vocab): The vocabulary.
-    rows (List[MnreRow]): The instances, at least one.
-    numbers (List[int]): Their rows in the file.
-    split (str): Of the file: "train", "dev" or "test".
     RETURNS (Tuple[Doc, int]): The doc, all instances in `doc._.relations`, in order; and how many
         of their spans are no entities of it, which can't overlap.
     """

@@ -42,14 +42,7 @@ def main(
 
 
 def make_corpus(demo: Path, output: Path, *, share: float, boxes: int, seed: int) -> None:
-    """Write train.spacy, dev.spacy and test.spacy with noise, and the demo's picture encoder beside them.
-
-    demo (Path): The demo's folder; its pictures stay there.
-    output (Path): The folder of the new corpus.
-    share (float): Of the words that are noisy, 0-1.
-    boxes (int): Added to the regions of each picture.
-    seed (int): Decides which, and where.
-    """
+    """Write train.spacy, dev.spacy and test.spacy with noise, and the demo's picture encoder beside them."""
     vocab = spacy.blank("en").vocab
     output.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
@@ -73,9 +66,7 @@ def make_corpus(demo: Path, output: Path, *, share: float, boxes: int, seed: int
 def add_typos(doc: Doc, share: float, rng: random.Random) -> Doc:
     """Make words of a post noisy.
 
-    doc (Doc): The post.
     share (float): Of words that are misspelt, and of words in random case, 0-1; independent of each other.
-    rng (random.Random): Decides which, and how.
     RETURNS (Doc): A new doc, with the entities and relations of the post, and no picture.
     """
     words = [make_noisy(token.text, share, rng) for token in doc]

@@ -49,12 +49,9 @@ class Folders(NamedTuple):
 def find_folders(dataset: str, data: str = "", images: str = "", crops: str = "", dicts: str = "") -> Folders:
     """Find the folders of a dataset.
 
-    dataset (str): Its name.
     data (str): Of the text files; "" for `project/assets/<dataset>`.
     images (str): Of the pictures; "" for `images` (or MNRE's `img_org`) in the data folder, if it is there.
     crops (str): Of the crops; "" for `crops` there, if there are pictures.
-    dicts (str): Of the dictionaries; "" for the data folder.
-    RETURNS (Folders): The folders.
     """
     known = find_dataset(dataset) or dataset
     folder = Path(data) if data else ASSETS / known
@@ -77,6 +74,7 @@ def explain_texts(dataset: str, data: Path) -> str:
 
 def common_root(folders: list[Path]) -> Path:
     """RETURNS (Path): The innermost common folder, absolute, which paths in the corpus start from.
+
     RAISES (LayoutError): There is none but the root of the file system, which as image root would
         allow a corpus to name any file.
     """
@@ -95,11 +93,7 @@ def common_root(folders: list[Path]) -> Path:
 def find_picture(folder: Path, name: str, root: Path, split: str | None = None) -> str:
     """Look up the picture of a post.
 
-    folder (Path): Where the pictures are.
-    name (str): Name of the file.
-    root (Path): The image root.
     split (Optional[str]): Look in the folder of this split first, `<folder>/{train,val,test}`.
-    RETURNS (str): Path of the file, relative to `root`.
     RAISES (ImageError): It isn't there, or isn't inside its folder and `root`.
     """
     parts = [folder / part for part in HVPNET_SPLITS[split]] if split else []
@@ -119,13 +113,8 @@ def find_crops(
 ) -> Callable[[str], tuple[list[str], int]]:
     """Find the crops of a split of tagged posts.
 
-    crops (Path): Their folder, that none may leave.
     layout (str): "umgf"; or "hvpnet", `<crops>/<split>/crops/<row>_pred_yolo_crop_<n>.png`, where only the
         published dictionary, keyed by `<id>.jpg`, says which post a crop belongs to.
-    dicts (Path): Of the dictionaries.
-    dataset (str): How their names preferably begin.
-    split (str): "train", "dev" or "test".
-    root (Path): The image root.
     RETURNS (Callable): Gives by the id of a post the paths of the crops that are there, relative to `root`,
         and how many are missing.
     RAISES (LayoutError): There are no crops for the split, or no dictionary.
@@ -169,6 +158,7 @@ def guess_layout(crops: Path, ids: list[str]) -> str:
 def find_dictionary(folder: Path, dataset: str, split: str) -> Path:
     """RETURNS (Path): HVPNeT's dictionary of a split, such as `twitter2015_train_dict.pth`; of several, the
     one whose name begins with `dataset`.
+
     RAISES (LayoutError): There is none, or more than one.
     """
     found = [path for name in HVPNET_SPLITS[split] for path in sorted(folder.glob(f"*{name}_dict.pth"))]

@@ -43,7 +43,6 @@ Overrides = Annotated[str, typer.Option(help="Settings of the config: 'training.
 class Variant:
     """A row of a table, trained with as many seeds as one likes.
 
-    name (str): In tables and files.
     settings (Mapping[str, float]): Of every component with an MMIB core, such as {"beta1": 0}.
     entity_repr (str): How models of relations represent entities, instead of the config's: "pool", "marker".
     core (str): "mmib"; "none" for the same without the core and without pictures; "spacy" for spaCy's own
@@ -62,12 +61,7 @@ class Variant:
 class Options:
     """What is the same in all trainings of a run.
 
-    config (str): Instead of the dataset's own config.
     transformer (str): Name or folder of the text encoder, instead of the config's.
-    epochs (int): Passes over the training data; 0 for the config's.
-    batch_size (int): Posts in a batch; 0 for the config's.
-    learn_rate (float): Peak of the learning rate; 0 for the config's.
-    limit (int): Read only so many posts of each split; 0 for all.
     overrides (Dict[str, Any]): Settings of the config by dotted name; those that a config doesn't have are
         an error.
     """
@@ -96,10 +90,6 @@ class Corpus:
 def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
     """Count the training posts of a dataset.
 
-    name (str): Its name.
-    folder (Path): With train.spacy, dev.spacy and test.spacy.
-    limit (int): Read so many posts only; 0 for all.
-    RETURNS (Corpus): The dataset.
     RAISES (FileNotFoundError): A split is missing.
     """
     for split in SPLITS:
@@ -115,10 +105,6 @@ def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
 def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -> Config:
     """Make the config of a training.
 
-    corpus (Corpus): The dataset.
-    variant (Variant): The row.
-    seed (int): The seed.
-    options (Options): Of the run.
     RETURNS (Config): Not interpolated; ready for `spacy train`.
     RAISES (ValueError): There is no such config, or the variant doesn't fit it.
     """
@@ -165,9 +151,6 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
 def fit_to_corpus(config: Config, posts: int) -> None:
     """Let the learning rate decay until the end of the training, not before or behind it, if the config was
     written for another number of posts or epochs.
-
-    config (Config): Changed in place.
-    posts (int): Training posts.
     """
     training = config["training"]
     rate, epochs = training["optimizer"]["learn_rate"], training["max_epochs"]
@@ -182,10 +165,6 @@ def fit_to_corpus(config: Config, posts: int) -> None:
 def fit_schedule(config: Config, posts: int, options: Options) -> None:
     """Fit what is counted in steps to the size of the data and the number of epochs: evaluation once an
     epoch, warm-up over half an epoch, decay to the end.
-
-    config (Config): Changed in place.
-    posts (int): Training posts.
-    options (Options): With the number of epochs and the size of batches.
     """
     training = config["training"]
     if options.batch_size:
@@ -227,12 +206,7 @@ def hash_files(folder: Path) -> str:
 
 
 def describe_regions(config: Config, corpus: Corpus, converted: str) -> str:
-    """RETURNS (str): Where the objects in the pictures come from, for tables.
-
-    config (Config): Of the training.
-    corpus (Corpus): The dataset.
-    converted (str): Which regions the converter attached.
-    """
+    """RETURNS (str): Where the objects in the pictures come from, for tables."""
     getters = set()
     for layer in _list_layers(config["components"]) if corpus.pictures else ():
         if layer.get("get_regions") is not None:

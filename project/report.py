@@ -80,10 +80,7 @@ def main(
     """Write the report."""
     tables = read_tables(grids, metrics)
     if not tables:
-        msg.fail(
-            f"No training below {grids} is finished. Run one first: spacy project run ablation",
-            exits=1,
-        )
+        msg.fail(f"No training below {grids} is finished. Run one first: spacy project run ablation", exits=1)
     path = write_report(tables, grids, output)
     print(path.read_text(encoding="utf8"))
     msg.good(f"Saved to {path}, with its figures beside it")
@@ -107,10 +104,7 @@ def read_tables(grids: Path, metrics: Path) -> list[Table]:
 def write_report(tables: Sequence[Table], grids: Path, output: Path) -> Path:
     """Write report.md and its figures.
 
-    tables (Sequence[Table]): What is in it.
     grids (Path): The folder of the cells, for the counts of each document.
-    output (Path): A folder.
-    RETURNS (Path): Of the report.
     """
     output.mkdir(parents=True, exist_ok=True)
     parts = [
@@ -288,11 +282,7 @@ def make_axes(columns: int, height: float = 3.6) -> tuple[Any, Any]:
 
 
 def draw_beta_sweep(table: Table, path: Path) -> None:
-    """Draw Fig. 4: F1 by the value of one weight or both, a line a series.
-
-    table (Table): Of the grid "beta-sweep".
-    path (Path): For the PNG.
-    """
+    """Draw Fig. 4: F1 by the value of one weight or both, a line a series."""
     figure, (axes,) = make_axes(1)
     for series, (label, colour, style) in SERIES_STYLES.items():
         key = "beta1" if series != "beta2" else "beta2"
@@ -318,7 +308,6 @@ def draw_noise(tables: Sequence[Table], path: Path) -> None:
     """Draw F1 over the noise: text on the left, pictures on the right, a line a row of the tables.
 
     tables (Sequence[Table]): Of corpora called "noise/<modality>-<level>"; level 0 belongs to both.
-    path (Path): For the PNG.
     """
     levels: dict[str, dict[float, Table]] = {"text": {}, "picture": {}}
     for table in tables:

@@ -33,8 +33,6 @@ def find_split_file(folders: Iterable[Path], stems: Iterable[str]) -> Path | Non
     published file is called `mnre_val .txt`.
 
     folders (Iterable[Path]): Where it may be; those that aren't there are passed over.
-    stems (Iterable[str]): What it may be called, without `.txt`.
-    RETURNS (Optional[Path]): The file; `None` if there is none.
     RAISES (FormatError): There is more than one.
     """
     stems, found = set(stems), {}  # a file may be there under two names, by a link
@@ -55,10 +53,8 @@ def read_twitter_text(path: Path, tag_column: int = 0) -> Iterator[TaggedPost]:
     """Read the format of Twitter-2015/2017: a line `IMGID:<id>`, then a line `token<TAB>tag` for
     each token, and a blank line, which the last post may lack.
 
-    path (Path): The file, UTF-8.
     tag_column (int): Which column has the tag, where lines have more than two; the token is in
         column 1. 0: lines have two columns, and others are refused.
-    YIELDS (TaggedPost): The posts, also those without tokens.
     RAISES (FormatError): A line is something else, or no post has a token.
     """
     if tag_column < 0 or tag_column == 1:
@@ -105,7 +101,6 @@ def read_json_lines(path: Path) -> Iterator[TaggedPost]:
     """Read JSON lines with "tokens", "label" (a BIO tag for each) and "image_id" (a file name) or
     "id".
 
-    path (Path): The file, UTF-8.
     YIELDS (TaggedPost): The posts; `id` is the file name of the picture.
     RAISES (FormatError): A line is something else, or no post has a token.
     """
@@ -172,8 +167,6 @@ def check_orphans(value: str) -> Orphans:
 def repair_tags(tags: list[str], orphans: Orphans) -> tuple[list[str], int]:
     """Make every entity begin with `B-`.
 
-    tags (List[str]): BIO tags.
-    orphans (str): See `Orphans`.
     RETURNS (Tuple[List[str], int]): The tags, and the number of entities that began with `I-`.
     """
     repaired = []

@@ -95,11 +95,7 @@ def main(
 def run(config: Config, folder: Path, output: Path, gpu_id: int, *, force: bool = False) -> None:
     """Train, unless the same has been trained.
 
-    config (Config): Of the training.
-    folder (Path): Of the corpus.
     output (Path): For model-best and model-last, and the config in full.
-    gpu_id (int): GPU, or -1 for CPU.
-    force (bool): Train in any case.
     """
     record = output / "trained.json"
     key = {"config": hashlib.sha256(config.to_str(interpolate=False).encode()).hexdigest()[:12]}

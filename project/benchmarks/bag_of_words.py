@@ -1,5 +1,5 @@
-"""Relations of given pairs by logistic regression on bags of words: what a model has to beat. The rows of the grid
-"pairs" see the same pairs, choose on dev, and are counted by the same scorer.
+"""Relations of given pairs by logistic regression on bags of words: what a model has to beat. The rows of
+the grid "pairs" see the same pairs, choose on dev, and are counted by the same scorer.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,11 +47,8 @@ def fit_bag_of_words(
 ) -> Callable[[Sequence[Doc]], None]:
     """Fit the baseline.
 
-    train (Sequence[Example]): Gold pairs to learn from, "None" included.
-    dev (Sequence[Example]): Chooses the strength of the penalty, by micro F.
     between (bool): The words between head and tail, those before and those after both are bags of their own,
         and which of the two comes first is known.
-    RETURNS (Callable[[Sequence[Doc]], None]): Answers all pairs of docs.
     RAISES (ImportError): scikit-learn is missing.
     """
     try:

@@ -180,10 +180,7 @@ def measure(
         seconds[name].append(taken)
         found[name] = answers
         rate = len(posts[name]) / taken
-        print(
-            f"{len(seconds[name])}/{repeats} {name:16} {taken:8.2f} s {rate:8.1f} posts/s",
-            flush=True,
-        )
+        print(f"{len(seconds[name])}/{repeats} {name:16} {taken:8.2f} s {rate:8.1f} posts/s", flush=True)
     return seconds, found
 
 
@@ -199,9 +196,7 @@ def describe_times(seconds: list[float], posts: int) -> dict[str, Any]:
     }
 
 
-def get_ratios(
-    seconds: dict[str, list[float]],
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+def get_ratios(seconds: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """RETURNS (Tuple[Dict[str, float], Dict[str, Tuple[float, float]]]): Ratios of medians, and the least and
     the largest ratio of two runs of the same turn. Only of rows that were run.
     """
@@ -226,9 +221,6 @@ def compare(found: dict[str, Any]) -> dict[str, float]:
 def measure_cost(row: Row, posts: list[Post], numbers: Sequence[int]) -> dict[str, Any]:
     """Time a row on more and more posts with other texts, whose pictures are those of the given ones.
 
-    row (Row): Loaded.
-    posts (List[Post]): The pictures of these have been seen.
-    numbers (Sequence[int]): Of posts.
     RETURNS (Dict[str, Any]): Seconds, and the slope of the line through their logarithms.
     """
     pictures = [(post.picture, post.boxes) for post in posts]
@@ -258,15 +250,7 @@ def describe_machine(gpu_id: int) -> dict[str, Any]:
 
 def get_versions() -> dict[str, str]:
     """RETURNS (Dict[str, str]): Of the packages that do the work, and of Python."""
-    packages = (
-        "spacy",
-        "spacy-transformers",
-        "thinc",
-        "torch",
-        "torchvision",
-        "transformers",
-        "pillow",
-    )
+    packages = ("spacy", "spacy-transformers", "thinc", "torch", "torchvision", "transformers", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
@@ -306,10 +290,7 @@ def print_tables(results: dict[str, Any]) -> None:
         wanted = f"at {'most' if name in AT_MOST else 'least'} {goal}"
         ratios.append((name, f"{above} / {below}", f"{ratio:.2f}", f"{low:.2f} - {high:.2f}", wanted))
     msg.table(
-        ratios,
-        header=("ratio", "seconds of", "", "min - max", "wanted"),
-        aligns=tuple("llrrl"),
-        divider=True,
+        ratios, header=("ratio", "seconds of", "", "min - max", "wanted"), aligns=tuple("llrrl"), divider=True
     )
     if "cost" in results:
         cost = results["cost"]

@@ -51,13 +51,7 @@ def _synchronize() -> None:
 def time_rows(
     rows: dict[str, Row], posts: dict[str, Sequence[Post]], repeats: int
 ) -> Iterator[tuple[str, float, Any]]:
-    """Time rows in turn, beginning with another one each time.
-
-    rows (Dict[str, Row]): Loaded.
-    posts (Dict[str, Sequence[Post]]): What each is to process.
-    repeats (int): How often.
-    YIELDS (Tuple[str, float, Any]): Name of the row, seconds, what it found.
-    """
+    """Time rows in turn, beginning with another one each time."""
     names = list(rows)
     for name, row in rows.items():  # what is computed first takes longer
         row.run(row.make_input(posts[name][: max(1, min(WARM_UP_POSTS, len(posts[name]) // 4))]))
@@ -148,8 +142,6 @@ def _named(parts: dict[str, Any]) -> Iterator[None]:
 def measure_shares(row: Row, posts: Sequence[Post]) -> dict[str, float]:
     """Find out where a row spends its time.
 
-    row (Row): Warmed up.
-    posts (Sequence[Post]): What it processes.
     RETURNS (Dict[str, float]): Shares of the forward passes of its parts, and of everything else, 0-1: of the
         seconds on a CPU, of the time of all kernels on a GPU.
     """
@@ -182,7 +174,6 @@ def measure_stream(setting: Setting, posts: list[Post], steps: Sequence[int]) ->
     """Stream posts through `nlp.pipe`, forgetting each, and read how much memory the process has.
 
     setting (Setting): Of the benchmark; the pictures of the posts are in its cache.
-    posts (List[Post]): Their pictures are used over and over.
     steps (Sequence[int]): After how many posts to read it. The last is where the stream ends.
     RETURNS (Dict[str, Any]): Memory at each step in MB, the largest as a multiple of the first, and whether
         that is flat.

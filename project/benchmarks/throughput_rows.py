@@ -48,9 +48,6 @@ class Setting(NamedTuple):
 def make_models(setting: Setting, posts: list[Post]) -> None:
     """Write both encoders; and a pipeline with mmib_ner and one with spaCy's ner, as the shipped configs have
     them, with new weights on the same text encoder.
-
-    setting (Setting): Where to, and how large.
-    posts (List[Post]): A sample.
     """
     fix_random_seed(0)
     bert = setting.get_path("bert")
@@ -147,14 +144,7 @@ class Released:
 
 
 class Ours:
-    """mmib_ner, or spaCy's ner; see `Released`.
-
-    setting (Setting): Of the benchmark.
-    encoder (Optional[Dict[str, Any]]): Settings of the picture encoder.
-    component (str): "mmib_ner" or "ner".
-    pictures (bool): Whether posts have pictures.
-    trains (bool): Train, the text encoder too, instead of predicting.
-    """
+    """mmib_ner, or spaCy's ner; see `Released`."""
 
     def __init__(
         self,

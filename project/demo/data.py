@@ -60,12 +60,8 @@ def make_demo_data(
 ) -> dict[str, Any]:
     """Write pictures, `{train,dev,test}.spacy` and `stats.json`.
 
-    output (Path): The folder; made if need be.
-    counts (Dict[str, int]): Posts per split, for any of the keys of `NAMES`.
     seed (int): Decides everything. No split depends on the size of another.
     decided (float): Share of posts whose text tells the type, as the picture does, 0-1.
-    without_picture (float): Share of training posts without a picture, 0-1.
-    RETURNS (Dict[str, Any]): What is in `stats.json`.
     """
     nlp = spacy.blank("en")
     names = make_split_names(nlp, seed)
@@ -117,8 +113,6 @@ def make_split_posts(
 def make_doc(nlp: Language, post: Post) -> Doc:
     """Turn a post into a doc with its gold entities and relations.
 
-    nlp (Language): Tokenizes the text.
-    post (Post): The post.
     RETURNS (Doc): Without a picture as yet. Every ordered pair of entities is annotated, those without a
         relation too.
     """
@@ -146,7 +140,6 @@ def attach_picture(doc: Doc, post: Post, output: Path, path: str, rng: random.Ra
 def count(posts: Sequence[PicturedPost]) -> dict[str, Any]:
     """Count what a split holds.
 
-    posts (Sequence[PicturedPost]): The split.
     RETURNS (Dict[str, Any]): Numbers of posts, of entities, and of ordered pairs of entities by relation;
         `agreeing_share` is the share of posts, among those with a picture, whose text and picture both
         tell the type; `relation_shown` counts pictures by the relation that they show, whatever the post.

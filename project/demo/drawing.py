@@ -53,8 +53,6 @@ def draw_post_picture(label: str, shown: str, rng: random.Random) -> Picture:
 
     label (str): The type the picture has to show, a value of `DECIDING`.
     shown (str): The relation the picture has to show, a value of `RELATING`; anything else for none.
-    rng (random.Random): Decides everything else.
-    RETURNS (Picture): The picture.
     """
     kinds = [kind for kind, decided in {**DECIDING, **RELATING}.items() if decided in (label, shown)]
     n = rng.randint(*OBJECTS)
@@ -66,7 +64,6 @@ def draw_picture(kinds: Sequence[str], rng: random.Random) -> Picture:
 
     kinds (Sequence[str]): The kinds to draw, keys of `SHAPES`; up to four fit well.
     rng (random.Random): Decides size, background, places, order and every detail.
-    RETURNS (Picture): The picture.
     """
     image = draw_background(*rng.choice(SIZES), rng)
     order = rng.sample(list(kinds), len(kinds))
@@ -79,13 +76,7 @@ def draw_picture(kinds: Sequence[str], rng: random.Random) -> Picture:
 
 
 def draw_object(kind: str, longest: int, rng: random.Random) -> Image.Image:
-    """Draw one object, a little tilted, cut to what is visible of it.
-
-    kind (str): A key of `SHAPES`.
-    longest (int): Its longer side in pixels.
-    rng (random.Random): Decides how it looks.
-    RETURNS (PIL.Image.Image): Mode RGBA, transparent round the object.
-    """
+    """Draw one object, a little tilted, cut to what is visible of it."""
     image = Image.new("RGBA", (SIDE, SIDE))
     colours = {name: ImageColor.getrgb(rng.choice(some)) for name, some in COLOURS.items()}
     colours |= {name: _hsv(rng.random(), rng.uniform(0.6, 0.95), rng.uniform(0.6, 0.95)) for name in "abc"}

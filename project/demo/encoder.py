@@ -72,11 +72,8 @@ def train_encoder(
     """Train an encoder on drawings of its own, repeatably on the same machine.
 
     arch (str): A classifier that `torchvision.models.get_model` knows.
-    image_size (int): Pixels a side that the encoder sees.
     n_pictures (int): Drawings to train on, with four objects each; a fifth more to validate on.
-    epochs (int): How often every crop is seen.
     learn_rate (float): The highest learning rate; it rises to it and falls to nothing.
-    seed (int): Decides drawings, weights and order.
     RETURNS (Tuple[nn.Module, Accuracy]): The classifier in evaluation mode, and how good it is on
         drawings it hasn't seen.
     """

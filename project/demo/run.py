@@ -97,11 +97,6 @@ def main(
 def run_training(config: str, output: Path, settings: dict[str, Any], gpu_id: int) -> str:
     """Train in a process of its own.
 
-    config (str): The config.
-    output (Path): The folder for the models.
-    settings (Dict[str, Any]): Overrides of the config.
-    gpu_id (int): GPU, or -1 for CPU.
-    RETURNS (str): What `spacy train` printed.
     RAISES (SystemExit): It failed.
     """
     msg.info(f"Training {output.name} ...")

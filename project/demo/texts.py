@@ -40,13 +40,11 @@ class Mention(NamedTuple):
 class Plan:
     """What a post is to be, before it has words.
 
-    kind (Kind): What the text tells about the type.
     label (str): The type that its picture, if it gets one, has to show. A post without an entity
         has one too, so that no picture tells whether there is an entity.
     shown (str): The relation that its picture has to show, `NO_RELATION` for none. Every post has
         one, though it holds between two people only: so neither the picture nor what it shows tells
         whether there is a pair.
-    n_names (int): How many names it has, 0-2.
     tells_relation (bool): Whether the text tells what is shown, for posts about two people.
     """
 
@@ -82,13 +80,9 @@ class Post(NamedTuple):
 class Shares:
     """How many posts are of which kind, each 0-1.
 
-    decided (float): Posts whose text tells the type.
-    no_entity (float): Posts without a name.
-    joined_people (float): Posts with two names, among those with people.
     joined (float): Posts with two names, among those with entities of another type.
     tells_relation (float): Posts whose text tells the relation, among those about two people whose
         text tells the type. With the others' shares it is a fifth of all posts about two people.
-    two_words (float): Names of two words, among all names.
     one_syllable (float): Names of one syllable, among the words that names are made of.
     """
 
@@ -106,8 +100,6 @@ def make_names(
 ) -> dict[str, list[str]]:
     """Make pronounceable names that say nothing about what they name, none in two splits.
 
-    counts (Mapping[str, int]): How many names each split gets.
-    rng (random.Random): Decides the syllables.
     is_allowed (Callable[[str], bool]): Says whether a capitalised name may be used, so that none is
         also a word of the posts or cut in two by a tokenizer.
     RETURNS (Dict[str, List[str]]): The names of each split, each a capitalised word.
@@ -147,10 +139,7 @@ def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
     """Share out what posts are to be. Types are spread evenly over posts of each kind, and what the
     pictures show of relations evenly over posts of each kind, type and number of names.
 
-    n (int): How many.
-    shares (Shares): How many are of which kind.
     rng (random.Random): Decides the order, and who gets what can't be divided.
-    RETURNS (List[Plan]): The plans in random order.
     """
     decided, empty = round(n * shares.decided), round(n * shares.no_entity)
     kinds: dict[Kind, int] = {"decided": decided, "no_entity": empty, "undecided": n - decided - empty}
@@ -187,10 +176,6 @@ def make_post(plan: Plan, names: Sequence[str], shares: Shares, rng: random.Rand
 
     plan (Plan): What it is to be. Its type changes the text of a post of kind `"decided"` only, and
         what is shown that of a post that tells the relation.
-    names (Sequence[str]): What entities may be called.
-    shares (Shares): How often there are names of two words.
-    rng (random.Random): Decides words and names.
-    RETURNS (Post): The post.
     """
     if plan.kind == "no_entity":
         remark = [rng.choice(PHRASES["misleading"])] if rng.random() < 0.5 else []

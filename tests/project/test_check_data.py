@@ -283,8 +283,7 @@ def test_the_facts_add_up():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "folder"),
-    [("twitter15", "twitter2015"), ("twitter17", "twitter2017"), ("mnre", "mnre")],
+    ("dataset", "folder"), [("twitter15", "twitter2015"), ("twitter17", "twitter2017"), ("mnre", "mnre")]
 )
 def test_real_data_is_as_released(mmib_data, dataset, folder):
     report = check(dataset, Folders(mmib_data / folder))

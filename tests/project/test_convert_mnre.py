@@ -28,14 +28,7 @@ def row(tokens, head, tail, relation="None", image="1.jpg", **extra):
     def span(pos):
         return {"name": " ".join(tokens[slice(*pos)]), "pos": list(pos)}
 
-    return {
-        "token": tokens,
-        "h": span(head),
-        "t": span(tail),
-        "img_id": image,
-        "relation": relation,
-        **extra,
-    }
+    return {"token": tokens, "h": span(head), "t": span(tail), "img_id": image, "relation": relation, **extra}
 
 
 ROWS = [
@@ -121,12 +114,7 @@ def test_posts(data, tmp_path):
     counts = convert_mnre(data, tmp_path / "out")["train"]
     docs = load(tmp_path / "out" / "train.spacy")
     # One doc for each pair of text and picture, in order of the first instance.
-    assert [doc.text.split() for doc in docs] == [
-        BOB,
-        ["Ann", "sings"],
-        BOB,
-        ["Rob", "of", "Oslo"],
-    ]
+    assert [doc.text.split() for doc in docs] == [BOB, ["Ann", "sings"], BOB, ["Rob", "of", "Oslo"]]
     assert relations_of(docs[0]) == [
         ((0, 2), (3, 5), "/per/org/member_of"),
         ((3, 4), (3, 5), "/org/org/alternate_names"),
@@ -136,10 +124,7 @@ def test_posts(data, tmp_path):
     ]
     assert [[r.label for r in doc._.relations] for doc in docs[1:]] == [["None"]] * 3
     # Of spans that overlap the longest is an entity; all have the same type.
-    assert [(ent.text, ent.label_) for ent in docs[0].ents] == [
-        ("Bob Lee", "ENTITY"),
-        ("Lee Ltd", "ENTITY"),
-    ]
+    assert [(ent.text, ent.label_) for ent in docs[0].ents] == [("Bob Lee", "ENTITY"), ("Lee Ltd", "ENTITY")]
     types = {s.label_ for doc in docs for r in doc._.relations for s in (r.head, r.tail)}
     assert types == {"ENTITY"}
     assert all(doc.has_annotation("ENT_IOB", require_complete=True) for doc in docs)
@@ -226,11 +211,7 @@ def test_hvpnet_layout(hvpnet, tmp_path):
             assert doc._.regions == []
             assert get_regions_note(doc) is None
         assert counts[split]["crops"] == 0
-    assert meta_of(tmp_path / "out")["regions"] == {
-        "protocol": "none",
-        "note": None,
-        "max_crops": None,
-    }
+    assert meta_of(tmp_path / "out")["regions"] == {"protocol": "none", "note": None, "max_crops": None}
 
 
 def test_leaking_crops(hvpnet, tmp_path, caplog):
@@ -267,10 +248,7 @@ def test_leaking_crops(hvpnet, tmp_path, caplog):
     assert corpus.counts.dropped_crops == 15
     # The one crop that is there, and with it the note; where no crop is left there is none.
     assert [len(example.predicted._.regions) for example in examples] == [1, *[0] * 7]
-    assert [get_regions_note(example.predicted) for example in examples] == [
-        LEAKING_MNRE_NOTE,
-        *[None] * 7,
-    ]
+    assert [get_regions_note(example.predicted) for example in examples] == [LEAKING_MNRE_NOTE, *[None] * 7]
 
     convert_mnre(hvpnet, tmp_path / "one", leaking_crops=crops, max_crops=1)
     docs = load(tmp_path / "one" / "train.spacy")

@@ -77,10 +77,7 @@ def test_text_only(data, tmp_path):
     counts = convert_twitter(data, tmp_path / "out")
     docs = load(tmp_path / "out" / "train.spacy")
     assert [len(doc) for doc in docs] == [4, 3, 6]
-    assert [(ent.text, ent.label_) for ent in docs[0].ents] == [
-        ("Rob Smith", "PER"),
-        ("Paris", "LOC"),
-    ]
+    assert [(ent.text, ent.label_) for ent in docs[0].ents] == [("Rob Smith", "PER"), ("Paris", "LOC")]
     assert [(ent.text, ent.label_) for ent in docs[1].ents] == [("Finals", "MISC")]
     assert [(ent.text, ent.label_) for ent in docs[2].ents] == [("a\u2028b", "ORG")]
     assert [token.text for token in docs[2]][:4] == ["\ufffd", "\u00a0", "\ufe0f", "\x85"]
@@ -127,10 +124,7 @@ def test_umgf_crops(data, images, tmp_path, monkeypatch, relative):
     assert first._.image == "images/1.jpg"
     assert first._.regions == ["crops/1/crop_person_1.jpg", "crops/1/crop_miscellaneous_1.jpg"]
     assert second._.regions == []
-    assert (third._.image, third._.regions) == (
-        None,
-        [],
-    )  # crops without their picture are not used
+    assert (third._.image, third._.regions) == (None, [])  # crops without their picture are not used
     assert (counts["train"]["crops"], counts["train"]["missing_crops"]) == (2, 1)
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     assert meta["regions"] == "umgf"
@@ -276,11 +270,7 @@ def test_more_columns_are_a_stated_choice(data, tmp_path):
         (doc,) = load(tmp_path / "out" / "train.spacy")
         assert [token.text for token in doc] == ["Rob", "sings"]
         assert [ent.label_ for ent in doc.ents] == [label]
-    for column, match in (
-        (4, "no column 4 .--tag-column., but 3"),
-        (1, "counted from 1"),
-        (-1, "1"),
-    ):
+    for column, match in ((4, "no column 4 .--tag-column., but 3"), (1, "counted from 1"), (-1, "1")):
         with pytest.raises(FormatError, match=match):
             convert_twitter(data, tmp_path / "out", tag_column=column)
 
@@ -306,11 +296,7 @@ def test_a_token_that_looks_like_a_header(data):
     text = "IMGID:1 \nIMGID:\tO\nIMGID:7\tB-MISC\nx\tO \n\nIMGID:2\ny\tO\t\n".removesuffix("\t\n")
     (data / "train.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
     first, second = read_twitter_text(data / "train.txt")
-    assert (first.id, first.tokens, first.tags) == (
-        "1",
-        ["IMGID:", "IMGID:7", "x"],
-        ["O", "B-MISC", "O"],
-    )
+    assert (first.id, first.tokens, first.tags) == ("1", ["IMGID:", "IMGID:7", "x"], ["O", "B-MISC", "O"])
     assert (second.id, second.tokens) == ("2", ["y"])
 
 
@@ -429,25 +415,10 @@ def test_jsonl(tmp_path):
 
 PUBLISHED = {
     # posts, entities as B- tags, entities as seqeval reads them, and entities for each label
-    ("twitter2015", "train"): (
-        4000,
-        6166,
-        6352,
-        {"PER": 2217, "LOC": 2091, "ORG": 927, "MISC": 931},
-    ),
+    ("twitter2015", "train"): (4000, 6166, 6352, {"PER": 2217, "LOC": 2091, "ORG": 927, "MISC": 931}),
     ("twitter2015", "dev"): (1000, 1541, 1594, {"PER": 552, "LOC": 522, "ORG": 247, "MISC": 220}),
-    ("twitter2015", "test"): (
-        3257,
-        5072,
-        5207,
-        {"PER": 1816, "LOC": 1697, "ORG": 839, "MISC": 720},
-    ),
-    ("twitter2017", "train"): (
-        3373,
-        6049,
-        6049,
-        {"PER": 2943, "LOC": 731, "ORG": 1674, "MISC": 701},
-    ),
+    ("twitter2015", "test"): (3257, 5072, 5207, {"PER": 1816, "LOC": 1697, "ORG": 839, "MISC": 720}),
+    ("twitter2017", "train"): (3373, 6049, 6049, {"PER": 2943, "LOC": 731, "ORG": 1674, "MISC": 701}),
     ("twitter2017", "dev"): (723, 1324, 1324, {"PER": 626, "LOC": 173, "ORG": 375, "MISC": 150}),
     ("twitter2017", "test"): (723, 1351, 1351, {"PER": 621, "LOC": 178, "ORG": 395, "MISC": 157}),
 }

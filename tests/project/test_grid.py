@@ -153,11 +153,7 @@ def test_without_options_the_config_is_the_shipped_one(corpus):
 
 
 def test_a_text_encoder_and_settings_of_ones_own(corpus):
-    options = Options(
-        config="joint_trf",
-        transformer="some/model",
-        overrides={"training.dropout": 0.3},
-    )
+    options = Options(config="joint_trf", transformer="some/model", overrides={"training.dropout": 0.3})
     config = make_config(corpus, Variant("MMIB"), 0, options)
     assert config["components"]["transformer"]["model"]["name"] == "some/model"
     assert config["training"]["dropout"] == 0.3

@@ -124,10 +124,7 @@ def test_given_pairs_with_tiny_encoders(sample, converted, tmp_path, kind):
     loaded = spacy.load(tmp_path / "model")
     metrics = {
         other: evaluate(
-            loaded,
-            folder / "train.spacy",
-            image_root=meta_of(folder)["image_root"],
-            gold_preproc=True,
+            loaded, folder / "train.spacy", image_root=meta_of(folder)["image_root"], gold_preproc=True
         )
         for other, folder in converted.items()
     }

@@ -99,17 +99,7 @@ def read_counts(tmp_path, cell):
 def test_rows_are_means_over_seeds_beside_the_published_figures(tmp_path):
     make_ablation_grid(tmp_path / "grids")
     table = read_markdown(report(tmp_path))[0]
-    assert table[0] == [
-        "",
-        "P",
-        "R",
-        "F1",
-        "seeds",
-        "difference",
-        "p",
-        "paper F1",
-        "paper difference",
-    ]
+    assert table[0] == ["", "P", "R", "F1", "seeds", "difference", "p", "paper F1", "paper difference"]
     assert [row[0] for row in table[2:]] == [v.name for v in ABLATION]
     for row in table[2:]:
         cells = [f"{row[0].replace(' ', '_')}-{seed}" for seed in range(3)]
