@@ -5,7 +5,8 @@ FOLDER`.
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,36 +32,14 @@ LEAKING = (
 
 
 @dataclass
-class PictureCheck:
-    """The pictures of a split: of how many posts they are there and can be opened (by their header), are
-    missing, or can't be opened or are outside the folder; and why the first that can't be used can't.
-    """
-
-    posts: int = 0
-    there: int = 0
-    missing: int = 0
-    unreadable: int = 0
-    example: str | None = None
-
-
-@dataclass
-class CropCheck:
-    """The crops of objects of a dataset: their layout ("umgf" or "hvpnet"), posts with a crop by split,
-    crops that are there, crops that should be, and why they can't be used.
-    """
-
-    layout: str | None = None
-    posts: dict[str, int] = field(default_factory=dict)
-    crops: int = 0
-    missing: int = 0
-    problem: str | None = None
-
-
-@dataclass
 class Report:
     """What was found.
 
     problems (List[str]): Why it can't even be run on texts; nothing else was looked at then.
+    pictures (Dict[str, Dict[str, Any]]): By split: of how many "posts" they are "there" and can be opened (by
+        their header), "missing", "unreadable" or outside the folder; and an "example" of why not.
+    crops (Optional[Dict[str, Any]]): Their "layout" ("umgf" or "hvpnet"), "posts" with a crop by split,
+        "crops" that are there, those "missing", and the "problem" why they can't be used.
     """
 
     dataset: str
@@ -70,8 +49,8 @@ class Report:
     counts: Counts = field(default_factory=dict)
     version: Version = UNKNOWN
     digest: str = ""
-    pictures: dict[str, PictureCheck] = field(default_factory=dict)
-    crops: CropCheck | None = None
+    pictures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    crops: dict[str, Any] | None = None
 
     @property
     def runs(self) -> list[str]:
@@ -80,9 +59,9 @@ class Report:
             return []
         found = ["text"]
         # A picture in training and one in the test: less would say nothing about pictures.
-        if self.pictures and all(self.pictures[split].there for split in ("train", "test")):
+        if self.pictures and all(self.pictures[split]["there"] for split in ("train", "test")):
             found.append("pictures")
-            if self.crops is not None and self.crops.problem is None:
+            if self.crops is not None and self.crops["problem"] is None:
                 found.append("objects")
         return found
 
@@ -172,52 +151,46 @@ def read_posts(
     return docs, names, begun
 
 
-def check_pictures(images: Path, names: list[str], split: str | None) -> PictureCheck:
+def check_pictures(images: Path, names: list[str], split: str | None) -> dict[str, Any]:
     """Look for the picture of each post, and open it without decoding it.
 
     split (Optional[str]): Look in the folder of this split first, as the converter of MNRE does.
     """
     root = images.resolve()
-    check = PictureCheck(posts=len(names))
-    outcomes: dict[str, ImageError | None] = {}
-    for name in names:
-        if name not in outcomes:
-            outcomes[name] = None
-            try:
-                probe_image(str(root / find_picture(root, name, root, split)))
-            except ImageError as err:
-                outcomes[name] = err
-        error = outcomes[name]
-        if error is None:
-            check.there += 1
-            continue
-        check.missing += error.kind == "missing"
-        check.unreadable += error.kind != "missing"
-        check.example = check.example or str(error)
+    check: dict[str, Any] = {"posts": len(names), "there": 0, "missing": 0, "unreadable": 0, "example": None}
+    for name, posts in Counter(names).items():
+        try:
+            probe_image(str(root / find_picture(root, name, root, split)))
+            check["there"] += posts
+        except ImageError as err:
+            check["missing" if err.kind == "missing" else "unreadable"] += posts
+            check["example"] = check["example"] or str(err)
     return check
 
 
-def check_crops(folders: Folders, layout: str, names: dict[str, list[str]]) -> CropCheck:
-    """RETURNS (CropCheck): What is there of the crops of tagged posts, whose pictures have these names."""
-    check = CropCheck()
+def check_crops(folders: Folders, layout: str, names: dict[str, list[str]]) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): What is there of the crops of tagged posts, whose pictures have these
+    names.
+    """
     crops = folders.crops
     assert crops is not None
+    check: dict[str, Any] = {"layout": layout, "posts": {}, "crops": 0, "missing": 0, "problem": None}
     ids = {split: [name.removesuffix(".jpg") for name in found] for split, found in names.items()}
     try:
         if not crops.is_dir():
             raise LayoutError(f"There is no folder {crops}.")
-        check.layout = layout if layout != "auto" else guess_layout(crops, ids["train"])
+        check["layout"] = layout if layout != "auto" else guess_layout(crops, ids["train"])
         dicts, name = folders.dicts or folders.data, folders.data.resolve().name
         for split, split_ids in ids.items():
-            find = find_crops(crops, check.layout, dicts, name, split, crops.resolve())
+            find = find_crops(crops, check["layout"], dicts, name, split, crops.resolve())
             found = [find(post_id) for post_id in split_ids]
-            check.posts[split] = sum(bool(there) for there, _ in found)
-            check.crops += sum(len(there) for there, _ in found)
-            check.missing += sum(missing for _, missing in found)
-        if not check.crops:
+            check["posts"][split] = sum(bool(there) for there, _ in found)
+            check["crops"] += sum(len(there) for there, _ in found)
+            check["missing"] += sum(missing for _, missing in found)
+        if not check["crops"]:
             raise LayoutError(f"None of the posts' crops is in {crops}.")
     except LayoutError as err:
-        check.problem = str(err)
+        check["problem"] = str(err)
     return check
 
 
@@ -236,8 +209,8 @@ def to_json(report: Report) -> dict[str, Any]:
         "version": report.version.name,
         "version_details": report.version.details,
         "digest": report.digest,
-        "pictures": {split: asdict(check) for split, check in report.pictures.items()},
-        "crops": None if report.crops is None else asdict(report.crops),
+        "pictures": report.pictures,
+        "crops": report.crops,
     }
 
 
@@ -295,11 +268,12 @@ def _print_pictures(report: Report) -> None:
     elif not images.is_dir():
         msg.fail(f"Pictures: there is no folder {images}.")
     for split, check in report.pictures.items():
-        line = f"{split} pictures: {check.there:,} of {check.posts:,} posts"
-        if check.there == check.posts:
+        line = f"{split} pictures: {check['there']:,} of {check['posts']:,} posts"
+        if check["there"] == check["posts"]:
             msg.good(line)
         else:
-            msg.warn(f"{line}; {check.missing:,} missing, {check.unreadable:,} unreadable ({check.example})")
+            why = f"{check['missing']:,} missing, {check['unreadable']:,} unreadable ({check['example']})"
+            msg.warn(f"{line}; {why}")
 
 
 def _print_crops(report: Report) -> None:
@@ -309,21 +283,21 @@ def _print_crops(report: Report) -> None:
             msg.warn(LEAKING)
     elif crops is None:
         msg.warn("Objects: no folder of crops is known (--vars.crops FOLDER).")
-    elif crops.problem is not None:
-        msg.fail(f"Objects: {crops.problem}")
+    elif crops["problem"] is not None:
+        msg.fail(f"Objects: {crops['problem']}")
     else:
-        posts = ", ".join(f"{split} {number:,}" for split, number in crops.posts.items())
-        show = msg.warn if crops.missing else msg.good
+        posts = ", ".join(f"{split} {number:,}" for split, number in crops["posts"].items())
+        show = msg.warn if crops["missing"] else msg.good
         show(
-            f"Objects: {crops.crops:,} crops in the layout of {crops.layout}, {crops.missing:,} missing; "
-            f"posts with a crop: {posts}"
+            f"Objects: {crops['crops']:,} crops in the layout of {crops['layout']}, {crops['missing']:,} "
+            f"missing; posts with a crop: {posts}"
         )
 
 
 def list_missing(report: Report) -> list[str]:
     """RETURNS (List[str]): What to get or to pass for what can't be run yet."""
     lines = []
-    lacking = sum(check.posts - check.there for check in report.pictures.values())
+    lacking = sum(check["posts"] - check["there"] for check in report.pictures.values())
     if "pictures" not in report.runs:
         lines.append(
             "For the paper's setting get the pictures, and name their folder with --vars.images: "

@@ -152,7 +152,9 @@ def describe_table(table: Table, grids: Path) -> str:
         lines.append(cells)
     parts = [f"## {title}: {table.dataset}, {table.task}\n", make_markdown(header, lines)]
     if 2 < len(table.rows) <= MAX_PAIRS:
-        parts.append(describe_pairs(table, ps))
+        names = [row.variant for row in table.rows]
+        pairs = [[name, *(show_p(ps.get((name, other))) for other in names[1:])] for name in names[:-1]]
+        parts.append("p of each pair of rows:\n\n" + make_markdown(["", *names[1:]], pairs))
     parts.append(describe_setting(table))
     return "\n".join(parts)
 
@@ -166,61 +168,38 @@ def get_p_values(table: Table, grids: Path) -> dict[tuple[str, str], float]:
     for a, b in pairs:
         seeds = sorted(a.runs.keys() & b.runs.keys())
         if seeds:
-            counts = [[read_counts(grids, row.runs[seed], table.task) for seed in seeds] for row in (a, b)]
+            paths = [[grids / row.runs[seed]["cell"] / COUNTS for seed in seeds] for row in (a, b)]
+            counts = [[json.loads(path.read_text(encoding="utf8"))[table.task] for path in p] for p in paths]
             found[a.variant, b.variant] = compare_f1(*counts).p
     return found
-
-
-def read_counts(grids: Path, run: dict[str, Any], task: str) -> list[list[int]]:
-    """RETURNS (List[List[int]]): Counts of each document of a run."""
-    counts = json.loads((grids / run["cell"] / COUNTS).read_text(encoding="utf8"))
-    found: list[list[int]] = counts[task]
-    return found
-
-
-def describe_pairs(table: Table, ps: dict[tuple[str, str], float]) -> str:
-    """RETURNS (str): p of every pair of rows, as Markdown."""
-    names = [row.variant for row in table.rows]
-    lines = [
-        [name, *(show_p(ps.get((name, other), ps.get((other, name)))) for other in names[1:])]
-        for name in names[:-1]
-    ]
-    lines = [[cell if j == 0 or j > i else "" for j, cell in enumerate(line)] for i, line in enumerate(lines)]
-    return "p of each pair of rows:\n\n" + make_markdown(["", *names[1:]], lines)
 
 
 def describe_setting(table: Table) -> str:
     """RETURNS (str): How the numbers came about."""
     runs = [run for row in table.rows for run in row.runs.values()]
-    done = len(runs)
     notes = []
-    if done < table.planned:
-        notes.append(f"**Unfinished: {done} of {table.planned} trainings.**")
-    notes += [f"**{leak}**" for leak in values(runs, "leaks") if leak]
+    if len(runs) < table.planned:
+        notes.append(f"**Unfinished: {len(runs)} of {table.planned} trainings.**\n")
+    notes += [f"**{leak}**\n" for leak in dict.fromkeys(run["leaks"] for run in runs) if leak]
     if not any(run["train_pictures"] for run in runs):
-        notes.append("No pictures were used: these are no figures of the paper's.")
-    limit = ", ".join(f"the first {n} posts of each split only" for n in values(runs, "limit") if n)
-    transformer = ", ".join(name for name in values(runs, "transformer") if name)
-    versions = [
-        f"{name.removeprefix('version_')} {' / '.join(values(runs, name))}"
-        for name in runs[0]
-        if name.startswith("version_")
-    ]
+        notes.append("No pictures were used: these are no figures of the paper's.\n")
+
+    def values(key: str) -> str:
+        return " / ".join(dict.fromkeys(str(run[key]) for run in runs if run.get(key)))
+
     facts = {
-        "dataset": f"{table.dataset}, {' / '.join(values(runs, 'dataset_version'))} "
-        f"({' / '.join(values(runs, 'dataset_digest'))})",
-        "": limit,
-        "regions": " / ".join(v for v in values(runs, "regions")),
-        "epochs": " / ".join(values(runs, "epochs")),
-        "batches of": " / ".join(values(runs, "batch_size")),
-        "learning rate": " / ".join(values(runs, "learn_rate")),
-        "text encoder": transformer,
-        "config": " / ".join(values(runs, "config")),
-        "device": " / ".join(values(runs, "device")),
-        "versions": ", ".join(versions),
+        "dataset": f"{table.dataset}, {values('dataset_version')} ({values('dataset_digest')})",
+        "first posts of each split only": values("limit"),
+        "regions": values("regions"),
+        "epochs": values("epochs"),
+        "batches of": values("batch_size"),
+        "learning rate": values("learn_rate"),
+        "text encoder": values("transformer"),
+        "config": values("config"),
+        "device": values("device"),
+        "versions": ", ".join(f"{key[8:]} {values(key)}" for key in runs[0] if key.startswith("version_")),
     }
-    setting = "; ".join(f"{k}: {v}" if k else v for k, v in facts.items() if v)
-    return "\n".join([*(f"{note}\n" for note in notes), f"{setting}.\n"])
+    return "\n".join([*notes, "; ".join(f"{k}: {v}" for k, v in facts.items() if v) + ".\n"])
 
 
 def describe_published(tables: Sequence[Table]) -> str:
@@ -235,16 +214,9 @@ def describe_published(tables: Sequence[Table]) -> str:
     return "\n".join(parts)
 
 
-def values(runs: Iterable[dict[str, Any]], key: str) -> list[str]:
-    """RETURNS (List[str]): What runs have there, without repetition."""
-    return list(dict.fromkeys(str(run[key]) for run in runs if run.get(key)))
-
-
 def spread(scores: Sequence[float]) -> str:
     """RETURNS (str): Mean and standard deviation, of one run its score."""
-    if len(scores) < 2:
-        return f"{scores[0]:.2f}"
-    return f"{mean(scores):.2f} ± {stdev(scores):.2f}"
+    return f"{mean(scores):.2f}" + (f" ± {stdev(scores):.2f}" if len(scores) > 1 else "")
 
 
 def signed(row: Row, reference: Row) -> str:
@@ -267,18 +239,20 @@ def make_markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
 
 
-def make_axes(columns: int, height: float = 3.6) -> tuple[Any, Any]:
+def make_axes(columns: int) -> tuple[Any, Any]:
     """RETURNS (Tuple[Figure, numpy.ndarray]): A figure that needs no display, and its axes side by side.
     RAISES (SystemExit): matplotlib is not installed.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise SystemExit(NO_MATPLOTLIB) from None
-    figure = Figure(figsize=(5.2 * columns, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    figure = Figure(figsize=(5.2 * columns, 3.6), dpi=120, layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    axes[0].set_ylabel("F1 (test, %)")
+    for one in axes:
+        one.grid(alpha=0.3)
+    return figure, axes
 
 
 def draw_beta_sweep(table: Table, path: Path) -> None:
@@ -286,20 +260,16 @@ def draw_beta_sweep(table: Table, path: Path) -> None:
     figure, (axes,) = make_axes(1)
     for series, (label, colour, style) in SERIES_STYLES.items():
         key = "beta1" if series != "beta2" else "beta2"
-        points: dict[float, list[float]] = {}
-        for row in table.rows:
-            if series in row.series:
-                run = next(iter(row.runs.values()))
-                points[float(run[key])] = row.get("f")
-        known = [beta for beta in BETAS if beta in points]
-        draw_line(axes, [BETAS.index(b) for b in known], [points[b] for b in known], label, style,
-                  colour)  # fmt: skip
-    # The candidates are not evenly spaced; as places they can be told apart.
+        # The candidates are not evenly spaced; as places they can be told apart.
+        points = {
+            BETAS.index(float(next(iter(row.runs.values()))[key])): row.get("f")
+            for row in table.rows
+            if series in row.series
+        }
+        draw_line(axes, dict(sorted(points.items())), label, style, colour)
     axes.set_xticks(range(len(BETAS)), [f"{beta:g}" for beta in BETAS])
     axes.set_xlabel("value of β")
-    axes.set_ylabel("F1 (test, %)")
     axes.set_title(f"{table.dataset}, {table.task}")
-    axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, metadata={"Software": None})
 
@@ -323,32 +293,29 @@ def draw_noise(tables: Sequence[Table], path: Path) -> None:
         known = sorted(found)
         variants = dict.fromkeys(row.variant for table in found.values() for row in table.rows)
         for i, variant in enumerate(variants):
-            rows = {level: row for level in known for row in found[level].rows if row.variant == variant}
             # A little aside, so that bars don't cover each other.
-            step = (known[-1] - known[0]) * 0.008 if len(known) > 1 else 0
-            scores = [row.get("f") for row in rows.values()]
-            draw_line(axes, [x + (i - 1.5) * step for x in rows], scores, variant, STYLES[i % 6])
+            aside = (i - 1.5) * (known[-1] - known[0]) * 0.008
+            points = {
+                level + aside: row.get("f")
+                for level in known
+                for row in found[level].rows
+                if row.variant == variant
+            }
+            draw_line(axes, points, variant, STYLES[i % 6])
         axes.set_title(titles[name][0])
         axes.set_xlabel(titles[name][1])
         axes.set_xticks(known)
-        axes.grid(alpha=0.3)
-    both[0].set_ylabel("F1 (test, %)")
     both[0].legend()
     figure.savefig(path, metadata={"Software": None})
 
 
 def draw_line(
-    axes: Any,
-    x: Sequence[float],
-    scores: Sequence[Sequence[float]],
-    label: str,
-    style: str,
-    colour: str | None = None,
+    axes: Any, points: dict[float, list[float]], label: str, style: str, colour: str | None = None
 ) -> None:
     """Draw means over seeds with a bar of one standard deviation up and down."""
-    spreads = [stdev(s) if len(s) > 1 else 0.0 for s in scores]
-    means = [mean(s) for s in scores]
-    axes.errorbar(x, means, spreads, fmt=style, capsize=3, label=label, color=colour, markersize=4)
+    spreads = [stdev(s) if len(s) > 1 else 0.0 for s in points.values()]
+    means = [mean(s) for s in points.values()]
+    axes.errorbar(list(points), means, spreads, fmt=style, capsize=3, label=label, color=colour, markersize=4)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -25,7 +24,6 @@ from wasabi import msg
 from project.benchmarks.generated_posts import (
     N_OBJECTS,
     PICTURE_SIZE,
-    Post,
     draw_pictures,
     list_pictures,
     make_posts,
@@ -39,7 +37,7 @@ from project.benchmarks.throughput_measure import (
     time_rows,
     time_run,
 )
-from project.benchmarks.throughput_rows import TINY_BERT, Row, Setting, make_models, make_rows
+from project.benchmarks.throughput_rows import TINY_BERT, Setting, make_models, make_rows
 
 FOLDER = Path("project/data/benchmark")
 METRICS = Path("project/metrics/benchmark.json")
@@ -58,6 +56,7 @@ COST = (64, 256, 1024, 4096)
 STREAM = (1_000, 5_000, 10_000, 20_000)
 """Memory is read after so many posts."""
 PROFILED_POSTS = 32
+PACKAGES = ("spacy", "spacy-transformers", "thinc", "torch", "torchvision", "transformers", "pillow")
 
 NOTES = [
     "Weights are random (the same BERT and ResNet for all rows) and posts are generated: lengths and word "
@@ -124,8 +123,14 @@ def main(
     given = {name: generated[:train_posts] if row.trains else generated for name, row in loaded.items()}
     results: dict[str, Any] = {
         "ratios": {},
-        "machine": describe_machine(gpu_id),
-        "versions": get_versions(),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "processor": platform.processor() or platform.machine(),
+            "system": platform.platform(),
+            **({"gpu": torch.cuda.get_device_name(gpu_id)} if gpu_id >= 0 else {}),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "command": shlex.join(sys.argv),
         "setting": {
             "posts": posts,
@@ -139,8 +144,22 @@ def main(
         },
         "notes": NOTES,
     }
-    seconds, found = measure(loaded, given, repeats)
-    results["rows"] = {name: {**describe_times(seconds[name], len(given[name]))} for name in seconds}
+    seconds: dict[str, list[float]] = {name: [] for name in loaded}
+    found: dict[str, Any] = {}
+    for name, taken, found[name] in time_rows(loaded, given, repeats):
+        seconds[name].append(taken)
+        print(f"{len(seconds[name])}/{repeats} {name:16} {taken:8.2f} s", flush=True)
+    results["rows"] = {
+        name: {
+            "posts": len(given[name]),
+            "seconds": [round(s, 4) for s in runs],
+            "median": round(median(runs), 4),
+            "min": round(min(runs), 4),
+            "max": round(max(runs), 4),
+            "posts_per_second": round(len(given[name]) / median(runs), 3),
+        }
+        for name, runs in seconds.items()
+    }
     results["ratios"], results["ratio_ranges"] = get_ratios(seconds)
     results["same_entities"] = compare(found)
     write(metrics, results)
@@ -149,7 +168,10 @@ def main(
         results["rows"][name]["shares"] = {part: round(s, 4) for part, s in shares.items()}
     if "ours_cached" in loaded and len(cost) > 1:
         msg.info("cost against number of posts")
-        results["cost"] = measure_cost(loaded["ours_cached"], generated, cost)
+        # Other texts, whose pictures have been seen.
+        batches = [make_posts(number, pictures, seed=number) for number in cost]
+        taken_by = [round(time_run(loaded["ours_cached"], batch)[0], 4) for batch in batches]
+        results["cost"] = {"posts": cost, "seconds": taken_by, "slope": round(get_slope(cost, taken_by), 4)}
     loaded.clear()
     write(metrics, results)
     own = ["--folder", str(folder), "--posts", str(min(posts, PROFILED_POSTS))]
@@ -166,34 +188,6 @@ def main(
     results["minutes"] = round((time.time() - started) / 60, 1)
     write(metrics, results)
     print_tables(results)
-
-
-def measure(
-    rows: dict[str, Row], posts: dict[str, list[Post]], repeats: int
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """RETURNS (Tuple[Dict[str, List[float]], Dict[str, Any]]): Seconds of all runs of each row, and what it
-    found in the last one.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    found: dict[str, Any] = {}
-    for name, taken, answers in time_rows(rows, posts, repeats):
-        seconds[name].append(taken)
-        found[name] = answers
-        rate = len(posts[name]) / taken
-        print(f"{len(seconds[name])}/{repeats} {name:16} {taken:8.2f} s {rate:8.1f} posts/s", flush=True)
-    return seconds, found
-
-
-def describe_times(seconds: list[float], posts: int) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): Of the runs of one row."""
-    return {
-        "posts": posts,
-        "seconds": [round(s, 4) for s in seconds],
-        "median": round(median(seconds), 4),
-        "min": round(min(seconds), 4),
-        "max": round(max(seconds), 4),
-        "posts_per_second": round(posts / median(seconds), 3),
-    }
 
 
 def get_ratios(seconds: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
@@ -216,42 +210,6 @@ def compare(found: dict[str, Any]) -> dict[str, float]:
         return {}
     rows = [name for name in found if name.startswith("ours_") and name != "ours_exact"]
     return {name: sum(a == b for a, b in zip(exact, found[name], strict=True)) / len(exact) for name in rows}
-
-
-def measure_cost(row: Row, posts: list[Post], numbers: Sequence[int]) -> dict[str, Any]:
-    """Time a row on more and more posts with other texts, whose pictures are those of the given ones.
-
-    RETURNS (Dict[str, Any]): Seconds, and the slope of the line through their logarithms.
-    """
-    pictures = [(post.picture, post.boxes) for post in posts]
-    seconds = []
-    for number in numbers:
-        seconds.append(time_run(row, make_posts(number, pictures, seed=number))[0])
-        print(f"    {number:6} posts {seconds[-1]:8.2f} s", flush=True)
-    return {
-        "posts": list(numbers),
-        "seconds": [round(s, 4) for s in seconds],
-        "slope": round(get_slope(numbers, seconds), 4),
-    }
-
-
-def describe_machine(gpu_id: int) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What the times depend on."""
-    machine = {
-        "cpus": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "system": platform.platform(),
-    }
-    if gpu_id >= 0:
-        machine["gpu"] = torch.cuda.get_device_name(gpu_id)
-    return machine
-
-
-def get_versions() -> dict[str, str]:
-    """RETURNS (Dict[str, str]): Of the packages that do the work, and of Python."""
-    packages = ("spacy", "spacy-transformers", "thinc", "torch", "torchvision", "transformers", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def write(path: Path, results: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean
+from statistics import linear_regression
 from typing import Any
 
 import spacy
@@ -62,13 +62,8 @@ def time_rows(
 
 
 def get_slope(numbers: Sequence[int], seconds: Sequence[float]) -> float:
-    """RETURNS (float): Of the straight line through the logarithms, by least squares: 1 if time grows as the
-    number does.
-    """
-    x, y = [math.log(n) for n in numbers], [math.log(s) for s in seconds]
-    x_mean, y_mean = mean(x), mean(y)
-    covariance = sum((a - x_mean) * (b - y_mean) for a, b in zip(x, y, strict=True))
-    return covariance / sum((a - x_mean) ** 2 for a in x)
+    """RETURNS (float): Of the straight line through the logarithms: 1 if time grows as the number does."""
+    return linear_regression([math.log(n) for n in numbers], [math.log(s) for s in seconds]).slope
 
 
 def get_peak_memory() -> float:

@@ -128,8 +128,8 @@ def test_pictures(data, tmp_path):
     (tmp_path / "images" / "3.jpg").write_text("no picture")
     report = check("twitter17", Folders(data, tmp_path / "images"))
     train = report.pictures["train"]
-    assert (train.posts, train.there, train.missing, train.unreadable) == (3, 1, 1, 1)
-    assert "2.jpg" in train.example
+    assert tuple(train[key] for key in ("posts", "there", "missing", "unreadable")) == (3, 1, 1, 1)
+    assert "2.jpg" in train["example"]
     assert report.runs == ["text", "pictures"]
     assert any("2 posts" in line for line in list_missing(report))
 
@@ -146,12 +146,12 @@ def test_umgf_crops(data, tmp_path):
     picture(tmp_path / "crops" / "1" / "crop_person_1.jpg")
     report = check("twitter17", Folders(data, tmp_path / "images", tmp_path / "crops"))
     assert report.runs == ["text", "pictures", "objects"]
-    assert (report.crops.layout, report.crops.crops) == ("umgf", 1)
-    assert report.crops.posts == {"train": 1, "dev": 0, "test": 0}
+    assert (report.crops["layout"], report.crops["crops"]) == ("umgf", 1)
+    assert report.crops["posts"] == {"train": 1, "dev": 0, "test": 0}
     (tmp_path / "empty").mkdir()
     report = check("twitter17", Folders(data, tmp_path / "images", tmp_path / "empty"))
     assert report.runs == ["text", "pictures"]
-    assert "neither layout" in report.crops.problem
+    assert "neither layout" in report.crops["problem"]
 
 
 def test_hvpnet_crops(data, tmp_path):
@@ -163,11 +163,11 @@ def test_hvpnet_crops(data, tmp_path):
         names = {key: ["0_pred_yolo_crop_0.png", "0_pred_yolo_crop_1.png"]}
         torch.save(names, data / f"texts_{split}_dict.pth")
     report = check("twitter17", Folders(data, tmp_path / "images", crops))
-    assert (report.crops.problem, report.crops.layout) == (None, "hvpnet")
-    assert (report.crops.crops, report.crops.missing) == (3, 3)
+    assert (report.crops["problem"], report.crops["layout"]) == (None, "hvpnet")
+    assert (report.crops["crops"], report.crops["missing"]) == (3, 3)
     (data / "texts_val_dict.pth").unlink()
     report = check("twitter17", Folders(data, tmp_path / "images", crops))
-    assert "val_dict.pth" in report.crops.problem
+    assert "val_dict.pth" in report.crops["problem"]
 
 
 def test_mnre(mnre, tmp_path):
