@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,11 +65,11 @@ def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
         "test_posts": metrics["pictures"]["posts"],
         "test_pictures": metrics["pictures"]["shown"],
         "leaks": metrics.get("leaks", []),
-        "packages": get_packages(),
-        "device": torch.cuda.get_device_name(gpu_id)
-        if gpu_id >= 0
-        else f"cpu, {torch.get_num_threads()} threads",
+        "packages": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "device": f"cpu, {torch.get_num_threads()} threads",
     }
+    if gpu_id >= 0:
+        result["device"] = torch.cuda.get_device_name(gpu_id)
     write_json(folder / COUNTS, counts)
     if keep_model:
         shutil.rmtree(folder / "model-best", ignore_errors=True)
@@ -92,17 +92,6 @@ def count_stage(nlp: spacy.Language, stage: str, examples: list[Example]) -> dic
         if "rel_micro_f" in scores:
             counts["relations end to end"] = [count_document_relations(e) for e in examples]
     return counts
-
-
-def get_packages() -> dict[str, str]:
-    """RETURNS (Dict[str, str]): Versions of what a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -14,19 +14,9 @@ import typer
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 
-from project import pictures as opts
+from project import pictures
 from project.facts import NEGATIVE, SPLIT_NAMES, SPLITS, find_dataset
 from project.mnre import MnreFile, find_mnre_text, group_rows, make_doc, read_mnre, to_doc
-from project.pictures import (
-    LAYOUTS,
-    common_root,
-    explain_texts,
-    find_crops,
-    find_dictionaries,
-    find_folders,
-    find_picture,
-    guess_layout,
-)
 from project.tagged import (
     FormatError,
     TaggedPost,
@@ -58,18 +48,18 @@ COUNTED = {
 
 def main(
     dataset: Annotated[str, typer.Argument(help="twitter15, twitter17, mnre, mnre-leaking, or any name")],
-    data: opts.Data = "",
+    data: pictures.Data = "",
     output: Annotated[str, typer.Option(help="Folder for the corpus [project/data/...]")] = "",
     data_format: Annotated[
         str, typer.Option("--format", help="twitter, mnre or jsonl, if the name doesn't say it")
     ] = "",
-    images: opts.Images = "",
-    crops: opts.Crops = "",
-    crops_layout: opts.Layout = "auto",
-    dicts: opts.Dicts = "",
+    images: pictures.Images = "",
+    crops: pictures.Crops = "",
+    crops_layout: pictures.Layout = "auto",
+    dicts: pictures.Dicts = "",
     max_crops: Annotated[int, typer.Option(min=0, help="Keep so many crops, from the first; 0: all")] = 0,
-    orphans: opts.OrphanTags = "drop",
-    tag_column: opts.TagColumn = 0,
+    orphans: pictures.OrphanTags = "drop",
+    tag_column: pictures.TagColumn = 0,
     group: Annotated[
         bool | None,
         typer.Option("--group/--no-group", help="MNRE: a doc for each post, or for each instance"),
@@ -85,7 +75,7 @@ def main(
     """Convert a dataset. Regions are never chosen with knowledge of a label, unless --leaking-crops."""
     known = find_dataset(dataset)
     data_format = data_format or {None: "", "mnre": "mnre"}.get(known, "twitter")
-    folders = find_folders(dataset, data, images, crops, dicts)
+    folders = pictures.find_folders(dataset, data, images, crops, dicts)
     corpus = Path(output) if output else Path("project/data") / dataset
     try:
         if data_format not in FORMATS:
@@ -107,7 +97,7 @@ def main(
     except (FormatError, LayoutError, OSError) as err:
         print(f"Not converted. {err}", file=sys.stderr)
         if known and not folders.data.is_dir():
-            print(explain_texts(known, folders.data), file=sys.stderr)
+            print(pictures.explain_texts(known, folders.data), file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -131,7 +121,7 @@ def convert_twitter(
     RAISES (FormatError, LayoutError): Something is not as published.
     """
     check_orphans(orphans)
-    if crops_layout not in LAYOUTS:
+    if crops_layout not in pictures.LAYOUTS:
         raise LayoutError(f"crops_layout is {crops_layout!r}; choose auto, umgf, hvpnet or none.")
     # Absolute as the image root is.
     crops = None if crops is None or crops_layout == "none" else crops.absolute()
@@ -140,7 +130,7 @@ def convert_twitter(
     if images is not None:
         root = _find_root([images] if crops is None else [images, crops])
         if crops is not None and crops_layout == "auto":
-            crops_layout = guess_layout(crops, [post.id for post in posts["train"]])
+            crops_layout = pictures.guess_layout(crops, [post.id for post in posts["train"]])
     elif crops is not None:
         raise LayoutError("Crops are of no use without the pictures: pass --images too.")
     counts = {}
@@ -149,7 +139,9 @@ def convert_twitter(
         if images is not None and root is not None:
             look = partial(_find_jpg, images, root)
             if crops is not None:
-                find = find_crops(crops, crops_layout, dicts or data, data.resolve().name, split, root)
+                find = pictures.find_crops(
+                    crops, crops_layout, dicts or data, data.resolve().name, split, root
+                )
         path = output / f"{split}.spacy"
         counts[split] = _write_tagged(split_posts, path, orphans, look, find, max_crops)
     _finish(output, data, "none" if crops is None else crops_layout, root, counts, orphans=orphans)
@@ -187,7 +179,7 @@ def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[st
         raise FormatError(f"There is no folder {data / 'texts' / 'train'}, nor dev, nor test.")
     counts = {}
     for split, found in posts.items():
-        look = partial(find_picture, root / split, root=root)
+        look = partial(pictures.find_picture, root / split, root=root)
         counts[split] = _write_tagged(found, output / f"{split}.spacy", orphans, look)
     _finish(output, data, "none", root, counts, orphans=orphans)
     return counts
@@ -233,11 +225,11 @@ def convert_mnre(
     if images is not None and not images.is_dir():
         raise LayoutError(f"There is no folder {images}.")
     folders = [folder for folder in (images, leaking_crops) if folder is not None]
-    root = common_root(folders) if folders else None
+    root = pictures.common_root(folders) if folders else None
     attach_crops = None
     if leaking_crops is not None and root is not None:
         dicts = dicts or (data / "txt" if (data / "txt").is_dir() else data)
-        dictionaries = find_dictionaries(dicts, "mre")
+        dictionaries = pictures.find_dictionaries(dicts, "mre")
         places = {split: hvpnet_crops_folder(leaking_crops, split) for split in SPLITS}
         try:
             attach_crops = leaking_mnre_crops(dictionaries, places, root, max_crops=max_crops)
@@ -247,7 +239,7 @@ def convert_mnre(
     for split, file in files.items():
         look = None
         if images is not None and root is not None:
-            look = partial(find_picture, images, root=root, split=split)
+            look = partial(pictures.find_picture, images, root=root, split=split)
         path = output / f"{split}.spacy"
         counts[split] = _write_mnre(file, path, split, grouped, look, attach_crops, root)
     regions = {
@@ -260,14 +252,14 @@ def convert_mnre(
 
 
 def _find_jpg(images: Path, root: Path, post_id: str) -> str:
-    return find_picture(images, f"{post_id}.jpg", root)
+    return pictures.find_picture(images, f"{post_id}.jpg", root)
 
 
 def _find_root(folders: list[Path]) -> Path:
     for folder in folders:
         if not folder.is_dir():
             raise LayoutError(f"There is no folder {folder}.")
-    return common_root(folders)
+    return pictures.common_root(folders)
 
 
 def _write_tagged(

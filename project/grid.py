@@ -22,29 +22,13 @@ from thinc.api import Config
 from tqdm import tqdm
 from wasabi import msg
 
+from project import planning
 from project.cell import CELL, CONFIG, RESULT, replace, write_json
 from project.config import dataset_paths, parse_overrides
 from project.facts import get_dataset_version
-from project.planning import (
-    DATA,
-    METRICS,
-    TRAINING,
-    BatchSize,
-    ConfigName,
-    Corpus,
-    Epochs,
-    LearnRate,
-    Options,
-    Overrides,
-    Transformer,
-    Variant,
-    describe_regions,
-    hash_config,
-    make_config,
-    read_corpus,
-)
+from project.planning import Variant
 
-GRID_FOLDER = TRAINING / "grids"
+GRID_FOLDER = planning.TRAINING / "grids"
 BETAS = (0.0, 0.01, 0.1, 0.5, 1.0, 1.5, 2.0)
 """The candidates of section V-C, which lists 0 twice."""
 SERIES = ("both", "beta2", "beta1")
@@ -102,31 +86,31 @@ class Cell(NamedTuple):
 def main(
     grid: Annotated[str, typer.Argument(help=f"{', '.join(GRIDS)}")],
     datasets: Annotated[list[str], typer.Argument(help="Folders below --data")],
-    data: Path = DATA,
+    data: Path = planning.DATA,
     output: Annotated[Path, typer.Option(help="For the cells")] = GRID_FOLDER,
-    metrics: Annotated[Path, typer.Option(help="For the table")] = METRICS,
+    metrics: Annotated[Path, typer.Option(help="For the table")] = planning.METRICS,
     name: Annotated[str, typer.Option(help="Of the table in the report [the grid]")] = "",
     seeds: Annotated[int, typer.Option(help="How many: 0, 1, ...")] = 3,
     only: Annotated[list[str] | None, typer.Option(help="This row of the grid only; may be repeated")] = None,
-    config: ConfigName = "",
-    transformer: Transformer = "",
-    epochs: Epochs = 0,
-    batch_size: BatchSize = 0,
-    learn_rate: LearnRate = 0.0,
+    config: planning.ConfigName = "",
+    transformer: planning.Transformer = "",
+    epochs: planning.Epochs = 0,
+    batch_size: planning.BatchSize = 0,
+    learn_rate: planning.LearnRate = 0.0,
     limit: Annotated[int, typer.Option(help="Posts of each split; 0 for all")] = 0,
-    overrides: Overrides = "",
+    overrides: planning.Overrides = "",
     gpu_id: int = -1,
     jobs: Annotated[int, typer.Option(help="Trainings at a time")] = 1,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Don't delete trained models")] = False,
 ) -> None:
     """Run what isn't finished."""
     settings = parse_overrides(overrides)
-    options = Options(config, transformer, epochs, batch_size, learn_rate, limit, settings)
+    options = planning.Options(config, transformer, epochs, batch_size, learn_rate, limit, settings)
     cells: list[Cell] = []
     try:
         variants = choose_variants(grid, only or [])
         for dataset in datasets:
-            corpus = read_corpus(dataset, data / dataset, limit)
+            corpus = planning.read_corpus(dataset, data / dataset, limit)
             planned = list(plan_cells(corpus, variants, range(seeds), options, output))
             path = plan_path(output, name or grid, dataset)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +145,7 @@ def choose_variants(grid: str, only: Sequence[str] = ()) -> list[Variant]:
 
 
 def plan_cells(
-    corpus: Corpus, variants: list[Variant], seeds: range, options: Options, output: Path
+    corpus: planning.Corpus, variants: list[Variant], seeds: range, options: planning.Options, output: Path
 ) -> Iterator[Cell]:
     """YIELDS (Cell): Each training of a dataset, row by row.
     RAISES (ValueError): A row doesn't fit the config.
@@ -170,8 +154,8 @@ def plan_cells(
     transformer = Path(options.transformer)
     for variant in variants:
         for seed in seeds:
-            config = make_config(corpus, variant, seed, options)
-            digest = hash_config(config, dataset["digest"])
+            config = planning.make_config(corpus, variant, seed, options)
+            digest = planning.hash_config(config, dataset["digest"])
             training = config["training"]
             rate = training["optimizer"]["learn_rate"]
             about = {
@@ -190,7 +174,7 @@ def plan_cells(
                 "dataset": corpus.name,
                 "dataset_version": dataset["version"],
                 "dataset_digest": dataset["digest"],
-                "regions": describe_regions(config, corpus, str(dataset.get("regions") or "own")),
+                "regions": planning.describe_regions(config, corpus, str(dataset.get("regions") or "own")),
                 "epochs": training["max_epochs"],
                 "batch_size": training["batcher"].get("size"),
                 "learn_rate": rate.get("initial_rate") if isinstance(rate, dict) else rate,

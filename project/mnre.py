@@ -15,7 +15,7 @@ from spacy.vocab import Vocab
 
 from project.facts import SOURCE_KEY, SPLIT_NAMES
 from project.tagged import FormatError, check_line_end, find_split_file, is_strings, join_surrogates
-from spacy_mmib.post.relations import get_relations, set_relations
+from spacy_mmib.post.relations import set_relations
 
 EMPTY_TOKEN = "\ufffd"
 """Stands for a token without characters, which spaCy can't have; dropping it would shift the tags."""
@@ -132,25 +132,6 @@ def to_doc(vocab: Vocab, rows: list[MnreRow], numbers: list[int], split: str = "
         "empty": [i for i, token in enumerate(tokens) if not token],
     }
     return doc, len(spans) - len(entities)
-
-
-def to_rows(doc: Doc) -> list[tuple[int, MnreRow]]:
-    """Convert back.
-
-    doc (Doc): A doc that `to_doc` made, or that was read from a file with such docs.
-    RETURNS (List[Tuple[int, MnreRow]]): Its instances, each with its row in the file.
-    RAISES (ValueError): It is another doc, or its relations are not those of the file any more.
-    """
-    source = doc.user_data.get(SOURCE_KEY)
-    relations = get_relations(doc)
-    if source is None or len(source["rows"]) != len(relations):
-        raise ValueError(f"{doc.text[:60]!r} is not as it was converted from MNRE.")
-    tokens = tuple("" if token.i in source["empty"] else token.text for token in doc)
-    rows = []
-    for number, relation in zip(source["rows"], relations):
-        head, tail = ((span.start, span.end) for span in (relation.head, relation.tail))
-        rows.append((number, MnreRow(tokens, head, tail, relation.label, source["image"])))
-    return rows
 
 
 def _read_line(line: bytes, where: str) -> tuple[MnreRow, int]:

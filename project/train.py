@@ -17,24 +17,8 @@ from spacy.cli.train import train
 from thinc.api import Config
 from wasabi import msg
 
+from project import planning
 from project.config import parse_overrides
-from project.planning import (
-    DATA,
-    TEXT_ONLY,
-    TRAINING,
-    BatchSize,
-    ConfigName,
-    Epochs,
-    LearnRate,
-    Options,
-    Overrides,
-    Transformer,
-    Variant,
-    hash_files,
-    list_transformers,
-    make_config,
-    read_corpus,
-)
 
 OFFLINE = (
     "The text encoder {name!r} is neither on this machine nor could it be downloaded. Where there is a "
@@ -45,14 +29,14 @@ OFFLINE = (
 
 def main(
     dataset: Annotated[str, typer.Argument(help="A folder below --data with a converted corpus")],
-    data: Path = DATA,
-    output: Path = TRAINING,
-    config: ConfigName = "",
-    transformer: Transformer = "",
-    epochs: Epochs = 0,
-    batch_size: BatchSize = 0,
-    learn_rate: LearnRate = 0.0,
-    overrides: Overrides = "",
+    data: Path = planning.DATA,
+    output: Path = planning.TRAINING,
+    config: planning.ConfigName = "",
+    transformer: planning.Transformer = "",
+    epochs: planning.Epochs = 0,
+    batch_size: planning.BatchSize = 0,
+    learn_rate: planning.LearnRate = 0.0,
+    overrides: planning.Overrides = "",
     gpu_id: int = -1,
     seed: int = 0,
     force: Annotated[int, typer.Option(help="1: train what has been trained before")] = 0,
@@ -64,7 +48,9 @@ def main(
         for module, path in (("data", folder), ("encoder", folder / "encoder.pth")):
             command = [sys.executable, "-m", f"project.demo.{module}", "--output", str(path)]
             subprocess.run(command, check=True)
-    options = Options(config, transformer, epochs, batch_size, learn_rate, 0, parse_overrides(overrides))
+    options = planning.Options(
+        config, transformer, epochs, batch_size, learn_rate, 0, parse_overrides(overrides)
+    )
     # On the hub a name has one slash at most; transformers says of a folder that isn't there that it is no
     # such name.
     name = Path(transformer)
@@ -75,8 +61,8 @@ def main(
             exits=1,
         )
     try:
-        corpus = read_corpus(dataset, folder)
-        full = make_config(corpus, Variant("MMIB"), seed, options)
+        corpus = planning.read_corpus(dataset, folder)
+        full = planning.make_config(corpus, planning.Variant("MMIB"), seed, options)
     except (FileNotFoundError, ValueError) as err:
         msg.fail(str(err), exits=1)
     rate = full["training"]["optimizer"]["learn_rate"]
@@ -86,7 +72,7 @@ def main(
             f"{full['training']['eval_frequency']}"
         )
     if not corpus.pictures:
-        msg.warn(f"Mind: {TEXT_ONLY}")
+        msg.warn(f"Mind: {planning.TEXT_ONLY}")
         # Nothing is ever shown to it.
         warnings.filterwarnings("ignore", message=".*random weights and is frozen")
     run(full, folder, output / dataset, gpu_id, force=bool(force))
@@ -99,7 +85,7 @@ def run(config: Config, folder: Path, output: Path, gpu_id: int, *, force: bool 
     """
     record = output / "trained.json"
     key = {"config": hashlib.sha256(config.to_str(interpolate=False).encode()).hexdigest()[:12]}
-    key |= {split: hash_files(folder / f"{split}.spacy") for split in ("train", "dev")}
+    key |= {split: planning.hash_files(folder / f"{split}.spacy") for split in ("train", "dev")}
     known = json.loads(record.read_text(encoding="utf8")) if record.exists() else None
     if not force and known == key and (output / "model-best").exists():
         msg.good(
@@ -120,7 +106,7 @@ def run(config: Config, folder: Path, output: Path, gpu_id: int, *, force: bool 
 
 def explain_missing(config: Config, err: OSError) -> str:
     """RETURNS (str): What to do about weights that are not there."""
-    names = list_transformers(config["components"])
+    names = planning.list_transformers(config["components"])
     name = next((name for name in names if name in str(err)), None)
     if name is None and "huggingface" in str(err).lower() and names:
         name = names[0]

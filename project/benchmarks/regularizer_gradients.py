@@ -95,20 +95,14 @@ def print_table(found: dict[str, dict[str, Any]], reduction: str, posts: int) ->
         task = {n: g for n, g in found["none"].items() if n.startswith(part)}
         if not task:
             continue
-        size = get_norm(task.values())
+        size = sum(float((g**2).sum()) for g in task.values()) ** 0.5
         row = [part, f"{size:.2g}"]
         for term in ("L_rr", "L_ar"):
-            added = get_norm(found[term][n] - g for n, g in task.items())
+            added = sum(float(((found[term][n] - g) ** 2).sum()) for n, g in task.items()) ** 0.5
             row.append(f"{100 * added / size:.2g} %")
         rows.append(row)
     header = ("part of the core", "task", "L_rr adds", "L_ar adds")
     msg.table(rows, header=header, aligns=("l", "r", "r", "r"), divider=True)
-
-
-def get_norm(gradients: Any) -> float:
-    """RETURNS (float): The norm of several gradients taken together."""
-    total = sum(float((gradient**2).sum()) for gradient in gradients)
-    return float(total**0.5)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import shlex
 import shutil
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -29,11 +31,9 @@ from project.benchmarks.generated_posts import (
     make_posts,
 )
 from project.benchmarks.throughput_measure import (
-    get_peak,
     get_slope,
     measure_shares,
     measure_stream,
-    run_in_own_process,
     time_rows,
     time_run,
 )
@@ -85,8 +85,6 @@ def main(
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for CPU")] = -1,
     rss: Annotated[bool, typer.Option(help="Also memory over 20,000 streamed posts")] = False,
     quick: Annotated[bool, typer.Option(help="8 posts, tiny models: does it run?")] = False,
-    peak_of: Annotated[str, typer.Option(hidden=True)] = "",
-    stream: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Make models and posts, measure, print the table."""
     if gpu_id >= 0:
@@ -101,17 +99,10 @@ def main(
         setting = Setting(folder, batch_size, TINY_BERT, "resnet18", 4)
     makers = make_rows(setting, gpu=gpu_id >= 0)
     wanted = [name.strip() for name in rows.split(",") if name.strip()] or list(makers)
-    if unknown := [name for name in [*wanted, peak_of] if name and name not in makers]:
+    if unknown := [name for name in wanted if name not in makers]:
         raise typer.BadParameter(f"no rows {unknown}; there are: {', '.join(makers)}")
     pictures = list_pictures(setting.get_path("pictures"), posts)
     generated = make_posts(posts, pictures, seed=posts)
-    if stream:  # in a process of its own, on what is there already
-        print(json.dumps(measure_stream(setting, generated, steps)))
-        return
-    if peak_of:  # likewise
-        print(json.dumps(get_peak(makers[peak_of](), generated)))
-        return
-
     started = time.time()
     msg.info(f"models, {posts} posts and their pictures below {folder}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -174,17 +165,11 @@ def main(
         results["cost"] = {"posts": cost, "seconds": taken_by, "slope": round(get_slope(cost, taken_by), 4)}
     loaded.clear()
     write(metrics, results)
-    own = ["--folder", str(folder), "--posts", str(min(posts, PROFILED_POSTS))]
-    own += ["--gpu-id", str(gpu_id), "--batch-size", str(batch_size)] + ["--quick"] * quick
-    # Quick: one is enough to see that it works; starting a process takes seconds.
-    for name in list(results["rows"])[: 1 if quick else None]:
-        msg.info(f"memory of {name}")
-        peak = run_in_own_process("project.benchmarks.throughput", [*own, "--peak-of", name])
-        results["rows"][name].update(peak)
     if rss:
         msg.info(f"memory over {steps[-1]} posts")
-        own[3] = str(posts)
-        results["rss"] = run_in_own_process("project.benchmarks.throughput", [*own, "--stream"])
+        # In a process that has done nothing else.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            results["rss"] = pool.submit(measure_stream, setting, generated, steps).result()
     results["minutes"] = round((time.time() - started) / 60, 1)
     write(metrics, results)
     print_tables(results)
@@ -225,7 +210,7 @@ def print_tables(results: dict[str, Any]) -> None:
         f"{setting['posts']} posts, medians of {setting['repeats']}, {machine['cpus']} CPUs"
         + (f", {machine['gpu']}" if "gpu" in machine else "")
     )
-    header = ("", "posts/s", "seconds", "min - max", "memory MB", "BERT", "ResNet", "core", "rest")
+    header = ("", "posts/s", "seconds", "min - max", "BERT", "ResNet", "core", "rest")
     table = []
     for name, row in results["rows"].items():
         shares = dict.fromkeys(("bert", "resnet", "core", "rest"), 0.0) | row["shares"]
@@ -236,11 +221,10 @@ def print_tables(results: dict[str, Any]) -> None:
                 f"{row['posts_per_second']:.1f}",
                 f"{row['median']:.2f}",
                 f"{row['min']:.2f} - {row['max']:.2f}",
-                row.get("peak_memory_mb", "-"),
                 *(f"{100 * shares[part]:.0f} %" for part in ("bert", "resnet", "core", "rest")),
             )
         )
-    msg.table(table, header=header, aligns=("l",) + ("r",) * 8, divider=True)
+    msg.table(table, header=header, aligns=("l",) + ("r",) * 7, divider=True)
     ratios = []
     for name, ratio in results["ratios"].items():
         above, below, goal = RATIOS[name]

@@ -1,13 +1,9 @@
 """Time, memory and shares of rows of the benchmark."""
 
 import gc
-import json
 import math
 import os
 import random
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,50 +62,6 @@ def get_slope(numbers: Sequence[int], seconds: Sequence[float]) -> float:
     return linear_regression([math.log(n) for n in numbers], [math.log(s) for s in seconds]).slope
 
 
-def get_peak_memory() -> float:
-    """RETURNS (float): MB of memory that this process has had at most."""
-    peak = _read_status("VmHWM")
-    if peak is None:
-        # On Linux this is no substitute: a new process inherits the peak of the one that started it.
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return peak
-
-
-def get_peak(row: Row, posts: list[Post]) -> dict[str, float]:
-    """RETURNS (Dict[str, float]): MB that this process had at most while it ran the row, and before, while
-    it loaded the model; on a GPU also of the device.
-    """
-    peak: dict[str, float] = {"peak_memory_loading_mb": round(get_peak_memory())}
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    except OSError:
-        peak = {}
-    row.run(row.make_input(posts))
-    peak["peak_memory_mb"] = round(get_peak_memory())
-    if torch.cuda.is_available():
-        peak["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return peak
-
-
-def _read_status(key: str) -> float | None:
-    """RETURNS (Optional[float]): MB of memory of this process; `None` where that can't be read."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    line = next(line for line in status.read_text().splitlines() if line.startswith(key + ":"))
-    return int(line.split()[1]) / 1024
-
-
-def run_in_own_process(module: str, arguments: Sequence[str]) -> Any:
-    """RETURNS (Any): What the module printed last, as JSON."""
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @contextmanager
 def _named(parts: dict[str, Any]) -> Iterator[None]:
     """Give what modules do their names in the profile."""
@@ -165,6 +117,12 @@ def measure_shares(row: Row, posts: Sequence[Post]) -> dict[str, float]:
     return {**shares, "rest": 1 - sum(shares.values())}
 
 
+def get_rss() -> float | None:
+    """RETURNS (Optional[float]): MB of memory that this process has now; `None` where that can't be read."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if path.exists() else None
+
+
 def measure_stream(setting: Setting, posts: list[Post], steps: Sequence[int]) -> dict[str, Any]:
     """Stream posts through `nlp.pipe`, forgetting each, and read how much memory the process has.
 
@@ -195,7 +153,7 @@ def measure_stream(setting: Setting, posts: list[Post], steps: Sequence[int]) ->
     for number, _ in enumerate(nlp.pipe(make_docs(), batch_size=setting.batch_size), start=1):
         if number in steps:
             gc.collect()
-            found.append(_read_status("VmRSS"))
+            found.append(get_rss())
     read = [rss for rss in found if rss is not None]
     growth = max(read) / read[0] if read else float("nan")
     return {

@@ -5,7 +5,6 @@ makes new input, and is timed processing that.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import spacy
@@ -36,7 +35,7 @@ class Setting(NamedTuple):
 
     folder: Path
     batch_size: int = 64
-    bert: Mapping[str, int] = MappingProxyType({})
+    bert: Mapping[str, int] | None = None
     arch: str = "resnet50"
     heads: int = 12
 
@@ -52,7 +51,7 @@ def make_models(setting: Setting, posts: list[Post]) -> None:
     fix_random_seed(0)
     bert = setting.get_path("bert")
     bert.mkdir(parents=True, exist_ok=True)
-    sizes = BertConfig(**setting.bert)
+    sizes = BertConfig(**(setting.bert or {}))
     (bert / "vocab.txt").write_text("\n".join(make_word_pieces(sizes.vocab_size)), encoding="utf8")
     BertTokenizerFast(str(bert / "vocab.txt"), model_max_length=512).save_pretrained(bert)
     BertModel(sizes).save_pretrained(bert)

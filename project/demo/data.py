@@ -16,7 +16,7 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
 from project.demo.drawing import draw_post_picture
-from project.demo.texts import LABELS, RELATIONS, Post, Shares, known_words, make_names, make_posts
+from project.demo.texts import LABELS, RELATIONS, Post, Shares, known_words, make_names, make_plans, make_post
 from spacy_mmib.post.extensions import set_image, set_regions
 from spacy_mmib.post.relations import set_relations
 
@@ -104,8 +104,11 @@ def make_split_posts(
     """
     rng = random.Random(f"{seed}/{split}/posts")
     n_without = round(n * without_picture)
-    posts = [PicturedPost(post, True) for post in make_posts(n - n_without, names, shares, rng)]
-    posts += [PicturedPost(post, False) for post in make_posts(n_without, names, shares, rng)]
+    posts = [
+        PicturedPost(make_post(plan, names, shares, rng), has_picture)
+        for number, has_picture in ((n - n_without, True), (n_without, False))
+        for plan in make_plans(number, shares, rng)
+    ]
     rng.shuffle(posts)
     return posts
 

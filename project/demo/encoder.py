@@ -8,7 +8,7 @@ encoder, as a real one is used with an encoder trained on ImageNet.
 import random
 import time
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 import typer
@@ -39,30 +39,18 @@ class Accuracy(NamedTuple):
     around: float
 
 
-def main(
-    output: Annotated[Path, typer.Option(help="File for the weights")] = Path(
-        "project/data/demo/encoder.pth"
-    ),
-    arch: Annotated[str, typer.Option(help="A torchvision classifier")] = "resnet18",
-    image_size: Annotated[int, typer.Option(help="Pixels a side that the encoder sees")] = 32,
-    pictures: Annotated[int, typer.Option(help="Drawings to train on")] = 500,
-    epochs: int = 5,
-    learn_rate: float = 2e-3,
-    seed: int = 0,
-) -> None:
+def main(output: Path = Path("project/data/demo/encoder.pth"), seed: int = 0) -> None:
     """Train a picture encoder on drawings of its own."""
     # Pictures of 32 pixels are so little work that threads mostly wait for each other (on a machine with
     # anything else to do, several times as long), and the result would depend on their number.
     torch.set_num_threads(1)
     start = time.perf_counter()
-    model, accuracy = train_encoder(
-        arch, image_size, n_pictures=pictures, epochs=epochs, learn_rate=learn_rate, seed=seed
-    )
+    model, accuracy = train_encoder("resnet18", 32, n_pictures=500, epochs=5, learn_rate=2e-3, seed=seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), output)
     print(
-        f"{arch} at {image_size} px, {time.perf_counter() - start:.0f} s: accuracy on held-out drawings "
-        f"{accuracy.close:.3f}, with what is around them {accuracy.around:.3f}\nsaved to {output}"
+        f"{time.perf_counter() - start:.0f} s, accuracy on held-out drawings {accuracy.close:.3f}, with what "
+        f"is around them {accuracy.around:.3f}; saved to {output}"
     )
 
 

@@ -128,13 +128,6 @@ def _make_name(rng: random.Random) -> str:
             return name.capitalize()
 
 
-def make_posts(n: int, names: Sequence[str], shares: Shares, rng: random.Random) -> list[Post]:
-    """RETURNS (List[Post]): `n` posts in random order, with exactly the shares asked for, as far as `n` can
-    be divided.
-    """
-    return [make_post(plan, names, shares, rng) for plan in make_plans(n, shares, rng)]
-
-
 def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
     """Share out what posts are to be. Types are spread evenly over posts of each kind, and what the
     pictures show of relations evenly over posts of each kind, type and number of names.
