@@ -2,13 +2,11 @@
 are related.
 """
 
-import json
 import random
-from collections import Counter
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import spacy
 import typer
@@ -16,7 +14,7 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
 from project.demo.drawing import draw_post_picture
-from project.demo.texts import LABELS, RELATIONS, Post, Shares, known_words, make_names, make_plans, make_post
+from project.demo.texts import Post, Shares, known_words, make_names, make_plans, make_post
 from spacy_mmib.post.extensions import set_image, set_regions
 from spacy_mmib.post.relations import set_relations
 
@@ -41,36 +39,24 @@ def main(
     n_train: Annotated[int, typer.Option(help="Posts to train on")] = 1800,
     n_dev: Annotated[int, typer.Option(help="Posts to choose a model with")] = 300,
     n_test: Annotated[int, typer.Option(help="Posts to test with")] = 500,
-    decided: Annotated[float, typer.Option(help="Share of posts whose text tells the type too")] = 0.2,
-    without_picture: Annotated[float, typer.Option(help="Share of training posts without a picture")] = 0.08,
 ) -> None:
     """Make the demo corpus."""
     counts = {"train": n_train, "dev": n_dev, "test": n_test}
-    stats = make_demo_data(output, counts, seed=seed, decided=decided, without_picture=without_picture)
-    print(json.dumps(stats, indent=2))
+    make_demo_data(output, counts, seed=seed)
+    print(f"{counts} posts in {output}")
 
 
-def make_demo_data(
-    output: Path,
-    counts: dict[str, int],
-    *,
-    seed: int = 0,
-    decided: float = 0.2,
-    without_picture: float = 0.08,
-) -> dict[str, Any]:
-    """Write pictures, `{train,dev,test}.spacy` and `stats.json`.
+def make_demo_data(output: Path, counts: dict[str, int], *, seed: int = 0) -> None:
+    """Write pictures and `{train,dev,test}.spacy`.
 
+    counts (Dict[str, int]): Posts per split, for any of the keys of `NAMES`.
     seed (int): Decides everything. No split depends on the size of another.
-    decided (float): Share of posts whose text tells the type, as the picture does, 0-1.
     """
     nlp = spacy.blank("en")
     names = make_split_names(nlp, seed)
-    stats: dict[str, Any] = {"seed": seed}
     for split, n in counts.items():
-        share = without_picture if split == "train" else 0.0
-        posts = make_split_posts(split, n, names[split], Shares(decided=decided), share, seed)
         docs = []
-        for i, item in enumerate(posts):
+        for i, item in enumerate(make_split_posts(split, n, names[split], seed)):
             doc = make_doc(nlp, item.post)
             if item.has_picture:
                 # A generator of its own, so that a picture depends on its number only.
@@ -79,9 +65,6 @@ def make_demo_data(
             docs.append(doc)
         output.mkdir(parents=True, exist_ok=True)
         DocBin(docs=docs, store_user_data=True).to_disk(output / f"{split}.spacy")
-        stats[split] = count(posts)
-    (output / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
-    return stats
 
 
 def make_split_names(nlp: Language, seed: int) -> dict[str, list[str]]:
@@ -97,13 +80,14 @@ def make_split_names(nlp: Language, seed: int) -> dict[str, list[str]]:
 
 
 def make_split_posts(
-    split: str, n: int, names: Sequence[str], shares: Shares, without_picture: float, seed: int
+    split: str, n: int, names: Sequence[str], seed: int, shares: Shares | None = None
 ) -> list[PicturedPost]:
     """RETURNS (List[PicturedPost]): The posts of a split in random order, of the same kinds with and without
     a picture.
     """
+    shares = shares or Shares()
     rng = random.Random(f"{seed}/{split}/posts")
-    n_without = round(n * without_picture)
+    n_without = round(n * shares.without_picture) if split == "train" else 0
     posts = [
         PicturedPost(make_post(plan, names, shares, rng), has_picture)
         for number, has_picture in ((n - n_without, True), (n_without, False))
@@ -138,36 +122,6 @@ def attach_picture(doc: Doc, post: Post, output: Path, path: str, rng: random.Ra
     set_image(doc, path)
     # Boxes only: the kind of an object would give the answer away.
     set_regions(doc, [thing.box for thing in picture.objects])
-
-
-def count(posts: Sequence[PicturedPost]) -> dict[str, Any]:
-    """Count what a split holds.
-
-    RETURNS (Dict[str, Any]): Numbers of posts, of entities, and of ordered pairs of entities by relation;
-        `agreeing_share` is the share of posts, among those with a picture, whose text and picture both
-        tell the type; `relation_shown` counts pictures by the relation that they show, whatever the post.
-    """
-    plans = [item.post.plan for item in posts]
-    kinds = Counter(plan.kind for plan in plans)
-    relation_kinds = Counter(plan.relation_kind for plan in plans)
-    labels = Counter(mention.label for item in posts for mention in item.post.mentions)
-    relations = Counter(plan.relation for plan in plans if plan.n_names == 2)
-    shown = Counter(item.post.plan.shown for item in posts if item.has_picture)
-    agreeing = sum(item.has_picture and item.post.plan.kind == "decided" for item in posts)
-    pictured = sum(item.has_picture for item in posts)
-    return {
-        "posts": len(posts),
-        "posts_without_picture": len(posts) - pictured,
-        "kinds": {kind: kinds[kind] for kind in ("undecided", "decided", "no_entity")},
-        "agreeing_posts": agreeing,
-        "agreeing_share": round(agreeing / pictured, 4) if pictured else 0.0,
-        "posts_with_two_entities": relations.total(),
-        "entities": {label: labels[label] for label in LABELS},
-        "relation_kinds": {kind: relation_kinds[kind] for kind in ("undecided", "decided", "no_pair")},
-        # A pair has its relation in both directions.
-        "relations": {label: 2 * relations[label] for label in RELATIONS},
-        "relation_shown": {label: shown[label] for label in RELATIONS},
-    }
 
 
 if __name__ == "__main__":

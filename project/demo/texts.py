@@ -84,6 +84,7 @@ class Shares:
     tells_relation (float): Posts whose text tells the relation, among those about two people whose
         text tells the type. With the others' shares it is a fifth of all posts about two people.
     one_syllable (float): Names of one syllable, among the words that names are made of.
+    without_picture (float): Training posts without a picture.
     """
 
     decided: float = 0.2
@@ -93,6 +94,7 @@ class Shares:
     tells_relation: float = 0.9
     two_words: float = 0.35
     one_syllable: float = 0.25
+    without_picture: float = 0.08
 
 
 def make_names(
