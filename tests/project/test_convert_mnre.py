@@ -141,10 +141,10 @@ def test_posts(data, tmp_path):
     assert types == {"ENTITY"}
     assert all(doc.has_annotation("ENT_IOB", require_complete=True) for doc in docs)
     assert all(doc._.image is None and doc._.image_error is None for doc in docs)
-    assert (counts.instances, counts.posts, counts.docs) == (8, 4, 4)
-    assert (counts.overlapping, counts.repeated, counts.not_entities) == (1, 2, 1)
-    assert (counts.labels, counts.per_label["None"]) == (4, 4)
-    assert (counts.other_names, counts.empty_tokens, counts.missing_pictures) == (0, 0, 0)
+    assert (counts["instances"], counts["posts"], counts["docs"]) == (8, 4, 4)
+    assert (counts["overlapping"], counts["repeated"], counts["not_entities"]) == (1, 2, 1)
+    assert (counts["labels"], counts["per_label"]["None"]) == (4, 4)
+    assert (counts["other_names"], counts["empty_tokens"], counts["missing_pictures"]) == (0, 0, 0)
     assert meta_of(tmp_path / "out")["image_root"] is None
     assert meta_of(tmp_path / "out")["splits"]["train"]["instances"] == 8
 
@@ -155,7 +155,7 @@ def test_instances(data, tmp_path):
     assert [doc.text.split() for doc in docs] == [r["token"] for r in ROWS]
     assert [[r.label for r in doc._.relations] for doc in docs] == [[r["relation"]] for r in ROWS]
     assert [ent.text for ent in docs[2].ents] == ["Lee Ltd"]
-    assert (counts.docs, counts.posts) == (8, 4)
+    assert (counts["docs"], counts["posts"]) == (8, 4)
     assert meta_of(tmp_path / "out")["docs_are"] == "instances"
 
 
@@ -381,7 +381,7 @@ def test_lines_of_json_and_of_python(data, line):
     assert found.rows[0] == found.rows[2]
     assert found.rows[1].tokens == ("Rob/", "met", "\U0001f600")
     assert found.rows[1].relation == "/per/per/peer"
-    assert found["other_names"] == 0
+    assert found.other_names == 0
 
 
 @pytest.mark.parametrize(
