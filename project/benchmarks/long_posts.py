@@ -22,9 +22,7 @@ SENTENCE = ["Rob", "had", "dinner", "with", "us", "tonight", "and", "then", "wen
 
 
 def main(
-    pipeline: Path,
-    tokens: Annotated[list[int] | None, typer.Argument()] = None,
-    here: bool = False,
+    pipeline: Path, tokens: Annotated[list[int] | None, typer.Argument()] = None, here: bool = False
 ) -> None:
     """Measure and print."""
     for n in tokens or (1000, 4000, 16000):

@@ -249,10 +249,18 @@ def test_reading_ahead_keeps_rows_and_names_apart(hvpnet, umgf, tmp_path):
 def test_the_real_sample_by_row(mmib_data, tmp_path):
     """15 instances of MNRE, whose 42 crops are all there, cut to three each as HVPNeT does."""
     sample = mmib_data / "sample" / "mnre"
-    script = ROOT / "project/scripts/convert_mnre.py"
-    command = [sys.executable, script, sample, tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "project.convert",
+        "mnre",
+        "--data",
+        sample,
+        "--output",
+        tmp_path / "out",
+    ]
     command += ["--leaking-crops", sample / "img_vg"]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=ROOT)
     nlp = spacy.blank("en")
     settings = {"root": str(sample / "img_vg"), "dictionaries": str(sample / "txt")}
     numbers = []
