@@ -214,7 +214,6 @@ def plot_gap(
     models (Sequence[Tuple[str, Sequence[EntityRegionPairs]]]): Names of models and their pairs, of the same
         types.
     path (Union[str, Path]): An image file; its ending says of what kind (.png, .svg, .pdf).
-    seed (int): See `lay_out`.
     RAISES (MissingExtraError): scikit-learn or matplotlib can't be imported.
     """
     require_extra()
