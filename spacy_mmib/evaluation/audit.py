@@ -78,7 +78,6 @@ def audit(
         that none may leave; by default the folder of each `.spacy` file.
     negative_label (str): The label of pairs that are not related.
     folds (int): Folds of the cross-validation, at least 2; fewer are used where there are too few posts.
-    seed (int): The same seed gives the same result.
     RETURNS (Dict[str, Any]): Plain values: `corpus`, `posts`, `different_posts`, `pictures`, `leaks`
         (what is noted on regions), `problems`, `tasks` (by name; each with `features`), `left_out`
         (names of tasks that can't be measured, and why), `settings`.
@@ -142,8 +141,7 @@ class _Post(NamedTuple):
 
 
 def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Counter[str], Counter[str]]:
-    """RETURNS (Tuple[List[_Post], Counter[str], Counter[str]]): The posts, what is noted on regions, and
-    problems."""
+    """RETURNS (Tuple[List[_Post], Counter[str], Counter[str]]): Posts, notes on regions, and problems."""
     from spacy.training.corpus import FILE_TYPE, walk_corpus
 
     from ..training.corpus import _check_path, read_docs
