@@ -87,12 +87,10 @@ def _recognize(lines: list[bytes]) -> str | None:
     """RETURNS (Optional[str]): What the first lines are of, if not of JSON lines."""
     lines = [line for line in lines if line]
     first = lines[0] if lines else b""
-    value: Any = None
     try:
-        value = json.loads(first)
-        is_json = True
+        value, is_json = json.loads(first), True
     except (ValueError, RecursionError):
-        is_json = False
+        value, is_json = None, False
     if first == b"{":
         return "one JSON object over several lines (jq -c . FILE makes a line of it)"
     if first.startswith(b"["):
