@@ -58,10 +58,7 @@ def audit_cli(
 
 
 def print_audit(result: dict[str, Any]) -> None:
-    """Print what an audit found, as tables.
-
-    result (Dict[str, Any]): What `spacy_mmib.evaluation.audit.audit` returns.
-    """
+    """Print what `spacy_mmib.evaluation.audit.audit` returns, as tables."""
     from wasabi import msg
 
     posts, different, pictures = result["posts"], result["different_posts"], result["pictures"]

@@ -130,22 +130,13 @@ def to_record(post: "PostChange") -> dict[str, Any]:
 
 def annotations(doc: "Doc") -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): Entities and relations of a doc as plain values."""
-    from ..post.extensions import get_confidence, get_region_weights
+    from ..evaluation.posts import entity_to_json
+    from ..post.extensions import get_region_weights
     from ..post.relations import relations_to_json
 
     try:
         relations = relations_to_json(doc)
     except ValueError:  # written past the setter; said by whoever compares them
         relations = []
-    entities = [
-        {
-            "start": ent.start_char,
-            "end": ent.end_char,
-            "label": ent.label_,
-            "text": ent.text,
-            "confidence": get_confidence(ent),
-            "region_weights": get_region_weights(ent),
-        }
-        for ent in doc.ents
-    ]
+    entities = [{**entity_to_json(ent), "region_weights": get_region_weights(ent)} for ent in doc.ents]
     return {"entities": entities, "relations": relations}

@@ -63,9 +63,8 @@ def evaluate_cli(
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Print P, R and F of entities and relations, overall and for each type, as tables.
-
-    metrics (Dict[str, Any]): What `spacy_mmib.evaluation.evaluate.evaluate` returns.
+    """Print what `spacy_mmib.evaluation.evaluate.evaluate` returns: P, R and F of entities and relations,
+    overall and for each type, as tables.
     """
     from wasabi import msg
 

@@ -90,11 +90,7 @@ def gap_cli(
 
 
 def print_gaps(names: list[str], gaps: "list[Gap]") -> None:
-    """Print the numbers of pipelines side by side, beside chance.
-
-    names (List[str]): Of the pipelines.
-    gaps (List[Gap]): Theirs.
-    """
+    """Print the numbers of pipelines side by side, beside chance."""
     from wasabi import msg
 
     first = gaps[0]

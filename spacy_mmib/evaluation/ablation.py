@@ -19,11 +19,8 @@ from ..post.extensions import (
 
 
 def remove_images(examples: Sequence[Example]) -> list[Example]:
-    """Copies of posts without their pictures.
-
-    examples (Sequence[Example]): The posts; left as they are.
-    RETURNS (List[Example]): The same posts, in order, without picture and objects on `predicted`
-        (`doc._.image_error` says that they were taken away).
+    """RETURNS (List[Example]): Copies of the posts, in order, without picture and objects on `predicted`
+    (`doc._.image_error` says that they were taken away).
     """
     result = []
     for example in examples:
@@ -41,8 +38,6 @@ def shuffle_images(examples: Sequence[Example], seed: int = 0) -> tuple[list[Exa
     """Copies of posts, each with the picture and the objects of another. Posts without a picture get none,
     and every picture is used as often as before.
 
-    examples (Sequence[Example]): The posts; left as they are.
-    seed (int): The same seed gives the same pictures.
     RETURNS (Tuple[List[Example], int]): The posts in order, and how many of them have the same picture as
         before, which happens only if one picture belongs to more than half of the posts that have one.
     """

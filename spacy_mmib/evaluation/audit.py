@@ -78,7 +78,6 @@ def audit(
         that none may leave; by default the folder of each `.spacy` file.
     negative_label (str): The label of pairs that are not related.
     folds (int): Folds of the cross-validation, at least 2; fewer are used where there are too few posts.
-    seed (int): The same seed gives the same result.
     RETURNS (Dict[str, Any]): Plain values: `corpus`, `posts`, `different_posts`, `pictures`, `leaks`
         (what is noted on regions), `problems`, `tasks` (by name; each with `features`), `left_out`
         (names of tasks that can't be measured, and why), `settings`.
@@ -142,8 +141,7 @@ class _Post(NamedTuple):
 
 
 def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Counter[str], Counter[str]]:
-    """RETURNS (Tuple[List[_Post], Counter[str], Counter[str]]): The posts, what is noted on regions, and
-    problems."""
+    """RETURNS (Tuple[List[_Post], Counter[str], Counter[str]]): Posts, notes on regions, and problems."""
     from spacy.training.corpus import FILE_TYPE, walk_corpus
 
     from ..training.corpus import _check_path, read_docs
@@ -281,6 +279,8 @@ def _make_tasks(posts: Sequence[_Post], negative_label: str) -> dict[str, _Task]
 
 def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int) -> dict[str, Any] | str:
     """RETURNS (Union[Dict[str, Any], str]): What was measured, or why nothing can be."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     if not task.labels:
         return f"no {task.unit} are annotated"
     if task.negative is not None and task.negative not in task.labels:
@@ -292,6 +292,11 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
     why_not = _why_too_few(y, group, names, task.unit)
     if why_not is not None:
         return why_not
+    n_folds = min(folds, *_count_groups(y, group))
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    fold = numpy.zeros(len(y), dtype=int)
+    for k, (_, test) in enumerate(splitter.split(x, y, group)):
+        fold[test] = k
     found: dict[str, dict[str, Any]] = {}
     sums: dict[str, Array] = {}
     for name, columns in FEATURES.items():
@@ -314,7 +319,7 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
         if reason is not None:
             found[name] = {"measured": False, "why": reason}
             continue
-        gains = _cross_validate(values, labels, of, folds, seed)
+        gains = _cross_validate(values, labels, fold[rows], seed)
         weights = (*gains, numpy.ones(len(labels)))
         sums[name] = numpy.stack([numpy.bincount(of, w, groups.max() + 1) for w in weights], axis=1)
         gain, information = (float(g.mean()) for g in gains)
@@ -341,7 +346,7 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
         "labels": len(names),
         "majority": str(names[_majority(y)]),
         "majority_share": round(float((y == _majority(y)).mean()), 6),
-        "folds": min(folds, *_count_groups(y, group)),
+        "folds": n_folds,
         "features": found,
     }
 
@@ -366,7 +371,7 @@ def _why_too_few(y: Array, group: Array, names: Array, unit: str) -> str | None:
     return None
 
 
-def _cross_validate(x: Array, y: Array, group: Array, folds: int, seed: int) -> tuple[Array, Array]:
+def _cross_validate(x: Array, y: Array, fold: Array, seed: int) -> tuple[Array, Array]:
     """Predict each instance with a tree made of other posts.
 
     Both measures are against constants that know the frequencies in the whole corpus: those of the
@@ -375,16 +380,15 @@ def _cross_validate(x: Array, y: Array, group: Array, folds: int, seed: int) -> 
     RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): For each instance how much more right the tree is than the
         most frequent label (-1 to 1), and how many bits it tells of the label, as a share of the entropy.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.tree import DecisionTreeClassifier
 
     prior = numpy.bincount(y) / len(y)
     prior_bits = -numpy.log2(prior[y])
     by_majority = (y == _majority(y)).astype(float)
     right, bits = by_majority.copy(), numpy.zeros(len(y))
-    splitter = StratifiedGroupKFold(min(folds, *_count_groups(y, group)), shuffle=True, random_state=seed)
-    for train, test in splitter.split(x, y, group):
-        if not len(test):
+    for k in numpy.unique(fold):
+        train, test = (numpy.flatnonzero(side) for side in (fold != k, fold == k))
+        if not len(train):
             continue
         leaf = max(MIN_LEAF, len(train) // 200)
         tree = DecisionTreeClassifier(max_depth=MAX_DEPTH, min_samples_leaf=leaf, random_state=seed)

@@ -177,10 +177,8 @@ def compare_pictures(
 ) -> list[PostChange]:
     """Find the posts on which the pictures make a difference.
 
-    nlp (Language): The pipeline. If it has to be asked for pairs it gets the gold ones, see
-        `evaluate.predict_examples`.
+    nlp (Language): The pipeline; see `evaluate.predict_examples` for what it is asked.
     get_examples (Callable[[], Iterable[Example]]): Reads the posts.
-    batch_size (Optional[int]): Posts at a time.
     RETURNS (List[PostChange]): Those whose errors are others without the picture, worst first: by the number
         of errors that the picture added, then by how few it repaired.
     """

@@ -57,7 +57,6 @@ class Gap:
 def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None) -> Gap:
     """Measure how near texts are to their own pictures, compared with other pictures.
 
-    nlp (Language): The pipeline.
     docs (Iterable[Doc]): The posts, see `get_contributions`. Posts with the same picture (the same file, or
         the same pixels) count as having one picture, with the objects it has in the first of them.
     component (Optional[str]): See `get_contributions`.
@@ -138,11 +137,8 @@ def entity_region_vectors(
     """Take a sample of entities and objects, as in §V-D, which shows 150 of each type. With the same posts
     and seed it is of the same entities, whatever the pipeline.
 
-    nlp (Language): The pipeline.
-    examples (Iterable[Example]): The posts, with gold entities.
     labels (Optional[Sequence[str]]): The types wanted; by default all, the most frequent first.
     limit (int): At most so many pairs a type.
-    seed (int): Of the sample.
     component (Optional[str]): See `get_contributions`.
     RETURNS (List[EntityRegionPairs]): One a type, those without any entity included if they were asked for.
     RAISES (EvaluationError): See `get_contributions`.
@@ -188,11 +184,9 @@ def require_extra(*, plot: bool = True) -> None:
 
 
 def lay_out(pairs: EntityRegionPairs, seed: int = 0) -> Array:
-    """Bring entities and objects into the plane, together, with t-SNE (perplexity 10, or less where there are
-    few; 500 iterations).
+    """Bring entities and objects, at least `FEWEST` of each, into the plane, together, with t-SNE: the same
+    seed gives the same plane on one machine.
 
-    pairs (EntityRegionPairs): At least `FEWEST`.
-    seed (int): The same seed, the same plane, on one machine.
     RETURNS (numpy.ndarray): x and y of the entities, then of the objects, (2 k, 2).
     RAISES (MissingExtraError): scikit-learn can't be imported.
     """
@@ -214,7 +208,6 @@ def plot_gap(
     models (Sequence[Tuple[str, Sequence[EntityRegionPairs]]]): Names of models and their pairs, of the same
         types.
     path (Union[str, Path]): An image file; its ending says of what kind (.png, .svg, .pdf).
-    seed (int): See `lay_out`.
     RAISES (MissingExtraError): scikit-learn or matplotlib can't be imported.
     """
     require_extra()

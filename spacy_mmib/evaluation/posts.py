@@ -62,23 +62,18 @@ class PostError(ValueError):
 
 
 def open_json_lines(source: BinaryIO) -> Iterator[bytes]:
-    """Read lines, unless the beginning shows that they are no JSON objects. No more is read ahead than the
-    first line, if that is one.
-
-    source (BinaryIO): The input.
-    RETURNS (Iterator[bytes]): Its lines.
-    RAISES (NotJsonLines): It is of another kind.
-    RAISES (OSError): It can't be read.
+    """RETURNS (Iterator[bytes]): The lines of an input; no more is read ahead than the first, if that is an
+    object.
+    RAISES (NotJsonLines): The beginning shows that it holds something else.
     """
     start = source.readline(AT_ONCE)
-    what = next((kind for magic, kind in BEGINNINGS.items() if start.startswith(magic)), None)
-    lines = [start if len(start) < AT_ONCE or what else start + source.readline()]
-    while what is None and not _is_object(lines[-1]) and len(lines) < LOOKED_AT:
-        line = source.readline()
-        if not line:
-            break
-        lines.append(line)
-    what = what or _recognize([line.removeprefix(BOM).strip() for line in lines])
+    for magic, kind in BEGINNINGS.items():
+        if start.startswith(magic):
+            raise NotJsonLines(f"it is {kind}")
+    lines = [start if len(start) < AT_ONCE else start + source.readline()]
+    while lines[-1] and not _is_object(lines[-1]) and len(lines) < LOOKED_AT:
+        lines.append(source.readline())
+    what = _recognize([line.removeprefix(BOM).strip() for line in lines])
     if what is not None:
         raise NotJsonLines(f"it is {what}")
     return chain(lines, source)
@@ -92,12 +87,10 @@ def _recognize(lines: list[bytes]) -> str | None:
     """RETURNS (Optional[str]): What the first lines are of, if not of JSON lines."""
     lines = [line for line in lines if line]
     first = lines[0] if lines else b""
-    value: Any = None
     try:
-        value = json.loads(first)
-        is_json = True
+        value, is_json = json.loads(first), True
     except (ValueError, RecursionError):
-        is_json = False
+        value, is_json = None, False
     if first == b"{":
         return "one JSON object over several lines (jq -c . FILE makes a line of it)"
     if first.startswith(b"["):
@@ -194,10 +187,6 @@ def make_doc(
     """Build the doc of a post. A picture that can't be used is left out, with `doc._.image_error`. Tokens,
     regions and relations of an unknown form are left out, too.
 
-    nlp (Language): The pipeline it is for.
-    record (Dict[str, Any]): The post, see `parse_post`.
-    folder (PictureFolder): Where its picture may be.
-    counts (Optional[PictureCounts]): Where it is counted.
     RETURNS (Doc): The doc. Tokens that are given are kept, with the spaces of the text if that is
         given too and fits, otherwise with one space between each.
     RAISES (PostError): The post can't be made into a doc, or asks for relations that it can't have.
@@ -287,10 +276,8 @@ def _one_line(err: Exception) -> str:
 
 
 def to_record(record: Record, doc: Doc) -> Record:
-    """What is written about a post.
+    """What is written about a post, once its doc has been through the pipeline.
 
-    record (Dict[str, Any]): The post, see `parse_post`.
-    doc (Doc): Its doc, after the pipeline.
     RETURNS (Dict[str, Any]): Everything the line said, with "text" and "tokens" as in the doc (all
         offsets are into these), "entities", "relations" if there are any or a component looks for
         them, "image_error" if the picture was not used, and "relations_error" if the relations of the line
@@ -300,7 +287,7 @@ def to_record(record: Record, doc: Doc) -> Record:
     found: Record = {
         "text": doc.text,
         "tokens": [token.text for token in doc],
-        "entities": [_entity_to_json(ent) for ent in doc.ents],
+        "entities": [entity_to_json(ent) for ent in doc.ents],
     }
     if has_relations(doc):
         found["relations"] = [relation.to_json() for relation in read_relations(doc)]
@@ -333,7 +320,8 @@ def _is_own(key: str, value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(ent, dict) and "confidence" in ent for ent in value)
 
 
-def _entity_to_json(ent: Span) -> Record:
+def entity_to_json(ent: Span) -> Record:
+    """RETURNS (Dict[str, Any]): Characters, tokens, text, label and confidence of an entity."""
     confidence = get_confidence(ent)
     return {
         "start": ent.start_char,

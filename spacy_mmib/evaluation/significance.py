@@ -15,7 +15,7 @@ class Difference(NamedTuple):
     """How two systems compare.
 
     f (float): F1 of the first minus that of the second, -1 to 1.
-    p (float): Probability of a difference at least as large, in either direction, if it made no difference
+    p (float): Probability of such a difference or a larger one, in either direction, if it didn't matter
         which system a document's predictions come from; 0-1.
     """
 
