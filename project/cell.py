@@ -20,8 +20,8 @@ from spacy.cli._util import setup_gpu
 from spacy.cli.train import train
 from spacy.training import Example
 
-from spacy_mmib.cli.evaluate import evaluate
-from spacy_mmib.evaluation.document_counts import (
+from spacy_mmib.evaluation.evaluate import evaluate
+from spacy_mmib.evaluation.scorers import (
     DocumentCounts,
     count_document_entities,
     count_document_relations,

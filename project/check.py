@@ -22,7 +22,7 @@ from project.mnre import find_mnre_text, group_rows, make_doc, read_mnre, to_doc
 from project.pictures import Folders, explain_texts, find_crops, find_folders, find_picture, guess_layout
 from project.tagged import FormatError, check_orphans, read_twitter_text, repair_tags
 from spacy_mmib.images.reading import ImageError, probe_image
-from spacy_mmib.regions.layouts import LayoutError
+from spacy_mmib.regions.crops import LayoutError
 
 UNKNOWN = Version("unknown", "not looked at")
 LEAKING = (

@@ -28,8 +28,7 @@ from project.tagged import (
 )
 from spacy_mmib.images.reading import ImageError
 from spacy_mmib.post.extensions import get_regions, set_image, set_image_error, set_regions
-from spacy_mmib.regions.layouts import LayoutError, hvpnet_crops_folder
-from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE, leaking_mnre_crops
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, LayoutError, hvpnet_crops_folder, leaking_mnre_crops
 
 FORMATS = ("twitter", "mnre", "jsonl")
 Counts: TypeAlias = dict[str, Any]

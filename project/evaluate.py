@@ -14,7 +14,8 @@ from wasabi import msg
 from project.config import dataset_paths
 from project.facts import PUBLISHED, find_dataset, get_dataset_version
 from project.planning import DATA, METRICS, TEXT_ONLY, TRAINING, hash_files, read_corpus
-from spacy_mmib.cli.evaluate import evaluate, print_metrics
+from spacy_mmib.cli.evaluate import print_metrics
+from spacy_mmib.evaluation.evaluate import evaluate
 
 
 def main(

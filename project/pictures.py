@@ -10,9 +10,9 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from project.facts import PUBLISHED, SPLITS, find_dataset
-from spacy_mmib.images.paths import existing_inside, resolve_inside
+from spacy_mmib.images.files import existing_inside, resolve_inside
 from spacy_mmib.images.reading import ImageError
-from spacy_mmib.regions.layouts import (
+from spacy_mmib.regions.crops import (
     HVPNET_SPLITS,
     LayoutError,
     hvpnet_crops_folder,

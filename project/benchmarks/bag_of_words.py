@@ -13,7 +13,7 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 from wasabi import msg
 
-from spacy_mmib.evaluation.relation_scorer import score_relations
+from spacy_mmib.evaluation.scorers import score_relations
 from spacy_mmib.post.relations import Relation, get_relations, set_relations
 from spacy_mmib.training.corpus import create_corpus_v1
 

@@ -24,7 +24,7 @@ from spacy.util import logger
 from wasabi import msg
 
 from project.config import dataset_paths, read_config
-from spacy_mmib.cli.evaluate import evaluate
+from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.post.extensions import get_confidence, get_image, set_image
 from spacy_mmib.post.relations import get_relations
 from spacy_mmib.training.corpus import read_docs

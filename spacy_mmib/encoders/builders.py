@@ -14,8 +14,7 @@ from spacy.util import registry
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..regions.getter import as_getter
-from ..regions.registry import get_region_getters
+from ..regions.base import as_getter, get_region_getters
 from ..regions.simple import GivenRegions
 from ..util import warn
 from .encoder_settings import EncoderSettings
@@ -217,7 +216,9 @@ def _build_encoder(
         "rois": region_features == "roi",
     }
     load = partial(_load, family, settings, **own, image_size=image_size, **runtime_settings)
-    return PictureEncoderLayer(settings, load, runtime_settings)
+    network = {"torchvision": "Backbone", "huggingface": "HFVision", "timm": "TimmVision"}[family]
+    network_class = getattr(import_module(f".{family}", __package__), network)
+    return PictureEncoderLayer(settings, network_class, load, runtime_settings)
 
 
 def _load(family: str, encoder: EncoderSettings, **settings: Any) -> Any:

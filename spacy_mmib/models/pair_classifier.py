@@ -18,8 +18,8 @@ from ..bridge.data import (
 )
 from ..bridge.padding import zeros_like
 from ..bridge.picture_vectors import get_rows, sum_by_region
-from ..post.extensions import count_regions
 from ..heads.markers import mark_pair
+from ..post.extensions import count_regions
 from .post_encoder import encode_pictures, encode_posts, fuse
 
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]

@@ -16,8 +16,7 @@ from typing import Any, Literal, TypeAlias
 from spacy.tokens import Doc
 
 from ..images.errors import ImageError, explain, shorten
-from ..images.files import bind
-from ..images.files import resolve_inside
+from ..images.files import bind, resolve_inside
 from ..post.extensions import get_stored_image, set_regions, set_regions_note
 from ..post.regions import Region
 from ..util import logger, warn

@@ -13,12 +13,12 @@ import spacy
 from conftest import make_picture
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
+from spacy_mmib.regions.loading import load_pictures
 
 import spacy_mmib.post.extensions
 from spacy_mmib.images.reading import ImageError, probe_image, read_image, to_rgb
 from spacy_mmib.post.regions import clip_box, normalize_regions
 from spacy_mmib.post.values import Pixels, image_key, to_stored
-from spacy_mmib.regions.loading import load_pictures
 
 
 def encoded(image: PIL.Image.Image, format: str = "PNG", **options) -> bytes:

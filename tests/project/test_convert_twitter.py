@@ -13,7 +13,7 @@ from project import convert
 from project.convert import convert_jsonl, convert_twitter
 from project.pictures import common_root
 from project.tagged import FormatError, read_twitter_text, repair_tags
-from spacy_mmib.regions.layouts import LayoutError
+from spacy_mmib.regions.crops import LayoutError
 from spacy_mmib.training.corpus import MultimodalCorpus
 
 MMIB_DATA = os.environ.get("MMIB_DATA")

@@ -12,7 +12,7 @@ import spacy
 import srsly
 from conftest import make_rel_nlp, train
 
-from spacy_mmib.cli.evaluate import evaluate
+from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE
 from spacy_mmib.training.corpus import MultimodalCorpus
 

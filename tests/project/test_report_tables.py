@@ -11,7 +11,7 @@ import pytest
 from project.facts import PUBLISHED
 from project.grid import ABLATION, make_beta_sweep
 from project.report import main, read_tables, write_report
-from spacy_mmib.evaluation.document_counts import get_prf, sum_counts
+from spacy_mmib.evaluation.scorers import get_prf, sum_counts
 from spacy_mmib.evaluation.significance import compare_f1
 
 POSTS = 60
