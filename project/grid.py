@@ -33,8 +33,8 @@ BETAS = (0.0, 0.01, 0.1, 0.5, 1.0, 1.5, 2.0)
 """The candidates of section V-C, which lists 0 twice."""
 SERIES = ("both", "beta2", "beta1")
 """Of Fig. 4, by what is tuned: both to the same value, or one while the other is 1."""
-NO_RR = {"beta1": 0.0, "beta2": 0.0}
-NO_AR = {"alignment_weight": 0.0}
+NO_RR = {"kl_text": 0.0, "kl_image": 0.0}
+NO_AR = {"alignment": 0.0}
 ABLATION = [
     Variant("MMIB"),
     Variant("without L_rr", NO_RR),
@@ -51,7 +51,7 @@ def make_beta_sweep() -> list[Variant]:
             pair = (1.0 if series == "beta2" else beta, 1.0 if series == "beta1" else beta)
             points.setdefault(pair, []).append(series)
     return [
-        Variant(f"beta1={b1:g} beta2={b2:g}", {"beta1": b1, "beta2": b2}, series=tuple(series))
+        Variant(f"beta1={b1:g} beta2={b2:g}", {"kl_text": b1, "kl_image": b2}, series=tuple(series))
         for (b1, b2), series in points.items()
     ]
 
@@ -63,7 +63,7 @@ GRIDS: dict[str, list[Variant]] = {
     # What the core does where there is nothing to see: the text's part of L_rr is all that is left.
     "text": [*ABLATION[:2], Variant("no core", core="none"), Variant("spaCy's ner", core="spacy")],
     # With KLs that are means over dimensions, beta = 0.1 is next to nothing: see regularizer_gradients.py.
-    "noise": [*ABLATION, Variant("100 x L_rr", {"beta1": 10.0, "beta2": 10.0})],
+    "noise": [*ABLATION, Variant("100 x L_rr", {"kl_text": 10.0, "kl_image": 10.0})],
     # Relations of given pairs.
     "pairs": [
         Variant("mmib_rel, pool", entity_repr="pool"),
@@ -266,7 +266,8 @@ def _make_row(grid: str, cell: dict[str, Any], result: dict[str, Any], task: str
     row |= {key: cell[key] for key in ("variant", "seed")}
     row |= {key: round(result["tasks"][task][key], 6) for key in "prf"}
     # Empty where the config's own value holds.
-    row |= {key: cell["settings"].get(key, "") for key in ("beta1", "beta2", "alignment_weight")}
+    columns = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
+    row |= {column: cell["settings"].get(loss, "") for column, loss in columns.items()}
     row |= {key: cell[key] for key in ("core", "regions", "epochs")}
     row |= {key: cell.get(key, "") for key in ("batch_size", "learn_rate")}
     row |= {key: cell[key] for key in ("limit", "transformer")}

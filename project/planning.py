@@ -19,11 +19,6 @@ DATA, TRAINING, METRICS = (Path("project") / name for name in ("data", "training
 BASELINE = "baseline_trf"
 FIXED = ("training.optimizer.learn_rate", "training.eval_frequency")
 """Who sets any of these has a schedule in mind."""
-WITHOUT_CORE = {
-    "spacy-mmib.MMIB_NER.v1": ("spacy-mmib.Text_NER.v1", ("tok2vec",)),
-    "spacy-mmib.MMIB_REL.v1": ("spacy-mmib.Text_REL.v1", ("tok2vec", "entity_repr", "markers")),
-}
-"""By architecture: what is the same without the MMIB core, and which settings it takes over."""
 TEXT_ONLY = (
     "the corpus has NO PICTURES. It is trained and tested on its text only, and what comes out is no number "
     "of the paper's. Name the folder of the pictures (--vars.images) to run the model with them."
@@ -43,7 +38,7 @@ Overrides = Annotated[str, typer.Option(help="Settings of the config: 'training.
 class Variant:
     """A row of a table, trained with as many seeds as one likes.
 
-    settings (Mapping[str, float]): Of every component with an MMIB core, such as {"beta1": 0}.
+    settings (Mapping[str, float]): Loss weights of every component with MMIB, such as {"kl_text": 0}.
     entity_repr (str): How models of relations represent entities, instead of the config's: "pool", "marker".
     core (str): "mmib"; "none" for the same without the core and without pictures; "spacy" for spaCy's own
         component on the same text encoder.
@@ -114,12 +109,12 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
     if options.transformer:
         _set_transformer(components, options.transformer)
     if variant.core == "none":
-        _take_out_core(components)
-    cores = [c for c in components.values() if "beta1" in c]
-    if variant.settings and not cores:
-        raise ValueError(f"No component of {name} has an MMIB core: {variant.name} changes nothing.")
-    for component in cores:
-        component.update(variant.settings)
+        _take_out_fusion(components)
+    fused = [c for c in components.values() if _get_fusion(c) == "spacy-mmib.MMIB.v1"]
+    if variant.settings and not fused:
+        raise ValueError(f"No component of {name} has MMIB as fusion: {variant.name} changes nothing.")
+    for component in fused:
+        component.setdefault("loss_weights", {}).update(variant.settings)
     for component in components.values():
         if variant.entity_repr and "entity_repr" in component.get("model", {}):
             component["model"]["entity_repr"] = variant.entity_repr
@@ -223,7 +218,7 @@ def list_transformers(components: Mapping[str, Any]) -> list[str]:
 def _list_layers(components: Mapping[str, Any]) -> list[dict[str, Any]]:
     """RETURNS (List[Dict[str, Any]]): The models, and the layers below them, of all components."""
     models = [component.get("model", {}) for component in components.values()]
-    parts = [model.get(name, {}) for model in models for name in ("tok2vec", "img2vec")]
+    parts = [model.get(name) or {} for model in models for name in ("tok2vec", "img2vec")]
     return [*models, *parts]
 
 
@@ -235,10 +230,13 @@ def _set_transformer(components: Mapping[str, Any], name: str) -> None:
         layer["name"] = name
 
 
-def _take_out_core(components: Mapping[str, Any]) -> None:
+def _get_fusion(component: Mapping[str, Any]) -> str | None:
+    name: str | None = component.get("model", {}).get("fusion", {}).get("@architectures")
+    return name
+
+
+def _take_out_fusion(components: Mapping[str, Any]) -> None:
     for component in components.values():
-        model = component.get("model", {})
-        if model.get("@architectures") in WITHOUT_CORE:
-            architecture, kept = WITHOUT_CORE[model["@architectures"]]
-            component["model"] = {"@architectures": architecture}
-            component["model"] |= {name: model[name] for name in kept if name in model}
+        if _get_fusion(component) is not None:
+            component["model"].update(fusion={"@architectures": "spacy-mmib.NoFusion.v1"}, img2vec=None)
+            component["loss_weights"] = {}

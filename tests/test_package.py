@@ -142,6 +142,9 @@ def test_there_are_configs():
         "joint_demo",
         "joint_trf",
         "joint_trf_frozen",
+        "umt",
+        "gated",
+        "no_fusion",
     }
 
 
@@ -150,7 +153,8 @@ def test_the_released_configs_set_every_switch(kind, more):
     ours, released = (
         read_config(f"{kind}_trf{end}")["components"][f"mmib_{kind}"]["model"] for end in ("", "_released")
     )
-    changed = {key for key in ours if ours[key] != released[key] and key != "img2vec"}
+    ours, released = ({**model, **model["fusion"]} for model in (ours, released))
+    changed = {key for key in ours if ours[key] != released[key]} - {"img2vec", "fusion"}
     switches = {"feed_forward", "discriminator", "max_negatives", "initial_log_var"}
     switches |= {"alignment_pooling", "residual_dropout"}
     assert changed == switches | more

@@ -31,9 +31,9 @@ from project.planning import (
 from spacy_mmib.bridge.shim import get_module
 
 TERMS = {
-    "L_rr": {"alignment_weight": 0.0},
-    "L_ar": {"beta1": 0.0, "beta2": 0.0},
-    "none": {"beta1": 0.0, "beta2": 0.0, "alignment_weight": 0.0},
+    "L_rr": {"alignment": 0.0},
+    "L_ar": {"kl_text": 0.0, "kl_image": 0.0},
+    "none": {"kl_text": 0.0, "kl_image": 0.0, "alignment": 0.0},
 }
 """By the regularizer that stays on, the settings that turn the others off."""
 
@@ -70,8 +70,9 @@ def get_gradients(
     """
     config = make_config(corpus, variant, 0, options)
     for component in config["components"].values():
-        if "kl_reduction" in component.get("model", {}):
-            component["model"]["kl_reduction"] = reduction
+        fusion = component.get("model", {}).get("fusion", {})
+        if "kl_reduction" in fusion:
+            fusion["kl_reduction"] = reduction
     spacy.util.fix_random_seed(0)
     nlp = init_nlp(config)
     read = registry.resolve(nlp.config.interpolate()["corpora"])["train"]

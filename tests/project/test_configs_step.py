@@ -156,8 +156,7 @@ def test_the_papers_setting(config_name):
         assert tuple(layer[key] for key in keys) == expected
     for component in config["components"].values():
         if component["factory"] in ("mmib_ner", "mmib_rel"):
-            keys = ("beta1", "beta2", "alignment_weight")
-            assert [component[key] for key in keys] == [0.1, 0.1, 1.0]
+            assert component["loss_weights"] == {"kl_text": 0.1, "kl_image": 0.1, "alignment": 1.0}
     training = config["training"]
     optimizer, rate = training["optimizer"], training["optimizer"]["learn_rate"]
     assert (optimizer["L2"], optimizer["L2_is_weight_decay"]) == (0.01, True)
@@ -189,8 +188,8 @@ def test_the_released_codes_setting(stem, objects):
     configs = [read_config(name) for name in (stem, f"{stem}_released")]
     ours, released = (config["components"][f"mmib_{stem[:3]}"]["model"] for config in configs)
     for name, value in RELEASED.items():
-        assert released[name] == value
-        assert ours[name] != value or name == "kl_reduction", name
+        assert released["fusion"][name] == value
+        assert ours["fusion"][name] != value or name == "kl_reduction", name
     assert released["img2vec"]["max_regions"] == objects
     assert [c["training"]["optimizer"].pop("grad_clip") for c in configs] == [1.0, 0.0]
     if stem == "rel_trf":
@@ -222,7 +221,7 @@ def test_configs_are_full(config_name):
             assert shown == names, name_of(layer)
 
 
-SECTIONS = ("tok2vec", "img2vec", "get_regions", "cache", "grad_scaler_config", "read_picture")
+SECTIONS = ("tok2vec", "img2vec", "fusion", "get_regions", "cache", "grad_scaler_config", "read_picture")
 """What comes in sections of its own, and what may."""
 
 
@@ -243,7 +242,7 @@ def test_the_stand_ins_look_at_pictures(bert, corpus):
 def test_overlays(tmp_path):
     (tmp_path / "b.cfg").write_text(
         '[overlay]\nbase = "ner_trf"\ndrop = ["paths.vectors", "initialize"]\n[components]\n'
-        "[components.mmib_ner]\nbeta1 = 0.5\n[components.mmib_ner.model]\n[components.mmib_ner.model.tok2vec]\n"
+        "[components.mmib_ner]\nmax_batch_tokens = 5\n[components.mmib_ner.model]\n[components.mmib_ner.model.tok2vec]\n"
         '@architectures = "other"\n[training]\n[training.batcher]\nsize = 3\n'
     )
     base, changed = read_config("ner_trf"), read_config(tmp_path / "b.cfg", {"training.dropout": 0.3})
@@ -255,7 +254,7 @@ def test_overlays(tmp_path):
     assert "initialize" not in changed
     # Over another config than its own base.
     other = read_config(f"joint_trf+{tmp_path / 'b.cfg'}")
-    assert other["components"]["mmib_ner"]["beta1"] == 0.5
+    assert other["components"]["mmib_ner"]["max_batch_tokens"] == 5
     assert "mmib_rel" in other["components"]
     with pytest.raises(ValueError, match=r"no config .*nothing\.cfg.* ner_trf"):
         read_config("nothing")
