@@ -8,7 +8,7 @@ that use them names `spacy-mmib.leaking_mnre_crops.v1` or calls `leaking_mnre_cr
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -102,9 +102,14 @@ class Crops(RegionGetter):
 
     @cached_property
     def _by_split(self) -> dict[str, tuple[Path, dict[Any, Any]]]:
-        """The dictionaries and where they are from."""
+        files: list[Path] = []
+        for path in map(Path, self.dictionaries):
+            inside = sorted(path.glob("*_dict.pth")) if path.is_dir() else [path]
+            if not inside or not all(file.is_file() for file in inside):
+                raise LayoutError(f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth).")
+            files += inside
         found: dict[str, tuple[Path, dict[Any, Any]]] = {}
-        for path in _find_dictionaries(self.dictionaries):
+        for path in files:
             split = get_split(path.name)
             if split is None:
                 raise LayoutError(
@@ -292,10 +297,8 @@ def hvpnet_crops_folder(root: Path, split: str) -> Path:
 
 def get_split(file_name: str) -> str | None:
     """RETURNS (Optional[str]): The split that a dictionary is of, by its name: `<anything>_val_dict.pth`."""
-    for split, names in HVPNET_SPLITS.items():
-        if any(file_name.endswith(f"{name}_dict.pth") for name in names):
-            return split
-    return None
+    endings = {f"{name}_dict.pth": split for split, names in HVPNET_SPLITS.items() for name in names}
+    return next((split for ending, split in endings.items() if file_name.endswith(ending)), None)
 
 
 def load_dictionary(path: Path) -> dict[Any, Any]:
@@ -317,16 +320,6 @@ def load_dictionary(path: Path) -> dict[Any, Any]:
     ):
         raise LayoutError(f"{path} is not a dictionary of lists of file names.")
     return dictionary
-
-
-def _find_dictionaries(paths: Iterable[str | Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in map(Path, paths):
-        files = sorted(path.glob("*_dict.pth")) if path.is_dir() else [path]
-        if not files or not all(file.is_file() for file in files):
-            raise LayoutError(f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth).")
-        found += files
-    return found
 
 
 def _check_rows(what: str, dictionary: Mapping[Any, Any]) -> None:
