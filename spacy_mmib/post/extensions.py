@@ -231,9 +231,7 @@ def set_region_weights(doc: Doc, name: str, weights: dict[tuple[int, int], Seque
     """Keep what a component's spans attended to in the picture, instead of what it kept before. Forgotten as
     soon as the doc gets another picture or other regions.
 
-    name (str): The component's name.
-    weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last; see
-        `get_region_weights`.
+    weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last.
     """
     rows = [[start, end, [float(x) for x in row]] for (start, end), row in weights.items()]
     set_rows(doc, REGION_WEIGHTS_KEY, name, rows)
