@@ -2,8 +2,7 @@
 
 Everything is kept in `Doc.user_data` in immutable or plain form, so that `Doc.to_bytes`,
 `DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep it. The attributes are
-for
-users: this package uses the functions here, which work whoever has an attribute of the same name.
+for users: this package uses the functions here, which work whoever has an attribute of the same name.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -3,8 +3,8 @@
 UMGF's: `<root>/<id>/crop_<type>_<id>.jpg`, at most one crop for each of four types. HVPNeT's:
 `<root>/{train,val,test}/crops/<name>`, of which only dictionaries say to whom a crop belongs.
 
-HVPNeT's crops of MNRE leak the label. Nothing here takes them by itself: who wants to compare with systems
-that use them names `spacy-mmib.leaking_mnre_crops.v1` or calls `leaking_mnre_crops`.
+HVPNeT's crops of MNRE leak the label. They are taken only by name, to compare with systems that use them: by
+`spacy-mmib.leaking_mnre_crops.v1`, or by a converter that calls `leaking_mnre_crops`.
 """
 
 import os
@@ -252,9 +252,8 @@ def leaking_mnre_crops(
     In them a row with the relation "None" has 2 crops (rarely 1), a related one up to 4, in the test split
     too. A model that sees them sees the answer, and its scores can't be compared with others. This is said in
     one line of the log here, and is the note of the regions of each doc. Crops are attached whether or not
-    their files are
-    there: what is stated can be audited without them, and spacy-mmib.Corpus.v1 leaves out and counts missing
-        ones.
+    their files exist: what is stated can be audited without them, and spacy-mmib.Corpus.v1 leaves out and
+    counts missing ones.
 
     dictionaries (Dict[str, Dict[int, List[str]]]): For each split, the file names of crops by row, from 0.
     folders (Dict[str, Path]): For each split the folder of its crops. No name may lead out of it.
