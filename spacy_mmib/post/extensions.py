@@ -1,17 +1,8 @@
-"""`Doc._` and `Span._` attributes: what a post has beside its text.
+"""`Doc._` and `Span._` attributes: what a post has beside its text. They are listed in `ATTRIBUTES`.
 
 Everything is kept in `Doc.user_data` in immutable or plain form, so that `Doc.to_bytes`,
 `DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep it. The attributes are
 for users: this package uses the functions here, which work whoever has an attribute of the same name.
-
-| attribute | what |
-|---|---|
-| `doc._.image` | the picture of the post: see `post.values.ImageValue` |
-| `doc._.regions` | objects in the picture: see `normalize_regions` |
-| `doc._.image_error` | `None`, or one line that says why a picture was not used |
-| `doc._.relations` | relations between spans of the post: see `post.relations.Relation` |
-| `ent._.confidence` | probability of a predicted entity, 0-1, or `None` |
-| `ent._.region_weights` | what of the picture an entity attended to: see `get_region_weights` |
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +11,7 @@ from typing import Any
 from spacy.tokens import Doc, Span
 
 from ..util import pack_text, unpack_text, warn
-from .regions import Region, normalize_regions
+from .regions import Region, normalize_regions, pack_region, unpack_region
 from .relations import get_relations as get_relations
 from .relations import read_relations, set_relations
 from .user_data import (
@@ -97,7 +88,7 @@ def get_regions(doc: Doc) -> list[Region]:
     """
     stored = get_entry(doc, REGIONS_KEY)
     if isinstance(stored, (list, tuple)):
-        stored = [_unpack_region(region) for region in stored]
+        stored = [unpack_region(region) for region in stored]
     return [] if stored is None else normalize_regions(stored)
 
 
@@ -110,19 +101,6 @@ def read_regions(doc: Doc) -> list[Region]:
     except TypeError as err:  # written past the setter
         warn(f"A post counts as one without regions, as they can't be read: {err}")
         return []
-
-
-def _unpack_region(stored: Any) -> Any:
-    if isinstance(stored, dict) and isinstance(stored.get("label"), bytes):
-        return {**stored, "label": unpack_text(stored["label"])}
-    return unpack_path(stored)
-
-
-def _pack_region(region: Region) -> Any:
-    if isinstance(region, str):
-        return pack_path(region)
-    label = region["label"]
-    return {**region, "label": None if label is None else pack_text(label)}
 
 
 def describe_regions(doc: Doc) -> str:
@@ -150,7 +128,7 @@ def set_regions(doc: Doc, value: Any) -> None:
         set_entry(doc, REGION_WEIGHTS_KEY, None)
     if not any(region in before for region in regions or ()):
         set_regions_note(doc, None)
-    set_entry(doc, REGIONS_KEY, None if regions is None else [_pack_region(x) for x in regions])
+    set_entry(doc, REGIONS_KEY, None if regions is None else [pack_region(x) for x in regions])
 
 
 def get_regions_note(doc: Doc) -> str | None:
@@ -252,9 +230,7 @@ def set_region_weights(doc: Doc, name: str, weights: dict[tuple[int, int], Seque
     """Keep what a component's spans attended to in the picture, instead of what it kept before. Forgotten as
     soon as the doc gets another picture or other regions.
 
-    name (str): The component's name.
-    weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last; see
-        `get_region_weights`.
+    weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last.
     """
     rows = [[start, end, [float(x) for x in row]] for (start, end), row in weights.items()]
     set_rows(doc, REGION_WEIGHTS_KEY, name, rows)

@@ -20,10 +20,8 @@ def check_given(value: str) -> None:
 
 
 def give(example: Example, given: Given) -> int:
-    """Give the predicted doc what `given` says, in place of the relations it has.
+    """Give the predicted doc, in place, what `given` says, instead of the relations it has.
 
-    example (Example): Its `predicted` is changed in place.
-    given (str): See `Given`.
     RETURNS (int): Pairs that could not be given; see `give_pairs`.
     RAISES (ValueError): Another value of `given`.
     """
@@ -48,7 +46,6 @@ def give_pairs(example: Example) -> int:
     """Ask for the pairs that are annotated, each once: relations with the types of both sides and the label
     `ASKED`.
 
-    example (Example): The relations of its `predicted` are replaced.
     RETURNS (int): Pairs that are left out because no tokens of the predicted doc fit them.
     RAISES (ValueError): The gold relations are damaged.
     """

@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from ..util import show
+from ..util import pack_text, show, unpack_text
+from .values import pack_path, unpack_path
 
 Region: TypeAlias = str | dict[str, Any]
 """The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`
@@ -47,6 +48,22 @@ def _normalize_region(value: Any, i: int) -> Region:
             '{"box": four numbers, "label": ..., "score": a number}.'
         )
     return {"box": numbers, "label": label, "score": score}
+
+
+def pack_region(region: Region) -> Any:
+    """RETURNS (Any): A normalized region as it is kept in `Doc.user_data`: texts by `pack_text`, paths by
+    `pack_path`.
+    """
+    if isinstance(region, str):
+        return pack_path(region)
+    return {**region, "label": None if region["label"] is None else pack_text(region["label"])}
+
+
+def unpack_region(stored: Any) -> Any:
+    """RETURNS (Any): The inverse; what isn't its result stays as it is."""
+    if isinstance(stored, dict) and isinstance(stored.get("label"), bytes):
+        return {**stored, "label": unpack_text(stored["label"])}
+    return unpack_path(stored)
 
 
 def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, int, int]:

@@ -37,12 +37,10 @@ ACCEPTED = (
 class Relation:
     """A relation between two spans of a doc.
 
-    head (Span): Where it starts from, e.g. the person of "member of". Its `label_` is the type of the
-        entity, "" if that is not known.
-    tail (Span): Where it leads to, e.g. the organization. May overlap with the head.
+    head, tail (Span): From where to where: the person and the organization of "member of". They may overlap;
+        their `label_` is the type of the entity, "" if that is not known.
     label (str): What the relation is; "" if it is not known.
-    score (Optional[float]): Probability of this label under the model that predicted it, 0-1; `None` for
-        gold annotations.
+    score (Optional[float]): Probability of the label, 0-1; `None` for gold annotations.
     """
 
     head: Span

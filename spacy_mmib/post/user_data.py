@@ -33,18 +33,21 @@ def is_ours(cls: type, name: str) -> bool:
     return (getattr(getter, "__module__", None) or "").startswith(PREFIX)
 
 
-def _get_old_key(key: Key) -> Key | None:
-    """RETURNS (Optional[Key]): Where version 0.1 kept it: under the key of the attribute itself, if that
-    is ours.
+def _find_old_key(doc: Doc, key: Key) -> Key | None:
+    """RETURNS (Optional[Key]): Where version 0.1 kept it, if it did: under the key of the attribute itself,
+    which counts unless the attribute is another package's.
     """
-    name = key[1].removeprefix(PREFIX)
-    return ("._.", name, None, None) if name != key[1] and is_ours(Doc, name) else None
+    old = ("._.", key[1].removeprefix(PREFIX), None, None)
+    return old if old in doc.user_data and is_ours(Doc, old[1]) else None
 
 
 def get_entry(doc: Doc, key: Key) -> Any:
     """RETURNS (Any): What is kept, as it is there; `None` if there is nothing."""
     value = doc.user_data.get(key)
-    return doc.user_data.get(_get_old_key(key)) if value is None else value
+    if value is None:
+        old = _find_old_key(doc, key)
+        value = None if old is None else doc.user_data[old]
+    return value
 
 
 def set_entry(doc: Doc, key: Key, value: Any) -> None:
@@ -54,9 +57,12 @@ def set_entry(doc: Doc, key: Key, value: Any) -> None:
     key (Key): See `make_key`.
     value (Any): Plain values; `None` for nothing.
     """
-    for old in (key, _get_old_key(key)):
-        doc.user_data.pop(old, None)
-    if value is not None:
+    old = _find_old_key(doc, key)
+    if old is not None:
+        del doc.user_data[old]
+    if value is None:
+        doc.user_data.pop(key, None)
+    else:
         doc.user_data[key] = value
 
 

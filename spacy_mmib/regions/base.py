@@ -78,10 +78,7 @@ AnyRegionGetter: TypeAlias = RegionGetter | Callable[..., Any]
 
 
 class FunctionGetter(RegionGetter):
-    """A plain function as getter. What it depends on is unknown, so nothing is cached.
-
-    function (Callable): Takes docs and pictures.
-    """
+    """A plain function from docs and pictures. What it depends on is unknown, so nothing is cached."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -137,10 +134,7 @@ class DetectingGetter(RegionGetter):
         return {**self.__dict__, "_detector": None, "_identity": None, "_failure": None}
 
     def __call__(self, docs: Sequence[Doc], pictures: Pictures) -> list[list[Region]]:
-        """RETURNS (List[List[Region]]): Boxes, best first.
-        RAISES (OSError): The weights of the detector are missing.
-        RAISES (ValueError): Settings or weights are wrong.
-        """
+        """RETURNS (List[List[Region]]): Boxes, best first."""
         rows = [i for i, picture in enumerate(pictures) if picture is not None]
         found = self._find([docs[i] for i in rows], [pictures[i] for i in rows]) if rows else []
         regions: list[list[Region]] = [[] for _ in docs]
@@ -149,10 +143,7 @@ class DetectingGetter(RegionGetter):
         return regions
 
     def get_identity(self) -> str:
-        """RETURNS (str): Settings and weights, found out once. Device and batch size change results by no
-            more than rounding and are left out.
-        RAISES (OSError): The weights are missing and can't be downloaded.
-        """
+        """RETURNS (str): Settings and weights, but for those that change results by no more than rounding."""
         if self._identity is None:
             settings = f"max_regions={self.max_regions} threshold={self.threshold} nms={self.nms}"
             self._identity = f"{self._try(self._identify)} {settings}"
@@ -175,7 +166,10 @@ class DetectingGetter(RegionGetter):
             raise
 
     def _load(self) -> Any:
-        """RETURNS (Any): The detector."""
+        """RETURNS (Any): The detector.
+        RAISES (OSError, ValueError, ImportError): Weights are missing or wrong, settings are, or a package is
+            missing.
+        """
         raise NotImplementedError
 
     def _identify(self) -> str:
@@ -183,7 +177,6 @@ class DetectingGetter(RegionGetter):
         raise NotImplementedError
 
     def _find(self, docs: list[Doc], pictures: list[Any]) -> list[list[Region]]:
-        """RETURNS (List[List[Region]]): For each picture its objects."""
         return self._detect(pictures)
 
     def _detect(self, *inputs: Any) -> list[list[Region]]:

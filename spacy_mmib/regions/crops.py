@@ -3,12 +3,12 @@
 UMGF's: `<root>/<id>/crop_<type>_<id>.jpg`, at most one crop for each of four types. HVPNeT's:
 `<root>/{train,val,test}/crops/<name>`, of which only dictionaries say to whom a crop belongs.
 
-HVPNeT's crops of MNRE leak the label. Nothing here takes them by itself: who wants to compare with systems
-that use them names `spacy-mmib.leaking_mnre_crops.v1` or calls `leaking_mnre_crops`.
+HVPNeT's crops of MNRE leak the label. They are taken only by name, to compare with systems that use them: by
+`spacy-mmib.leaking_mnre_crops.v1`, or by a converter that calls `leaking_mnre_crops`.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -101,9 +101,14 @@ class Crops(RegionGetter):
 
     @cached_property
     def _by_split(self) -> dict[str, tuple[Path, dict[Any, Any]]]:
-        """The dictionaries and where they are from."""
+        files: list[Path] = []
+        for path in map(Path, self.dictionaries):
+            inside = sorted(path.glob("*_dict.pth")) if path.is_dir() else [path]
+            if not inside or not all(file.is_file() for file in inside):
+                raise LayoutError(f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth).")
+            files += inside
         found: dict[str, tuple[Path, dict[Any, Any]]] = {}
-        for path in _find_dictionaries(self.dictionaries):
+        for path in files:
             split = get_split(path.name)
             if split is None:
                 raise LayoutError(
@@ -246,9 +251,8 @@ def leaking_mnre_crops(
     In them a row with the relation "None" has 2 crops (rarely 1), a related one up to 4, in the test split
     too. A model that sees them sees the answer, and its scores can't be compared with others. This is said in
     one line of the log here, and is the note of the regions of each doc. Crops are attached whether or not
-    their files are
-    there: what is stated can be audited without them, and spacy-mmib.Corpus.v1 leaves out and counts missing
-        ones.
+    their files exist: what is stated can be audited without them, and spacy-mmib.Corpus.v1 leaves out and
+    counts missing ones.
 
     dictionaries (Dict[str, Dict[int, List[str]]]): For each split, the file names of crops by row, from 0.
     folders (Dict[str, Path]): For each split the folder of its crops. No name may lead out of it.
@@ -291,10 +295,8 @@ def hvpnet_crops_folder(root: Path, split: str) -> Path:
 
 def get_split(file_name: str) -> str | None:
     """RETURNS (Optional[str]): The split that a dictionary is of, by its name: `<anything>_val_dict.pth`."""
-    for split, names in HVPNET_SPLITS.items():
-        if any(file_name.endswith(f"{name}_dict.pth") for name in names):
-            return split
-    return None
+    endings = {f"{name}_dict.pth": split for split, names in HVPNET_SPLITS.items() for name in names}
+    return next((split for ending, split in endings.items() if file_name.endswith(ending)), None)
 
 
 def load_dictionary(path: Path) -> dict[Any, Any]:
@@ -316,16 +318,6 @@ def load_dictionary(path: Path) -> dict[Any, Any]:
     ):
         raise LayoutError(f"{path} is not a dictionary of lists of file names.")
     return dictionary
-
-
-def _find_dictionaries(paths: Iterable[str | Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in map(Path, paths):
-        files = sorted(path.glob("*_dict.pth")) if path.is_dir() else [path]
-        if not files or not all(file.is_file() for file in files):
-            raise LayoutError(f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth).")
-        found += files
-    return found
 
 
 def _check_rows(what: str, dictionary: Mapping[Any, Any]) -> None:

@@ -1,6 +1,5 @@
 """Objects found by torchvision's detection networks."""
 
-import copy
 import pickle
 import shutil
 
@@ -9,13 +8,13 @@ import spacy
 import torch
 import torchvision.models
 from conftest import make_picture
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
 from tiny_detectors import draw_picture, save_torchvision_detector
 
 import spacy_mmib.post.extensions  # noqa: F401
-from spacy_mmib.post.regions import clip_box, normalize_regions
+from spacy_mmib.post.regions import clip_box
 from spacy_mmib.regions.torchvision_detector import TorchvisionDetector, count_classes
 from spacy_mmib.util import MMIBWarning
 
@@ -155,17 +154,6 @@ def test_neighbours_in_the_batch_change_nothing(detector):
     assert together[0] != together[3]
 
 
-def test_padding_would_change_the_result(faster):
-    """Why pictures of different sizes don't go together."""
-    small, large = draw_picture(60, 40), draw_picture(40, 80, seed=1)
-    pixels = [torchvision.transforms.functional.to_tensor(p) for p in (small, large)]
-    faster.detect([small], threshold=0.0)  # lowers the network's own threshold
-    with torch.no_grad():
-        (alone,) = faster.network(pixels[:1])
-        together = faster.network(pixels)[0]
-    assert not torch.allclose(alone["scores"][:3], together["scores"][:3], atol=1e-3)
-
-
 def test_pictures_of_a_size_go_together(monkeypatch, weights):
     detector = TorchvisionDetector(FASTER, weights[FASTER], batch_size=4)
     batches = []
@@ -221,47 +209,12 @@ def test_odd_pictures(detector):
 # --- the getter -------------------------------------------------------------------------------------
 
 
-def test_regions_of_docs(weights):
-    getter = make_getter(weights=weights[SSD], threshold=0.1, max_regions=2)
-    docs = [make_doc() for _ in range(3)]
-    regions = getter(docs, [draw_picture(60, 40), None, draw_picture(40, 60, seed=1)])
-    assert [len(one) for one in regions] == [2, 0, 2]
-    assert normalize_regions(regions[0]) == regions[0]
-    assert regions[0][0]["score"] >= regions[0][1]["score"]
-    assert {region["label"] for one in regions for region in one} <= {"1", "2", "3"}
-    docs[0]._.regions = regions[0]
-    assert docs[0]._.regions == regions[0]
-    assert getter([], []) == []
-
-
-def test_the_text_and_its_annotations_change_nothing(weights):
-    getter = make_getter(weights=weights[SSD], threshold=0.1)
-    picture = draw_picture(60, 40)
-    annotated = make_doc()
-    annotated.ents = [Span(annotated, 0, 1, label="PER"), Span(annotated, 2, 3, label="PER")]
-    annotated._.relations = [(annotated.ents[0], annotated.ents[1], "couple")]
-    expected = getter([make_doc()], [picture])
-    assert expected[0]
-    assert getter([annotated], [picture]) == expected
-    assert getter.get_query(annotated) == ""
-    # Nothing of a doc is looked at.
-    assert getter([object()], [picture]) == expected
-
-
 def test_labels_are_checked(weights):
     with pytest.raises(ValueError, match="knows no class 'cat'.*It knows: 0, 1, 2, 3") as info:
         make_getter(weights=weights[SSD], labels=["1", "cat"])([make_doc()], [draw_picture(60, 40)])
     assert "\n" not in str(info.value)
     with pytest.raises(ValueError, match="labels is empty"):
         make_getter(labels=[])
-
-
-@pytest.mark.parametrize(
-    "settings", [{"max_regions": 0}, {"batch_size": 0}, {"threshold": -0.5}, {"nms": 2.0}]
-)
-def test_settings_are_checked(settings):
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        make_getter(**settings)
 
 
 def test_defaults():
@@ -381,17 +334,6 @@ def test_random_weights_are_said_and_always_the_same():
         assert other(docs, pictures) == expected
     assert expected[0]
     assert {region["label"] for region in expected[0]} <= {"1", "2"}
-
-
-def test_pickled_without_the_network(weights):
-    getter = make_getter(weights=weights[SSD], threshold=0.1)
-    docs, pictures = [make_doc()], [draw_picture(60, 40)]
-    expected = getter(docs, pictures)
-    for other in (pickle.loads(pickle.dumps(getter)), copy.deepcopy(getter)):
-        assert other._detector is None
-        assert other(docs, pictures) == expected
-        assert other.get_identity() == getter.get_identity()
-    assert len(pickle.dumps(getter)) < 2000
 
 
 def test_identity(weights, tmp_path):

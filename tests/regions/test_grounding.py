@@ -2,7 +2,6 @@
 
 import copy
 import math
-import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from spacy.vocab import Vocab
 from tiny_detectors import draw_picture, save_grounding_dino, save_owl
 
 import spacy_mmib.post.extensions  # noqa: F401
-from spacy_mmib.post.regions import clip_box, normalize_regions
+from spacy_mmib.post.regions import clip_box
 from spacy_mmib.regions import zero_shot_detector
 from spacy_mmib.regions.grounding import FOUR_WORDS, get_noun_chunks
 from spacy_mmib.regions.torchvision_detector import choose_regions, group, tame
@@ -360,20 +359,6 @@ def test_nothing_not_finite_comes_out(monkeypatch, dino):
 # --- the getter -------------------------------------------------------------------------------------
 
 
-def test_regions_of_docs(dino):
-    getter = make_getter(dino, threshold=0.0, max_regions=3)
-    docs = [Doc(EN, words=["a", "post"]) for _ in range(3)]
-    regions = getter(docs, [draw_picture(60, 40), None, draw_picture(40, 60)])
-    assert [len(one) for one in regions] == [3, 0, 3]
-    assert normalize_regions(regions[0]) == regions[0]
-    scores = [region["score"] for region in regions[0]]
-    assert scores == sorted(scores, reverse=True)
-    assert {region["label"] for region in regions[0]} <= set(FOUR_WORDS)
-    docs[0]._.regions = regions[0]
-    assert docs[0]._.regions == regions[0]
-    assert getter([], []) == []
-
-
 def test_defaults():
     getter = make_getter("IDEA-Research/grounding-dino-tiny")
     assert getter.phrases == ["person", "organization", "location", "miscellaneous"]
@@ -387,15 +372,6 @@ def test_defaults():
 def test_phrases_are_a_list(phrases):
     with pytest.raises(ValueError, match="phrases"):
         make_getter("x", phrases=phrases)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"max_regions": 0}, {"batch_size": 0}, {"threshold": 1.5}, {"nms": -1.0}, {"nms": math.nan}],
-)
-def test_settings_are_checked(settings):
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        make_getter("x", **settings)
 
 
 def test_gold_annotations_change_nothing(dino):
@@ -664,18 +640,6 @@ def test_the_network_is_loaded_once_and_only_for_pictures(monkeypatch, dino):
     model = getter._detector.model
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_pickled_without_the_network(dino):
-    getter = make_getter(dino, threshold=0.0)
-    docs, pictures = [Doc(EN)], [draw_picture(60, 40)]
-    expected = getter(docs, pictures)
-    for other in (pickle.loads(pickle.dumps(getter)), copy.deepcopy(getter)):
-        assert other._detector is None
-        assert other(docs, pictures) == expected
-        assert other.get_identity() == getter.get_identity()
-    assert len(pickle.dumps(getter)) < 2000
-    assert getter._detector is not None
 
 
 def test_identity(dino, owl2, tmp_path):
