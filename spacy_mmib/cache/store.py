@@ -60,8 +60,7 @@ class FeatureStore:
     for the first. A process may be killed at any moment; what a `put` had finished is there.
 
     path (Union[str, Path]): The file, made if need be. Relative to the current folder.
-    max_gb (float): Size the file is kept below, in gigabytes: what was used least recently goes.
-    read_only (bool): Add nothing; without a file there is nothing in it.
+    max_gb, read_only: See `make_feature_cache_v1`.
     warns (bool): Whether to warn of `problem`.
     RAISES (ValueError): A limit that isn't above 0.
     """
@@ -158,8 +157,7 @@ class FeatureStore:
             # as nobody else can write there either it needs none.
             if self.read_only and not _size(path, "-wal"):
                 return self._connect("ro&immutable=1")
-            hint = "choose another path, or set read_only = true"
-            raise PermissionError(f"can't write {path} ({err}): {hint}") from err
+            raise PermissionError(f"can't write {path} ({err}): take another, or read_only = true") from err
         except sqlite3.DatabaseError:
             if is_feature_cache(path):
                 raise

@@ -385,7 +385,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, filled):
         os.chmod(folder, 0o755)
     lines = result.stdout.splitlines()
     assert lines[0] == "1 None", result.stderr
-    assert "choose another path, or set read_only = true" in lines[1]
+    assert "take another, or read_only = true" in lines[1]
 
 
 def test_a_file_removed_while_it_is_in_use(filled, tmp_path):
