@@ -165,8 +165,9 @@ class FeatureStore:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         uri = f"{self.path.as_uri()}?mode={mode}"
-        connection = sqlite3.connect(uri, _TIMEOUT, uri=True, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(uri, timeout=_TIMEOUT, uri=True, check_same_thread=False)
         try:
+            connection.isolation_level = None  # transactions are begun by `_transaction` only
             connection.text_factory = bytes  # damaged text is for the checksums to find
             for pragma in PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
@@ -240,7 +241,7 @@ class FeatureStore:
 
         if keys:
             self._run(read)
-        return found
+        return {key: found[key] for key in keys if key in found}  # a damaged index leads to others, too
 
     def put(self, entries: Mapping[bytes, bytes], kind: str) -> None:
         """Keep entries: all of them or, if that is impossible (a warning says why), none.
