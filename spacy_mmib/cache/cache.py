@@ -55,28 +55,17 @@ class FeatureCache:
     make_key = staticmethod(make_key)
 
     def __init__(
-        self,
-        path: str | PathLike[str],
-        *,
-        max_gb: float = 20.0,
-        dtype: Literal["float16", "float32"] = "float16",
-        read_only: bool = False,
+        self, path: str | PathLike[str], *, dtype: Literal["float16", "float32"] = "float16", **settings: Any
     ) -> None:
         from .store import FeatureStore
 
         if dtype not in ("float16", "float32"):
             raise ValueError(f"dtype is 'float16' or 'float32', not {dtype!r}.")
         self.dtype = dtype
-        self.store = FeatureStore(path, max_gb=max_gb, read_only=read_only)
+        self.store = FeatureStore(path, **settings)
 
     def digest(self, stored: StoredImage, *, max_bytes: int | None = None) -> bytes | None:
-        """Name a picture by its content.
-
-        stored (StoredImage): What `doc._.image` keeps, or the path of a crop.
-        max_bytes (Optional[int]): The largest file that is read.
-        RETURNS (Optional[bytes]): 32 bytes, equal for equal files wherever they lie. `None`: can't be read,
-            or there is no cache, so nothing should be looked up or kept.
-        """
+        """RETURNS (Optional[bytes]): See `digest_picture`; `None` too if there is no cache to look into."""
         return digest_picture(stored, self.store, max_bytes) if self.store.is_usable else None
 
     def round(self, array: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
@@ -84,10 +73,10 @@ class FeatureCache:
         return round_array(array, self.dtype)
 
     def get_vectors(self, keys: Sequence[bytes | None]) -> "list[numpy.ndarray[Any, Any] | None]":
-        """Look vectors up.
+        """RETURNS (List[Optional[numpy.ndarray]]): The vectors under each of the keys, float32, a row a
+        region; `None` where there are none.
 
         keys (Sequence[Optional[bytes]]): Keys made by `make_key`; `None` is never found.
-        RETURNS (List[Optional[numpy.ndarray]]): float32, a row a region; `None` where there are none.
         """
         found = self.store.get([key for key in keys if key is not None], "vectors")
         return [decode_array(found[key], self.dtype) if key in found else None for key in keys]
@@ -97,10 +86,7 @@ class FeatureCache:
         self.store.put({key: encode_array(rows, self.dtype) for key, rows in items.items()}, "vectors")
 
     def get_regions(self, keys: Sequence[bytes | None]) -> list[list[Region] | None]:
-        """RETURNS (List[Optional[List[Region]]]): `None` where nothing is known; no regions are a result too.
-
-        keys (Sequence[Optional[bytes]]): Keys made by `make_key`; `None` is never found.
-        """
+        """RETURNS (List[Optional[List[Region]]]): As `get_vectors`; no regions are a result too."""
         found = self.store.get([key for key in keys if key is not None], "regions")
         return [decode_regions(found[key]) if key in found else None for key in keys]
 

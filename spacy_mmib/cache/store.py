@@ -60,8 +60,7 @@ class FeatureStore:
     for the first. A process may be killed at any moment; what a `put` had finished is there.
 
     path (Union[str, Path]): The file, made if need be. Relative to the current folder.
-    max_gb (float): Size the file is kept below, in gigabytes: what was used least recently goes.
-    read_only (bool): Add nothing; without a file there is nothing in it.
+    max_gb, read_only: See `make_feature_cache_v1`.
     warns (bool): Whether to warn of `problem`.
     RAISES (ValueError): A limit that isn't above 0.
     """
@@ -158,8 +157,7 @@ class FeatureStore:
             # as nobody else can write there either it needs none.
             if self.read_only and not _size(path, "-wal"):
                 return self._connect("ro&immutable=1")
-            hint = "choose another path, or set read_only = true"
-            raise PermissionError(f"can't write {path} ({err}): {hint}") from err
+            raise PermissionError(f"can't write {path} ({err}): take another, or read_only = true") from err
         except sqlite3.DatabaseError:
             if is_feature_cache(path):
                 raise
@@ -167,8 +165,9 @@ class FeatureStore:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         uri = f"{self.path.as_uri()}?mode={mode}"
-        connection = sqlite3.connect(uri, _TIMEOUT, uri=True, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(uri, timeout=_TIMEOUT, uri=True, check_same_thread=False)
         try:
+            connection.isolation_level = None  # transactions are begun by `_transaction` only
             connection.text_factory = bytes  # damaged text is for the checksums to find
             for pragma in PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
@@ -242,7 +241,7 @@ class FeatureStore:
 
         if keys:
             self._run(read)
-        return found
+        return {key: found[key] for key in keys if key in found}  # a damaged index leads to others, too
 
     def put(self, entries: Mapping[bytes, bytes], kind: str) -> None:
         """Keep entries: all of them or, if that is impossible (a warning says why), none.

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -33,16 +33,16 @@ def cache_stats_cli(
 
     Two caches with the same content digest hold the same, whenever and in whatever order it was computed.
     """
-    store = _open(path)
-    stats = store.stats()
-    _check(store.problem)
-    if as_json:
-        import json
+    import json
 
-        typer.echo(json.dumps(stats, indent=2))
-        return
     from wasabi import msg
 
+    store = _open(path)
+    stats = store.stats()
+    if store.problem:
+        fail(store.problem)
+    if as_json:
+        return typer.echo(json.dumps(stats, indent=2))
     limit = stats["max_bytes"]
     rows = [(kind, f"{n}", _size(stats["bytes"][kind])) for kind, n in stats["entries"].items()]
     msg.table(rows, header=("Kind", "Entries", "Size"), aligns=("l", "r", "r"), divider=True)
@@ -70,16 +70,15 @@ def cache_verify_cli(
     The exit code is 1 if anything is damaged, removed or not. A pipeline never uses what is damaged: it
     computes it again.
     """
-    sound, damaged, problem = _open(path, read_only=not remove).verify(remove=remove)
     from wasabi import msg
 
+    sound, damaged, problem = _open(path, read_only=not remove).verify(remove=remove)
     msg.text(f"{sound} sound, {damaged} damaged")
-    _check(problem)
-    if damaged and remove:
-        msg.good(f"Removed {damaged} damaged")
+    if problem:
+        fail(problem)
     if damaged:
-        hint = "" if remove else " --remove takes it out."
-        fail(f"{damaged} of {sound + damaged} are damaged.{hint}")
+        hint = f"Removed {damaged} damaged." if remove else "--remove takes it out."
+        fail(f"{damaged} of {sound + damaged} are damaged. {hint}")
     msg.good("Nothing is damaged.")
 
 
@@ -92,13 +91,13 @@ def cache_clear_cli(
 
     Other files than feature caches are left as they are. Whoever uses it just now goes on with a new one.
     """
-    _open(path)
-    if not yes and not typer.confirm(f"Remove the feature cache {path}?"):
-        raise typer.Exit(1)
     from wasabi import msg
 
     from ..cache.store import remove_files
 
+    _open(path)
+    if not yes and not typer.confirm(f"Remove the feature cache {path}?"):
+        raise typer.Exit(1)
     try:
         remove_files(path)
     except (OSError, ValueError) as err:
@@ -119,21 +118,12 @@ def _open(path: Path, *, read_only: bool = True) -> "FeatureStore":
     fail(f"{path} is not a feature cache, and is left as it is.")
 
 
-def _check(problem: str | None) -> None:
-    if problem is not None:
-        fail(problem)
-
-
-def _size(n: Any) -> str:
-    size = float(n)
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
+def _size(n: int) -> str:
+    if n < 1000:
+        return f"{n} bytes"
+    power = min(3, (len(str(n)) - 1) // 3)
+    return f"{n / 1000**power:.{max(1, power - 1)}f} {['kB', 'MB', 'GB'][power - 1]}"
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "never"
-    return datetime.fromtimestamp(seconds).isoformat(sep=" ", timespec="seconds")
+    return "never" if seconds is None else datetime.fromtimestamp(seconds).isoformat(" ", "seconds")

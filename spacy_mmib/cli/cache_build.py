@@ -1,7 +1,6 @@
 """`spacy mmib cache build`: vectors of a corpus's pictures, computed ahead."""
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +40,7 @@ def cache_build_cli(
     from tqdm import tqdm
 
     from ..encoders.cache_building import build_cache
+    from ..training.corpus import MultimodalCorpus
     from ..util import MMIBWarning
 
     # Settings of the config are unknown options, which arrive among the arguments.
@@ -59,7 +59,8 @@ def cache_build_cli(
             # The store's own: the command says the same, and its exit code too.
             warnings.filterwarnings("ignore", r"\[spacy-mmib\] The feature cache", MMIBWarning)
             trained = not pipeline.endswith(".cfg")
-            docs = _read(nlp, paths, image_root)
+            readers = [MultimodalCorpus(path, image_root=image_root or None) for path in paths]
+            docs = (example.predicted for reader in readers for example in reader(nlp))
             for result in build_cache(nlp, docs, trained=trained, chunk_size=chunk_size):
                 bar.update(result.posts - bar.n)
     except (ValueError, OSError) as err:  # weights or posts that are not there, too
@@ -68,7 +69,7 @@ def cache_build_cli(
         fail(f"There are no posts in {', '.join(map(str, paths))}.")
     typer.echo(
         f"[spacy-mmib] {result.posts} posts, {result.with_picture} with a picture, {result.not_used} with "
-        f"something that can't be used{result.why}; {result.posts / result.seconds:.1f} posts a second"
+        f"something that can't be used{result.explain()}; {result.posts / result.seconds:.1f} posts a second"
     )
 
 
@@ -84,11 +85,3 @@ def _load(pipeline: str, overrides: dict[str, Any]) -> "Language":
             return load_model_from_config(config, auto_fill=True)
     except OSError as err:
         fail(f"Can't load {pipeline!r}: {err}")
-
-
-def _read(nlp: "Language", corpus: list[Path], image_root: str | None) -> Iterator[Any]:
-    from ..training.corpus import MultimodalCorpus
-
-    for path in corpus:
-        for example in MultimodalCorpus(path, image_root=image_root or None)(nlp):
-            yield example.predicted

@@ -22,13 +22,8 @@ class BuildError(ValueError):
 
 @dataclass
 class BuildResult:
-    """What was built; all numbers are posts unless said otherwise.
-
-    posts (int): Posts looked at.
-    with_picture (int): Posts with a picture.
-    not_used (int): Posts whose picture, or one of its objects, couldn't be used.
-    reasons (Dict[str, int]): Why: pictures and objects by kind.
-    seconds (float): Time taken.
+    """Posts looked at, those with a picture, those with a picture or an object that couldn't be used, the
+    kinds of reasons, and the time taken.
     """
 
     posts: int = 0
@@ -37,8 +32,7 @@ class BuildResult:
     reasons: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
-    @property
-    def why(self) -> str:
+    def explain(self) -> str:
         """RETURNS (str): The reasons, in brackets."""
         why = ", ".join(f"{kind}: {n}" for kind, n in sorted(self.reasons.items()))
         return f" ({why})" if why else ""
@@ -81,8 +75,8 @@ def build_cache(
         yield result
     if result.posts and result.with_picture == result.not_used:
         raise BuildError(
-            f"Nothing was kept: none of the {result.posts} posts has a picture that can be used{result.why}. "
-            "Paths of pictures start from the image root, or the folder of the corpus."
+            f"Nothing was kept: none of the {result.posts} posts has a picture that can be used"
+            f"{result.explain()}. Paths of pictures start from the image root, or the folder of the corpus."
         )
     for store in stores:
         if result.posts and not store.stats()["entries"]:

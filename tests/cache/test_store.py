@@ -1,12 +1,10 @@
 """The database: what is put comes back or is missing, whatever happens to the file and the processes."""
 
-import contextlib
-import copy
 import gc
 import hashlib
+import json
 import multiprocessing
 import os
-import pickle
 import random
 import shutil
 import signal
@@ -23,7 +21,7 @@ from conftest import make_picture
 
 from spacy_mmib.cache import store as store_module
 from spacy_mmib.cache.cache import FeatureCache
-from spacy_mmib.cache.store import FeatureStore, is_feature_cache, remove_files
+from spacy_mmib.cache.store import FeatureStore, remove_files
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -98,12 +96,6 @@ def test_what_is_put_is_there(filled, said):
     assert not said
 
 
-def test_what_the_file_says_of_itself(filled):
-    names = ("application_id", "user_version", "journal_mode", "auto_vacuum")
-    assert [query(filled, f"PRAGMA {name}")[0][0] for name in names] == [0x4D4D4942, 2, "wal", 1]
-    assert is_feature_cache(filled)
-
-
 def test_statistics(filled):
     before = int(time.time())
     with closing(FeatureStore(filled, max_gb=3)) as store:
@@ -168,8 +160,7 @@ def test_damaged_entries_are_missing(filled, said, damage):
     with closing(FeatureStore(filled, read_only=True)) as store:
         assert get(store, range(20)) == rest
         assert store.verify() == (20, 1, None)
-        json_like = store.stats()
-        assert isinstance(json_like["content_digest"], str)
+        assert json.dumps(store.stats())
     with closing(FeatureStore(filled)) as store:
         store.put(content([2]), "vectors")
         assert get(store, range(20)) == content(range(20))
@@ -385,7 +376,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, filled):
         os.chmod(folder, 0o755)
     lines = result.stdout.splitlines()
     assert lines[0] == "1 None", result.stderr
-    assert "choose another path, or set read_only = true" in lines[1]
+    assert "take another, or read_only = true" in lines[1]
 
 
 def test_a_file_removed_while_it_is_in_use(filled, tmp_path):
@@ -422,8 +413,12 @@ def test_a_link_to_a_store(filled, tmp_path):
 # Size
 
 
+def file_sizes(path):
+    return [file.stat().st_size for file in path.parent.iterdir()]
+
+
 def size_of(path):
-    return sum(file.stat().st_size for file in path.parent.iterdir())
+    return sum(file_sizes(path))
 
 
 @pytest.fixture
@@ -502,44 +497,29 @@ def _write_slowly(path, start, seconds):
     os._exit(1 if i == start or store.problem else 0)
 
 
-def _read_until_all_are_there(path, n):
-    wrong = 0
+def _read(path, seconds):
+    found = {}
     with closing(FeatureStore(path, read_only=True)) as store:
-        deadline = time.monotonic() + 60
-        while len(found := get(store, range(n))) < n:
-            wrong += sum(found[k] != v for k, v in content(range(n)).items() if k in found)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not store.problem:
+            found = get(store, range(100))
+            wrong = any(value != content([i])[key(i)] for i, value in enumerate(found.values()))
             # A put is there as a whole or not at all.
-            wrong += any((key(i) in found) != (key(i + 4) in found) for i in range(0, n, 5))
-            if time.monotonic() > deadline or store.problem:
-                os._exit(2)
-        wrong += found != content(range(n))
-    os._exit(1 if wrong else 0)
+            if wrong or any((key(i) in found) != (key(i + 4) in found) for i in range(0, 100, 5)):
+                os._exit(1)
+    os._exit(0 if found and not store.problem else 2)
 
 
 @needs_fork
-def test_readers_while_somebody_writes(path):
-    readers = [fork.Process(target=_read_until_all_are_there, args=(path, 200)) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    with closing(FeatureStore(path)) as store:
-        for i in range(0, 200, 5):
-            store.put(content(range(i, i + 5)), "vectors")
-            time.sleep(0.005)
-        for reader in readers:
-            reader.join()
-    assert [reader.exitcode for reader in readers] == [0, 0]
-    assert is_intact(path)
-
-
-@needs_fork
-def test_several_writers_make_one_store(path):
+def test_several_writers_and_readers(path):
     """They start at once, so that they also make the file at once."""
-    writers = [fork.Process(target=_write_slowly, args=(path, i * 10_000, 0.4)) for i in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
+    processes = [fork.Process(target=_write_slowly, args=(path, i * 10_000, 0.4)) for i in range(4)]
+    processes += [fork.Process(target=_read, args=(path, 0.6)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 6
     with closing(FeatureStore(path)) as store:
         assert store.verify()[0] >= 20
         assert all(get(store, [i * 10_000]) for i in range(4))
@@ -564,96 +544,49 @@ def test_a_locked_file_costs_one_wait_and_one_warning(filled, said, monkeypatch)
     store.close()
 
 
-@needs_fork
-def test_a_second_writer_waits(filled, said):
-    def hold(ready):
-        blocker = sqlite3.connect(filled, isolation_level=None)
-        blocker.execute("BEGIN IMMEDIATE")
-        ready.set()
-        time.sleep(0.3)
-        blocker.execute("COMMIT")
-        os._exit(0)
-
-    ready = fork.Event()
-    process = fork.Process(target=hold, args=(ready,))
-    process.start()
-    assert ready.wait(30)
-    with closing(FeatureStore(filled)) as store:
-        store.put(content([100]), "vectors")
-        assert get(store, [100]) == content([100])
-    process.join()
-    assert not said
-
-
 N_KILLED, CHUNK = 600, 10
 
 
-def _build(path, max_gb=20.0, reached=None, stop_after=0, stays=False):
-    """What a resumable computation does: chunk after chunk, passing over what is there. With `reached`, says so
-    after some new chunks, and may stay there.
-    """
-    new_chunks = 0
+def _build(path, max_gb):
+    """What a resumable computation does: chunk after chunk, passing over what is there."""
     with closing(FeatureStore(path, max_gb=max_gb)) as store:
         for i in range(0, N_KILLED, CHUNK):
             there = get(store, range(i, i + CHUNK))
             missing = [j for j in range(i, i + CHUNK) if key(j) not in there]
-            if missing:
-                store.put(content(missing, 12_000), "vectors")
-                new_chunks += 1
-                if reached is not None and new_chunks == stop_after:
-                    reached.send_bytes(b".")
-                    time.sleep(60 * stays)
+            store.put(content(missing, 12_000), "vectors")
     os._exit(0)
 
 
 @needs_fork
 @pytest.mark.parametrize("max_gb", [20.0, 0.003])
-def test_killed_at_any_moment(tmp_path, max_gb):
+def test_killed_at_any_moment(path, max_gb):
     """Also while it evicts. Then going on leads to what there would be without."""
     rng = random.Random(0)
-    path = tmp_path / "killed.sqlite"
     done = []
-    for i in range(18):
-        theirs, ours = fork.Pipe()
-        process = fork.Process(target=_build, args=(path, max_gb, theirs, rng.randint(1, 5), i == 12))
+    for i in range(16):
+        before = file_sizes(path)
+        process = fork.Process(target=_build, args=(path, max_gb))
         process.start()
-        theirs.close()
-        if i < 12:  # whatever it is doing by then
-            process.join(rng.uniform(0.002, 0.06))
-        else:  # in its work, however slow the machine is
-            with contextlib.suppress(EOFError):  # it had nothing left to do
-                ours.recv_bytes()
-            time.sleep(rng.uniform(0, 0.004))
+        while i >= 8 and process.is_alive() and file_sizes(path) == before:  # until it is at work
+            time.sleep(0.001)
+        process.join(rng.uniform(0.002, 0.03))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join()
-        if path.exists() and path.stat().st_size:
-            copied = tmp_path / "copy"
-            shutil.rmtree(copied, ignore_errors=True)
-            copied.mkdir()
-            for file in tmp_path.glob("killed.sqlite*"):
-                shutil.copy(file, copied / file.name)
-            with closing(FeatureStore(copied / path.name)) as store:
+        if path.exists():
+            with closing(FeatureStore(path)) as store:
                 sound, damaged, problem = store.verify()
-                assert (damaged, problem) == (0, None)
-                done.append(sound)
-            assert is_intact(copied / path.name)
-    assert max(done) > 0
-    if max_gb < 1:
-        assert max(done) < N_KILLED
-        return
-    assert done == sorted(done)  # what was there stays
-    assert any(n < N_KILLED for n in done)
-    uninterrupted = tmp_path / "uninterrupted.sqlite"
-    for file in (path, uninterrupted):
-        process = fork.Process(target=_build, args=(file,))
+            assert (damaged, problem) == (0, None)
+            done.append(sound)
+    assert any(0 < n < N_KILLED for n in done)
+    if max_gb == 20:
+        assert done == sorted(done)  # what was there stays
+        process = fork.Process(target=_build, args=(path, max_gb))
         process.start()
         process.join()
-        assert process.exitcode == 0
-    with closing(FeatureStore(path)) as a, closing(FeatureStore(uninterrupted)) as b:
-        assert a.verify() == b.verify() == (N_KILLED, 0, None)
-        assert a.stats()["content_digest"] == b.stats()["content_digest"]
-        assert get(a, range(N_KILLED)) == content(range(N_KILLED), 12_000)
+        with closing(FeatureStore(path)) as store:
+            assert store.verify() == (N_KILLED, 0, None)
+            assert get(store, range(N_KILLED)) == content(range(N_KILLED), 12_000)
 
 
 @needs_fork
@@ -705,18 +638,6 @@ def test_threads_share_a_store(path):
     assert is_intact(path)
 
 
-def test_a_copy_has_the_settings_and_a_connection_of_its_own(filled):
-    store = FeatureStore(filled, max_gb=2)
-    assert get(store, [1])
-    for other in (pickle.loads(pickle.dumps(store)), copy.deepcopy(store)):
-        assert (other.path, other.max_gb, other.read_only) == (store.path, 2, False)
-        assert get(other, [1]) == content([1])
-        other.close()
-    assert get(store, [1]) == content([1])
-    store.close()
-    assert get(store, [1]) == content([1])  # opened again
-
-
 def test_a_store_that_is_no_longer_used_is_closed(path):
     store = FeatureStore(path)
     store.put(content([1]), "vectors")
@@ -724,27 +645,3 @@ def test_a_store_that_is_no_longer_used_is_closed(path):
     del store
     gc.collect()
     assert os.listdir(path.parent) == [path.name]
-
-
-FULL = """
-import resource, sys
-from spacy_mmib.cache.store import FeatureStore
-resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))
-store = FeatureStore(sys.argv[1])
-for i in range(20):
-    store.put({bytes([i]) * 32: bytes([i]) * 20_000}, "vectors")
-found = store.get([bytes([i]) * 32 for i in range(20)], "vectors")
-assert all(value == key[:1] * 20_000 for key, value in found.items())
-print(len(found), store.problem)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
-def test_a_full_disk(path):
-    command = [sys.executable, "-c", FULL, str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    found, problem = result.stdout.strip().split(" ", 1)
-    assert 0 < int(found) < 20, result.stderr
-    assert "can't be read or written" in problem
-    assert result.stderr.count("MMIBWarning: ") == 1
-    assert is_intact(path)

@@ -98,7 +98,7 @@ def test_verify(path):
     assert "--remove" in result.stderr
     result = run("verify", path, "--remove")
     assert result.exit_code == 1
-    assert "Removed 2 damaged" in result.stdout
+    assert "Removed 2 damaged" in result.stderr
     result = run("verify", path)
     assert result.exit_code == 0
     assert "10 sound, 0 damaged" in result.stdout
