@@ -117,7 +117,6 @@ def build_hf_vision_encoder_v1(
         "patches": the pooled vector of the whole picture and that of each of its patches, row by row; objects
         aren't searched for.
     image_size (Optional[int]): In pixels, instead of the model's own.
-    RETURNS (Model[List[Doc], List[Floats2d]]): The rows of each post, none without a picture.
     """
     settings = locals()
     own = {"name": settings.pop("name")}
@@ -151,7 +150,6 @@ def build_timm_encoder_v1(
     weights (Optional[Union[str, Path]]): "pretrained" for those of that name, or the tag of others:
         downloaded on initialization unless in timm's cache; the path of a file; or `None` for random weights.
     image_size (Optional[int]): In pixels, instead of the size that belongs to the weights.
-    RETURNS (Model[List[Doc], List[Floats2d]]): The rows of each post, none without a picture.
     """
     settings = locals()
     own = {key: settings.pop(key) for key in ("name", "weights")}
