@@ -22,12 +22,9 @@ class VisionBackbone(nn.Module):
     predict with it. A frozen one has no such passes: BatchNorm's statistics stay as they are.
 
     preset (Dict[str, Any]): How pictures are prepared for it, see `encoders.picture_transform`. It belongs to
-        the weights and is stored with them.
-    trainable (bool): Whether the network can learn.
-    memory_format (str): "channels_last", "contiguous", or "auto": channels last, which convolutions are
-        faster in on CPUs and GPUs of today, if frozen (optimizers give weights back in the other format).
-    autocast (Optional[str]): "bfloat16" or "float16": run a frozen network in that precision.
-    rows (str): What is made of a picture, see `encoders.builders`.
+        the weights and is stored with them, as all settings are.
+    memory_format (str): "auto" is channels last if frozen: optimizers give weights back in the other format.
+    rows (str): What is made of a picture; this and what isn't said here is as in `encoders.builders`.
     rows_size (int): Parts a side of a grid or pyramid.
     rois (bool): Whether objects will be cut out of the last feature map.
     network (Optional[nn.Module]): If it has been built already.
@@ -168,13 +165,10 @@ def describe(err: Exception) -> str:
 
 
 def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
-    """Read weights from a safetensors file, or from what `torch.save` made of a state dict.
+    """Read a state dict that safetensors or `torch.save` wrote. Nothing but tensors is unpickled.
 
-    weights (str): The file.
     others (str): What else `weights` could have been, for the message.
-    RETURNS (Dict[str, torch.Tensor]): The state dict.
-    RAISES (FileNotFoundError): There is no such file.
-    RAISES (ValueError): It holds no state dict. Nothing but tensors is unpickled.
+    RAISES (OSError, ValueError): There is no such file, or it holds no state dict.
     """
     path = Path(weights)
     if not path.is_file():

@@ -85,7 +85,7 @@ def build_torchvision_encoder_v1(
     RETURNS (Model[List[Doc], List[Floats2d]]): The rows of each post, none without a picture.
     RAISES (ValueError): Settings that don't fit together.
     """
-    settings = locals()  # configs are filled and checked by the signature, so it is spelled out
+    settings = dict(locals())  # the signature is spelled out, since configs are filled and checked by it
     own = {key: settings.pop(key) for key in ("arch", "weights")}
     return _build_encoder("torchvision", own, **settings)
 
@@ -116,9 +116,8 @@ def build_hf_vision_encoder_v1(
         "patches": the pooled vector of the whole picture and that of each of its patches, row by row; objects
         aren't searched for.
     image_size (Optional[int]): In pixels, instead of the model's own.
-    RETURNS (Model[List[Doc], List[Floats2d]]): The rows of each post, none without a picture.
     """
-    settings = locals()
+    settings = dict(locals())
     own = {"name": settings.pop("name")}
     return _build_encoder("huggingface", own, memory_format="contiguous", **settings)
 
@@ -150,9 +149,8 @@ def build_timm_encoder_v1(
     weights (Optional[Union[str, Path]]): "pretrained" for those of that name, or the tag of others:
         downloaded on initialization unless in timm's cache; the path of a file; or `None` for random weights.
     image_size (Optional[int]): In pixels, instead of the size that belongs to the weights.
-    RETURNS (Model[List[Doc], List[Floats2d]]): The rows of each post, none without a picture.
     """
-    settings = locals()
+    settings = dict(locals())
     own = {key: settings.pop(key) for key in ("name", "weights")}
     return _build_encoder("timm", own, **settings)
 

@@ -28,36 +28,16 @@ CONVNEXT_CROPPED_BELOW = 384
 """ConvNeXt's preprocessing crops pictures below this size, and only rescales those above."""
 
 
-KNOWN = {
-    "beit",
-    "clip_vision_model",
-    "convnext",
-    "convnextv2",
-    "deit",
-    "dinov2",
-    "dinov2_with_registers",
-    "resnet",
-    "siglip_vision_model",
-    "vit",
-}
-"""By transformers' `model_type`."""
+FIXED_SIZE = {"beit", "clip_vision_model", "deit", "siglip_vision_model", "vit"}
+ANY_SIZE = {"convnext", "convnextv2", "dinov2", "dinov2_with_registers", "resnet"}
+KNOWN = FIXED_SIZE | ANY_SIZE
+"""By transformers' `model_type`; those of any size adapt to the picture by themselves."""
 
 WITHOUT_POOLER = {"deit", "vit"}
 """Most checkpoints of these hold no pooler, so it would be random: their vector is the first row."""
 
-ANY_SIZE = {"convnext", "convnextv2", "dinov2", "dinov2_with_registers", "resnet"}
-"""These adapt to the size of the picture by themselves."""
-
-NOT_KEPT = (
-    "attn_implementation",
-    "auto_map",
-    "experts_implementation",
-    "fusion_config",
-    "out_features",
-    "out_indices",
-    "quantization_config",
-    "stage_names",
-)
+DERIVED = ("out_features", "out_indices", "stage_names", "fusion_config")
+LOADING = ("attn_implementation", "auto_map", "experts_implementation", "quantization_config")
 
 
 class HFVision(VisionBackbone):
@@ -128,7 +108,7 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in config.items()
-        if key not in shared and key not in NOT_KEPT and not key.startswith("_")
+        if key not in (*shared, *DERIVED, *LOADING) and not key.startswith("_")
     }
 
 
@@ -141,13 +121,10 @@ def _get_arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(name: str, *, image_size: int | None, **settings: Any) -> HFVision:
-    """Build an encoder and read its weights.
+    """Build a model and read its weights, which `build_hf_vision_encoder_v1` describes. torch's random state
+    is left as it was.
 
-    name (str): A folder in which transformers saved a model, or a model's name on the hub. Of models with
-        text and pictures (CLIP, SigLIP) the part for pictures is taken.
-    image_size (Optional[int]): In pixels, instead of the size in the model's preprocessing.
     settings (Any): See `VisionBackbone`.
-    RETURNS (HFVision): The encoder. torch's random state is as before.
     RAISES (OSError): The model is neither here nor can it be downloaded.
     RAISES (ValueError): It is no vision model, or what is in its files can't be used.
     """
@@ -157,7 +134,8 @@ def load(name: str, *, image_size: int | None, **settings: Any) -> HFVision:
     folder = find_model_folder(name)
     with ExitStack() as stack:
         # Modules start from random numbers even if they are replaced at once.
-        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        stack.enter_context(torch.random.fork_rng(devices=devices))
         # It reports in many lines that the text part of CLIP is left out; what matters is checked here.
         stack.callback(logging.set_verbosity, logging.get_verbosity())
         logging.set_verbosity_error()
@@ -213,10 +191,8 @@ def _read_preset(folder: Path, name: str, config: dict[str, Any]) -> dict[str, A
 
 
 def to_preset(settings: dict[str, Any]) -> dict[str, Any]:
-    """Translate transformers' preprocessing into plain numbers.
-
-    settings (Dict[str, Any]): Of the image processor.
-    RETURNS (Dict[str, Any]): See `picture_transform.PictureTransform`.
+    """RETURNS (Dict[str, Any]): What the settings of an image processor ask for, see
+    `encoders.picture_transform`.
     RAISES (ValueError): It can't be expressed.
     """
     size = _as_dict(settings["size"])

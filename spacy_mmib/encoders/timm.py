@@ -37,16 +37,11 @@ class TimmVision(VisionBackbone):
 
 
 def load(name: str, weights: str | None, *, image_size: int | None, **settings: Any) -> TimmVision:
-    """Build a model and read its weights.
+    """Build a model and read its weights, which `build_timm_encoder_v1` describes.
 
-    name (str): timm's name of the model, with or without the tag of its weights.
-    weights (Optional[str]): "pretrained" for those that timm has under this name, the tag of others, the path
-        of a file of weights, or `None`.
-    image_size (Optional[int]): In pixels, instead of the weights' own.
     settings (Any): See `VisionBackbone`.
-    RETURNS (TimmVision): The model.
     RAISES (OSError): The weights are neither here nor can they be downloaded.
-    RAISES (ValueError): There is no such model, or the weights are another's.
+    RAISES (ValueError): There is no such model, or the weights are none, or another's.
     """
     tagged = f"{name.partition('.')[0]}.{weights}"
     if weights is not None and _import_timm().models.is_model_pretrained(tagged):
@@ -77,11 +72,8 @@ def load(name: str, weights: str | None, *, image_size: int | None, **settings: 
 
 
 def make_preset(name: str, image_size: int | None) -> dict[str, Any]:
-    """Find out how pictures are prepared.
-
-    name (str): timm's name of the model.
-    image_size (Optional[int]): In pixels, instead of the model's.
-    RETURNS (Dict[str, Any]): See `encoders.picture_transform.PictureTransform`.
+    """RETURNS (Dict[str, Any]): How pictures are prepared, see `encoders.picture_transform`. `image_size`
+    overrides both sizes.
     """
     data = _import_timm().data.resolve_data_config(pretrained_cfg=_get_config(name).to_dict())
     _, height, width = data["input_size"]

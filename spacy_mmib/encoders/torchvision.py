@@ -63,8 +63,7 @@ class Backbone(VisionBackbone):
     def load_classifier_state(self, state: dict[str, Any]) -> None:
         """Take the weights of a whole classification network; those of its head are left out.
 
-        state (Dict[str, torch.Tensor]): A state dict as `torchvision` models save it.
-        RAISES (ValueError): It belongs to another network.
+        RAISES (ValueError): They belong to another network.
         """
         left_out = (f"{self.head_name}.", "aux1.", "aux2.", "AuxLogits.")
         try:
@@ -106,15 +105,11 @@ def _find_feature_map(network: nn.Module, size: int) -> tuple[str, ...]:
 
 
 def load(arch: str, weights: str | None, *, image_size: int | None, **settings: Any) -> Backbone:
-    """Build a network and read its weights.
+    """Build a network and read its weights, which `build_torchvision_encoder_v1` describes.
 
-    arch (str): torchvision's name of the network.
-    weights (Optional[str]): torchvision's name of its weights, the path of a state dict, or `None`.
-    image_size (Optional[int]): In pixels, instead of the preset's.
     settings (Any): See `VisionBackbone`.
-    RETURNS (Backbone): The network.
     RAISES (OSError): Named weights are neither here nor can they be downloaded.
-    RAISES (ValueError): The weights are none, or belong to another network.
+    RAISES (ValueError): There is no such network, or the weights are none, or another's.
     """
     names: list[str] = []
     if arch in models.list_models(module=models):  # otherwise `Backbone` says what is wrong with the name
@@ -137,13 +132,8 @@ def load(arch: str, weights: str | None, *, image_size: int | None, **settings: 
 
 
 def make_preset(arch: str, weights: str | None, image_size: int | None) -> dict[str, Any]:
-    """Find out how pictures are prepared.
-
-    arch (str): torchvision's name of the network.
-    weights (Optional[str]): Name of its weights whose own preset is taken; otherwise ImageNet's: shorter
-        side to 256, central crop of 224, ImageNet mean and deviation.
-    image_size (Optional[int]): Overrides both sizes.
-    RETURNS (Dict[str, Any]): See `encoders.picture_transform.PictureTransform`.
+    """RETURNS (Dict[str, Any]): How pictures are prepared for named weights, without a name as for ImageNet
+    (shorter side to 256, central 224), see `encoders.picture_transform`. `image_size` overrides both sizes.
     """
     transform = ImageClassification(crop_size=224)
     if weights is not None:

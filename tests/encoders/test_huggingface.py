@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy
 import PIL.Image
 import pytest
+import spacy
 import srsly
 import torch
 import transformers
+from conftest import MODEL, entities, make_examples, make_nlp, make_picture, new_docs, train
 from tiny_vision import SAVED, save_bert, save_vit
 
 from spacy_mmib.encoders import huggingface
@@ -133,15 +135,6 @@ def test_patches_are_in_the_order_of_the_picture(folders, name):
         assert quadrants.argmax() == 2 * y + x
 
 
-def test_chunks_make_no_difference(folders):
-    pictures = make_batch(7)
-    for rows in ("regions", "patches"):
-        encoder = load(folders["siglip"], rows=rows)
-        whole = encoder(pictures, at_once=7)
-        for at_once in (1, 3, 100):
-            torch.testing.assert_close(encoder(pictures, at_once), whole, atol=1e-5, rtol=1e-5)
-
-
 # Kept and built again
 
 
@@ -174,18 +167,6 @@ def test_settings_cannot_name_code():
 # Frozen and trained
 
 
-@pytest.mark.parametrize("name", ["clip", "resnet"])
-def test_frozen_is_frozen(folders, name):
-    encoder = load(folders[name])
-    state = {key: value.clone() for key, value in encoder.state_dict().items()}
-    encoder.train()
-    vectors = encoder(make_batch(), 5)
-    assert not any(module.training for module in encoder.modules())
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    assert not vectors.requires_grad
-    assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
-
-
 @pytest.mark.parametrize("name", SAVED)
 def test_a_trainable_one_learns(folders, name):
     encoder = load(folders[name], trainable=True)
@@ -211,15 +192,6 @@ def test_training_with_a_single_tiny_picture(folders):
     encoder = load(folders["resnet"], trainable=True, image_size=4)
     encoder(make_batch(3, size=4), at_once=2, training=True).sum().backward()
     assert not encoder.network.training
-
-
-def test_autocast(folders):
-    pictures = make_batch()
-    exact = load(folders["vit"])(pictures, 5)
-    rough = load(folders["vit"], autocast="bfloat16")(pictures, 5)
-    assert rough.dtype == torch.float32
-    assert not torch.equal(rough, exact)
-    torch.testing.assert_close(rough, exact, atol=0.1, rtol=0.1)
 
 
 # Sizes
@@ -494,3 +466,20 @@ def test_transformers_keeps_its_verbosity(tmp_path):
         assert transformers.logging.get_verbosity() == transformers.logging.INFO
     finally:
         transformers.logging.set_verbosity(before)
+
+
+def test_in_a_pipeline(folders, tmp_path):
+    """Trained, saved, and loaded without the folder the weights came from."""
+    name = str(folders["clip"])
+    img2vec = {"@architectures": "spacy-mmib.HFVisionEncoder.v1", "name": name}
+    nlp = make_nlp(model={**MODEL, "img2vec": img2vec})
+    train(nlp, make_examples(nlp), steps=5)
+    expected = entities(nlp.pipe(new_docs(nlp)))
+    nlp.to_disk(tmp_path / "model")
+    config = (tmp_path / "model" / "config.cfg").read_text()
+    (tmp_path / "model" / "config.cfg").write_text(config.replace(name, "nowhere"))
+    loaded = spacy.load(tmp_path / "model")
+    assert entities(loaded.pipe(new_docs(loaded))) == expected
+    doc = loaded.make_doc("Rob had dinner with us")
+    doc._.image = make_picture("red")
+    assert loaded(doc)._.image_error is None
