@@ -22,7 +22,7 @@ from thinc.api import Model
 from spacy_mmib.pipeline.locking import OneAtATime
 from spacy_mmib.post.extensions import get_confidence
 from spacy_mmib.post.relations import get_relations
-from spacy_mmib.training.corpus import create_corpus_v1
+from spacy_mmib.training.corpus import MultimodalCorpus
 
 
 def main(pipeline: Path, corpus: Path, threads: int = 16, posts: int = 600) -> None:
@@ -30,7 +30,7 @@ def main(pipeline: Path, corpus: Path, threads: int = 16, posts: int = 600) -> N
     warnings.simplefilter("ignore")
     nlp = spacy.load(pipeline)
     given = "none" if "mmib_ner" in nlp.pipe_names else "pairs"
-    examples = list(create_corpus_v1(corpus, given=given)(nlp))[:60]
+    examples = list(MultimodalCorpus(corpus, given=given)(nlp))[:60]
     docs = [eg.predicted for eg in examples]
     alone = [answer(nlp(doc.copy())) for doc in docs]
     order = [i % len(docs) for i in range(posts)]
