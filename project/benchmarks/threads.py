@@ -39,7 +39,9 @@ def main(pipeline: Path, corpus: Path, threads: int = 16, posts: int = 600) -> N
     print(
         f"{threads} threads, {posts} posts: {dict(many[0])}, {many[1] / one[1]:.2f} x the time of one thread"
     )
-    locks = find_locks(nlp)
+    models = [getattr(component, "model", None) for _, component in nlp.pipeline]
+    nodes = [node for model in models if isinstance(model, Model) for node in model.walk()]
+    locks = [node for node in nodes if isinstance(node._func, OneAtATime)]
     for node in locks:
         node._func = node._func.function
     if locks:
@@ -68,13 +70,6 @@ def clock(
     with ThreadPoolExecutor(threads) as pool:
         found = Counter(pool.map(ask, order))
     return found, time.perf_counter() - start
-
-
-def find_locks(nlp: Language) -> list[Model]:
-    """RETURNS (List[Model]): The layers that one thread at a time is in."""
-    models = [getattr(component, "model", None) for _, component in nlp.pipeline]
-    nodes = [node for model in models if isinstance(model, Model) for node in model.walk()]
-    return [node for node in nodes if isinstance(node._func, OneAtATime)]
 
 
 if __name__ == "__main__":
