@@ -28,7 +28,13 @@ from project.tagged import (
 )
 from spacy_mmib.images.reading import ImageError
 from spacy_mmib.post.extensions import get_regions, set_image, set_image_error, set_regions
-from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, LayoutError, hvpnet_crops_folder, leaking_mnre_crops
+from spacy_mmib.regions.crops import (
+    LEAKING_MNRE_NOTE,
+    LayoutError,
+    hvpnet_crops_folder,
+    leaking_mnre_crops,
+    load_dictionary,
+)
 
 FORMATS = ("twitter", "mnre", "jsonl")
 Counts: TypeAlias = dict[str, Any]
@@ -127,7 +133,11 @@ def convert_twitter(
     posts = {split: list(read_twitter_text(find_twitter_text(data, split), tag_column)) for split in SPLITS}
     root = None
     if images is not None:
-        root = _find_root([images] if crops is None else [images, crops])
+        folders = [images] if crops is None else [images, crops]
+        for folder in folders:
+            if not folder.is_dir():
+                raise LayoutError(f"There is no folder {folder}.")
+        root = pictures.common_root(folders)
         if crops is not None and crops_layout == "auto":
             crops_layout = pictures.guess_layout(crops, [post.id for post in posts["train"]])
     elif crops is not None:
@@ -136,13 +146,13 @@ def convert_twitter(
     for split, split_posts in posts.items():
         look, find = None, None
         if images is not None and root is not None:
-            look = partial(_find_jpg, images, root)
+            look = partial(pictures.find_picture, images, root=root)
             if crops is not None:
                 find = pictures.find_crops(
                     crops, crops_layout, dicts or data, data.resolve().name, split, root
                 )
         path = output / f"{split}.spacy"
-        counts[split] = _write_tagged(split_posts, path, orphans, look, find, max_crops)
+        counts[split] = _write_tagged(split_posts, path, orphans, look, find, max_crops, suffix=".jpg")
     _finish(output, data, "none" if crops is None else crops_layout, root, counts, orphans=orphans)
     return counts
 
@@ -228,7 +238,8 @@ def convert_mnre(
     attach_crops = None
     if leaking_crops is not None and root is not None:
         dicts = dicts or (data / "txt" if (data / "txt").is_dir() else data)
-        dictionaries = pictures.find_dictionaries(dicts, "mre")
+        paths = {split: pictures.find_dictionary(dicts, "mre", split) for split in SPLITS}
+        dictionaries = {split: load_dictionary(path) for split, path in paths.items()}
         places = {split: hvpnet_crops_folder(leaking_crops, split) for split in SPLITS}
         try:
             attach_crops = leaking_mnre_crops(dictionaries, places, root, max_crops=max_crops)
@@ -250,17 +261,6 @@ def convert_mnre(
     return counts
 
 
-def _find_jpg(images: Path, root: Path, post_id: str) -> str:
-    return pictures.find_picture(images, f"{post_id}.jpg", root)
-
-
-def _find_root(folders: list[Path]) -> Path:
-    for folder in folders:
-        if not folder.is_dir():
-            raise LayoutError(f"There is no folder {folder}.")
-    return pictures.common_root(folders)
-
-
 def _write_tagged(
     posts: Iterable[TaggedPost],
     path: Path,
@@ -268,8 +268,11 @@ def _write_tagged(
     look: Callable[[str], str] | None = None,
     find: Callable[[str], tuple[list[str], int]] | None = None,
     max_crops: int = 0,
+    suffix: str = "",
 ) -> Counts:
-    """Write a split of tagged posts; the crops are used of posts that have their picture."""
+    """Write a split of tagged posts, whose pictures are called by their ids and the suffix; crops are used of
+    posts that have their picture.
+    """
     counts: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     vocab, docs = Vocab(), []
@@ -279,7 +282,7 @@ def _write_tagged(
             continue
         tags, begin_with_i = repair_tags(post.tags, check_orphans(orphans))
         doc = make_doc(vocab, post.tokens, tags)
-        if _attach_picture(doc, look, post.id, counts) and find is not None:
+        if _attach_picture(doc, look, post.id + suffix, counts) and find is not None:
             crops, missing = find(post.id)
             set_regions(doc, crops[: max_crops or None] or None)
             counts.update(crops=len(get_regions(doc)), missing_crops=missing)

@@ -35,50 +35,36 @@ def main(
         if not path.exists():
             msg.fail(f"There is no {path}: run 'spacy project run train . --vars.dataset {dataset}'", exits=1)
     path = metrics / f"test_{dataset}.json"
-    record = evaluate_once(model, folder, path, gpu_id, seed, force=bool(force))
-    for images, scores in record["metrics"].items():
-        msg.divider(f"Test posts, pictures: {images}")
-        print_metrics(scores)
-    print_beside_paper(dataset, record)
-
-
-def evaluate_once(
-    model: Path, folder: Path, path: Path, gpu_id: int = -1, seed: int = 0, *, force: bool = False
-) -> dict[str, Any]:
-    """Evaluate a model, or look up what it scored.
-
-    RETURNS (Dict[str, Any]): "of", the model and corpus; "metrics", its scores by pictures: "own", "none",
-        "shuffled".
-    """
     of = {
         "model": hash_files(model),
         "test": hash_files(folder / "test.spacy"),
         "dataset": get_dataset_version(folder),
-        "pictures": read_corpus(folder.name, folder).pictures,
+        "pictures": read_corpus(dataset, folder).pictures,
         "seed": seed,
     }
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
-    if not force and known.get("of") == of:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+    if not force and record.get("of") == of:
         msg.info(
             f"This model ({of['model']}) has been evaluated on test: these are its scores from {path} "
             "(--vars.force 1 evaluates anew)."
         )
-        return known
-    if known and not force:
-        changed = [what for what in of if known.get("of", {}).get(what) != of[what]]
-        msg.info(f"Evaluated on test anew, as this has changed: {', '.join(changed)}")
-    setup_gpu(gpu_id)
-    nlp = spacy.load(model)
-    root = dataset_paths(folder).get("paths.image_root")
-    record = {"of": of, "metrics": {}}
-    for images in ("own", "none", "shuffled") if of["pictures"] else ("own",):
-        record["metrics"][images] = evaluate(
-            nlp, folder / "test.spacy", images=images, seed=seed, image_root=root
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
-    msg.good(f"Saved the scores to {path}")
-    return record
+    else:
+        if record and not force:
+            changed = [what for what in of if record.get("of", {}).get(what) != of[what]]
+            msg.info(f"Evaluated on test anew, as this has changed: {', '.join(changed)}")
+        setup_gpu(gpu_id)
+        nlp = spacy.load(model)
+        settings = {"seed": seed, "image_root": dataset_paths(folder).get("paths.image_root")}
+        shown = ("own", "none", "shuffled") if of["pictures"] else ("own",)
+        scores = {images: evaluate(nlp, folder / "test.spacy", images=images, **settings) for images in shown}
+        record = {"of": of, "metrics": scores}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
+        msg.good(f"Saved the scores to {path}")
+    for images, scores in record["metrics"].items():
+        msg.divider(f"Test posts, pictures: {images}")
+        print_metrics(scores)
+    print_beside_paper(dataset, record)
 
 
 def print_beside_paper(dataset: str, record: dict[str, Any]) -> None:

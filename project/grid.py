@@ -28,7 +28,7 @@ from project.config import dataset_paths, parse_overrides
 from project.facts import get_dataset_version
 from project.planning import Variant
 
-GRID_FOLDER = planning.TRAINING / "grids"
+GRID_FOLDER, PLANS = planning.TRAINING / "grids", "plans"
 BETAS = (0.0, 0.01, 0.1, 0.5, 1.0, 1.5, 2.0)
 """The candidates of section V-C, which lists 0 twice."""
 SERIES = ("both", "beta2", "beta1")
@@ -75,6 +75,11 @@ GRIDS: dict[str, list[Variant]] = {
 """The rows of each grid."""
 
 
+COLUMNS = ("core", "regions", "epochs", "batch_size", "learn_rate", "limit", "transformer", "config")
+COLUMNS += ("config_hash", "dataset_version", "dataset_digest", "train_posts", "train_pictures")
+"""Of a cell, in the table of results."""
+
+
 class Cell(NamedTuple):
     """One training: its folder, its config, and what cell.json and the table say of it."""
 
@@ -112,7 +117,7 @@ def main(
         for dataset in datasets:
             corpus = planning.read_corpus(dataset, data / dataset, limit)
             planned = list(plan_cells(corpus, variants, range(seeds), options, output))
-            path = plan_path(output, name or grid, dataset)
+            path = output / PLANS / f"{name or grid}_{dataset.replace('/', '_')}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"grid": name or grid, "cells": [cell.about for cell in planned]})
             if not corpus.pictures:
@@ -228,14 +233,9 @@ def run_cells(
     return failed
 
 
-def plan_path(output: Path, grid: str, dataset: str) -> Path:
-    """RETURNS (Path): The file that says which cells the table of a grid and a dataset consists of."""
-    return output / "plans" / f"{grid}_{dataset.replace('/', '_')}.json"
-
-
 def read_plans(output: Path) -> list[dict[str, Any]]:
-    """RETURNS (List[Dict[str, Any]]): All plans, by name."""
-    paths = sorted((output / "plans").glob("*.json"))
+    """RETURNS (List[Dict[str, Any]]): Which cells the table of each grid and dataset consists of, by name."""
+    paths = sorted((output / PLANS).glob("*.json"))
     return [json.loads(path.read_text(encoding="utf8")) for path in paths]
 
 
@@ -262,20 +262,15 @@ def write_results(output: Path, metrics: Path) -> list[dict[str, Any]]:
 
 def _make_row(grid: str, cell: dict[str, Any], result: dict[str, Any], task: str) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the table, flat. Scores are those on test, 0-1."""
-    row = {"grid": grid, "dataset": cell["dataset"], "task": task}
-    row |= {key: cell[key] for key in ("variant", "seed")}
-    row |= {key: round(result["tasks"][task][key], 6) for key in "prf"}
+    task_scores = {key: round(result["tasks"][task][key], 6) for key in "prf"}
     # Empty where the config's own value holds.
     columns = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
-    row |= {column: cell["settings"].get(loss, "") for column, loss in columns.items()}
-    row |= {key: cell[key] for key in ("core", "regions", "epochs")}
-    row |= {key: cell.get(key, "") for key in ("batch_size", "learn_rate")}
-    row |= {key: cell[key] for key in ("limit", "transformer")}
-    row["series"] = " ".join(cell["series"])
-    row |= {key: cell[key] for key in ("config", "config_hash", "dataset_version")}
-    row |= {key: cell[key] for key in ("dataset_digest", "train_posts", "train_pictures")}
+    settings = {column: cell["settings"].get(loss, "") for column, loss in columns.items()}
+    row = {"grid": grid, "dataset": cell["dataset"], "task": task, "variant": cell["variant"]}
+    row |= {"seed": cell["seed"], **task_scores, **settings}
+    row |= {key: cell.get(key, "") for key in COLUMNS}
+    row |= {"series": " ".join(cell["series"]), "leaks": " | ".join(result["leaks"])}
     row |= {key: result[key] for key in ("test_posts", "test_pictures", "device")}
-    row["leaks"] = " | ".join(result["leaks"])
     row |= {f"version_{name}": number for name, number in sorted(result["packages"].items())}
     return row | {"cell": cell["cell"]}
 

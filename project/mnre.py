@@ -153,8 +153,13 @@ def _read_line(line: bytes, where: str) -> tuple[MnreRow, int]:
     image, relation = (_read_string(record, key, where) for key in ("img_id", "relation"))
     head, tail = (_read_pos(record, key, len(tokens), where) for key in ("h", "t"))
     row = MnreRow(tuple(tokens), head, tail, relation, image)
-    names = ((record[key].get("name"), pos) for key, pos in (("h", head), ("t", tail)))
-    return row, sum(_joined(name) != " ".join(tokens[slice(*pos)]) for name, pos in names)
+    other = 0
+    for key, pos in (("h", head), ("t", tail)):
+        name = record[key].get("name")
+        if isinstance(name, str):  # which is only compared, so half a surrogate pair is no error
+            name = name.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        other += name != " ".join(tokens[slice(*pos)])
+    return row, other
 
 
 def _parse(text: str, where: str) -> Any:
@@ -170,13 +175,6 @@ def _parse(text: str, where: str) -> Any:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as err:
         reason = " ".join(str(err).split())[:100]
         raise FormatError(f"{where}: not a Python dict ({reason}), nor JSON; expected {EXPECTED}.") from None
-
-
-def _joined(name: Any) -> Any:
-    """RETURNS (Any): A name as the tokens are; it is only compared, so half a pair is no error."""
-    if isinstance(name, str):
-        return name.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-    return name
 
 
 def _read_string(record: dict[Any, Any], key: str, where: str) -> str:

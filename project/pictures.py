@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from project.facts import PUBLISHED, SPLITS, find_dataset
+from project.facts import PUBLISHED, find_dataset
 from spacy_mmib.images.files import existing_inside, resolve_inside
 from spacy_mmib.images.reading import ImageError
 from spacy_mmib.regions.crops import (
@@ -172,11 +172,6 @@ def find_dictionary(folder: Path, dataset: str, split: str) -> Path:
             "--dicts."
         )
     return found[0]
-
-
-def find_dictionaries(folder: Path, dataset: str) -> dict[str, dict[Any, Any]]:
-    """RETURNS (Dict[str, Dict]): The dictionary of each split."""
-    return {split: load_dictionary(find_dictionary(folder, dataset, split)) for split in SPLITS}
 
 
 def _first_folder(parent: Path, *names: str) -> Path | None:

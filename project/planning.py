@@ -107,13 +107,18 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
     config = read_config(name, {} if variant.core == "spacy" else options.overrides)
     components = config["components"]
     if options.transformer:
-        _set_transformer(components, options.transformer)
-    if variant.core == "none":
-        _take_out_fusion(components)
-    fused = [c for c in components.values() if _get_fusion(c) == "spacy-mmib.MMIB.v1"]
+        found = [layer for layer in _list_layers(components) if "name" in layer]
+        if not found:
+            raise ValueError("This config has no transformer whose name could be set.")
+        for layer in found:
+            layer["name"] = options.transformer
+    fused = [c for c in components.values() if "fusion" in c.get("model", {})]
+    for component in fused if variant.core == "none" else ():
+        component["model"].update(fusion={"@architectures": "spacy-mmib.NoFusion.v1"}, img2vec=None)
+        component["loss_weights"] = {}
     if variant.settings and not fused:
-        raise ValueError(f"No component of {name} has MMIB as fusion: {variant.name} changes nothing.")
-    for component in fused:
+        raise ValueError(f"No component of {name} has a fusion: {variant.name} changes nothing.")
+    for component in fused if variant.settings else ():
         component.setdefault("loss_weights", {}).update(variant.settings)
     for component in components.values():
         if variant.entity_repr and "entity_repr" in component.get("model", {}):
@@ -136,44 +141,35 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
         optimizer["learn_rate"]["initial_rate"] = options.learn_rate
     elif options.learn_rate:
         optimizer["learn_rate"] = options.learn_rate
-    if options.epochs or options.batch_size or options.limit:
+    counted = options.epochs or options.batch_size or options.limit
+    if counted or not any(key.startswith(FIXED) for key in options.overrides):
         fit_schedule(config, corpus.posts, options)
-    elif not any(key.startswith(FIXED) for key in options.overrides):
-        fit_to_corpus(config, corpus.posts)
     return config
-
-
-def fit_to_corpus(config: Config, posts: int) -> None:
-    """Let the learning rate decay until the end of the training, not before or behind it, if the config was
-    written for another number of posts or epochs.
-    """
-    training = config["training"]
-    rate, epochs = training["optimizer"]["learn_rate"], training["max_epochs"]
-    size = training["batcher"].get("size")
-    if not isinstance(rate, dict) or not rate.get("total_steps") or not epochs or not size:
-        return
-    steps = epochs * -(-posts // size)
-    if abs(steps - rate["total_steps"]) > max(1, 0.02 * steps):
-        fit_schedule(config, posts, Options())
 
 
 def fit_schedule(config: Config, posts: int, options: Options) -> None:
     """Fit what is counted in steps to the size of the data and the number of epochs: evaluation once an
-    epoch, warm-up over half an epoch, decay to the end.
+    epoch, warm-up over half an epoch, decay to the end. Without options of one's own that is done only if the
+    config has a schedule, and it was written for another number of posts.
     """
     training = config["training"]
-    if options.batch_size:
-        training["batcher"]["size"] = options.batch_size
+    rate, size = training["optimizer"]["learn_rate"], training["batcher"].get("size")
     epochs = options.epochs or training["max_epochs"]
-    steps_an_epoch = max(1, -(-posts // training["batcher"]["size"]))
-    steps = epochs * steps_an_epoch
+    scheduled = isinstance(rate, dict) and bool(rate.get("total_steps"))
+    if not (options.epochs or options.batch_size or options.limit):
+        if not (scheduled and epochs and size):
+            return
+        steps = epochs * -(-posts // size)
+        if abs(steps - rate["total_steps"]) <= max(1, 0.02 * steps):
+            return
+    size = training["batcher"]["size"] = options.batch_size or size
+    steps_an_epoch = max(1, -(-posts // size))
     training["max_epochs"] = epochs
     # spaCy evaluates after updates 1, 1 + frequency, ...: the last time at the very end.
-    training["eval_frequency"] = max(1, (steps - 1) // epochs)
-    rate = training["optimizer"]["learn_rate"]
-    if isinstance(rate, dict) and "total_steps" in rate:
+    training["eval_frequency"] = max(1, (epochs * steps_an_epoch - 1) // epochs)
+    if scheduled:
         rate["warmup_steps"] = max(1, steps_an_epoch // 2)
-        rate["total_steps"] = steps + 1
+        rate["total_steps"] = epochs * steps_an_epoch + 1
 
 
 def hash_config(config: Config, dataset_digest: str) -> str:
@@ -191,12 +187,10 @@ def hash_files(folder: Path) -> str:
     file.
     """
     digest = hashlib.sha256()
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
-    for path in files:
-        digest.update(f"{path.relative_to(folder.parent).as_posix()}\n".encode())
+    for path in [folder] if folder.is_file() else sorted(filter(Path.is_file, folder.rglob("*"))):
         with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder.parent).as_posix()} {content}\n".encode())
     return digest.hexdigest()[:12]
 
 
@@ -220,23 +214,3 @@ def _list_layers(components: Mapping[str, Any]) -> list[dict[str, Any]]:
     models = [component.get("model", {}) for component in components.values()]
     parts = [model.get(name) or {} for model in models for name in ("tok2vec", "img2vec")]
     return [*models, *parts]
-
-
-def _set_transformer(components: Mapping[str, Any], name: str) -> None:
-    found = [layer for layer in _list_layers(components) if "name" in layer]
-    if not found:
-        raise ValueError("This config has no transformer whose name could be set.")
-    for layer in found:
-        layer["name"] = name
-
-
-def _get_fusion(component: Mapping[str, Any]) -> str | None:
-    name: str | None = component.get("model", {}).get("fusion", {}).get("@architectures")
-    return name
-
-
-def _take_out_fusion(components: Mapping[str, Any]) -> None:
-    for component in components.values():
-        if _get_fusion(component) is not None:
-            component["model"].update(fusion={"@architectures": "spacy-mmib.NoFusion.v1"}, img2vec=None)
-            component["loss_weights"] = {}

@@ -137,14 +137,17 @@ def describe_table(table: Table, grids: Path) -> str:
     paper = facts["ablation"] if table.task == facts.get("task") else {}
     ps = get_p_values(table, grids)
     header = ["", "P", "R", "F1", "seeds", "difference", "p"]
-    if paper and table.grid == "ablation":
-        header += ["paper F1", "paper difference"]
+    beside_paper = paper and table.grid == "ablation"
+    header += ["paper F1", "paper difference"] * bool(beside_paper)
     lines = []
     reference = table.rows[0]
     for row in table.rows:
-        cells = [row.variant, *(spread(row.get(s)) for s in "prf"), str(len(row.runs))]
-        cells += [signed(row, reference), show_p(ps.get((reference.variant, row.variant)))]
-        if len(header) > 7:
+        seeds = row.runs.keys() & reference.runs.keys()
+        differences = [row.runs[seed]["f"] - reference.runs[seed]["f"] for seed in seeds]
+        difference = f"{100 * mean(differences):+.2f}" if differences and row is not reference else ""
+        cells = [row.variant, *(spread(row.get(s)) for s in "prf"), str(len(row.runs)), difference]
+        cells.append(show_p(ps.get((reference.variant, row.variant))))
+        if beside_paper:
             published = paper.get(row.variant)
             cells += ["", ""] if published is None else [f"{published[2]:.2f}", ""]
             if published and row is not reference:
@@ -217,15 +220,6 @@ def describe_published(tables: Sequence[Table]) -> str:
 def spread(scores: Sequence[float]) -> str:
     """RETURNS (str): Mean and standard deviation, of one run its score."""
     return f"{mean(scores):.2f}" + (f" ± {stdev(scores):.2f}" if len(scores) > 1 else "")
-
-
-def signed(row: Row, reference: Row) -> str:
-    """RETURNS (str): Difference of mean F1 to the reference row, over the seeds that both have."""
-    seeds = row.runs.keys() & reference.runs.keys()
-    if row is reference or not seeds:
-        return ""
-    difference = mean(row.runs[seed]["f"] - reference.runs[seed]["f"] for seed in seeds)
-    return f"{100 * difference:+.2f}"
 
 
 def show_p(p: float | None) -> str:

@@ -15,7 +15,7 @@ from wasabi import msg
 
 from spacy_mmib.evaluation.scorers import score_relations
 from spacy_mmib.post.relations import Relation, get_relations, set_relations
-from spacy_mmib.training.corpus import create_corpus_v1
+from spacy_mmib.training.corpus import MultimodalCorpus
 
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Inverse strengths of the L2 penalty, of which dev chooses. Wide enough that neither end is chosen."""
@@ -39,7 +39,7 @@ def main(data: Path, limit: int = 0) -> None:
 
 def read(data: Path, split: str, limit: int = 0) -> list[Example]:
     """RETURNS (List[Example]): A split, whose predicted docs have the pairs without their labels."""
-    return list(create_corpus_v1(data / f"{split}.spacy", limit=limit, given="pairs")(spacy.blank("en")))
+    return list(MultimodalCorpus(data / f"{split}.spacy", limit=limit, given="pairs")(spacy.blank("en")))
 
 
 def fit_bag_of_words(

@@ -83,23 +83,18 @@ def make_posts(number: int, pictures: list[Picture], seed: int) -> list[Post]:
     """Make up posts. Whatever their number, short and long ones have the same shares."""
     rng = random.Random(seed)
     stems = make_stems()
-    lengths = _spread_lengths(number)
+    counted = [SHORTEST + i for i, n in enumerate(N_POSTS_BY_LENGTH) for _ in range(n)]
+    lengths = [counted[int((i + 0.5) / number * len(counted))] for i in range(number)]
     rng.shuffle(lengths)
     posts = []
     for i, length in enumerate(lengths):
-        words = tuple(_make_word(stems, rng) for _ in range(length))
-        posts.append(Post(words, tuple(_make_entities(length, rng)), *pictures[i % len(pictures)]))
+        words = []
+        for _ in range(length):
+            (n_suffixes,) = rng.choices(range(len(N_TOKENS_BY_PIECES)), N_TOKENS_BY_PIECES)
+            words.append(rng.choice(stems) + "".join(rng.choices(SYLLABLES, k=n_suffixes)))
+        entities = tuple(_make_entities(length, rng))
+        posts.append(Post(tuple(words), entities, *pictures[i % len(pictures)]))
     return posts
-
-
-def _spread_lengths(number: int) -> list[int]:
-    counted = [SHORTEST + i for i, n in enumerate(N_POSTS_BY_LENGTH) for _ in range(n)]
-    return [counted[int((i + 0.5) / number * len(counted))] for i in range(number)]
-
-
-def _make_word(stems: list[str], rng: random.Random) -> str:
-    (n_suffixes,) = rng.choices(range(len(N_TOKENS_BY_PIECES)), N_TOKENS_BY_PIECES)
-    return rng.choice(stems) + "".join(rng.choices(SYLLABLES, k=n_suffixes))
 
 
 def _make_entities(length: int, rng: random.Random) -> Iterator[Span]:

@@ -206,44 +206,29 @@ def write(path: Path, results: dict[str, Any]) -> None:
 def print_tables(results: dict[str, Any]) -> None:
     """Print rows and ratios."""
     setting, machine = results["setting"], results["machine"]
-    msg.divider(
-        f"{setting['posts']} posts, medians of {setting['repeats']}, {machine['cpus']} CPUs"
-        + (f", {machine['gpu']}" if "gpu" in machine else "")
-    )
-    header = ("", "posts/s", "seconds", "min - max", "BERT", "ResNet", "core", "rest")
+    msg.divider(f"{setting['posts']} posts, medians of {setting['repeats']}, {machine['cpus']} CPUs")
     table = []
     for name, row in results["rows"].items():
-        shares = dict.fromkeys(("bert", "resnet", "core", "rest"), 0.0) | row["shares"]
-        shares["rest"] += shares.get("head", 0.0)
-        table.append(
-            (
-                name,
-                f"{row['posts_per_second']:.1f}",
-                f"{row['median']:.2f}",
-                f"{row['min']:.2f} - {row['max']:.2f}",
-                *(f"{100 * shares[part]:.0f} %" for part in ("bert", "resnet", "core", "rest")),
-            )
-        )
-    msg.table(table, header=header, aligns=("l",) + ("r",) * 7, divider=True)
+        shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in row["shares"].items())
+        spread = f"{row['min']:.2f} - {row['max']:.2f}"
+        table.append((name, f"{row['posts_per_second']:.1f}", f"{row['median']:.2f}", spread, shares))
+    header = ("", "posts/s", "seconds", "min - max", "shares")
+    msg.table(table, header=header, aligns=tuple("lrrrl"), divider=True)
     ratios = []
     for name, ratio in results["ratios"].items():
         above, below, goal = RATIOS[name]
         low, high = results["ratio_ranges"][name]
         wanted = f"at {'most' if name in AT_MOST else 'least'} {goal}"
         ratios.append((name, f"{above} / {below}", f"{ratio:.2f}", f"{low:.2f} - {high:.2f}", wanted))
-    msg.table(
-        ratios, header=("ratio", "seconds of", "", "min - max", "wanted"), aligns=tuple("llrrl"), divider=True
-    )
+    header = ("ratio", "seconds of", "", "min - max", "wanted")
+    msg.table(ratios, header=header, aligns=tuple("llrrl"), divider=True)
     if "cost" in results:
         cost = results["cost"]
-        pairs = zip(cost["posts"], cost["seconds"], strict=True)
-        print("cached, posts and seconds:", ", ".join(f"{n}: {s:.2f}" for n, s in pairs))
-        print(f"seconds grow as posts to the power of {cost['slope']:.3f}")
+        print(f"cached, posts {cost['posts']} in seconds {cost['seconds']}: power of {cost['slope']:.3f}")
     if "rss" in results:
-        stream = results["rss"]
-        pairs = zip(stream["posts"], stream["rss_mb"], strict=True)
-        print(f"memory of {stream['model']}:", ", ".join(f"{n}: {mb:.0f} MB" for n, mb in pairs))
-        print(f"largest / first {stream['growth']:.3f}: {'flat' if stream['flat'] else 'NOT FLAT'}")
+        rss = results["rss"]
+        flat = "flat" if rss["flat"] else "NOT FLAT"
+        print(f"memory of {rss['model']}: {rss['rss_mb']} MB after {rss['posts']} posts, {flat}")
     for name, share in results["same_entities"].items():
         print(f"{name}: the entities of ours_exact in {100 * share:.1f} % of the posts")
 

@@ -25,7 +25,7 @@ from wasabi import msg
 
 from project.config import dataset_paths, read_config
 from spacy_mmib.evaluation.evaluate import evaluate
-from spacy_mmib.post.extensions import get_confidence, get_image, set_image
+from spacy_mmib.post.extensions import get_confidence, get_image, set_image, set_regions
 from spacy_mmib.post.relations import get_relations
 from spacy_mmib.training.corpus import read_docs
 
@@ -153,32 +153,25 @@ def show_posts(model: Path, data: Path, n: int = 2) -> None:
     nlp = spacy.load(model)
     golds = list(read_docs(data / "test.spacy", nlp.vocab))
     single = [doc for doc in golds if len(doc.ents) == 1]
-    related = [doc for doc in golds if describe_relations(doc)]
+    related = [doc for doc in golds if {r.label for r in get_relations(doc)} - {"None"}]
     msg.divider("some test posts")
     for gold in (*single[:n], *related[:n]):
-        doc, blind = nlp.make_doc(gold.text), nlp.make_doc(gold.text)
+        doc = nlp.make_doc(gold.text)
         set_image(doc, str(data / str(get_image(gold))))
-        doc._.regions = gold._.regions
-        names = ", ".join(f"{ent.text} = {ent.label_}" for ent in gold.ents)
-        print(f"{gold.text}\n  picture          {get_image(doc)}")
-        print(f"  gold             {names}{describe_relations(gold)}")
-        print(f"  with picture     {describe(nlp(doc))}")
-        print(f"  without picture  {describe(nlp(blind))}\n")
+        set_regions(doc, gold._.regions)
+        print(f"{gold.text}\n  picture          {get_image(doc)}\n  gold             {describe(gold)}")
+        print(f"  with picture     {describe(nlp(doc))}\n  without picture  {describe(nlp(gold.text))}\n")
 
 
 def describe(doc: Doc) -> str:
-    """RETURNS (str): The entities of a doc with their confidences, and its relations with their scores."""
-    found = ", ".join(f"{e.text} = {e.label_} ({get_confidence(e):.2f})" for e in doc.ents)
-    return (found or "nothing") + describe_relations(doc)
-
-
-def describe_relations(doc: Doc) -> str:
-    """RETURNS (str): The relations of a doc, none that are negative."""
-    return "".join(
-        f"; {r.head.text} - {r.label} - {r.tail.text}" + ("" if r.score is None else f" ({r.score:.2f})")
-        for r in get_relations(doc)
-        if r.label != "None"
-    )
+    """RETURNS (str): The entities of a doc and its relations but the negative ones, with their
+    confidences.
+    """
+    found = [(f"{ent.text} = {ent.label_}", get_confidence(ent)) for ent in doc.ents]
+    relations = [r for r in get_relations(doc) if r.label != "None"]
+    found += [(f"{r.head.text} - {r.label} - {r.tail.text}", r.score) for r in relations]
+    shown = [what if score is None else f"{what} ({score:.2f})" for what, score in found]
+    return "; ".join(shown) or "nothing"
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def build_torchvision_encoder_v1(
         BatchNorm statistics included.
     image_size (Optional[int]): In pixels: scale the shorter side to this and take the central square.
         `None`: the preset of the named weights, or ImageNet's (256, then the central 224).
-    get_regions (Optional[Callable]): Finds the objects, see `regions.getter.RegionGetter`; a function that
+    get_regions (Optional[Callable]): Finds the objects, see `regions.base.RegionGetter`; a function that
         `@region_getters` names. `None`: those in `doc._.regions`.
     max_regions (Optional[int]): m, at most so many objects a post, from the first; `None` for all.
     region_features (str): "crop": every object goes through the network as a picture of its own, as in the

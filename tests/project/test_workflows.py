@@ -14,7 +14,7 @@ from tiny_bert import save_tiny_bert
 
 from project import convert, evaluate, features, train
 from project.config import read_config
-from project.planning import Options, Variant, fit_to_corpus, hash_files, make_config, read_corpus
+from project.planning import Options, Variant, fit_schedule, hash_files, make_config, read_corpus
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("check", "convert", "features", "train", "evaluate")
@@ -150,10 +150,10 @@ def get_encoder(data) -> tuple[str, str | None]:
 def test_the_schedule_fits_the_corpus():
     config = read_config("ner_trf")
     shipped = config["training"]["optimizer"]["learn_rate"].copy()
-    fit_to_corpus(config, 3373)  # Twitter-2017, which it was written for
+    fit_schedule(config, 3373, Options())  # Twitter-2017, which it was written for
     assert config["training"]["optimizer"]["learn_rate"] == shipped
     epochs = config["training"]["max_epochs"]
-    fit_to_corpus(config, 4000)  # Twitter-2015
+    fit_schedule(config, 4000, Options())  # Twitter-2015
     rate = config["training"]["optimizer"]["learn_rate"]
     assert rate["total_steps"] == epochs * 500 + 1
     assert rate["initial_rate"] == shipped["initial_rate"]
@@ -161,7 +161,7 @@ def test_the_schedule_fits_the_corpus():
     # A rate of one's own stays.
     config = read_config("demo")
     before = config.to_str(interpolate=False)
-    fit_to_corpus(config, 10)
+    fit_schedule(config, 10, Options())
     assert config.to_str(interpolate=False) == before
 
 
