@@ -75,6 +75,7 @@ class Request:
     image (StoredImage): The picture.
     digest (Optional[bytes]): Of the picture's content, if there is a cache.
     regions (Optional[List[Region]]): The objects; `None` if they are to be searched for.
+    used (List[Region]): Those of them that the encoder looks at.
     key (Hashable): Equal for equal pictures with equal objects.
     cache_key (Optional[bytes]): Of the vectors in the cache.
     vectors (Optional[Floats2d]): What was in the cache.
@@ -82,12 +83,12 @@ class Request:
     units (List[Unit]): What was prepared: together they give the post's rows. None if it can't be read.
     order (Optional[List[int]]): Where the rows are among those of the units, if not in order.
     problems (List[Problem]): What couldn't be used.
-    failed (bool): Whether the picture couldn't be read.
     """
 
     image: StoredImage
     digest: bytes | None = None
     regions: list[Region] | None = None
+    used: list[Region] = field(default_factory=list)
     key: Hashable = None
     cache_key: bytes | None = None
     vectors: Any = None
@@ -95,7 +96,6 @@ class Request:
     units: list[Unit] = field(default_factory=list)
     order: list[int] | None = None
     problems: list[Problem] = field(default_factory=list)
-    failed: bool = False
 
 
 class PictureQueue:
@@ -123,11 +123,10 @@ class PictureQueue:
 
         network (nn.Module): Has `settings`, the preset of pictures among them.
         """
-        if network is not self.network:
-            self._identity = None
-            self._pending = {}
-            self._transform = PictureTransform(network.settings["preset"])
-            self.network = network
+        self._identity = None
+        self._pending = {}
+        self._transform = PictureTransform(network.settings["preset"])
+        self.network = network
 
     def begin(self, docs: Sequence[Doc]) -> None:
         """Begin to read pictures, as many as the reader may read ahead. Those that are never asked for are
@@ -170,9 +169,10 @@ class PictureQueue:
                 request = self._make_request(doc, image)
                 fresh.append(request)
             requests[i] = request
-            if request.regions is not None:
+            if request.regions is not None and self.settings.get_regions.writes:
                 self._write_regions(doc, request.regions)
-        self._look_up(fresh)
+        if self.settings.cache is not None:
+            self._look_up(fresh)
         return requests
 
     def read(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[tuple[int, Request]]:
@@ -189,8 +189,6 @@ class PictureQueue:
         try:
             for i in self._search(docs, requests):
                 request = requests[i]
-                if request.vectors is not None or request.failed:
-                    continue
                 if not self.settings.trainable and first.setdefault(request.key, i) != i:
                     _cancel(request)
                     requests[i] = requests[first[request.key]]
@@ -209,12 +207,7 @@ class PictureQueue:
         """RETURNS (bool): Whether the files of a picture are those that were there when it was asked for, so
         that what was read may be kept under their content.
         """
-        used = self.get_used(request.regions or [])
-        return request.key == (self._digest(request.image), *map(self._describe, used))
-
-    def get_used(self, regions: list[Region]) -> list[Region]:
-        """RETURNS (List[Region]): The objects that the encoder looks at."""
-        return [] if self.settings.mode == "patches" else regions[: self.settings.max_regions]
+        return request.key == (self._digest(request.image), *map(self._describe, request.used))
 
     def _get_pending_key(self, doc: Doc, image: StoredImage) -> Hashable:
         getter = self.settings.get_regions
@@ -250,7 +243,9 @@ class PictureQueue:
         request.regions = regions
         if regions is None:
             return
-        described = [self._describe(region) for region in self.get_used(regions)]
+        if self.settings.mode != "patches":
+            request.used = regions[: self.settings.max_regions]
+        described = [self._describe(region) for region in request.used]
         request.key = (request.digest or _get_key(request.image), *described)
         if request.digest is not None and None not in described:
             if self._identity is None:
@@ -280,7 +275,7 @@ class PictureQueue:
             if request.regions is None:
                 request.job = reader.submit(reader.read, request.image)
             else:
-                request.job = reader.submit(self._prepare, request.image, request.regions)
+                request.job = reader.submit(self._prepare, request.image, request.used)
 
     def _finish(self, i: int, requests: dict[int, Request]) -> tuple[int, Request]:
         request = requests[i]
@@ -313,7 +308,7 @@ class PictureQueue:
         units, order = [Unit(transform(whole), none)], [0]
         scale = 2 * [units[0].picture.shape[-1] / whole.width, units[0].picture.shape[-2] / whole.height]
         boxes: list[list[float]] = []
-        for i, region in enumerate(self.get_used(regions)):
+        for i, region in enumerate(regions):
             try:
                 if isinstance(region, str):
                     units.append(Unit(transform(read(region)), none))
@@ -342,7 +337,7 @@ class PictureQueue:
         getter, cache = self.settings.get_regions, self.settings.cache
         if not getter.needs_pictures:
             found = getter([doc], [None])[0]
-            return found if getter.normalized else normalize_regions(found)
+            return found if getter.of_doc else normalize_regions(found)
         source = self._get_source(doc)
         if source is None:
             return None
@@ -362,18 +357,16 @@ class PictureQueue:
         return None if identity is None else f"{identity} {self.settings.get_regions.get_query(doc)}".strip()
 
     def _write_regions(self, doc: Doc, regions: list[Region]) -> None:
-        getter = self.settings.get_regions
-        if getter.writes:
-            set_found_regions(doc, regions, self._get_source(doc), getter.note)
+        set_found_regions(doc, regions, self._get_source(doc), self.settings.get_regions.note)
 
     def _search(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[int]:
         """Search for the objects of pictures in which they aren't known, in as many at a time as may be in
         memory.
 
-        YIELDS (int): All posts with a request, their objects known.
+        YIELDS (int): All posts whose pictures have to be prepared, their objects known.
         """
         unknown = deque(i for i, request in requests.items() if request.regions is None)
-        yield from (i for i, request in requests.items() if request.regions is not None)
+        yield from (i for i, x in requests.items() if x.regions is not None and x.vectors is None)
         while unknown:
             for i in islice(unknown, SEARCHED_AT_ONCE):
                 self._submit(requests[i])
@@ -388,7 +381,7 @@ class PictureQueue:
                     break
                 except ImageError as err:
                     request.problems.append(Problem(str(err), err.kind))
-                    request.regions, request.failed = [], True
+                    request.regions = []
                 request.job = None
                 unknown.popleft()
             self._find(docs, requests, pictures)
@@ -396,14 +389,14 @@ class PictureQueue:
             for i in pictures:
                 if requests[i].vectors is None:
                     submit = self.settings.reader.submit
-                    requests[i].job = submit(self._prepare, pictures[i], requests[i].regions or [])
+                    requests[i].job = submit(self._prepare, pictures[i], requests[i].used)
             found = list(pictures)
             pictures = {}  # the jobs have them, and let go of them when they are done
             for i in found:
                 if (job := requests[i].job) is not None:
                     with suppress(Exception):  # said when it is taken
                         job.result()
-            yield from found
+            yield from (i for i in found if requests[i].vectors is None)
 
     def _find(self, docs: Sequence[Doc], requests: dict[int, Request], pictures: dict[int, Any]) -> None:
         getter, cache = self.settings.get_regions, self.settings.cache
@@ -433,7 +426,8 @@ class PictureQueue:
                 self._set_regions(request, [])
                 continue
             self._set_regions(request, regions)
-            self._write_regions(docs[i], regions)
+            if getter.writes:
+                self._write_regions(docs[i], regions)
             if source is not None:
                 if len(self._found) >= REMEMBERED:
                     self._found.clear()

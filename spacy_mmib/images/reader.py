@@ -123,7 +123,8 @@ class PictureReader:
             return picture
         stored = value if isinstance(value, (str, bytes)) else as_stored(value)
         if isinstance(stored, str):
-            name, data = shorten(stored), self._read_file(stored)
+            name = shorten(stored)
+            data = self._read_file(stored, name)
         elif isinstance(stored, bytes):
             name, data = BYTES, stored
         else:
@@ -134,23 +135,19 @@ class PictureReader:
             return picture
         return decode(data, name, self.limits, pool.claim)
 
-    def _read_file(self, path: str) -> bytes:
-        if self.resolver is not None and URL.match(path):
-            return self._resolve(path)
-        with open_file(path, self.limits, self.image_root) as file:
-            return read_bytes(file, shorten(path), self.limits)
-
-    def _resolve(self, url: str) -> bytes:
-        assert self.resolver is not None
+    def _read_file(self, path: str, name: str) -> bytes:
+        if self.resolver is None or not URL.match(path):
+            with open_file(path, self.limits, self.image_root) as file:
+                return read_bytes(file, name, self.limits)
         try:
-            data = self.resolver(url)
+            data = self.resolver(path)
         except ImageError:
             raise
         except Exception as err:
-            raise ImageError(f"not resolved ({explain(err)}): {shorten(url)}", kind="url") from err
+            raise ImageError(f"not resolved ({explain(err)}): {name}", kind="url") from err
         if not isinstance(data, bytes):
             kind = type(data).__name__
-            raise ImageError(f"the resolver gave {kind}, not bytes, for {shorten(url)}", kind="url")
+            raise ImageError(f"the resolver gave {kind}, not bytes, for {name}", kind="url")
         return data
 
 

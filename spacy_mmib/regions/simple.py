@@ -32,7 +32,7 @@ class GivenRegions(RegionGetter):
 
     needs_pictures = False
     writes = False
-    normalized = True
+    of_doc = True
 
     def __call__(
         self, docs: Sequence[Doc], pictures: Sequence["PIL.Image.Image | None"]
