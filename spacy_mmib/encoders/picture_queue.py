@@ -184,7 +184,7 @@ class PictureQueue:
             gradient and BatchNorm's statistics are of all.
         YIELDS (Tuple[int, Request]): In the order in which they get ready for the network.
         """
-        first: dict[Hashable, int] = {}
+        first: dict[Hashable, int] = {}  # by key
         ahead: deque[int] = deque()
         try:
             for i in self._search(docs, requests):

@@ -54,11 +54,6 @@ def quote(path: object) -> str:
     return name if name.isprintable() and name == name.strip() else repr(name)
 
 
-def one_line(text: str) -> str:
-    """RETURNS (str): The lines of a text as one. Anything else in it stays as it is: it may be a path."""
-    return " ".join(line.strip() for line in text.splitlines()).strip()
-
-
 def explain(err: BaseException) -> str:
     """RETURNS (str): What another library's error says, with its type, short and in one line."""
     return " ".join(f"{type(err).__name__}: {err}".split()).removesuffix(":")[:200]

@@ -107,14 +107,20 @@ class ReadingThreads:
         self.timeout = timeout or float("inf")
         self.max_bytes = max_bytes
         self.process_bytes = process_bytes
-        self.pid = os.getpid()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin without threads: the first time, and after a fork, when the threads are in the parent, and so
+        may be the lock.
+        """
+        self._pid = os.getpid()
         self._changed = threading.Condition()  # guards all that follows
         self._queue: deque[Job] = deque()
         self._readers: dict[threading.Thread, Job | None] = {}
         self._hung = 0
         self._used = 0
         self._idle: list[DecoderProcess] = []
-        weakref.finalize(self, _end, self._queue, self._readers, self._idle)
+        weakref.finalize(self, _end, self._pid, self._queue, self._readers, self._idle)
 
     def submit(self, call: Callable[[], Any], *, needed: bool = False) -> Job:
         """Have something done. A job must not wait for another one.
@@ -123,6 +129,8 @@ class ReadingThreads:
         needed (bool): See `Job`.
         RETURNS (Job): Gives the result. One that is cancelled before its turn is not done.
         """
+        if self._pid != os.getpid():
+            self._begin()
         job = Job(self, call, needed)
         if self.n:
             with self._changed:
@@ -168,11 +176,13 @@ class ReadingThreads:
 
     def wait_for(self, job: Job, needed: bool) -> None:
         """Wait for a job, giving up those that take too long."""
+        if self._pid != os.getpid():
+            self._begin()
         with self._changed:
             job.needed = needed
             self._changed.notify_all()
         while not job.done():
-            if not self._readers or self.pid != os.getpid():  # after a fork they are in the parent
+            if not self._readers:  # no threads are wanted, or possible, or those that had it are the parent's
                 job.run(reraise=KeyboardInterrupt)
             else:
                 with suppress(TimeoutError):
@@ -221,10 +231,10 @@ class ReadingThreads:
         n_bytes (int): How many bytes.
         RAISES (Postponed): Nobody needs the picture yet, and results that are in memory leave no room.
         """
+        job = self._readers.get(threading.current_thread())
+        if job is None:
+            return
         with self._changed:
-            job = self._readers.get(threading.current_thread())
-            if job is None:
-                return
             job.deadline = float("inf")
             # A job's second picture doesn't wait: two such jobs would wait for each other.
             while self._used and self._used + n_bytes > self.max_bytes and not job.claimed:
@@ -274,8 +284,12 @@ class ReadingThreads:
                 process.kill()
 
 
-def _end(queue: deque[Job], readers: dict[threading.Thread, Job | None], idle: list[DecoderProcess]) -> None:
+def _end(
+    pid: int, queue: deque[Job], readers: dict[threading.Thread, Job | None], idle: list[DecoderProcess]
+) -> None:
     """Begin nothing more, and wait for what is being read, but not if it hangs."""
+    if pid != os.getpid():
+        return
     queue.clear()
     end = time.monotonic() + GRACE
     for thread, job in list(readers.items()):

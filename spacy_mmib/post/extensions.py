@@ -19,8 +19,7 @@ from typing import Any
 
 from spacy.tokens import Doc, Span
 
-from ..images.errors import one_line
-from ..util import pack_text, unpack_text, warn
+from ..util import one_line, pack_text, unpack_text, warn
 from .regions import Region, normalize_regions
 from .relations import get_relations as get_relations
 from .relations import read_relations, set_relations

@@ -125,7 +125,7 @@ def test_hostile_posts_among_good_ones(isolation):
         assert len(vectors) == is_good
     vectors = [rows for doc, rows in zip(docs, found) if doc._.image in good]
     numpy.testing.assert_array_equal(vectors, expected)
-    pool = get_settings(encoder).reader._get_pool()
+    pool = get_settings(encoder).reader.pool
     wait_until(lambda: not pool._readers)
     if isolation == "process":
         wait_until(lambda: not pool._hung)
@@ -140,7 +140,7 @@ from spacy_mmib.images.reader import PictureReader
 reader = PictureReader(isolation="process", timeout={timeout})
 data = open(sys.argv[1], "rb").read()
 jobs = [reader.submit(reader.read, data) for _ in "ab"]
-pool = reader._get_pool()
+pool = reader.pool
 def get_processes():
     jobs = list(pool._readers.values())
     return [job.process for job in jobs if job and job.process and job.process.usable is False]
@@ -183,9 +183,9 @@ def test_a_process_gives_what_a_thread_gives():
     for picture in pictures:
         in_thread, in_process = (outcome(reader.read, picture) for reader in readers)
         assert in_process == in_thread
-    assert len(readers[1]._get_pool()._idle) == 1
+    assert len(readers[1].pool._idle) == 1
     for other in (copy.deepcopy(readers[1]), pickle.loads(pickle.dumps(readers[1]))):
-        assert other._get_pool() is not readers[1]._get_pool()
+        assert other.pool is not readers[1].pool
 
 
 def test_paths_and_urls_are_the_parents_matter(tmp_path):
@@ -208,7 +208,7 @@ def test_paths_and_urls_are_the_parents_matter(tmp_path):
 def test_a_process_that_crashes_costs_one_picture():
     reader = PictureReader(isolation="process", threads=1, timeout=60)
     assert reader.read(encoded()).size == (40, 30)
-    pool = reader._get_pool()
+    pool = reader.pool
     for stop in (signal.SIGKILL, signal.SIGSEGV):
         job = reader.submit(reader.read, slow_bmp())
         wait_until(lambda: any(one and one.claimed for one in list(pool._readers.values())))
@@ -292,7 +292,7 @@ def test_a_forked_process_has_decoders_of_its_own():
         code = 1
         try:
             code = 0 if reader.read(encoded((3, 5))).size == (3, 5) else 2
-            for process in reader._get_pool()._idle:
+            for process in reader.pool._idle:
                 process.kill()
         finally:
             os._exit(code)
