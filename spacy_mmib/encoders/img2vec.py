@@ -118,7 +118,7 @@ def forward(
     where = _find_rows(read, len(all_rows))
     for i, request, _ in read:
         request.vectors = all_rows[where[i]]
-    if not train_network:
+    if not train_network and not bool(model.ops.xp.isfinite(all_rows).all()):
         _drop_not_finite(model, [request for _, request, _ in read])
     if settings.cache is not None and not settings.trainable:
         _put_in_cache(model, queue, [request for _, request, _ in read])

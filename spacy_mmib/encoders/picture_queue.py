@@ -27,7 +27,7 @@ from ..post.extensions import (
     set_found_regions,
 )
 from ..post.regions import Region, clip_box, normalize_regions
-from ..post.values import Pixels, StoredImage
+from ..post.values import Pixels, StoredImage, image_key
 from .encoder_settings import EncoderSettings
 from .picture_transform import PictureTransform
 
@@ -100,7 +100,7 @@ class Request:
 
 class PictureQueue:
     """Reads pictures for one encoder. From any thread: a request is one caller's only, and what was begun
-    ahead is the first's that asks for it. Copies and forked processes begin anew.
+    ahead is the first's that asks for it. Copies begin anew.
 
     settings (EncoderSettings): The encoder's.
     """
@@ -119,20 +119,15 @@ class PictureQueue:
         return PictureQueue(self.settings)
 
     def set_network(self, network: Any) -> None:
-        """Read for this network from now on.
-
-        network (nn.Module): Has `settings`, the preset of pictures among them.
-        """
+        """Read for this network from now on, as the preset of pictures among its `settings` says."""
         self._identity = None
         self._pending = {}
         self._transform = PictureTransform(network.settings["preset"])
         self.network = network
 
     def begin(self, docs: Sequence[Doc]) -> None:
-        """Begin to read pictures, as many as the reader may read ahead. Those that are never asked for are
-        forgotten when others are begun.
-
-        docs (Sequence[Doc]): Posts that will be asked for soon.
+        """Begin to read the pictures of posts that will be asked for soon, as many as the reader may read
+        ahead. Those that are never asked for are forgotten when others are begun.
         """
         most = self.settings.reader.prefetch
         begun: dict[Hashable, Request] = {}
@@ -152,7 +147,6 @@ class PictureQueue:
     def ask(self, docs: Sequence[Doc]) -> dict[int, Request]:
         """Ask for the pictures of a batch, going on from what was begun.
 
-        docs (Sequence[Doc]): The posts.
         RETURNS (Dict[int, Request]): Of each post with a picture. Those that aren't in the cache, or whose
             objects are to be searched for, have no vectors yet.
         """
@@ -446,8 +440,10 @@ def _get_key(value: Any) -> Hashable:
 
 
 def _get_stamp(request: Request) -> Hashable:
-    """RETURNS (Hashable): Equal for the same picture as long as its file isn't written to."""
-    stamp: list[Hashable] = [request.digest or _get_key(request.image)]
+    """RETURNS (Hashable): Equal for the same picture as long as its file isn't written to. Has no pixels: it
+    is remembered.
+    """
+    stamp: list[Hashable] = [request.digest or image_key(request.image)]
     if request.digest is None and isinstance(request.image, str):
         with suppress(OSError, ValueError):
             info = os.stat(request.image)

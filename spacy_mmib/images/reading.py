@@ -15,17 +15,8 @@ from typing import Any, BinaryIO
 import PIL.Image
 import PIL.ImageFile
 
-# Pillow only tries formats whose plugins are imported, and importing all takes a while.
-from PIL import (  # noqa: F401
-    BmpImagePlugin,
-    GifImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+# Pillow tries the commonest formats and those whose plugins are imported; importing all takes a while.
+from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from ..post.kinds import Kind
 from ..post.values import ACCEPTED, Pixels, to_stored

@@ -77,6 +77,16 @@ def test_other_weights_begin_anew(encoder):
     assert not encoder.attrs[QUEUE]._pending
 
 
+def test_what_is_remembered_has_no_pixels():
+    """Objects are remembered for tens of thousands of pictures."""
+    encoder = make_encoder(get_regions={"@region_getters": "spacy-mmib.grid.v1", "k": 2})
+    for image in (make_picture("red", (300, 200)), numpy.zeros((200, 300, 3), "uint8")):
+        encoder.predict([make_doc(image)])
+    queue = encoder.attrs[QUEUE]
+    assert len(queue._found) == 2
+    assert len(pickle.dumps(list(queue._found))) < 1000
+
+
 # Preparing
 
 
