@@ -264,7 +264,7 @@ class PictureQueue:
 
     def _submit(self, request: Request) -> None:
         """Begin to prepare a picture, or if its objects aren't known to read it, unless that has begun."""
-        if request.job is None and request.vectors is None:
+        if request.vectors is None and (request.job is None or request.job.was_postponed):
             reader = self.settings.reader
             if request.regions is None:
                 request.job = reader.submit(reader.read, request.image)
@@ -367,7 +367,8 @@ class PictureQueue:
             pictures: dict[int, Any] = {}
             while unknown and len(pictures) < SEARCHED_AT_ONCE:
                 request = requests[unknown[0]]
-                self._submit(request)
+                if request.job is None:  # beyond the first ones
+                    self._submit(request)
                 assert request.job is not None
                 try:
                     pictures[unknown[0]] = request.job.result(needed=not pictures)
@@ -378,7 +379,8 @@ class PictureQueue:
                     request.regions = []
                 request.job = None
                 unknown.popleft()
-            self._find(docs, requests, pictures)
+            if pictures:
+                self._find(docs, requests, pictures)
             self._look_up([requests[i] for i in pictures])
             for i in pictures:
                 if requests[i].vectors is None:

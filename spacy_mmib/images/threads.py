@@ -67,11 +67,16 @@ class Job(Future[Any]):
         """
         try:
             self._threads.wait_for(self, needed)
-            if needed and self.call is not None and isinstance(self.exception(), Postponed):
+            if needed and self.call is not None and self.was_postponed:
                 return self._threads.submit(self.call, needed=True).result()
             return super().result()
         finally:
             del self  # what is raised has this frame, and the job has what is raised
+
+    @property
+    def was_postponed(self) -> bool:
+        """RETURNS (bool): Whether there was no room for it."""
+        return self.done() and isinstance(self.exception(), Postponed)
 
     def run(self, reraise: type[BaseException] | tuple[()] = ()) -> None:
         """Do it, in this thread.
