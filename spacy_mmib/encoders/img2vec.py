@@ -96,9 +96,8 @@ def forward(
     if module is not queue.network:
         queue.set_network(module)
     requests = queue.ask(docs)
-    if is_train:
-        for following in [doc.user_hooks[FOLLOWING] for doc in docs if FOLLOWING in doc.user_hooks]:
-            read_ahead([model], following())
+    for following in [doc.user_hooks[FOLLOWING] for doc in docs if FOLLOWING in doc.user_hooks]:
+        read_ahead([model], following())
     statistics = {name: x.clone() for name, x in module.named_buffers()} if train_network else {}
 
     # Frozen: pictures are prepared only as the network gets to them, batch_size at a time. Training needs
