@@ -92,11 +92,11 @@ def forward(
     settings, network = queue.settings, model.layers[0]
     train_network = is_train and settings.trainable
     module = get_module(network)
-    queue.set_network(module)
+    if module is not queue.network:
+        queue.set_network(module)
     requests = queue.ask(docs)
-    if is_train:
-        for following in [doc.user_hooks[FOLLOWING] for doc in docs if FOLLOWING in doc.user_hooks]:
-            read_ahead([model], following())
+    for following in [doc.user_hooks[FOLLOWING] for doc in docs if FOLLOWING in doc.user_hooks]:
+        read_ahead([model], following())
     statistics = {name: x.clone() for name, x in module.named_buffers()} if train_network else {}
 
     # Frozen: pictures are prepared only as the network gets to them, batch_size at a time. Training needs
@@ -116,7 +116,7 @@ def forward(
     where = _find_rows(read, len(all_rows))
     for i, request, _ in read:
         request.vectors = all_rows[where[i]]
-    if not train_network:
+    if not train_network and not bool(model.ops.xp.isfinite(all_rows).all()):
         _drop_not_finite(model, [request for _, request, _ in read])
     if settings.cache is not None and not settings.trainable:
         _put_in_cache(model, queue, [request for _, request, _ in read])
@@ -180,8 +180,8 @@ def _find_rows(read: list[tuple[int, Request, int]], n_rows: int) -> dict[int, A
 
 def _get_rows(doc: Doc, queue: PictureQueue, request: Request, n_rows: int) -> list[int] | None:
     """RETURNS (Optional[List[int]]): See `PictureVectors`; `None` if the objects aren't those of the doc."""
-    used = queue.get_used(request.regions or [])
-    if not n_rows or (used and used != get_regions(doc)[: len(used)]):
+    getter, used = queue.settings.get_regions, request.used
+    if used and not (getter.of_doc or getter.writes) and used != get_regions(doc)[: len(used)]:
         return None
     failed = {problem.region for problem in request.problems}
     numbers = [0, *(i + 1 for i in range(len(used)) if i not in failed)]

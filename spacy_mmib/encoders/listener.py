@@ -118,11 +118,8 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
         outputs: list[Floats2d],
         backprop: Callable[[list[Floats2d]], Any],
     ) -> None:
-        """Take what the component computed for a training batch, to be used once.
-
-        batch_id (int): See `Tok2VecListener.get_batch_id`.
-        outputs (List[Floats2d]): The vectors.
-        backprop (Callable): Takes their gradient.
+        """Take what the component computed for a training batch (see `Tok2VecListener.get_batch_id`), to be
+        used once.
         """
         self._received.batch = batch_id, outputs, backprop
 

@@ -27,7 +27,7 @@ from ..post.extensions import (
     set_found_regions,
 )
 from ..post.regions import Region, clip_box, normalize_regions
-from ..post.values import Pixels, StoredImage
+from ..post.values import Pixels, StoredImage, image_key
 from .encoder_settings import EncoderSettings
 from .picture_transform import PictureTransform
 
@@ -75,6 +75,7 @@ class Request:
     image (StoredImage): The picture.
     digest (Optional[bytes]): Of the picture's content, if there is a cache.
     regions (Optional[List[Region]]): The objects; `None` if they are to be searched for.
+    used (List[Region]): Those of them that the encoder looks at.
     key (Hashable): Equal for equal pictures with equal objects.
     cache_key (Optional[bytes]): Of the vectors in the cache.
     vectors (Optional[Floats2d]): What was in the cache.
@@ -82,12 +83,12 @@ class Request:
     units (List[Unit]): What was prepared: together they give the post's rows. None if it can't be read.
     order (Optional[List[int]]): Where the rows are among those of the units, if not in order.
     problems (List[Problem]): What couldn't be used.
-    failed (bool): Whether the picture couldn't be read.
     """
 
     image: StoredImage
     digest: bytes | None = None
     regions: list[Region] | None = None
+    used: list[Region] = field(default_factory=list)
     key: Hashable = None
     cache_key: bytes | None = None
     vectors: Any = None
@@ -95,12 +96,11 @@ class Request:
     units: list[Unit] = field(default_factory=list)
     order: list[int] | None = None
     problems: list[Problem] = field(default_factory=list)
-    failed: bool = False
 
 
 class PictureQueue:
     """Reads pictures for one encoder. From any thread: a request is one caller's only, and what was begun
-    ahead is the first's that asks for it. Copies and forked processes begin anew.
+    ahead is the first's that asks for it. Copies begin anew.
 
     settings (EncoderSettings): The encoder's.
     """
@@ -119,21 +119,15 @@ class PictureQueue:
         return PictureQueue(self.settings)
 
     def set_network(self, network: Any) -> None:
-        """Read for this network from now on.
-
-        network (nn.Module): Has `settings`, the preset of pictures among them.
-        """
-        if network is not self.network:
-            self._identity = None
-            self._pending = {}
-            self._transform = PictureTransform(network.settings["preset"])
-            self.network = network
+        """Read for this network from now on, as the preset of pictures among its `settings` says."""
+        self._identity = None
+        self._pending = {}
+        self._transform = PictureTransform(network.settings["preset"])
+        self.network = network
 
     def begin(self, docs: Sequence[Doc]) -> None:
-        """Begin to read pictures, as many as the reader may read ahead. Those that are never asked for are
-        forgotten when others are begun.
-
-        docs (Sequence[Doc]): Posts that will be asked for soon.
+        """Begin to read the pictures of posts that will be asked for soon, as many as the reader may read
+        ahead. Those that are never asked for are forgotten when others are begun.
         """
         most = self.settings.reader.prefetch
         begun: dict[Hashable, Request] = {}
@@ -153,7 +147,6 @@ class PictureQueue:
     def ask(self, docs: Sequence[Doc]) -> dict[int, Request]:
         """Ask for the pictures of a batch, going on from what was begun.
 
-        docs (Sequence[Doc]): The posts.
         RETURNS (Dict[int, Request]): Of each post with a picture. Those that aren't in the cache, or whose
             objects are to be searched for, have no vectors yet.
         """
@@ -170,9 +163,10 @@ class PictureQueue:
                 request = self._make_request(doc, image)
                 fresh.append(request)
             requests[i] = request
-            if request.regions is not None:
+            if request.regions is not None and self.settings.get_regions.writes:
                 self._write_regions(doc, request.regions)
-        self._look_up(fresh)
+        if self.settings.cache is not None:
+            self._look_up(fresh)
         return requests
 
     def read(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[tuple[int, Request]]:
@@ -184,13 +178,11 @@ class PictureQueue:
             gradient and BatchNorm's statistics are of all.
         YIELDS (Tuple[int, Request]): In the order in which they get ready for the network.
         """
-        first: dict[Hashable, int] = {}
+        first: dict[Hashable, int] = {}  # by key
         ahead: deque[int] = deque()
         try:
             for i in self._search(docs, requests):
                 request = requests[i]
-                if request.vectors is not None or request.failed:
-                    continue
                 if not self.settings.trainable and first.setdefault(request.key, i) != i:
                     _cancel(request)
                     requests[i] = requests[first[request.key]]
@@ -209,12 +201,7 @@ class PictureQueue:
         """RETURNS (bool): Whether the files of a picture are those that were there when it was asked for, so
         that what was read may be kept under their content.
         """
-        used = self.get_used(request.regions or [])
-        return request.key == (self._digest(request.image), *map(self._describe, used))
-
-    def get_used(self, regions: list[Region]) -> list[Region]:
-        """RETURNS (List[Region]): The objects that the encoder looks at."""
-        return [] if self.settings.mode == "patches" else regions[: self.settings.max_regions]
+        return request.key == (self._digest(request.image), *map(self._describe, request.used))
 
     def _get_pending_key(self, doc: Doc, image: StoredImage) -> Hashable:
         getter = self.settings.get_regions
@@ -250,7 +237,9 @@ class PictureQueue:
         request.regions = regions
         if regions is None:
             return
-        described = [self._describe(region) for region in self.get_used(regions)]
+        if self.settings.mode != "patches":
+            request.used = regions[: self.settings.max_regions]
+        described = [self._describe(region) for region in request.used]
         request.key = (request.digest or _get_key(request.image), *described)
         if request.digest is not None and None not in described:
             if self._identity is None:
@@ -275,12 +264,12 @@ class PictureQueue:
 
     def _submit(self, request: Request) -> None:
         """Begin to prepare a picture, or if its objects aren't known to read it, unless that has begun."""
-        if request.job is None and request.vectors is None:
+        if request.vectors is None and (request.job is None or request.job.was_postponed):
             reader = self.settings.reader
             if request.regions is None:
                 request.job = reader.submit(reader.read, request.image)
             else:
-                request.job = reader.submit(self._prepare, request.image, request.regions)
+                request.job = reader.submit(self._prepare, request.image, request.used)
 
     def _finish(self, i: int, requests: dict[int, Request]) -> tuple[int, Request]:
         request = requests[i]
@@ -313,7 +302,7 @@ class PictureQueue:
         units, order = [Unit(transform(whole), none)], [0]
         scale = 2 * [units[0].picture.shape[-1] / whole.width, units[0].picture.shape[-2] / whole.height]
         boxes: list[list[float]] = []
-        for i, region in enumerate(self.get_used(regions)):
+        for i, region in enumerate(regions):
             try:
                 if isinstance(region, str):
                     units.append(Unit(transform(read(region)), none))
@@ -342,7 +331,7 @@ class PictureQueue:
         getter, cache = self.settings.get_regions, self.settings.cache
         if not getter.needs_pictures:
             found = getter([doc], [None])[0]
-            return found if getter.normalized else normalize_regions(found)
+            return found if getter.of_doc else normalize_regions(found)
         source = self._get_source(doc)
         if source is None:
             return None
@@ -362,25 +351,24 @@ class PictureQueue:
         return None if identity is None else f"{identity} {self.settings.get_regions.get_query(doc)}".strip()
 
     def _write_regions(self, doc: Doc, regions: list[Region]) -> None:
-        getter = self.settings.get_regions
-        if getter.writes:
-            set_found_regions(doc, regions, self._get_source(doc), getter.note)
+        set_found_regions(doc, regions, self._get_source(doc), self.settings.get_regions.note)
 
     def _search(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[int]:
         """Search for the objects of pictures in which they aren't known, in as many at a time as may be in
         memory.
 
-        YIELDS (int): All posts with a request, their objects known.
+        YIELDS (int): All posts whose pictures have to be prepared, their objects known.
         """
         unknown = deque(i for i, request in requests.items() if request.regions is None)
-        yield from (i for i, request in requests.items() if request.regions is not None)
+        yield from (i for i, x in requests.items() if x.regions is not None and x.vectors is None)
         while unknown:
             for i in islice(unknown, SEARCHED_AT_ONCE):
                 self._submit(requests[i])
             pictures: dict[int, Any] = {}
             while unknown and len(pictures) < SEARCHED_AT_ONCE:
                 request = requests[unknown[0]]
-                self._submit(request)
+                if request.job is None:  # beyond the first ones
+                    self._submit(request)
                 assert request.job is not None
                 try:
                     pictures[unknown[0]] = request.job.result(needed=not pictures)
@@ -388,22 +376,23 @@ class PictureQueue:
                     break
                 except ImageError as err:
                     request.problems.append(Problem(str(err), err.kind))
-                    request.regions, request.failed = [], True
+                    request.regions = []
                 request.job = None
                 unknown.popleft()
-            self._find(docs, requests, pictures)
+            if pictures:
+                self._find(docs, requests, pictures)
             self._look_up([requests[i] for i in pictures])
             for i in pictures:
                 if requests[i].vectors is None:
                     submit = self.settings.reader.submit
-                    requests[i].job = submit(self._prepare, pictures[i], requests[i].regions or [])
+                    requests[i].job = submit(self._prepare, pictures[i], requests[i].used)
             found = list(pictures)
             pictures = {}  # the jobs have them, and let go of them when they are done
             for i in found:
                 if (job := requests[i].job) is not None:
                     with suppress(Exception):  # said when it is taken
                         job.result()
-            yield from found
+            yield from (i for i in found if requests[i].vectors is None)
 
     def _find(self, docs: Sequence[Doc], requests: dict[int, Request], pictures: dict[int, Any]) -> None:
         getter, cache = self.settings.get_regions, self.settings.cache
@@ -433,7 +422,8 @@ class PictureQueue:
                 self._set_regions(request, [])
                 continue
             self._set_regions(request, regions)
-            self._write_regions(docs[i], regions)
+            if getter.writes:
+                self._write_regions(docs[i], regions)
             if source is not None:
                 if len(self._found) >= REMEMBERED:
                     self._found.clear()
@@ -452,8 +442,10 @@ def _get_key(value: Any) -> Hashable:
 
 
 def _get_stamp(request: Request) -> Hashable:
-    """RETURNS (Hashable): Equal for the same picture as long as its file isn't written to."""
-    stamp: list[Hashable] = [request.digest or _get_key(request.image)]
+    """RETURNS (Hashable): Equal for the same picture as long as its file isn't written to. Has no pixels: it
+    is remembered.
+    """
+    stamp: list[Hashable] = [request.digest or image_key(request.image)]
     if request.digest is None and isinstance(request.image, str):
         with suppress(OSError, ValueError):
             info = os.stat(request.image)

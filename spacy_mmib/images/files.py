@@ -36,7 +36,8 @@ def open_file(path: str, limits: ReadingLimits, root: str | os.PathLike[str] | N
     RETURNS (BinaryIO): The file, at its beginning.
     RAISES (ImageError): There is none, or not such a one.
     """
-    refuse_url(path)
+    if URL.match(path):
+        refuse_url(path)
     anywhere = root is None and not isinstance(path, PathInRoot)
     try:
         # Looked at before it is opened, too: opening a device can have effects.

@@ -57,12 +57,8 @@ class PictureCounts:
     def add(
         self, outcome: Outcome, dropped_crops: int, reason: str | None, kinds: Iterable[str] = ()
     ) -> None:
-        """Count one post.
-
-        outcome (Outcome): What became of its picture.
-        dropped_crops (int): How many of its crops were left out.
-        reason (Optional[str]): Why something was not used.
-        kinds (Iterable[str]): Of what kind the reason is, for the picture or each crop.
+        """Count a post: what became of its picture, how many of its crops were left out, why the first of
+        what wasn't used was not, and the kind of each reason.
         """
         self.posts += 1
         self.with_picture += outcome == "used"
@@ -94,7 +90,7 @@ class PictureCounts:
 
 class PictureFolder:
     """Makes the pictures of posts usable, or says why they are not. Their paths are bound to the folder:
-    whoever opens one later, in whatever process, finds out whether it still leads to a file inside.
+    whoever opens one later finds out whether it still leads to a file inside.
 
     root (Union[str, Path]): The folder relative paths start from, and that no path may leave.
     check (ImageCheck): "header" opens every picture without decoding it, "decode" reads it in full,

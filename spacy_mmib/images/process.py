@@ -40,7 +40,7 @@ class DecoderProcess:
 
     memory (int): Bytes it may take, beyond what it takes by itself; where the system has such a limit for
         address spaces (Linux).
-    timeout (float): Seconds after which the parent will have killed it. 0: never.
+    timeout (float): Seconds after which the parent will have killed it; may be infinite.
     usable (bool): Whether it can be given another picture.
     RAISES (ImageError): It can't be started.
     """
@@ -53,7 +53,7 @@ class DecoderProcess:
         # Its decoders have one thread each.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.usable = False
-        self._seconds = int(timeout) + SPARE if timeout else 0
+        self._seconds = int(timeout) + SPARE if timeout < float("inf") else 0
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "pipesize": 2**20}
         try:
             self._process = subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]

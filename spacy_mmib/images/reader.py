@@ -89,23 +89,22 @@ class PictureReader:
         self.max_decoded_bytes = max_decoded_bytes
         self.isolation = isolation
         self.max_process_bytes = max_process_bytes
-        self._pool: ReadingThreads | None = None
+        self.__setstate__({})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}
+        return {key: value for key, value in self.__dict__.items() if key != "pool"}
 
-    def _get_pool(self) -> ReadingThreads:
-        if self._pool is None or self._pool.pid != os.getpid():  # after a fork its threads are the parent's
-            memory = self.max_process_bytes if self.isolation == "process" else None
-            self._pool = ReadingThreads(self.threads, self.timeout, self.max_decoded_bytes, memory)
-        return self._pool
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        memory = self.max_process_bytes if self.isolation == "process" else None
+        self.pool = ReadingThreads(self.threads, self.timeout, self.max_decoded_bytes, memory)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Job:
         """Have something done, such as `read`, by a thread that reads pictures, ahead of need.
 
         RETURNS (Job): `Job.result` waits for it.
         """
-        return self._get_pool().submit(partial(function, *args))
+        return self.pool.submit(partial(function, *args))
 
     def read(self, value: Any) -> "PIL.Image.Image":
         """Read a picture, in this thread (and not within `timeout` if it isn't one that reads), or with
@@ -117,13 +116,14 @@ class PictureReader:
         """
         from .reading import BYTES, as_stored, decode
 
-        pool = self._get_pool()
+        pool = self.pool
         if self.isolation == "process" and not pool.are_here:
             picture: PIL.Image.Image = pool.submit(partial(self.read, value), needed=True).result()
             return picture
         stored = value if isinstance(value, (str, bytes)) else as_stored(value)
         if isinstance(stored, str):
-            name, data = shorten(stored), self._read_file(stored)
+            name = shorten(stored)
+            data = self._read_file(stored, name)
         elif isinstance(stored, bytes):
             name, data = BYTES, stored
         else:
@@ -134,23 +134,19 @@ class PictureReader:
             return picture
         return decode(data, name, self.limits, pool.claim)
 
-    def _read_file(self, path: str) -> bytes:
-        if self.resolver is not None and URL.match(path):
-            return self._resolve(path)
-        with open_file(path, self.limits, self.image_root) as file:
-            return read_bytes(file, shorten(path), self.limits)
-
-    def _resolve(self, url: str) -> bytes:
-        assert self.resolver is not None
+    def _read_file(self, path: str, name: str) -> bytes:
+        if self.resolver is None or not URL.match(path):
+            with open_file(path, self.limits, self.image_root) as file:
+                return read_bytes(file, name, self.limits)
         try:
-            data = self.resolver(url)
+            data = self.resolver(path)
         except ImageError:
             raise
         except Exception as err:
-            raise ImageError(f"not resolved ({explain(err)}): {shorten(url)}", kind="url") from err
+            raise ImageError(f"not resolved ({explain(err)}): {name}", kind="url") from err
         if not isinstance(data, bytes):
             kind = type(data).__name__
-            raise ImageError(f"the resolver gave {kind}, not bytes, for {shorten(url)}", kind="url")
+            raise ImageError(f"the resolver gave {kind}, not bytes, for {name}", kind="url")
         return data
 
 

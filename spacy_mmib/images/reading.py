@@ -15,17 +15,8 @@ from typing import Any, BinaryIO
 import PIL.Image
 import PIL.ImageFile
 
-# Pillow only tries formats whose plugins are imported, and importing all takes a while.
-from PIL import (  # noqa: F401
-    BmpImagePlugin,
-    GifImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+# Pillow tries the commonest formats and those whose plugins are imported; importing all takes a while.
+from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from ..post.kinds import Kind
 from ..post.values import ACCEPTED, Pixels, to_stored
@@ -93,7 +84,7 @@ def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
     if isinstance(stored, str):
         with open_file(stored, limits) as file:
             return _probe(file, shorten(stored), limits)
-    _check_bytes(stored, BYTES, limits)
+    _refuse_bytes(stored, BYTES, limits)
     return _probe(io.BytesIO(stored), BYTES, limits)
 
 
@@ -110,7 +101,8 @@ def decode(
     RETURNS (PIL.Image.Image): See `read_image`.
     RAISES (ImageError): It can't be decoded.
     """
-    _check_bytes(data, name, limits)
+    if not 0 < len(data) <= limits.max_bytes:
+        _refuse_bytes(data, name, limits)
     with _open(io.BytesIO(data), name, limits) as image:
         if claim is not None:
             claim(BYTES_A_PIXEL * image.width * image.height)
@@ -136,7 +128,7 @@ def as_stored(value: Any) -> str | bytes | Pixels:
     return stored
 
 
-def _check_bytes(data: bytes, name: str, limits: ReadingLimits) -> None:
+def _refuse_bytes(data: bytes, name: str, limits: ReadingLimits) -> None:
     if not data and name == BYTES:
         raise ImageError(f"{name} are empty", kind="empty")
     limits.refuse_size(len(data), name)
@@ -263,6 +255,8 @@ def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     if 0 in image.size:
         raise ImageError(f"has no pixels ({image.width} x {image.height})")
     source = image if share else open_again(image)
+    if not share:  # what we have opened is checked by then
+        check_colours(source)
     rgb = to_8_bits(source, share=share or source is not image)
     # After decoding: a PNG picture can say it behind its pixels. PIL.ImageOps.exif_transpose also
     # writes the EXIF data anew, and fails if any of it is malformed.

@@ -49,7 +49,7 @@ class Job(Future[Any]):
     def __init__(self, threads: "ReadingThreads", call: Callable[[], Any], needed: bool) -> None:
         super().__init__()
         self._threads = threads
-        self._call = call
+        self.call: Callable[[], Any] | None = call  # has pictures, perhaps: until it is answered
         self.needed = needed
         self.deadline = float("inf")
         self.claimed = 0
@@ -67,11 +67,16 @@ class Job(Future[Any]):
         """
         try:
             self._threads.wait_for(self, needed)
-            if needed and isinstance(self.exception(), Postponed):
-                return self._threads.submit(self._call, needed=True).result()
+            if needed and self.call is not None and self.was_postponed:
+                return self._threads.submit(self.call, needed=True).result()
             return super().result()
         finally:
             del self  # what is raised has this frame, and the job has what is raised
+
+    @property
+    def was_postponed(self) -> bool:
+        """RETURNS (bool): Whether there was no room for it."""
+        return self.done() and isinstance(self.exception(), Postponed)
 
     def run(self, reraise: type[BaseException] | tuple[()] = ()) -> None:
         """Do it, in this thread.
@@ -79,7 +84,7 @@ class Job(Future[Any]):
         reraise (Type[BaseException]): What is not about the job, but about this thread.
         """
         try:
-            self._threads.settle(self, self._call(), None)
+            self._threads.settle(self, self.call() if self.call else None, None)
         except reraise:
             raise
         except BaseException as err:
@@ -104,17 +109,23 @@ class ReadingThreads:
 
     def __init__(self, n: int, timeout: float, max_bytes: int, process_bytes: int | None = None) -> None:
         self.n = n
-        self.timeout = timeout
+        self.timeout = timeout or float("inf")
         self.max_bytes = max_bytes
         self.process_bytes = process_bytes
-        self.pid = os.getpid()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin without threads: the first time, and after a fork, when the threads are in the parent, and so
+        may be the lock.
+        """
+        self._pid = os.getpid()
         self._changed = threading.Condition()  # guards all that follows
         self._queue: deque[Job] = deque()
         self._readers: dict[threading.Thread, Job | None] = {}
         self._hung = 0
         self._used = 0
         self._idle: list[DecoderProcess] = []
-        weakref.finalize(self, _end, self._queue, self._readers, self._idle)
+        weakref.finalize(self, _end, self._pid, self._queue, self._readers, self._idle)
 
     def submit(self, call: Callable[[], Any], *, needed: bool = False) -> Job:
         """Have something done. A job must not wait for another one.
@@ -123,6 +134,8 @@ class ReadingThreads:
         needed (bool): See `Job`.
         RETURNS (Job): Gives the result. One that is cancelled before its turn is not done.
         """
+        if self._pid != os.getpid():
+            self._begin()
         job = Job(self, call, needed)
         if self.n:
             with self._changed:
@@ -148,48 +161,41 @@ class ReadingThreads:
                 del self._readers[thread]
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            job.run()
-            del job
-
-    def _next(self) -> Job | None:
-        """RETURNS (Optional[Job]): What this thread is to do next; `None` if it is to end."""
         here = threading.current_thread()
-        with self._changed:
-            if here not in self._readers:  # its job was given up, and another thread has taken its place
-                self._hung -= 1
-                return None
-            self._free(self._readers[here])
-            while self._queue:
-                job = self._queue.popleft()
-                if not job.done():
-                    job.deadline = self._get_deadline()
-                    self._readers[here] = job
-                    return job
-            del self._readers[here]
-            return None
-
-    def _get_deadline(self, extra: float = 0.0) -> float:
-        return time.monotonic() + self.timeout + extra if self.timeout else float("inf")
+        while True:
+            with self._changed:
+                if here not in self._readers:  # its job was given up, and another thread is in its place
+                    self._hung -= 1
+                    return
+                while self._queue and self._queue[0].done():
+                    self._queue.popleft()
+                if not self._queue:
+                    del self._readers[here]
+                    return
+                job = self._readers[here] = self._queue.popleft()
+                job.deadline = time.monotonic() + self.timeout
+            job.run()
+            with self._changed:
+                self._free(job)
+            del job
 
     def wait_for(self, job: Job, needed: bool) -> None:
         """Wait for a job, giving up those that take too long."""
+        if self._pid != os.getpid():
+            self._begin()
         with self._changed:
             job.needed = needed
             self._changed.notify_all()
         while not job.done():
-            if not self._readers or self.pid != os.getpid():  # after a fork they are in the parent
+            if not self._readers:  # no threads are wanted, or possible, or those that had it are the parent's
                 job.run(reraise=KeyboardInterrupt)
             else:
                 with suppress(TimeoutError):
-                    job.exception(self.give_up())
+                    job.exception(self._give_up())
         del job
 
-    def give_up(self) -> float:
-        """Give up what takes too long, and start threads in its place.
-
-        RETURNS (float): Seconds until there may be more of that.
-        """
+    def _give_up(self) -> float:
+        """RETURNS (float): Seconds until there may be more to give up."""
         now = time.monotonic()
         left = LOOK_EVERY
         with self._changed:
@@ -211,16 +217,18 @@ class ReadingThreads:
         """Answer a job, unless it was answered. If it made a picture its pixels count until that is gone."""
         if error is not None and not isinstance(error, Exception):
             error = ImageError(f"the thread that read it was ended ({explain(error)})", kind="crashed")
+        if not isinstance(error, Postponed):
+            job.call = None
         size = getattr(value, "size", None)
         with self._changed, suppress(InvalidStateError):
             if error is not None:
                 job.set_exception(error)
-            else:
-                job.set_result(value)
-                if isinstance(size, tuple) and len(size) == 2 and job.claimed:
-                    weakref.finalize(value, self._give_room, job.claimed).atexit = False
-                    job.claimed = 0
-                    self._changed.notify_all()
+                return
+            job.set_result(value)
+            if isinstance(size, tuple) and len(size) == 2 and job.claimed:
+                weakref.finalize(value, self._give_room, job.claimed).atexit = False
+                job.claimed = 0
+                self._changed.notify_all()
 
     def claim(self, n_bytes: int) -> None:
         """Wait until there is room for the pixels of a picture. Outside of these threads there is.
@@ -228,13 +236,13 @@ class ReadingThreads:
         n_bytes (int): How many bytes.
         RAISES (Postponed): Nobody needs the picture yet, and results that are in memory leave no room.
         """
+        job = self._readers.get(threading.current_thread())
+        if job is None:
+            return
         with self._changed:
-            job = self._readers.get(threading.current_thread())
-            if job is None:
-                return
             job.deadline = float("inf")
             # A job's second picture doesn't wait: two such jobs would wait for each other.
-            while self._used + n_bytes > self.max_bytes and self._used and not job.claimed:
+            while self._used and self._used + n_bytes > self.max_bytes and not job.claimed:
                 if not any(other is not None and other.claimed for other in self._readers.values()):
                     if job.needed:
                         break
@@ -242,12 +250,12 @@ class ReadingThreads:
                 self._changed.wait()
             self._used += n_bytes
             job.claimed += n_bytes
-            job.deadline = self._get_deadline()
+            job.deadline = time.monotonic() + self.timeout
 
-    def _free(self, job: Job | None) -> None:
-        if job is not None and job.claimed:
-            self._give_room(job.claimed)
-            job.claimed = 0
+    def _free(self, job: Job) -> None:
+        self._used -= job.claimed
+        job.claimed = 0
+        self._changed.notify_all()
 
     def _give_room(self, n_bytes: int) -> None:
         with self._changed:
@@ -260,24 +268,18 @@ class ReadingThreads:
         return threading.current_thread() in self._readers
 
     def decode_in_process(self, *args: Any) -> Any:
-        """Have a picture decoded by a process, in one of these threads.
-
-        args (Any): See `DecoderProcess.decode`.
-        RETURNS (PIL.Image.Image): The picture.
-        RAISES (ImageError): It can't be decoded, or the process ended (kind "crashed").
-        """
-        assert self.process_bytes is not None
+        """Have a picture decoded by a process, in one of these threads; see `DecoderProcess.decode`."""
         with self._changed:
             job = self._readers.get(threading.current_thread())
             process = self._idle.pop() if self._idle else None
-        if job is None:
+        if job is None or self.process_bytes is None:
             raise ImageError("given up", kind="timeout")
         try:
             if process is None:
-                job.deadline = self._get_deadline(START)
+                job.deadline = time.monotonic() + self.timeout + START
                 process = job.process = DecoderProcess(self.process_bytes, self.timeout)
                 process.wait_until_ready()
-            job.process, job.deadline = process, self._get_deadline()
+            job.process, job.deadline = process, time.monotonic() + self.timeout
             return process.decode(*args)
         finally:
             job.process = None
@@ -287,8 +289,12 @@ class ReadingThreads:
                 process.kill()
 
 
-def _end(queue: deque[Job], readers: dict[threading.Thread, Job | None], idle: list[DecoderProcess]) -> None:
+def _end(
+    pid: int, queue: deque[Job], readers: dict[threading.Thread, Job | None], idle: list[DecoderProcess]
+) -> None:
     """Begin nothing more, and wait for what is being read, but not if it hangs."""
+    if pid != os.getpid():
+        return
     queue.clear()
     end = time.monotonic() + GRACE
     for thread, job in list(readers.items()):

@@ -29,7 +29,8 @@ class ResilientPipe:
         batches = map(list, util.minibatch(stream, size=batch_size))
         with_following = pairwise(chain(batches, [[]])) if encoders else ((docs, []) for docs in batches)
         for docs, following in with_following:
-            read_ahead(encoders, following)
+            if following:
+                read_ahead(encoders, following)
             try:
                 self.set_annotations(docs, self.predict(docs))
             except Exception:

@@ -27,7 +27,7 @@ class GivenRegions(RegionGetter):
 
     needs_pictures = False
     writes = False
-    normalized = True
+    of_doc = True
 
     def __call__(self, docs: Sequence[Doc], pictures: Pictures) -> list[list[Region]]:
         """RETURNS (List[List[Region]]): The regions of each doc."""
