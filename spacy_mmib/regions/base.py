@@ -45,8 +45,8 @@ class RegionGetter:
     writes: bool = True
     """Whether what it finds is written to `doc._.regions`."""
 
-    normalized: bool = False
-    """Whether the regions it returns are as `normalize_regions` makes them."""
+    of_doc: bool = False
+    """Whether the regions it returns are those in `doc._.regions`, as `get_regions` returns them."""
 
     note: str | None = None
     """What users of the regions have to know, e.g. that they leak a label. It becomes the note of the

@@ -12,7 +12,6 @@ import spacy
 from conftest import make_picture
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
-from spacy_mmib.regions.loading import load_pictures
 
 import spacy_mmib.post.extensions
 from spacy_mmib.images.reading import ImageError, probe_image, read_image, to_rgb
