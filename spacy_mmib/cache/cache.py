@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spacy.util import registry
 
+from ..images.values import StoredImage
 from ..post.regions import Region
-from ..post.values import StoredImage
 from ..util import warn
 from .codec import decode_array, decode_regions, encode_array, encode_regions, round_array
 from .digests import digest_picture, make_key

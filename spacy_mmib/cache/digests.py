@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..images.files import open_file
 from ..images.limits import MAX_BYTES, ReadingLimits
-from ..post.values import Pixels, StoredImage
+from ..images.values import Pixels, StoredImage
 
 if TYPE_CHECKING:
     from .store import FeatureStore

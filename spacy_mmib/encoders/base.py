@@ -24,7 +24,7 @@ class VisionBackbone(nn.Module):
     preset (Dict[str, Any]): How pictures are prepared for it, see `encoders.picture_transform`. It belongs to
         the weights and is stored with them, as all settings are.
     memory_format (str): "auto" is channels last if frozen: optimizers give weights back in the other format.
-    rows (str): What is made of a picture; this and what isn't said here is as in `encoders.builders`.
+    rows (str): What is made of a picture; this and what isn't said here is as in `encoders.torchvision`.
     rows_size (int): Parts a side of a grid or pyramid.
     rois (bool): Whether objects will be cut out of the last feature map.
     network (Optional[nn.Module]): If it has been built already.

@@ -27,7 +27,7 @@ FOLLOWING = "spacy_mmib_following"
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Settings of a picture encoder's layer; see `encoders.builders.build_torchvision_encoder_v1`. Not
+    """Settings of a picture encoder's layer; see `encoders.torchvision.build_torchvision_encoder_v1`. Not
     attributes of the Thinc model: those are restored from a saved model, over what the config says.
 
     name (str): What messages call the encoder.

@@ -4,18 +4,20 @@ model is ever run, and nothing but tensors is unpickled.
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import PIL.Image
 import torch
+from spacy.util import registry
 from torch import nn
 
 from ..regions.zero_shot_detector import find_model_folder
 from ..util import warn
 from .base import VisionBackbone, describe
+from .builders import ImageEncoder, build_encoder
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -235,3 +237,35 @@ def _get_side(what: str, size: dict[str, int]) -> int:
     if "height" not in size or size["height"] != size.get("width"):
         raise ValueError(f"{what} is {size}, which is not supported: no square")
     return size["height"]
+
+
+@registry.architectures("spacy-mmib.HFVisionEncoder.v1")
+def build_hf_vision_encoder_v1(
+    *,
+    name: str | Path = "openai/clip-vit-base-patch32",
+    rows: Literal["regions", "patches"] = "regions",
+    trainable: bool = False,
+    image_size: int | None = None,
+    get_regions: Callable[..., Any] | None = None,
+    max_regions: int | None = 16,
+    batch_size: int = 64,
+    on_image_error: Literal["warn", "raise"] = "warn",
+    read_picture: Any = None,
+    cache: Any = None,
+    autocast: Literal["bfloat16", "float16"] | None = None,
+    mixed_precision: bool = False,
+) -> ImageEncoder:
+    """Build a picture encoder from a vision model of transformers: CLIP, SigLIP, DINOv2, ViT. What isn't said
+    here is as in `build_torchvision_encoder_v1`.
+
+    name (Union[str, Path]): Name of the model on the hub, or a folder with config.json,
+        preprocessor_config.json and model.safetensors. Of models of text and pictures the vision part is
+        taken.
+    rows (str): "regions": the pooled vector of the whole picture, and of each object as a picture of its own.
+        "patches": the pooled vector of the whole picture and that of each of its patches, row by row; objects
+        aren't searched for.
+    image_size (Optional[int]): In pixels, instead of the model's own.
+    """
+    settings = dict(locals())
+    own = {"name": settings.pop("name")}
+    return build_encoder(HFVision, load, own, memory_format="contiguous", **settings)

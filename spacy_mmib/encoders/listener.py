@@ -13,8 +13,8 @@ from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..bridge.picture_vectors import PictureVectors, get_rows
+from ..images.values import StoredImage
 from ..post.extensions import describe_regions, get_stored_image
-from ..post.values import StoredImage
 
 RENAMED = "renamed"
 """Attribute of the layer: {the name in the config: the component's name now}, empty if they are the same.

@@ -19,6 +19,7 @@ from spacy.tokens import Doc
 from ..images.errors import ImageError, explain
 from ..images.files import URL, bind
 from ..images.threads import Job, Postponed
+from ..images.values import Pixels, StoredImage, image_key
 from ..post.extensions import (
     describe_regions,
     get_regions,
@@ -27,7 +28,6 @@ from ..post.extensions import (
     set_found_regions,
 )
 from ..post.regions import Region, clip_box, normalize_regions
-from ..post.values import Pixels, StoredImage, image_key
 from .encoder_settings import EncoderSettings
 from .picture_transform import PictureTransform
 

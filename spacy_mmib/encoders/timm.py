@@ -1,12 +1,16 @@
 """Models of timm as picture encoders."""
 
+from collections.abc import Callable
 from math import floor
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from spacy.util import registry
 from torch import nn
 
 from .base import VisionBackbone, describe, explain_download, read_state_dict
+from .builders import ImageEncoder, build_encoder
 
 
 class TimmVision(VisionBackbone):
@@ -123,3 +127,36 @@ def _create(name: str, preset: dict[str, Any], **source: Any) -> nn.Module:
         source["img_size"] = preset["crop_size"]
     network: nn.Module = _import_timm().create_model(name, num_classes=0, **source)
     return network
+
+
+@registry.architectures("spacy-mmib.TimmEncoder.v1")
+def build_timm_encoder_v1(
+    *,
+    name: str = "resnet50",
+    weights: str | Path | None = None,
+    rows: Literal["regions", "grid"] = "regions",
+    grid_size: int = 7,
+    trainable: bool = False,
+    image_size: int | None = None,
+    get_regions: Callable[..., Any] | None = None,
+    max_regions: int | None = 16,
+    region_features: Literal["crop", "roi"] = "crop",
+    batch_size: int = 64,
+    on_image_error: Literal["warn", "raise"] = "warn",
+    read_picture: Any = None,
+    cache: Any = None,
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto",
+    autocast: Literal["bfloat16", "float16"] | None = None,
+    mixed_precision: bool = False,
+) -> ImageEncoder:
+    """Build a picture encoder from a model of timm, which the extra "timm" installs. What isn't said here is
+    as in `build_torchvision_encoder_v1`.
+
+    name (str): timm's name of the model, e.g. "resnet50", or with the tag of its weights "resnet50.a1_in1k".
+    weights (Optional[Union[str, Path]]): "pretrained" for those of that name, or the tag of others:
+        downloaded on initialization unless in timm's cache; the path of a file; or `None` for random weights.
+    image_size (Optional[int]): In pixels, instead of the size that belongs to the weights.
+    """
+    settings = dict(locals())
+    own = {key: settings.pop(key) for key in ("name", "weights")}
+    return build_encoder(TimmVision, load, own, **settings)

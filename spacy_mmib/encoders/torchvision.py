@@ -1,15 +1,18 @@
 """Classification networks of torchvision as picture encoders."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import get_ident
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from spacy.util import registry
 from torch import nn
 
 from ..regions.vision import ImageClassification, models
 from .base import VisionBackbone, describe, explain_download, read_state_dict
+from .builders import ImageEncoder, build_encoder
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 
@@ -146,3 +149,69 @@ def make_preset(arch: str, weights: str | None, image_size: int | None) -> dict[
         "interpolation": transform.interpolation.value,
         **({} if weights is None else {"transform_input": True}),
     }
+
+
+@registry.architectures("spacy-mmib.TorchvisionEncoder.v1")
+def build_torchvision_encoder_v1(
+    *,
+    arch: str = "resnet50",
+    weights: str | Path | None = None,
+    rows: Literal["regions", "grid", "pyramid"] = "regions",
+    grid_size: int = 7,
+    pyramid_size: int = 2,
+    trainable: bool = False,
+    image_size: int | None = None,
+    get_regions: Callable[..., Any] | None = None,
+    max_regions: int | None = 16,
+    region_features: Literal["crop", "roi"] = "crop",
+    batch_size: int = 64,
+    on_image_error: Literal["warn", "raise"] = "warn",
+    read_picture: Any = None,
+    cache: Any = None,
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto",
+    autocast: Literal["bfloat16", "float16"] | None = None,
+    mixed_precision: bool = False,
+) -> ImageEncoder:
+    """Build a picture encoder from a classification network of torchvision.
+
+    arch (str): torchvision's name of the network, e.g. "resnet50" (the paper's), "vit_b_16".
+    weights (Optional[Union[str, Path]]): torchvision's name of its weights ("IMAGENET1K_V1" are the paper's;
+        downloaded unless in torch's cache), the path of a state dict (.safetensors, or .pth, of which only
+        tensors are unpickled), or `None` for random weights. Read on initialization: a saved pipeline holds
+        its weights.
+    rows (str): "regions": a row for the whole picture and one for each object. "grid": a row for the whole
+        picture and one for each of grid_size x grid_size parts of it, averages of the last feature map, row
+        by row; objects aren't searched for. "pyramid": for the whole picture and for each object pyramid_size
+        x pyramid_size rows, in each the averages of the maps of a ResNet's four stages over that part.
+    grid_size (int): Parts a side.
+    pyramid_size (int): Parts a side.
+    trainable (bool): Train the network with the component. If `False` (the paper's) it is truly frozen,
+        BatchNorm statistics included.
+    image_size (Optional[int]): In pixels: scale the shorter side to this and take the central square.
+        `None`: the preset of the named weights, or ImageNet's (256, then the central 224).
+    get_regions (Optional[Callable]): Finds the objects, see `regions.base.RegionGetter`; a function that
+        `@region_getters` names. `None`: those in `doc._.regions`.
+    max_regions (Optional[int]): m, at most so many objects a post, from the first; `None` for all.
+    region_features (str): "crop": every object goes through the network as a picture of its own, as in the
+        paper. "roi": the network runs once over the whole picture, rescaled to a square as the paper says,
+        and objects are cut out of its last feature map by RoIAlign (He et al., Mask R-CNN): as many passes
+        as pictures. For networks that average their last feature map.
+    batch_size (int): Pictures and objects in one forward: the bound on memory. A network that is trained
+        keeps what its backward pass needs for the whole batch of posts all the same.
+    on_image_error (str): "warn": a post whose picture can't be read is processed from its text, the reason
+        is at `doc._.image_error`. "raise": it raises.
+    read_picture (Optional[PictureReader]): Limits, threads and where pictures may come from, see
+        `spacy-mmib.picture_reader.v1`. `None`: its defaults.
+    cache (Optional[FeatureCache]): Keeps vectors of a frozen network and objects that were found, see
+        `spacy-mmib.feature_cache.v1`. `None`: nothing is kept.
+    memory_format (str): "channels_last" or "contiguous" in the network; "auto": channels last if it is
+        frozen: convolutions are faster so, on CPU and GPU.
+    autocast (Optional[str]): "bfloat16" or "float16": run a frozen network in this precision. Its vectors
+        differ in the third digit.
+    mixed_precision (bool): Train the network in half precision where that is safe. GPU only.
+    RETURNS (Model[List[Doc], List[Floats2d]]): The rows of each post, none without a picture.
+    RAISES (ValueError): Settings that don't fit together.
+    """
+    settings = dict(locals())  # the signature is spelled out, since configs are filled and checked by it
+    own = {key: settings.pop(key) for key in ("arch", "weights")}
+    return build_encoder(Backbone, load, own, **settings)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from spacy.scorer import Scorer
 from spacy.training import Example
 
-from ..images.local_pictures import PictureCounts
 from ..pipeline.instances import get_given_pairs
 from ..post.given import Given, give
 from ..post.relations import relations_to_json, set_relations
 from ..training.corpus import MultimodalCorpus
+from ..training.local_pictures import PictureCounts
 from . import EvaluationError
 from .ablation import remove_images, shuffle_images
 

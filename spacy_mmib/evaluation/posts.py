@@ -18,7 +18,7 @@ from ..post.relations import ASKED, has_relations, read_relations, set_relations
 if TYPE_CHECKING:
     from spacy.language import Language
 
-    from ..images.local_pictures import PictureCounts, PictureFolder
+    from ..training.local_pictures import PictureCounts, PictureFolder
 
 Record: TypeAlias = dict[str, Any]
 

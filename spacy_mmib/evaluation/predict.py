@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spacy.tokens import Doc
 from spacy.util import ignore_error, raise_error
 
-from ..images.local_pictures import PictureCounts, PictureFolder
+from ..images.kinds import describe_kinds
 from ..post.extensions import get_image_error, get_image_error_kinds, get_stored_image
-from ..post.kinds import describe_kinds
 from ..post.relations import read_relations
+from ..training.local_pictures import PictureCounts, PictureFolder
 from ..util import warn
 from .posts import BOM, PostError, Record, make_doc, parse_post, to_record
 
@@ -30,7 +30,7 @@ class PredictResult:
     with_picture (int): Posts whose picture was used.
     image_errors (int): Posts whose picture, or an object of it, was not used.
     reasons (Counter[str]): Pictures and objects that were not used, by kind of reason; see
-        `post.kinds.KINDS`.
+        `images.kinds.KINDS`.
     entities (int): Entities found.
     relations (int): Relations on the docs.
     skipped (List[int]): Numbers of the lines that were skipped, from 1.

@@ -2,7 +2,7 @@
 
 import re
 
-from ..post.kinds import Kind
+from .kinds import Kind
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 """What would break the line, a terminal, or (halves of surrogate pairs, from file names that are not

@@ -10,9 +10,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from ..post.values import PathInRoot
 from .errors import ImageError, MissingFileError, OutsideRootError, explain_os, shorten
 from .limits import ReadingLimits
+from .values import PathInRoot
 
 URL = re.compile(r"^((https?|ftp|s3|gs|data|file|blob):|[a-z][a-z0-9+.-]+://)", flags=re.IGNORECASE)
 

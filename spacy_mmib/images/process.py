@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..post.kinds import KINDS
 from .errors import ImageError, explain
+from .kinds import KINDS
 from .limits import ReadingLimits
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ import PIL.ImageFile
 # Pillow tries the commonest formats and those whose plugins are imported; importing all takes a while.
 from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-from ..post.kinds import Kind
-from ..post.values import ACCEPTED, Pixels, to_stored
 from ..util import warn
 from .colours import check_colours, open_again, to_8_bits
 from .errors import ImageError, explain, shorten
 from .files import open_file, read_bytes
+from .kinds import Kind
 from .limits import BYTES_A_PIXEL, ReadingLimits
+from .values import ACCEPTED, Pixels, to_stored
 
 __all__ = ["ImageError", "ReadingLimits", "decode", "probe_image", "read_image", "to_rgb"]
 

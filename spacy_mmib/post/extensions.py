@@ -10,6 +10,7 @@ from typing import Any
 
 from spacy.tokens import Doc, Span
 
+from ..images.values import StoredImage, from_stored, image_key, pack_path, to_stored, unpack_path
 from ..util import pack_text, unpack_text, warn
 from .regions import Region, normalize_regions, pack_region, unpack_region
 from .relations import get_relations as get_relations
@@ -26,7 +27,6 @@ from .user_data import (
     set_line,
     set_rows,
 )
-from .values import StoredImage, from_stored, image_key, pack_path, to_stored, unpack_path
 
 IMAGE_KEY = make_key("image")
 REGIONS_KEY = make_key("regions")
@@ -185,7 +185,7 @@ def set_image_error(doc: Doc, value: str | None) -> None:
 def set_encoder_error(doc: Doc, value: str | None, kinds: Sequence[str] = ()) -> None:
     """The same, from a picture encoder: beside what a reader said, instead of what an encoder said before.
 
-    kinds (Sequence[str]): The kind of each thing that can't be used, of `post.kinds.KINDS`.
+    kinds (Sequence[str]): The kind of each thing that can't be used, of `images.kinds.KINDS`.
     """
     set_line(doc, ENCODER_ERROR_KEY, value)
     set_entry(doc, ERROR_KINDS_KEY, list(kinds) or None)

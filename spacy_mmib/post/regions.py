@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from ..images.values import pack_path, unpack_path
 from ..util import pack_text, show, unpack_text
-from .values import pack_path, unpack_path
 
 Region: TypeAlias = str | dict[str, Any]
 """The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`

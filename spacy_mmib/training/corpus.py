@@ -16,7 +16,6 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 from ..images.errors import explain, quote
-from ..images.local_pictures import ImageCheck, PictureCounts, PictureFolder
 from ..post.extensions import (
     ERROR_KEY,
     IMAGE_KEY,
@@ -30,6 +29,7 @@ from ..post.given import Given, check_given, give
 from ..post.relations import RELATIONS_KEY, get_relations, has_relations, set_relations
 from ..post.user_data import get_entry, set_entry
 from ..util import logger, warn
+from .local_pictures import ImageCheck, PictureCounts, PictureFolder
 
 if TYPE_CHECKING:
     from spacy.language import Language

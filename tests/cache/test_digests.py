@@ -11,7 +11,7 @@ import pytest
 from spacy_mmib.cache import digests
 from spacy_mmib.cache.digests import digest_picture, make_key
 from spacy_mmib.cache.store import FeatureStore
-from spacy_mmib.post.values import to_stored
+from spacy_mmib.images.values import to_stored
 
 OLD = 1_500_000_000  # seconds since 1970
 

@@ -11,7 +11,6 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 from tiny_vision import save_resnet, save_vit
 
-from spacy_mmib.bridge.picture_vectors import get_region_rows
 from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.util import MMIBWarning
 
@@ -114,7 +113,7 @@ def test_rows_and_what_they_stand_for(config):
     expected = [[row for row in of_doc for _ in range(each)] for of_doc in expected]
     width = encoder.get_dim("nO")
     assert [v.shape for v in vectors] == [(len(of_doc), width) for of_doc in expected]
-    assert [get_region_rows(doc) or [] for doc in docs] == expected
+    assert [rows_of or [] for rows_of in vectors.rows] == expected
     module = get_module(encoder.layers[0])
     assert (module.width, module.rows_per_picture) == (width, each)
     assert all(numpy.isfinite(v).all() and v.dtype == numpy.float32 for v in vectors)

@@ -13,8 +13,8 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib.encoders.encoder_settings import QUEUE, find_encoder_layers, get_settings, read_ahead
+from spacy_mmib.images.values import to_stored
 from spacy_mmib.post.regions import normalize_regions
-from spacy_mmib.post.values import to_stored
 
 VOCAB = Vocab()
 

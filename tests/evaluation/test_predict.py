@@ -12,7 +12,7 @@ from spacy.util import minibatch, raise_error
 
 from spacy_mmib.evaluation.posts import make_doc, to_line
 from spacy_mmib.evaluation.predict import PredictResult, pipe_each, predict
-from spacy_mmib.images.local_pictures import PictureFolder
+from spacy_mmib.training.local_pictures import PictureFolder
 from spacy_mmib.util import MMIBWarning
 
 

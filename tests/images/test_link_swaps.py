@@ -17,12 +17,12 @@ from spacy_mmib.evaluation.audit import look_up_picture
 from spacy_mmib.images import files
 from spacy_mmib.images.errors import ImageError, OutsideRootError
 from spacy_mmib.images.files import bind
-from spacy_mmib.images.local_pictures import PictureFolder
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import probe_image, read_image
 from spacy_mmib.post.extensions import IMAGE_KEY, get_image_error, get_regions, get_stored_image
 from spacy_mmib.regions.crops import PublishedCrops
 from spacy_mmib.training.corpus import MultimodalCorpus
+from spacy_mmib.training.local_pictures import PictureFolder
 from spacy_mmib.util import MMIBWarning
 
 pytestmark = pytest.mark.skipif(not files._CAN_WALK, reason="needs openat")

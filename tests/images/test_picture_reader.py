@@ -28,11 +28,11 @@ from spacy.vocab import Vocab
 from spacy_mmib.evaluation.predict import PredictResult
 from spacy_mmib.images import files
 from spacy_mmib.images.errors import OutsideRootError
-from spacy_mmib.images.local_pictures import PictureCounts, PictureFolder
+from spacy_mmib.images.kinds import KINDS, describe_kinds
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError, ReadingLimits, probe_image, read_image
 from spacy_mmib.images.threads import Postponed, ReadingThreads
-from spacy_mmib.post.kinds import KINDS, describe_kinds
+from spacy_mmib.training.local_pictures import PictureCounts, PictureFolder
 
 
 def encoded(image, format="PNG", **options) -> bytes:
@@ -399,7 +399,7 @@ def test_settings_that_make_no_sense(settings, message):
 def test_pillow_is_imported_when_a_picture_is_read():
     code = (
         "import spacy, sys; before = set(sys.modules)\n"
-        "import spacy_mmib.images.reader, spacy_mmib.images.threads, spacy_mmib.images.local_pictures\n"
+        "import spacy_mmib.images.reader, spacy_mmib.images.threads, spacy_mmib.training.local_pictures\n"
         "assert not {'PIL', 'torch'} & (set(sys.modules) - before)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,8 +15,8 @@ from spacy.vocab import Vocab
 
 import spacy_mmib.post.extensions
 from spacy_mmib.images.reading import ImageError, probe_image, read_image, to_rgb
+from spacy_mmib.images.values import Pixels, image_key, to_stored
 from spacy_mmib.post.regions import clip_box, normalize_regions
-from spacy_mmib.post.values import Pixels, image_key, to_stored
 
 
 def encoded(image: PIL.Image.Image, format: str = "PNG", **options) -> bytes:

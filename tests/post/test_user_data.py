@@ -16,8 +16,8 @@ from spacy_mmib import render
 from spacy_mmib.cli.errors import annotations
 from spacy_mmib.evaluation.posts import to_record
 from spacy_mmib.evaluation.scorers import score_relations
-from spacy_mmib.images.local_pictures import PictureFolder
 from spacy_mmib.images.reading import read_image
+from spacy_mmib.images.values import PathInRoot
 from spacy_mmib.post import extensions
 from spacy_mmib.post.extensions import (
     ATTRIBUTES,
@@ -44,8 +44,8 @@ from spacy_mmib.post.relations import (
     set_predicted_relations,
     set_relations,
 )
-from spacy_mmib.post.values import PathInRoot
 from spacy_mmib.training.corpus import MultimodalCorpus
+from spacy_mmib.training.local_pictures import PictureFolder
 from spacy_mmib.util import MMIBWarning
 
 

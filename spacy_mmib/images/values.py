@@ -135,7 +135,7 @@ def to_stored(value: Any) -> StoredImage:
         return _array_to_pixels(value)
     # Asking by module name keeps Pillow out of processes that never meet a PIL image.
     if any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__):
-        from ..images.reading import to_rgb
+        from .reading import to_rgb
 
         try:
             rgb = to_rgb(value)
