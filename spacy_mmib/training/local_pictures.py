@@ -172,7 +172,7 @@ class PictureFolder:
             refuse_url(value)
             value = bind(value, self.root)
         if self.check != "none" and not (isinstance(value, str) and value in self._good):
-            from .reading import probe_image, read_image  # imports Pillow
+            from ..images.reading import probe_image, read_image  # imports Pillow
 
             probe_image(value) if self.check == "header" else read_image(value)
             if isinstance(value, str):

@@ -56,12 +56,12 @@ def test_core_inspect_is_what_forward_does(widths):
     assert not any(tensor.requires_grad for tensor in found)
     for i, (n, m) in enumerate([(5, 4), (2, 0), (3, 2)]):
         x = core.text_projection(text[i : i + 1, :n])
-        z = core.text_encoder.mu(x, x, torch.ones(1, n).bool(), training=False)
+        z, _ = core.text_encoder.mu(x, x, torch.ones(1, n).bool(), training=False)
         torch.testing.assert_close(found.text[i, :n], x[0])
         torch.testing.assert_close(found.z_text[i, :n], z[0], atol=1e-5, rtol=1e-5)
         if m:
             v = core.image_projection(image[i : i + 1, :m])
-            z_image = core.image_encoder.mu(v, v, torch.ones(1, m).bool(), training=False)
+            z_image, _ = core.image_encoder.mu(v, v, torch.ones(1, m).bool(), training=False)
             torch.testing.assert_close(found.image[i, :m], v[0])
             torch.testing.assert_close(found.z_image[i, :m], z_image[0], atol=1e-5, rtol=1e-5)
         else:
@@ -206,7 +206,7 @@ def make_text_nlp():
 def test_without_a_core():
     nlp = make_text_nlp()
     for name in (None, "mmib_ner"):
-        with pytest.raises(ValueError, match="'mmib_ner' has no MMIB core"):
+        with pytest.raises(ValueError, match="'mmib_ner' has no bottleneck to look into"):
             get_contributions(nlp, [make_post(nlp)], name)
     with pytest.raises(ValueError, match="no component 'x'.*It has: mmib_ner"):
         get_contributions(nlp, [], "x")
@@ -334,7 +334,7 @@ def test_command_page(folder, compare):
 @pytest.mark.parametrize(
     ("model", "output", "message"),
     [
-        ("text", "x.html", "has no MMIB core"),
+        ("text", "x.html", "has no bottleneck to look into"),
         ("nothing", "x.html", "Can't load the pipeline"),
         ("joint", "x.png", "has to end in .html or .jsonl"),
     ],

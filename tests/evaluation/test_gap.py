@@ -303,7 +303,7 @@ def test_command_numbers_only(folder):
     [
         ("model", "no_entities.spacy", ["--output", "gap.png"], "No figure: there are no gold"),
         ("model", "bare.spacy", [], "None of these 1 posts has a picture"),
-        ("text", "test.spacy", [], "has no MMIB core"),
+        ("text", "test.spacy", [], "has no bottleneck to look into"),
         ("nothing", "test.spacy", [], "Can't load the pipeline"),
         ("model", "nothing.spacy", [], "There is no corpus"),
         ("model", "test.spacy", ["--output", "gap.doc"], "has to end in .png or .svg or .pdf"),
