@@ -29,6 +29,11 @@ def show(value: Any, how: Callable[[Any], str] = repr) -> str:
         return f"a {type(value).__name__}"
 
 
+def one_line(text: str) -> str:
+    """RETURNS (str): The lines of a text as one. Anything else in it stays as it is: it may be a path."""
+    return " ".join(line.strip() for line in text.splitlines()).strip()
+
+
 def pack_text(text: str) -> str | bytes:
     """RETURNS (Union[str, bytes]): The same, or as bytes if it has halves of surrogate pairs (file names that
     aren't UTF-8 have), which no serialization of a doc can write.

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import spacy
 from spacy.language import Language
-from spacy.util import load_config, registry
+from spacy.util import registry
 
-from spacy_mmib.regions.registry import region_getters
+from project.config import read_config
+from spacy_mmib.regions.base import region_getters
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(ROOT.glob("configs/*.cfg"))
+CONFIGS = sorted(path.stem for path in ROOT.glob("configs/*.cfg"))
 
 
 def entry_points() -> list[tuple[str, str, str]]:
@@ -107,16 +108,16 @@ def test_a_torchvision_that_doesnt_fit_is_explained(tmp_path):
 def sources(tmp_path_factory) -> dict[str, str]:
     """What a config names as a pipeline to take components from: one of the same kinds of components."""
     folder = tmp_path_factory.mktemp("sources") / "entities"
-    config = load_config(ROOT / "configs/joint_trf.cfg")
+    config = read_config("joint_trf")
     del config["components"]["mmib_rel"]
     config["nlp"]["pipeline"].remove("mmib_rel")
     spacy.util.load_model_from_config(config).to_disk(folder)
     return {"entities": str(folder)}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
-def test_every_config_is_complete_and_resolves(path, sources):
-    config = load_config(path, interpolate=False)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_complete_and_resolves(name, sources):
+    config = read_config(name)
     config["paths"].update({name: sources[name] for name in config["paths"] if name in sources})
     nlp = spacy.util.load_model_from_config(config, auto_fill=False, validate=True)
     filled = spacy.util.load_model_from_config(config, auto_fill=True, validate=True)
@@ -131,26 +132,29 @@ def test_every_config_is_complete_and_resolves(path, sources):
 
 
 def test_there_are_configs():
-    assert {p.name for p in CONFIGS} >= {
-        "demo.cfg",
-        "ner_trf.cfg",
-        "ner_trf_released.cfg",
-        "baseline_trf.cfg",
-        "rel_trf.cfg",
-        "rel_trf_released.cfg",
-        "joint_demo.cfg",
-        "joint_trf.cfg",
-        "joint_trf_frozen.cfg",
+    assert set(CONFIGS) >= {
+        "demo",
+        "ner_trf",
+        "ner_trf_released",
+        "baseline_trf",
+        "rel_trf",
+        "rel_trf_released",
+        "joint_demo",
+        "joint_trf",
+        "joint_trf_frozen",
+        "umt",
+        "gated",
+        "no_fusion",
     }
 
 
 @pytest.mark.parametrize(("kind", "more"), [("ner", set()), ("rel", {"entity_repr", "markers"})])
 def test_the_released_configs_set_every_switch(kind, more):
     ours, released = (
-        load_config(ROOT / f"configs/{kind}_trf{end}.cfg")["components"][f"mmib_{kind}"]["model"]
-        for end in ("", "_released")
+        read_config(f"{kind}_trf{end}")["components"][f"mmib_{kind}"]["model"] for end in ("", "_released")
     )
-    changed = {key for key in ours if ours[key] != released[key] and key != "img2vec"}
+    ours, released = ({**model, **model["fusion"]} for model in (ours, released))
+    changed = {key for key in ours if ours[key] != released[key]} - {"img2vec", "fusion"}
     switches = {"feed_forward", "discriminator", "max_negatives", "initial_log_var"}
     switches |= {"alignment_pooling", "residual_dropout"}
     assert changed == switches | more

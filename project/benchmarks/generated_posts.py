@@ -43,9 +43,7 @@ N_OBJECTS = 4
 class Post:
     """A post.
 
-    words (Tuple[str, ...]): Its tokens.
     entities (Tuple[Tuple[int, int, str], ...]): First token, one past the last token, label of each.
-    picture (Path): File of its picture.
     boxes (Tuple[Tuple[int, int, int, int], ...]): Objects in it: left, upper, right, lower, in pixels.
     """
 
@@ -67,7 +65,6 @@ def make_word_pieces(size: int) -> list[str]:
     that it is known what words come apart into.
 
     size (int): Entries, as many as there are at least; the rest is never used.
-    RETURNS (List[str]): The entries.
     """
     entries = [*SPECIAL, *make_stems(), *(f"##{syllable}" for syllable in SYLLABLES)]
     return entries + [f"[unused{i}]" for i in range(size - len(entries))]
@@ -83,32 +80,21 @@ def make_stems() -> list[str]:
 
 
 def make_posts(number: int, pictures: list[Picture], seed: int) -> list[Post]:
-    """Make up posts. Whatever their number, short and long ones have the same shares.
-
-    number (int): How many.
-    pictures (List[Picture]): Used over and over if there are fewer than posts.
-    seed (int): Another seed, other texts.
-    RETURNS (List[Post]): The posts.
-    """
+    """Make up posts. Whatever their number, short and long ones have the same shares."""
     rng = random.Random(seed)
     stems = make_stems()
-    lengths = _spread_lengths(number)
+    counted = [SHORTEST + i for i, n in enumerate(N_POSTS_BY_LENGTH) for _ in range(n)]
+    lengths = [counted[int((i + 0.5) / number * len(counted))] for i in range(number)]
     rng.shuffle(lengths)
     posts = []
     for i, length in enumerate(lengths):
-        words = tuple(_make_word(stems, rng) for _ in range(length))
-        posts.append(Post(words, tuple(_make_entities(length, rng)), *pictures[i % len(pictures)]))
+        words = []
+        for _ in range(length):
+            (n_suffixes,) = rng.choices(range(len(N_TOKENS_BY_PIECES)), N_TOKENS_BY_PIECES)
+            words.append(rng.choice(stems) + "".join(rng.choices(SYLLABLES, k=n_suffixes)))
+        entities = tuple(_make_entities(length, rng))
+        posts.append(Post(tuple(words), entities, *pictures[i % len(pictures)]))
     return posts
-
-
-def _spread_lengths(number: int) -> list[int]:
-    counted = [SHORTEST + i for i, n in enumerate(N_POSTS_BY_LENGTH) for _ in range(n)]
-    return [counted[int((i + 0.5) / number * len(counted))] for i in range(number)]
-
-
-def _make_word(stems: list[str], rng: random.Random) -> str:
-    (n_suffixes,) = rng.choices(range(len(N_TOKENS_BY_PIECES)), N_TOKENS_BY_PIECES)
-    return rng.choice(stems) + "".join(rng.choices(SYLLABLES, k=n_suffixes))
 
 
 def _make_entities(length: int, rng: random.Random) -> Iterator[Span]:
@@ -121,19 +107,13 @@ def _make_entities(length: int, rng: random.Random) -> Iterator[Span]:
 def list_pictures(folder: Path, number: int) -> list[Picture]:
     """RETURNS (List[Picture]): Where `draw_pictures` puts its files, and the objects in them."""
     return [
-        (
-            folder / f"{i}.jpg",
-            tuple(_make_box(random.Random(N_OBJECTS * i + k)) for k in range(N_OBJECTS)),
-        )
+        (folder / f"{i}.jpg", tuple(_make_box(random.Random(N_OBJECTS * i + k)) for k in range(N_OBJECTS)))
         for i in range(number)
     ]
 
 
 def draw_pictures(pictures: list[Picture]) -> None:
-    """Draw pictures that take as long to read as photos: 100 to 200 KB each, all of them different.
-
-    pictures (List[Picture]): See `list_pictures`.
-    """
+    """Draw pictures that take as long to read as photos: 100 to 200 KB each, all of them different."""
     for i, (path, boxes) in enumerate(pictures):
         path.parent.mkdir(parents=True, exist_ok=True)
         _draw(boxes, random.Random(i)).save(path, quality=85)

@@ -26,27 +26,16 @@ print(json.dumps({"seconds": seconds, "modules": len(sys.modules)}))
 """
 
 
-def measure(side: str) -> dict[str, float]:
-    """RETURNS (Dict[str, float]): Seconds, and number of modules imported."""
-    command = [sys.executable, "-c", CODE, side]
-    result: dict[str, float] = json.loads(subprocess.check_output(command))
-    return result
-
-
 def main(repeats: int = 7) -> None:
     """Print medians over alternating repeats, their difference and their ratio."""
-    for side in ("with", "without"):  # fill the disk cache
-        measure(side)
     runs: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
-    for _ in range(repeats):
+    for _ in range(repeats + 1):  # the first fills the disk cache
         for side, found in runs.items():
-            found.append(measure(side))
-    seconds = {side: median(run["seconds"] for run in found) for side, found in runs.items()}
-    modules = {side: int(median(run["modules"] for run in found)) for side, found in runs.items()}
-    added = 1000 * (seconds["with"] - seconds["without"])
-    for side in runs:
-        print(f"{side:8} {1000 * seconds[side]:8.1f} ms {modules[side]:6} modules")
-    ratio = seconds["with"] / seconds["without"]
+            found.append(json.loads(subprocess.check_output([sys.executable, "-c", CODE, side])))
+    seconds = {side: median(run["seconds"] for run in found[1:]) for side, found in runs.items()}
+    for side, found in runs.items():
+        print(f"{side:8} {1000 * seconds[side]:8.1f} ms {found[-1]['modules']:6} modules")
+    added, ratio = 1000 * (seconds["with"] - seconds["without"]), seconds["with"] / seconds["without"]
     print(f"added    {added:8.1f} ms, ratio {ratio:.3f} (medians of {repeats})")
 
 

@@ -7,10 +7,11 @@ seconds and by how much the process has grown at its peak, each in a process of 
 """
 
 import resource
-import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -21,30 +22,22 @@ from spacy.tokens import Doc
 SENTENCE = ["Rob", "had", "dinner", "with", "us", "tonight", "and", "then", "went", "home", "."]
 
 
-def main(
-    pipeline: Path,
-    tokens: Annotated[list[int] | None, typer.Argument()] = None,
-    here: bool = False,
-) -> None:
+def main(pipeline: Path, tokens: Annotated[list[int] | None, typer.Argument()] = None) -> None:
     """Measure and print."""
     for n in tokens or (1000, 4000, 16000):
-        if here:
-            measure(pipeline, n)
-        else:
-            command = [sys.executable, __file__, str(pipeline), str(n), "--here"]
-            subprocess.run(command, check=True)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            print(pool.submit(measure, pipeline, n).result())
 
 
-def measure(pipeline: Path, n: int) -> None:
-    """Measure in this process."""
+def measure(pipeline: Path, n: int) -> str:
+    """RETURNS (str): Seconds and MB in this process."""
     warnings.simplefilter("ignore")
     nlp = spacy.load(pipeline)
     nlp(Doc(nlp.vocab, words=SENTENCE))
-    words = SENTENCE * (n // len(SENTENCE) + 1)
-    doc = Doc(nlp.vocab, words=words[:n])
+    doc = Doc(nlp.vocab, words=(SENTENCE * (n // len(SENTENCE) + 1))[:n])
     before, start = get_peak(), time.perf_counter()
     nlp(doc)
-    print(f"{n} tokens: {time.perf_counter() - start:.1f} s, {get_peak() - before:.0f} MB more")
+    return f"{n} tokens: {time.perf_counter() - start:.1f} s, {get_peak() - before:.0f} MB more"
 
 
 def get_peak() -> float:

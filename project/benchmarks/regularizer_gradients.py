@@ -4,57 +4,62 @@ on one batch at the start of a training: by part of the MMIB core, for KLs as me
 A term whose gradient is a thousandth of the task's does next to nothing, whatever its name is.
 """
 
-import argparse
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import spacy
+import typer
 from spacy.cli._util import setup_gpu
 from spacy.training import Example
 from spacy.training.initialize import init_nlp
 from spacy.util import registry
 from wasabi import msg
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-from grid_config import Corpus, Options, make_config, read_corpus
-from grid_plan import Variant
-from train import parse
-
+from project.config import parse_overrides
+from project.planning import (
+    DATA,
+    ConfigName,
+    Corpus,
+    Options,
+    Overrides,
+    Transformer,
+    Variant,
+    make_config,
+    read_corpus,
+)
 from spacy_mmib.bridge.shim import get_module
 
 TERMS = {
-    "L_rr": {"alignment_weight": 0.0},
-    "L_ar": {"beta1": 0.0, "beta2": 0.0},
-    "none": {"beta1": 0.0, "beta2": 0.0, "alignment_weight": 0.0},
+    "L_rr": {"alignment": 0.0},
+    "L_ar": {"kl_text": 0.0, "kl_image": 0.0},
+    "none": {"kl_text": 0.0, "kl_image": 0.0, "alignment": 0.0},
 }
 """By the regularizer that stays on, the settings that turn the others off."""
 
 PARTS = ("text_encoder.mu", "text_encoder.log_var", "image_encoder.mu", "image_encoder.log_var")
 
 
-def main() -> None:
-    """Read the command line, measure, and print a table for each kind of KL."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", help="a folder below --data with a converted corpus")
-    parser.add_argument("--data", type=Path, default=Path("project/data"))
-    parser.add_argument("--config", default="", help="instead of the dataset's own")
-    parser.add_argument("--transformer", default="", help="name or folder, instead of the config's")
-    parser.add_argument("--overrides", default="", help="settings of the config")
-    parser.add_argument("--posts", type=int, default=32, help="in the batch")
-    parser.add_argument("--gpu-id", type=int, default=-1)
-    args = parser.parse_args()
-    setup_gpu(args.gpu_id)
+def main(
+    dataset: str,
+    data: Path = DATA,
+    config: ConfigName = "",
+    transformer: Transformer = "",
+    overrides: Overrides = "",
+    posts: int = 32,
+    gpu_id: int = -1,
+) -> None:
+    """Measure on a batch of so many posts, and print a table for each kind of KL."""
+    setup_gpu(gpu_id)
     warnings.simplefilter("ignore")
-    corpus = read_corpus(args.dataset, args.data / args.dataset)
+    corpus = read_corpus(dataset, data / dataset)
+    options = Options(config, transformer, overrides=parse_overrides(overrides))
     for reduction in ("mean", "sum"):
-        options = Options(config=args.config, transformer=args.transformer, overrides=parse(args.overrides))
         found = {
-            term: get_gradients(corpus, Variant(term, settings), options, reduction, args.posts)
+            term: get_gradients(corpus, Variant(term, settings), options, reduction, posts)
             for term, settings in TERMS.items()
         }
-        print_table(found, reduction, args.posts)
+        print_table(found, reduction, posts)
 
 
 def get_gradients(
@@ -65,8 +70,9 @@ def get_gradients(
     """
     config = make_config(corpus, variant, 0, options)
     for component in config["components"].values():
-        if "kl_reduction" in component.get("model", {}):
-            component["model"]["kl_reduction"] = reduction
+        fusion = component.get("model", {}).get("fusion", {})
+        if "kl_reduction" in fusion:
+            fusion["kl_reduction"] = reduction
     spacy.util.fix_random_seed(0)
     nlp = init_nlp(config)
     read = registry.resolve(nlp.config.interpolate()["corpora"])["train"]
@@ -90,21 +96,15 @@ def print_table(found: dict[str, dict[str, Any]], reduction: str, posts: int) ->
         task = {n: g for n, g in found["none"].items() if n.startswith(part)}
         if not task:
             continue
-        size = get_norm(task.values())
+        size = sum(float((g**2).sum()) for g in task.values()) ** 0.5
         row = [part, f"{size:.2g}"]
         for term in ("L_rr", "L_ar"):
-            added = get_norm(found[term][n] - g for n, g in task.items())
+            added = sum(float(((found[term][n] - g) ** 2).sum()) for n, g in task.items()) ** 0.5
             row.append(f"{100 * added / size:.2g} %")
         rows.append(row)
     header = ("part of the core", "task", "L_rr adds", "L_ar adds")
     msg.table(rows, header=header, aligns=("l", "r", "r", "r"), divider=True)
 
 
-def get_norm(gradients: Any) -> float:
-    """RETURNS (float): The norm of several gradients taken together."""
-    total = sum(float((gradient**2).sum()) for gradient in gradients)
-    return float(total**0.5)
-
-
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 import torchvision
-from generated_posts import LABELS, Post
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torchcrf import CRF
 from torchvision import transforms
 from transformers import AutoTokenizer, BertModel
+
+from project.benchmarks.generated_posts import LABELS, Post
 
 BATCH_SIZE = 8
 MAX_LENGTH = 128
@@ -95,13 +96,7 @@ class ReleasedCore(nn.Module):
 
 
 class ReleasedModel(nn.Module):
-    """The whole model.
-
-    bert (Path): Folder of a transformers model.
-    arch (str): torchvision's name of the picture encoder.
-    weights (Path): Its state dict.
-    heads (int): Attention heads.
-    """
+    """The whole model."""
 
     def __init__(self, bert: Path, arch: str, weights: Path, heads: int) -> None:
         super().__init__()
@@ -121,7 +116,6 @@ class ReleasedModel(nn.Module):
     def read(self, posts: Sequence[Post]) -> tuple[Any, torch.Tensor]:
         """Read a batch.
 
-        posts (Sequence[Post]): The posts.
         RETURNS (Tuple[BatchEncoding, torch.Tensor]): Word pieces, (b, 128), and the pictures and their
             objects, (b, m + 1, 3, 224, 224).
         """
@@ -158,11 +152,7 @@ class ReleasedModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, posts: Sequence[Post]) -> Iterator[list[str]]:
-        """Tag posts.
-
-        posts (Sequence[Post]): Any number of posts.
-        YIELDS (List[str]): Tags of the tokens of each.
-        """
+        """Tag posts."""
         self.eval()
         for start in range(0, len(posts), BATCH_SIZE):
             pieces, pictures = self.read(posts[start : start + BATCH_SIZE])
@@ -181,11 +171,7 @@ class ReleasedModel(nn.Module):
         return torch.optim.AdamW(parameters, lr=LEARN_RATE, weight_decay=WEIGHT_DECAY)
 
     def train_step(self, posts: Sequence[Post], optimizer: torch.optim.Optimizer) -> None:
-        """Learn from a batch.
-
-        posts (Sequence[Post]): The batch.
-        optimizer (torch.optim.Optimizer): From `make_optimizer`.
-        """
+        """Learn from a batch."""
         self.train()
         pieces, pictures = self.read(posts)
         emissions, mask, regularizers = self(pieces, pictures)

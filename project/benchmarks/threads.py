@@ -22,7 +22,7 @@ from thinc.api import Model
 from spacy_mmib.pipeline.locking import OneAtATime
 from spacy_mmib.post.extensions import get_confidence
 from spacy_mmib.post.relations import get_relations
-from spacy_mmib.training.corpus import create_corpus_v1
+from spacy_mmib.training.corpus import MultimodalCorpus
 
 
 def main(pipeline: Path, corpus: Path, threads: int = 16, posts: int = 600) -> None:
@@ -30,7 +30,7 @@ def main(pipeline: Path, corpus: Path, threads: int = 16, posts: int = 600) -> N
     warnings.simplefilter("ignore")
     nlp = spacy.load(pipeline)
     given = "none" if "mmib_ner" in nlp.pipe_names else "pairs"
-    examples = list(create_corpus_v1(corpus, given=given)(nlp))[:60]
+    examples = list(MultimodalCorpus(corpus, given=given)(nlp))[:60]
     docs = [eg.predicted for eg in examples]
     alone = [answer(nlp(doc.copy())) for doc in docs]
     order = [i % len(docs) for i in range(posts)]
@@ -39,7 +39,9 @@ def main(pipeline: Path, corpus: Path, threads: int = 16, posts: int = 600) -> N
     print(
         f"{threads} threads, {posts} posts: {dict(many[0])}, {many[1] / one[1]:.2f} x the time of one thread"
     )
-    locks = find_locks(nlp)
+    models = [getattr(component, "model", None) for _, component in nlp.pipeline]
+    nodes = [node for model in models if isinstance(model, Model) for node in model.walk()]
+    locks = [node for node in nodes if isinstance(node._func, OneAtATime)]
     for node in locks:
         node._func = node._func.function
     if locks:
@@ -68,13 +70,6 @@ def clock(
     with ThreadPoolExecutor(threads) as pool:
         found = Counter(pool.map(ask, order))
     return found, time.perf_counter() - start
-
-
-def find_locks(nlp: Language) -> list[Model]:
-    """RETURNS (List[Model]): The layers that one thread at a time is in."""
-    models = [getattr(component, "model", None) for _, component in nlp.pipeline]
-    nodes = [node for model in models if isinstance(model, Model) for node in model.walk()]
-    return [node for node in nodes if isinstance(node._func, OneAtATime)]
 
 
 if __name__ == "__main__":

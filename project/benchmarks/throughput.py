@@ -11,8 +11,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -20,21 +21,23 @@ from typing import Annotated, Any
 import spacy
 import torch
 import typer
-from generated_posts import N_OBJECTS, PICTURE_SIZE, Post, draw_pictures, list_pictures, make_posts
-from throughput_measure import (
-    describe_profile,
-    forget_peak_memory,
-    get_peak_memory,
+from wasabi import msg
+
+from project.benchmarks.generated_posts import (
+    N_OBJECTS,
+    PICTURE_SIZE,
+    draw_pictures,
+    list_pictures,
+    make_posts,
+)
+from project.benchmarks.throughput_measure import (
     get_slope,
     measure_shares,
-    run_in_own_process,
+    measure_stream,
     time_rows,
     time_run,
 )
-from throughput_models import PAPER, TINY, Files, make_encoders, make_pipelines
-from throughput_rows import Row, Setting, make_rows
-from throughput_stream import DEFAULT_STEPS, measure_stream
-from wasabi import msg
+from project.benchmarks.throughput_rows import TINY_BERT, Setting, make_models, make_rows
 
 FOLDER = Path("project/data/benchmark")
 METRICS = Path("project/metrics/benchmark.json")
@@ -50,7 +53,10 @@ RATIOS = {
 
 AT_MOST = ("text_vs_ner",)
 COST = (64, 256, 1024, 4096)
+STREAM = (1_000, 5_000, 10_000, 20_000)
+"""Memory is read after so many posts."""
 PROFILED_POSTS = 32
+PACKAGES = ("spacy", "spacy-transformers", "thinc", "torch", "torchvision", "transformers", "pillow")
 
 NOTES = [
     "Weights are random (the same BERT and ResNet for all rows) and posts are generated: lengths and word "
@@ -79,45 +85,43 @@ def main(
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for CPU")] = -1,
     rss: Annotated[bool, typer.Option(help="Also memory over 20,000 streamed posts")] = False,
     quick: Annotated[bool, typer.Option(help="8 posts, tiny models: does it run?")] = False,
-    profile: Annotated[str, typer.Option(help="Only profile this row")] = "",
-    peak_of: Annotated[str, typer.Option(hidden=True)] = "",
-    stream: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Make models and posts, measure, print the table."""
     if gpu_id >= 0:
         spacy.require_gpu(gpu_id)
     if quick:
         posts, train_posts, repeats = min(posts, 8), min(train_posts, 8), 1
-    steps = tuple(step // 100 for step in DEFAULT_STEPS) if quick else DEFAULT_STEPS
+    steps = tuple(step // 100 for step in STREAM) if quick else STREAM
     cost = [number for number in COST if number <= cost_posts]
     cost = [number // 32 for number in cost[:3]] if quick else cost
-    setting = Setting(Files(folder), TINY if quick else PAPER, batch_size)
+    setting = Setting(folder, batch_size)
+    if quick:
+        setting = Setting(folder, batch_size, TINY_BERT, "resnet18", 4)
     makers = make_rows(setting, gpu=gpu_id >= 0)
     wanted = [name.strip() for name in rows.split(",") if name.strip()] or list(makers)
-    if unknown := [name for name in [*wanted, profile, peak_of] if name and name not in makers]:
+    if unknown := [name for name in wanted if name not in makers]:
         raise typer.BadParameter(f"no rows {unknown}; there are: {', '.join(makers)}")
-    if peak_of or stream:  # in a process of their own, on what is there already
-        generated = get_posts(setting.files, posts)
-        if stream:
-            print(json.dumps(measure_stream(setting, generated, steps)))
-        else:
-            print(json.dumps(get_peak(makers[peak_of](), generated)))
-        return
-
+    pictures = list_pictures(setting.get_path("pictures"), posts)
+    generated = make_posts(posts, pictures, seed=posts)
     started = time.time()
-    generated = prepare(setting, posts)
-    loaded = {name: makers[name]() for name in ([profile] if profile else wanted)}
+    msg.info(f"models, {posts} posts and their pictures below {folder}")
+    shutil.rmtree(folder, ignore_errors=True)
+    draw_pictures(pictures)
+    make_models(setting, generated[:16])
+    loaded = {name: makers[name]() for name in wanted}
     for row in loaded.values():
-        row.load()
         row.fill(generated)
-    if profile:
-        print(describe_profile(loaded[profile], generated[:PROFILED_POSTS]))
-        return
     given = {name: generated[:train_posts] if row.trains else generated for name, row in loaded.items()}
     results: dict[str, Any] = {
         "ratios": {},
-        "machine": describe_machine(gpu_id),
-        "versions": get_versions(),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "processor": platform.processor() or platform.machine(),
+            "system": platform.platform(),
+            **({"gpu": torch.cuda.get_device_name(gpu_id)} if gpu_id >= 0 else {}),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "command": shlex.join(sys.argv),
         "setting": {
             "posts": posts,
@@ -126,13 +130,27 @@ def main(
             "batch_size": batch_size,
             "objects": N_OBJECTS,
             "picture_size": PICTURE_SIZE,
-            "arch": setting.sizes.arch,
+            "arch": setting.arch,
             "tiny": quick,
         },
         "notes": NOTES,
     }
-    seconds, found = measure(loaded, given, repeats)
-    results["rows"] = {name: {**describe_times(seconds[name], len(given[name]))} for name in seconds}
+    seconds: dict[str, list[float]] = {name: [] for name in loaded}
+    found: dict[str, Any] = {}
+    for name, taken, found[name] in time_rows(loaded, given, repeats):
+        seconds[name].append(taken)
+        print(f"{len(seconds[name])}/{repeats} {name:16} {taken:8.2f} s", flush=True)
+    results["rows"] = {
+        name: {
+            "posts": len(given[name]),
+            "seconds": [round(s, 4) for s in runs],
+            "median": round(median(runs), 4),
+            "min": round(min(runs), 4),
+            "max": round(max(runs), 4),
+            "posts_per_second": round(len(given[name]) / median(runs), 3),
+        }
+        for name, runs in seconds.items()
+    }
     results["ratios"], results["ratio_ranges"] = get_ratios(seconds)
     results["same_entities"] = compare(found)
     write(metrics, results)
@@ -141,76 +159,23 @@ def main(
         results["rows"][name]["shares"] = {part: round(s, 4) for part, s in shares.items()}
     if "ours_cached" in loaded and len(cost) > 1:
         msg.info("cost against number of posts")
-        results["cost"] = measure_cost(loaded["ours_cached"], generated, cost)
+        # Other texts, whose pictures have been seen.
+        batches = [make_posts(number, pictures, seed=number) for number in cost]
+        taken_by = [round(time_run(loaded["ours_cached"], batch)[0], 4) for batch in batches]
+        results["cost"] = {"posts": cost, "seconds": taken_by, "slope": round(get_slope(cost, taken_by), 4)}
     loaded.clear()
     write(metrics, results)
-    own = ["--folder", str(folder), "--posts", str(min(posts, PROFILED_POSTS))]
-    own += ["--gpu-id", str(gpu_id), "--batch-size", str(batch_size)] + ["--quick"] * quick
-    # Quick: one is enough to see that it works; starting a process takes seconds.
-    for name in list(results["rows"])[: 1 if quick else None]:
-        msg.info(f"memory of {name}")
-        peak = run_in_own_process(__file__, [*own, "--peak-of", name])
-        results["rows"][name].update(peak)
     if rss:
         msg.info(f"memory over {steps[-1]} posts")
-        own[3] = str(posts)
-        results["rss"] = run_in_own_process(__file__, [*own, "--stream"])
+        # In a process that has done nothing else.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            results["rss"] = pool.submit(measure_stream, setting, generated, steps).result()
     results["minutes"] = round((time.time() - started) / 60, 1)
     write(metrics, results)
     print_tables(results)
 
 
-def get_posts(files: Files, number: int) -> list[Post]:
-    """RETURNS (List[Post]): So many posts, each with a picture of its own; the same ones each time."""
-    return make_posts(number, list_pictures(files.pictures, number), seed=number)
-
-
-def prepare(setting: Setting, number: int) -> list[Post]:
-    """RETURNS (List[Post]): The posts, whose pictures and all models are new on disk."""
-    files = setting.files
-    msg.info(f"models, {number} posts and their pictures below {files.folder}")
-    shutil.rmtree(files.folder, ignore_errors=True)
-    draw_pictures(list_pictures(files.pictures, number))
-    make_encoders(files, setting.sizes)
-    posts = get_posts(files, number)
-    make_pipelines(files, setting.sizes, posts[:16])
-    return posts
-
-
-def measure(
-    rows: dict[str, Row], posts: dict[str, list[Post]], repeats: int
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """RETURNS (Tuple[Dict[str, List[float]], Dict[str, Any]]): Seconds of all runs of each row, and what it
-    found in the last one.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    found: dict[str, Any] = {}
-    for name, taken, answers in time_rows(rows, posts, repeats):
-        seconds[name].append(taken)
-        found[name] = answers
-        rate = len(posts[name]) / taken
-        print(
-            f"{len(seconds[name])}/{repeats} {name:16} {taken:8.2f} s {rate:8.1f} posts/s",
-            flush=True,
-        )
-    return seconds, found
-
-
-def describe_times(seconds: list[float], posts: int) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): Of the runs of one row."""
-    return {
-        "posts": posts,
-        "seconds": [round(s, 4) for s in seconds],
-        "median": round(median(seconds), 4),
-        "min": round(min(seconds), 4),
-        "max": round(max(seconds), 4),
-        "posts_per_second": round(posts / median(seconds), 3),
-    }
-
-
-def get_ratios(
-    seconds: dict[str, list[float]],
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+def get_ratios(seconds: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """RETURNS (Tuple[Dict[str, float], Dict[str, Tuple[float, float]]]): Ratios of medians, and the least and
     the largest ratio of two runs of the same turn. Only of rows that were run.
     """
@@ -232,68 +197,6 @@ def compare(found: dict[str, Any]) -> dict[str, float]:
     return {name: sum(a == b for a, b in zip(exact, found[name], strict=True)) / len(exact) for name in rows}
 
 
-def measure_cost(row: Row, posts: list[Post], numbers: Sequence[int]) -> dict[str, Any]:
-    """Time a row on more and more posts with other texts, whose pictures are those of the given ones.
-
-    row (Row): Loaded.
-    posts (List[Post]): The pictures of these have been seen.
-    numbers (Sequence[int]): Of posts.
-    RETURNS (Dict[str, Any]): Seconds, and the slope of the line through their logarithms.
-    """
-    pictures = [(post.picture, post.boxes) for post in posts]
-    seconds = []
-    for number in numbers:
-        seconds.append(time_run(row, make_posts(number, pictures, seed=number))[0])
-        print(f"    {number:6} posts {seconds[-1]:8.2f} s", flush=True)
-    return {
-        "posts": list(numbers),
-        "seconds": [round(s, 4) for s in seconds],
-        "slope": round(get_slope(numbers, seconds), 4),
-    }
-
-
-def get_peak(row: Row, posts: list[Post]) -> dict[str, float]:
-    """RETURNS (Dict[str, float]): MB that this process had at most while it ran the row, and before, while
-    it loaded the model; on a GPU also of the device.
-    """
-    row.load()
-    peak: dict[str, float] = {"peak_memory_loading_mb": round(get_peak_memory())}
-    if not forget_peak_memory():
-        peak = {}
-    row.run(row.make_input(posts))
-    peak["peak_memory_mb"] = round(get_peak_memory())
-    if torch.cuda.is_available():
-        peak["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return peak
-
-
-def describe_machine(gpu_id: int) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What the times depend on."""
-    machine = {
-        "cpus": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "system": platform.platform(),
-    }
-    if gpu_id >= 0:
-        machine["gpu"] = torch.cuda.get_device_name(gpu_id)
-    return machine
-
-
-def get_versions() -> dict[str, str]:
-    """RETURNS (Dict[str, str]): Of the packages that do the work, and of Python."""
-    packages = (
-        "spacy",
-        "spacy-transformers",
-        "thinc",
-        "torch",
-        "torchvision",
-        "transformers",
-        "pillow",
-    )
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
 def write(path: Path, results: dict[str, Any]) -> None:
     """Write what there is."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -303,48 +206,29 @@ def write(path: Path, results: dict[str, Any]) -> None:
 def print_tables(results: dict[str, Any]) -> None:
     """Print rows and ratios."""
     setting, machine = results["setting"], results["machine"]
-    msg.divider(
-        f"{setting['posts']} posts, medians of {setting['repeats']}, {machine['cpus']} CPUs"
-        + (f", {machine['gpu']}" if "gpu" in machine else "")
-    )
-    header = ("", "posts/s", "seconds", "min - max", "memory MB", "BERT", "ResNet", "core", "rest")
+    msg.divider(f"{setting['posts']} posts, medians of {setting['repeats']}, {machine['cpus']} CPUs")
     table = []
     for name, row in results["rows"].items():
-        shares = dict.fromkeys(("bert", "resnet", "core", "rest"), 0.0) | row["shares"]
-        shares["rest"] += shares.get("head", 0.0)
-        table.append(
-            (
-                name,
-                f"{row['posts_per_second']:.1f}",
-                f"{row['median']:.2f}",
-                f"{row['min']:.2f} - {row['max']:.2f}",
-                row.get("peak_memory_mb", "-"),
-                *(f"{100 * shares[part]:.0f} %" for part in ("bert", "resnet", "core", "rest")),
-            )
-        )
-    msg.table(table, header=header, aligns=("l",) + ("r",) * 8, divider=True)
+        shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in row["shares"].items())
+        spread = f"{row['min']:.2f} - {row['max']:.2f}"
+        table.append((name, f"{row['posts_per_second']:.1f}", f"{row['median']:.2f}", spread, shares))
+    header = ("", "posts/s", "seconds", "min - max", "shares")
+    msg.table(table, header=header, aligns=tuple("lrrrl"), divider=True)
     ratios = []
     for name, ratio in results["ratios"].items():
         above, below, goal = RATIOS[name]
         low, high = results["ratio_ranges"][name]
         wanted = f"at {'most' if name in AT_MOST else 'least'} {goal}"
         ratios.append((name, f"{above} / {below}", f"{ratio:.2f}", f"{low:.2f} - {high:.2f}", wanted))
-    msg.table(
-        ratios,
-        header=("ratio", "seconds of", "", "min - max", "wanted"),
-        aligns=tuple("llrrl"),
-        divider=True,
-    )
+    header = ("ratio", "seconds of", "", "min - max", "wanted")
+    msg.table(ratios, header=header, aligns=tuple("llrrl"), divider=True)
     if "cost" in results:
         cost = results["cost"]
-        pairs = zip(cost["posts"], cost["seconds"], strict=True)
-        print("cached, posts and seconds:", ", ".join(f"{n}: {s:.2f}" for n, s in pairs))
-        print(f"seconds grow as posts to the power of {cost['slope']:.3f}")
+        print(f"cached, posts {cost['posts']} in seconds {cost['seconds']}: power of {cost['slope']:.3f}")
     if "rss" in results:
-        stream = results["rss"]
-        pairs = zip(stream["posts"], stream["rss_mb"], strict=True)
-        print(f"memory of {stream['model']}:", ", ".join(f"{n}: {mb:.0f} MB" for n, mb in pairs))
-        print(f"largest / first {stream['growth']:.3f}: {'flat' if stream['flat'] else 'NOT FLAT'}")
+        rss = results["rss"]
+        flat = "flat" if rss["flat"] else "NOT FLAT"
+        print(f"memory of {rss['model']}: {rss['rss_mb']} MB after {rss['posts']} posts, {flat}")
     for name, share in results["same_entities"].items():
         print(f"{name}: the entities of ours_exact in {100 * share:.1f} % of the posts")
 

@@ -1,206 +1,206 @@
-"""What the benchmark measures: a row loads its model, makes new input, and is timed processing that."""
+"""What the benchmark measures: models with random weights as files, and rows, each of which loads its model,
+makes new input, and is timed processing that.
+"""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import spacy
 import torch
-from generated_posts import N_OBJECTS, Post
-from released_procedure import BATCH_SIZE, ReleasedModel
-from spacy.util import registry
+import torchvision
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.training import Example
+from spacy.util import fix_random_seed, load_model_from_config, registry
 from thinc.util import get_torch_default_device
-from throughput_models import Files, Sizes, load, make_doc, make_examples
 from torch import nn
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from project.benchmarks.generated_posts import ENTITIES_A_POST, N_OBJECTS, Post, make_word_pieces
+from project.benchmarks.released_procedure import BATCH_SIZE, ReleasedModel
+from project.config import read_config
+from spacy_mmib.bridge.data import NERInput
+from spacy_mmib.post.extensions import set_image, set_regions
+
+CONFIGS = {"mmib_ner": "ner_trf", "ner": "baseline_trf"}
+TINY_BERT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What all rows have in common.
-
-    files (Files): Models.
-    sizes (Sizes): Of the models.
-    batch_size (int): Posts that `nlp.pipe` takes at a time.
+class Setting(NamedTuple):
+    """What all rows have in common: the folder of models, pictures and cache, sizes of the models (of BERT
+    what differs from BERT-base), and how many posts `nlp.pipe` takes at a time.
     """
 
-    files: Files
-    sizes: Sizes
-    batch_size: int
+    folder: Path
+    batch_size: int = 64
+    bert: Mapping[str, int] | None = None
+    arch: str = "resnet50"
+    heads: int = 12
+
+    def get_path(self, name: str) -> Path:
+        """RETURNS (Path): Of "bert", "weights", "pictures", "cache", or a pipeline."""
+        return self.folder / name
 
 
-class Row:
-    """Something to be measured.
+def make_models(setting: Setting, posts: list[Post]) -> None:
+    """Write both encoders; and a pipeline with mmib_ner and one with spaCy's ner, as the shipped configs have
+    them, with new weights on the same text encoder.
+    """
+    fix_random_seed(0)
+    bert = setting.get_path("bert")
+    bert.mkdir(parents=True, exist_ok=True)
+    sizes = BertConfig(**(setting.bert or {}))
+    (bert / "vocab.txt").write_text("\n".join(make_word_pieces(sizes.vocab_size)), encoding="utf8")
+    BertTokenizerFast(str(bert / "vocab.txt"), model_max_length=512).save_pretrained(bert)
+    BertModel(sizes).save_pretrained(bert)
+    torch.save(torchvision.models.get_model(setting.arch).state_dict(), setting.get_path("weights"))
+    for name, config_name in CONFIGS.items():
+        config = read_config(config_name)
+        config["components"]["transformer"]["model"]["name"] = str(bert)
+        if name == "mmib_ner":
+            model = config["components"][name]["model"]
+            # The released code has one linear layer there: so both sides do the same arithmetic.
+            model.update({"feed_forward": "linear", "heads": setting.heads})
+            model["img2vec"].update({"arch": setting.arch, "weights": str(setting.get_path("weights"))})
+        fix_random_seed(0)
+        nlp = load_model_from_config(config, auto_fill=True)
+        nlp.initialize(partial(make_examples, nlp, posts, pictures=name == "mmib_ner"))
+        if name == "mmib_ner":
+            settle_tags(nlp, posts)
+        nlp.to_disk(setting.get_path(name))
 
-    setting (Setting): See there.
+
+@torch.no_grad()
+def settle_tags(nlp: Language, posts: list[Post]) -> None:
+    """Set the bias of the tag O such that posts get about as many entities as real ones. With random weights
+    nearly every token would be in one, and reading them off would cost what it never does.
+    """
+    docs = [nlp.get_pipe("transformer")(make_doc(nlp, post)) for post in posts]
+    model: Any = nlp.get_pipe("mmib_ner").model
+    head = model.get_ref("head")
+    bias = head.shims[0]._model.emission.bias
+    context = model.predict(docs).context
+    low, high = -20.0, 20.0
+    for _ in range(20):
+        bias[0] = (low + high) / 2
+        found = sum(len(entities.starts) for entities in head.predict(NERInput(context)))
+        if found > ENTITIES_A_POST * len(posts):
+            low = float(bias[0])
+        else:
+            high = float(bias[0])
+
+
+def make_doc(nlp: Language, post: Post, *, picture: bool = True) -> Doc:
+    """RETURNS (Doc): The post, without its entities."""
+    doc = Doc(nlp.vocab, words=list(post.words))
+    if picture:
+        set_image(doc, post.picture)
+        set_regions(doc, post.boxes)
+    return doc
+
+
+def make_examples(nlp: Language, posts: Sequence[Post], *, pictures: bool = True) -> list[Example]:
+    """RETURNS (List[Example]): The posts with their entities."""
+    references = [Doc(nlp.vocab, words=list(post.words), ents=post.get_tags()) for post in posts]
+    docs = [make_doc(nlp, post, picture=pictures) for post in posts]
+    return [Example(doc, reference) for doc, reference in zip(docs, references)]
+
+
+class Released:
+    """The released procedure: `make_input` makes new input, which nothing has been computed for, `run` is
+    what is timed and returns what it found for each post, and `parts` are the torch modules whose share of
+    the time is of interest.
     """
 
-    trains = False
-
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-
-    def load(self) -> None:
-        """Load the model."""
-        raise NotImplementedError
-
-    def fill(self, posts: Sequence[Post]) -> None:
-        """Do once what later runs rely on."""
-
-    def make_input(self, posts: Sequence[Post]) -> Any:
-        """RETURNS (Any): New input for `run`, which nothing has been computed for."""
-        raise NotImplementedError
-
-    def run(self, data: Any) -> Any:
-        """Process it. This is what is timed.
-
-        RETURNS (Any): What was found for each post, if anything is.
-        """
-        raise NotImplementedError
-
-    def get_parts(self) -> dict[str, nn.Module]:
-        """RETURNS (Dict[str, nn.Module]): The torch modules whose share of the time is of interest."""
-        raise NotImplementedError
-
-
-class Released(Row):
-    """The released procedure, at prediction.
-
-    autocast (Optional[str]): Precision.
-    """
-
-    def __init__(self, setting: Setting, autocast: str | None = None) -> None:
-        super().__init__(setting)
+    def __init__(self, setting: Setting, autocast: str | None = None, *, trains: bool = False) -> None:
+        self.trains = trains
         self.autocast = None if autocast is None else getattr(torch, autocast)
-
-    def load(self) -> None:
-        """See `Row`."""
-        sizes, files = self.setting.sizes, self.setting.files
         torch.manual_seed(0)
-        self.model = ReleasedModel(files.bert, sizes.arch, files.weights, sizes.heads)
+        paths = setting.get_path("bert"), setting.get_path("weights")
+        self.model = ReleasedModel(paths[0], setting.arch, paths[1], setting.heads)
         self.device = get_torch_default_device()
         self.model.to(self.device)
+        self.optimizer = self.model.make_optimizer()
+        self.parts = {"bert": self.model.bert, "resnet": self.model.resnet, "core": self.model.core}
+
+    def fill(self, posts: Sequence[Post]) -> None:
+        """Nothing that later runs rely on."""
 
     def make_input(self, posts: Sequence[Post]) -> Any:
-        """See `Row`."""
+        """RETURNS (Sequence[Post]): The posts."""
         return posts
 
     def run(self, data: Any) -> Any:
-        """See `Row`."""
+        """Predict, or train."""
+        if self.trains:
+            for start in range(0, len(data), BATCH_SIZE):
+                self.model.train_step(data[start : start + BATCH_SIZE], self.optimizer)
+            return None
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             return list(self.model.predict(data))
 
-    def get_parts(self) -> dict[str, nn.Module]:
-        """See `Row`."""
-        model = self.model
-        return {"bert": model.bert, "resnet": model.resnet, "core": model.core}
 
-
-class ReleasedTraining(Released):
-    """The released procedure, in training."""
-
-    trains = True
-
-    def load(self) -> None:
-        """See `Row`."""
-        super().load()
-        self.optimizer = self.model.make_optimizer()
-
-    def run(self, data: Any) -> None:
-        """See `Row`."""
-        for start in range(0, len(data), BATCH_SIZE):
-            self.model.train_step(data[start : start + BATCH_SIZE], self.optimizer)
-
-
-class Ours(Row):
-    """mmib_ner, or spaCy's ner.
-
-    encoder (Optional[Dict[str, Any]]): Settings of the picture encoder.
-    component (str): "mmib_ner" or "ner".
-    pictures (bool): Whether posts have pictures.
-    """
+class Ours:
+    """mmib_ner, or spaCy's ner; see `Released`."""
 
     def __init__(
         self,
         setting: Setting,
-        *,
         encoder: dict[str, Any] | None = None,
+        *,
         component: str = "mmib_ner",
         pictures: bool = True,
+        trains: bool = False,
     ) -> None:
-        super().__init__(setting)
-        self.encoder = encoder
-        self.component = component
-        self.pictures = pictures
-
-    def load(self) -> None:
-        """See `Row`."""
-        self.nlp = load(self.setting.files, self.component, self.encoder)
+        self.encoder, self.pictures, self.trains = encoder, pictures, trains
+        self.batch_size = setting.batch_size
+        overrides = {f"components.mmib_ner.model.img2vec.{k}": v for k, v in (encoder or {}).items()}
+        self.nlp = spacy.load(setting.get_path(component), config=overrides)
+        self.model: Any = self.nlp.get_pipe(component).model
+        # The shipped config's: Adam with weight decay, like the released code's, and batches of as many
+        # posts, but of similar length.
+        training = self.nlp.config.interpolate()["training"]
+        found = registry.resolve({name: training[name] for name in ("optimizer", "batcher")})
+        self.optimizer, self.batcher = found["optimizer"], found["batcher"]
+        assert training["batcher"]["size"] == BATCH_SIZE
+        layers = {"bert": self.nlp.get_pipe("transformer").model.layers[0]}
+        if component == "mmib_ner":
+            layers["resnet"] = self.model.get_ref("img2vec").layers[0]
+            layers |= {name: self.model.get_ref(name) for name in ("core", "head")}
+        self.parts: dict[str, nn.Module] = {name: layer.shims[0]._model for name, layer in layers.items()}
 
     def fill(self, posts: Sequence[Post]) -> None:
         """Put the vectors of all pictures into the cache, if there is one."""
         if (self.encoder or {}).get("cache"):
-            model = self.nlp.get_pipe(self.component).model
-            model.get_ref("img2vec").predict([make_doc(self.nlp, post) for post in posts])
+            self.model.get_ref("img2vec").predict([make_doc(self.nlp, post) for post in posts])
 
     def make_input(self, posts: Sequence[Post]) -> Any:
-        """See `Row`."""
+        """RETURNS (Any): New docs or examples."""
+        if self.trains:
+            return make_examples(self.nlp, posts, pictures=self.pictures)
         return [make_doc(self.nlp, post, picture=self.pictures) for post in posts]
 
     def run(self, data: Any) -> Any:
-        """See `Row`."""
+        """Predict, or train."""
+        if self.trains:
+            for batch in self.batcher(data):
+                self.nlp.update(batch, sgd=self.optimizer, drop=0.1, losses={})
+            return None
         return [
             [(ent.start, ent.end, ent.label_) for ent in doc.ents]
-            for doc in self.nlp.pipe(data, batch_size=self.setting.batch_size)
+            for doc in self.nlp.pipe(data, batch_size=self.batch_size)
         ]
 
-    def get_parts(self) -> dict[str, nn.Module]:
-        """See `Row`."""
-        parts = {"bert": _get_module(self.nlp.get_pipe("transformer").model.layers[0])}
-        if self.component == "mmib_ner":
-            model = self.nlp.get_pipe(self.component).model
-            for part, layer in (
-                ("resnet", model.get_ref("img2vec").layers[0]),
-                ("core", model.get_ref("fusion")),
-                ("head", model.get_ref("head")),
-            ):
-                parts[part] = _get_module(layer)
-        return parts
 
-
-class OurTraining(Ours):
-    """mmib_ner in training, with the encoder of texts."""
-
-    trains = True
-
-    def load(self) -> None:
-        """See `Row`."""
-        super().load()
-        # The shipped config's: Adam with weight decay, like the released code's, and batches of as many
-        # posts, but of similar length.
-        training = self.nlp.config.interpolate()["training"]
-        settings = {"optimizer": training["optimizer"], "batcher": training["batcher"]}
-        assert settings["batcher"]["size"] == BATCH_SIZE
-        resolved = registry.resolve(settings)
-        self.optimizer, self.batcher = resolved["optimizer"], resolved["batcher"]
-
-    def make_input(self, posts: Sequence[Post]) -> Any:
-        """See `Row`."""
-        return make_examples(self.nlp, list(posts), pictures=self.pictures)
-
-    def run(self, data: Any) -> None:
-        """See `Row`."""
-        for batch in self.batcher(data):
-            self.nlp.update(batch, sgd=self.optimizer, drop=0.1, losses={})
-
-
-def _get_module(layer: Any) -> nn.Module:
-    module: nn.Module = layer.shims[0]._model
-    return module
+Row = Released | Ours
 
 
 def get_encoders(setting: Setting) -> dict[str, dict[str, Any]]:
     """RETURNS (Dict[str, Dict[str, Any]]): Settings of the picture encoder, by the name of the row."""
     given = {"get_regions": {"@region_getters": "spacy-mmib.given.v1"}, "max_regions": N_OBJECTS}
-    cache = {"@misc": "spacy-mmib.feature_cache.v1", "path": str(setting.files.cache)}
+    cache = {"@misc": "spacy-mmib.feature_cache.v1", "path": str(setting.get_path("cache"))}
     return {
         "exact": {**given, "region_features": "crop"},
         "roi": {**given, "region_features": "roi"},
@@ -209,21 +209,21 @@ def get_encoders(setting: Setting) -> dict[str, dict[str, Any]]:
 
 
 def make_rows(setting: Setting, *, gpu: bool) -> dict[str, Callable[[], Row]]:
-    """RETURNS (Dict[str, Callable[[], Row]]): How to make each row. On a GPU those in half precision too."""
+    """RETURNS (Dict[str, Callable[[], Row]]): How to load each row. On a GPU those in half precision too."""
     encoders = get_encoders(setting)
     rows: dict[str, Callable[[], Row]] = {
         "released": lambda: Released(setting),
-        "ours_exact": lambda: Ours(setting, encoder=encoders["exact"]),
-        "ours_roi": lambda: Ours(setting, encoder=encoders["roi"]),
-        "ours_cached": lambda: Ours(setting, encoder=encoders["cached"]),
-        "train_released": lambda: ReleasedTraining(setting),
-        "train_cached": lambda: OurTraining(setting, encoder=encoders["cached"]),
+        "ours_exact": lambda: Ours(setting, encoders["exact"]),
+        "ours_roi": lambda: Ours(setting, encoders["roi"]),
+        "ours_cached": lambda: Ours(setting, encoders["cached"]),
+        "train_released": lambda: Released(setting, trains=True),
+        "train_cached": lambda: Ours(setting, encoders["cached"], trains=True),
         "text_ours": lambda: Ours(setting, pictures=False),
         "text_ner": lambda: Ours(setting, component="ner", pictures=False),
     }
     if gpu:
         half = {"autocast": "bfloat16"}
-        rows["released_bf16"] = lambda: Released(setting, autocast="bfloat16")
-        rows["ours_exact_bf16"] = lambda: Ours(setting, encoder={**encoders["exact"], **half})
-        rows["ours_roi_bf16"] = lambda: Ours(setting, encoder={**encoders["roi"], **half})
+        rows["released_bf16"] = lambda: Released(setting, "bfloat16")
+        rows["ours_exact_bf16"] = lambda: Ours(setting, {**encoders["exact"], **half})
+        rows["ours_roi_bf16"] = lambda: Ours(setting, {**encoders["roi"], **half})
     return rows

@@ -14,7 +14,8 @@ class FusionInput:
 
     text (List[Floats2d]): A row a token.
     image (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
-    image_keys (List[Optional[str]]): Equal for equal pictures, `None` for a post without.
+    image_keys (List[Optional[str]]): `None` for a post without a picture; in training equal for equal
+        pictures.
     text_keys (List[str]): Equal for equal texts; only in training, none otherwise.
     """
 

@@ -1,6 +1,5 @@
-"""What frozen networks said about pictures, kept from one run to the next.
+"""Persistent cache of features from frozen picture encoders.
 
-`database` knows whether a file is one of ours and opens it, `store` keeps entries in it, `codec` turns
-vectors and regions into entries and back, `digests` names pictures by their content, and `cache` puts
-these together for the picture encoders. Only `database` and `store` know SQLite.
+`store` keeps checked bytes under keys in an SQLite file, `codec` turns vectors and regions into bytes and
+back, `digests` names pictures by their content, and `cache` is what the picture encoders use.
 """

@@ -1,119 +1,67 @@
-"""Vectors and regions as bytes. What isn't well-formed raises `ValueError`: it comes from a file."""
+"""Vectors and regions as bytes."""
 
 import json
 import struct
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy
 
 from ..post.regions import Region, normalize_regions
 
-StoredType: TypeAlias = Literal["float16", "float32"]
+Array: TypeAlias = numpy.ndarray[Any, Any]
 
-_HEADER = struct.Struct("<4sBBHII")  # magic, version, type, nothing, rows, width: 16 bytes
-_MAGIC = b"MMVE"
-_VERSION = 1
-_TYPES: dict[int, Any] = {1: numpy.dtype("<f2"), 2: numpy.dtype("<f4")}
+_HEADER = struct.Struct("<2sII")  # "f2" or "f4", rows, width
+_TYPES = {b"f2": "<f2", b"f4": "<f4"}
 _FLOAT16_MAX = 65504.0
 
-Array: TypeAlias = "numpy.ndarray[Any, Any]"
+
+def _convert(array: Array, dtype: str) -> Array:
+    values = numpy.asarray(array, dtype="<f4")
+    # What float16 can't hold is kept as float32, rather than as infinity. NaN isn't smaller than anything.
+    fits = dtype == "float16" and bool((numpy.abs(values) <= _FLOAT16_MAX).all())
+    return values.astype("<f2") if fits else values
 
 
-def encode_array(array: Array, dtype: StoredType) -> bytes:
-    """Turn vectors into bytes.
+def round_array(array: Array, dtype: str) -> Array:
+    """RETURNS (numpy.ndarray): What `decode_array` will make of an array: float32, new."""
+    return _convert(array, dtype).astype(numpy.float32)
 
-    array (numpy.ndarray): Two dimensions, rows x width.
-    dtype (str): "float16" or "float32". Vectors that float16 can't hold (beyond 65504, or not finite) are
-        kept as float32 all the same, rather than as infinity.
-    RETURNS (bytes): A header of 16 bytes, and the numbers row by row, little endian.
-    RAISES (ValueError): Not two dimensions, or another type.
-    """
-    values, code = _convert(array, dtype)
+
+def encode_array(array: Array, dtype: str) -> bytes:
+    """RETURNS (bytes): An array of rows x width, as "float16" or "float32", little endian."""
+    values = _convert(array, dtype)
     rows, width = values.shape
-    return _HEADER.pack(_MAGIC, _VERSION, code, 0, rows, width) + values.tobytes()
+    return _HEADER.pack(values.dtype.str[1:].encode(), rows, width) + values.tobytes()
 
 
-def decode_array(data: bytes) -> Array:
-    """The inverse of `encode_array`.
-
-    data (bytes): What `encode_array` returned.
-    RETURNS (numpy.ndarray): float32, rows x width.
-    RAISES (ValueError): It is something else, or damaged.
-    """
-    return _split(data).astype(numpy.float32)
-
-
-def round_array(array: Array, dtype: StoredType) -> Array:
-    """What `decode_array` will make of it.
-
-    array (numpy.ndarray): Two dimensions, rows x width.
-    dtype (str): "float16" or "float32".
-    RETURNS (numpy.ndarray): float32, a new array.
-    RAISES (ValueError): As `encode_array`.
-    """
-    return _convert(array, dtype)[0].astype(numpy.float32)
-
-
-def get_stored_type(data: bytes) -> StoredType:
-    """Tell how precisely vectors were kept.
+def decode_array(data: bytes, dtype: str) -> Array | None:
+    """The inverse of `encode_array`. Somebody with another dtype may use the same file: their float16 isn't
+    enough for float32; the other way round it is rounded here, so that nothing depends on who was first.
 
     data (bytes): What `encode_array` returned.
-    RETURNS (str): "float16" or "float32".
-    RAISES (ValueError): As `decode_array`.
+    dtype (str): What is wanted.
+    RETURNS (Optional[numpy.ndarray]): float32; `None` if it isn't precise enough, or something else.
     """
-    return "float16" if _split(data).dtype == _TYPES[1] else "float32"
-
-
-def _convert(array: Array, dtype: StoredType) -> tuple[Array, int]:
-    if dtype not in get_args(StoredType):
-        raise ValueError(f"vectors are kept as 'float16' or 'float32', not as {dtype!r}")
-    values = numpy.asarray(array, dtype=_TYPES[2])
-    if values.ndim != 2:
-        raise ValueError(f"expected rows x width, not an array of shape {values.shape}")
-    # NaN isn't smaller than anything, so it doesn't fit either.
-    if dtype == "float16" and bool((numpy.abs(values) <= _FLOAT16_MAX).all()):
-        return values.astype(_TYPES[1]), 1
-    return values, 2
-
-
-def _split(data: bytes) -> Array:
-    if not isinstance(data, bytes) or len(data) < _HEADER.size:
-        raise ValueError("not an array: too short for its header")
-    magic, version, code, nothing, rows, width = _HEADER.unpack_from(data)
-    if (magic, version, nothing) != (_MAGIC, _VERSION, 0) or code not in _TYPES:
-        raise ValueError("not an array: its header is something else")
-    dtype = _TYPES[code]
-    if len(data) - _HEADER.size != rows * width * dtype.itemsize:
-        raise ValueError(
-            f"not an array: {rows} x {width} numbers don't take {len(data) - _HEADER.size} bytes"
-        )
-    return numpy.frombuffer(data, dtype=dtype, offset=_HEADER.size).reshape(rows, width)
+    try:
+        stored, rows, width = _HEADER.unpack_from(data)
+        values = numpy.frombuffer(data, _TYPES[stored], offset=_HEADER.size).reshape(rows, width)
+    except (struct.error, KeyError, ValueError):
+        return None
+    if stored == b"f2":
+        return values.astype(numpy.float32) if dtype == "float16" else None
+    return round_array(values, dtype)
 
 
 def encode_regions(regions: Sequence[Region]) -> bytes:
-    """Turn regions into bytes. JSON: it holds paths that are no Unicode, and nothing can hook into
-    reading it.
-
-    regions (List[Region]): See `post.regions`.
-    RETURNS (bytes): ASCII.
-    RAISES (TypeError): They are no regions.
-    """
-    normalized = normalize_regions(regions)
-    return json.dumps(normalized, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    """RETURNS (bytes): JSON: it holds paths that are no Unicode, and nothing can hook into reading it."""
+    return json.dumps(normalize_regions(regions), separators=(",", ":")).encode("ascii")
 
 
-def decode_regions(data: bytes) -> list[Region]:
-    """The inverse of `encode_regions`.
-
-    data (bytes): What `encode_regions` returned.
-    RETURNS (List[Region]): In their one stored form.
-    RAISES (ValueError): It is something else, or damaged.
-    """
+def decode_regions(data: bytes) -> list[Region] | None:
+    """RETURNS (Optional[List[Region]]): What was encoded; `None` if it is something else."""
     try:
-        values = json.loads(data.decode("ascii"))
-        if not isinstance(values, list):
-            raise TypeError(f"a list was expected, not {type(values).__name__}")
-        return normalize_regions(values)
-    except (ValueError, TypeError, AttributeError, RecursionError) as err:
-        raise ValueError(f"not a list of regions: {err}") from err
+        values = json.loads(data)
+        return normalize_regions(values) if isinstance(values, list) else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None

@@ -3,70 +3,66 @@
 import hashlib
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
-from weakref import WeakSet
+from weakref import finalize
 
-from ..util import warn
-from . import database
-from .locks import ForkLock
+from ..util import logger, warn
 
 Result = TypeVar("Result")
 
-_AT_ONCE = 256  # rows in one query: SQLite allows 999 parameters
-_NOTED_USES = 4096  # uses that are kept in memory before they are written
-_KEPT = 0.9  # share of the limit that eviction goes down to
-_ROW = 128  # bytes of an entry beside its data, about
-_PAGES_AT_ONCE = 4096  # given back to the file system in one transaction, 16 MB
+APPLICATION_ID = int.from_bytes(b"MMIB", "big")  # at bytes 68 to 71 of the file
+VERSION = 2  # of the tables
 
-_STORES: "WeakSet[FeatureStore]" = WeakSet()
-_PARENTS: list[sqlite3.Connection] = []
-"""Connections of the process this one was forked from. They are its: never used, and never closed."""
+SCHEMA = (
+    "CREATE TABLE entries (key BLOB PRIMARY KEY, kind TEXT NOT NULL, used INTEGER NOT NULL, "
+    "checksum BLOB NOT NULL, value BLOB NOT NULL)",
+    "CREATE INDEX entries_used ON entries (used)",
+    "CREATE TABLE settings (max_bytes INTEGER)",
+)
+
+# The file may come from a stranger: see "Defense Against The Dark Arts" in SQLite's manual.
+PRAGMAS = ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "synchronous = NORMAL")
+
+_FILES = ("-wal", "-journal", "-shm", "")  # ends of the names of the files SQLite keeps
+_TIMEOUT = 10.0  # seconds to wait for other processes that write
+_AT_ONCE = 256  # keys in one query: SQLite allows 999 parameters
+_USE_STEP = 600  # seconds: a use is noted if the last one noted is older
+_EVICTED_AT_ONCE = 16e6  # bytes, or a tenth of the limit if that is less
+_ROW = 128  # bytes of an entry beside its value, about
 
 
-def _after_fork() -> None:
-    for store in list(_STORES):
-        store._forget_connection()
+class _Handle:
+    """The connection of one process. A forked process makes its own, and leaves its parent's as it is."""
 
+    def __init__(self, owner: object) -> None:
+        finalize(owner, self.close)
+        self.process = os.getpid()
+        self.lock = threading.Lock()
+        self.connection: sqlite3.Connection | None = None
+        self.file: object = "not opened yet"
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What reading everything found.
-
-    sound (int): Entries and remembered files that are as they were put.
-    damaged (int): Those that aren't.
-    removed (int): How many of the damaged ones were removed.
-    file_error (Optional[str]): What SQLite finds wrong with the file itself.
-    """
-
-    sound: int
-    damaged: int
-    removed: int
-    file_error: str | None
+    def close(self) -> None:
+        if self.connection is not None and self.process == os.getpid():
+            self.connection.close()
+            self.connection = None
 
 
 class FeatureStore:
-    """Bytes under keys, in one SQLite file. It is a cache: nothing in it is needed, so whatever is wrong with
-    it costs a warning and time, never a result.
+    """Bytes under keys, in one SQLite file that is opened at the first use. It is a cache: whatever is wrong
+    with the file costs one warning and time, never a result or an exception.
 
     Several threads may use an object, and several processes a file: readers never wait, a second writer waits
     for the first. A process may be killed at any moment; what a `put` had finished is there.
 
     path (Union[str, Path]): The file, made if need be. Relative to the current folder.
-    max_gb (float): Size the file is kept below, in units of 10^9 bytes: what was used least recently goes.
-    read_only (bool): Never write; without a file there is nothing in it.
-    timeout (float): Seconds to wait for other processes that write.
-    RAISES (ValueError): A limit that isn't one; or there is another file at the path. It is never touched.
-    RAISES (OSError): The folder doesn't exist or can't be written.
+    max_gb, read_only: See `make_feature_cache_v1`.
+    warns (bool): Whether to warn of `problem`.
+    RAISES (ValueError): A limit that isn't above 0.
     """
 
     def __init__(
@@ -75,427 +71,210 @@ class FeatureStore:
         *,
         max_gb: float = 20.0,
         read_only: bool = False,
-        timeout: float = 10.0,
+        warns: bool = True,
     ) -> None:
         if not 0 < max_gb < float("inf"):
-            raise ValueError(f"max_gb is the size of the cache in gigabytes, above 0, not {max_gb}")
-        self.path = Path(os.path.realpath(path))
+            raise ValueError(f"max_gb is the size of the cache in gigabytes, above 0, not {max_gb}.")
+        self.path = Path(os.path.realpath(path))  # SQLite keeps its files beside what a link leads to
+        self.is_relative = not os.path.isabs(path)
         self.max_gb = max_gb
         self.read_only = read_only
-        self.timeout = timeout
-        self._start()
-        with self._lock:
-            try:
-                self._get_connection()
-            except sqlite3.Error as err:
-                self._note_error(err)
-
-    def _start(self) -> None:
-        self.damaged = 0
-        """Entries that were found damaged and taken out."""
-        self.lost = 0
-        """Entries that couldn't be kept."""
+        self.warns = warns
         self.problem: str | None = None
         """Why something couldn't be read or written, the last time."""
-        self.broken: str | None = None
-        """What SQLite said when it couldn't make sense of the file. Nothing is read or written from then
-        on."""
-        self._lock = ForkLock()
-        self._connection: sqlite3.Connection | None = None
-        self._identity: tuple[int, int] | None = None
-        self._uses: dict[bytes, int] = {}
-        self._file_uses: dict[bytes, int] = {}
-        self._warned: set[str] = set()
-        self._limit_written = False
-        self._waits = True
-        _STORES.add(self)
-
-    # Life
+        self._handle = _Handle(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("path", "max_gb", "read_only", "timeout")}
+        return {name: value for name, value in self.__dict__.items() if name != "_handle"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._start()
-
-    def __enter__(self) -> "FeatureStore":
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
+        self._handle = _Handle(self)
 
     def close(self) -> None:
-        """Write what is still to be written, and close the file. Using the store again opens it again."""
-        with self._lock:
-            if self._connection is None:
-                return
-            connection, self._connection = self._connection, None
+        """Close the file, as happens by itself at the end. Using the store again opens it again."""
+        with self._handle.lock:
+            self._handle.close()
+            self._handle = _Handle(self)
+
+    # Opening
+
+    def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
+        """RETURNS (Optional[Any]): What the function returns; `None` if it fails, or there is no database."""
+        if self._handle.process != os.getpid():
+            self._handle = _Handle(self)
+        handle = self._handle
+        with handle.lock:
             try:
-                if not self.broken:
-                    self._write_uses(connection)
-                connection.close()
-            except sqlite3.Error as err:
-                self._note_error(err)
-
-    def _forget_connection(self) -> None:
-        """In a forked child: the connection is the parent's."""
-        if self._connection is not None:
-            _PARENTS.append(self._connection)
-        self._connection = None
-        self._uses = {}
-        self._file_uses = {}
-
-    def _get_connection(self) -> sqlite3.Connection | None:
-        """RETURNS (Optional[sqlite3.Connection]): To the file that is at the path now; `None` if nothing can
-        be read or written.
-        """
-        if self._connection is not None:
-            if database.file_identity(self.path) == self._identity:
-                return None if self.broken else self._connection
-            # Somebody removed or replaced it. SQLite notices too, and leaves the new file alone.
-            connection, self._connection, self.broken = self._connection, None, None
-            self._limit_written = False
-            connection.close()
-        if self.broken:
-            return None
-        self._connection = database.connect(self.path, read_only=self.read_only, timeout=self.timeout)
-        self._identity = database.file_identity(self.path)
-        return self._connection
-
-    def _attempt(self, function: Callable[[sqlite3.Connection], Result]) -> Result | None:
-        """RETURNS (Optional[Any]): What the function returns; `None` if there is nothing to call it on, or
-        the database doesn't let it.
-        """
-        with self._lock:
-            try:
-                connection = self._get_connection()
+                file = _identify(self.path)
+                if file != handle.file:  # the first use, or somebody removed or replaced the file
+                    handle.close()
+                    handle.file = file  # what can't be opened isn't tried again
+                    handle.connection = self._open()
+                    handle.file = _identify(self.path) if handle.connection else "not there yet"
+                return None if handle.connection is None else work(handle.connection)
             except (sqlite3.Error, OSError, ValueError) as err:
-                self._note_error(err)
-                return None
-            try:
-                return None if connection is None else function(connection)
-            except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
-                raise  # keys that aren't bytes: a mistake of the caller
-            except sqlite3.Error as err:
-                self._note_error(err)
+                self._note(err, handle)
                 return None
 
-    def _note_error(self, err: Exception) -> None:
-        message = " ".join(str(err).split())
-        if isinstance(err, (OSError, ValueError)):  # another file, or none, is there now
-            self.broken = message
-            self._warn_once("open", f"The feature cache is not used: {message}.")
-        elif not isinstance(err, sqlite3.OperationalError):
-            self.broken = message
-            self._warn_once(
-                "damaged",
-                f"The feature cache {self.path} is damaged ({message}) and not used. Remove it: "
-                f"spacy mmib cache clear {self.path}",
-            )
-        elif "locked" in message:
-            # Once is enough: until the lock is gone every other try would cost as much again.
-            self._waits = False
-            self._set_timeout(0)
-            self._warn_once(
-                "locked",
-                f"The feature cache {self.path} is locked by another process for more than "
-                f"{self.timeout:g} seconds: what would be written now is dropped, and computed again "
-                "next time.",
+    def _note(self, err: Exception, handle: _Handle) -> None:
+        reason, before = " ".join(str(err).split()), self.problem
+        if isinstance(err, sqlite3.OperationalError):  # locked, a full disk: it may work the next time
+            self.problem = f"The feature cache {self.path} can't be read or written: {reason}."
+            if handle.connection is None:
+                handle.file = "to be tried again"
+            else:  # waiting once is enough: every other time would cost as much again
+                handle.connection.execute("PRAGMA busy_timeout = 0")
+        elif isinstance(err, sqlite3.Error):
+            handle.close()  # until there is another file
+            self.problem = (
+                f"The feature cache {self.path} is damaged ({reason}) and not used. Remove it: "
+                f"spacy mmib cache clear {self.path}"
             )
         else:
-            self._warn_once(
-                "failed",
-                f"The feature cache {self.path} can't be read or written ({message}): goes on without.",
-            )
+            self.problem = f"The feature cache can't be used: {reason}."
+        if self.is_relative and isinstance(err, FileNotFoundError):
+            # A pipeline remembers where its cache was, and is used in another folder.
+            logger.info("There is no feature cache at %s: it is not used.", self.path)
+        elif self.problem != before and self.warns:
+            warn(self.problem)
 
-    def _set_timeout(self, seconds: float) -> None:
-        if self._connection is not None:
-            self._connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
-
-    @contextmanager
-    def _not_waiting(self) -> Iterator[None]:
-        """For what isn't worth waiting for."""
-        self._set_timeout(0)
+    def _open(self) -> sqlite3.Connection | None:
+        path = self.path
+        if self.read_only and not _size(path):
+            return None
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent} for it: make it")
+        is_short = 0 < _size(path) < 512  # SQLite takes it for empty
+        if path.exists() and (not path.is_file() or (is_short and not is_feature_cache(path))):
+            raise _other_file(path)
         try:
-            yield
-        finally:
-            self._set_timeout(self.timeout if self._waits else 0)
+            return self._connect("rw" if self.read_only else "rwc")
+        except sqlite3.OperationalError as err:
+            if "locked" in str(err):
+                raise
+            # In a folder that can't be written SQLite can't make the files it coordinates processes by, and
+            # as nobody else can write there either it needs none.
+            if self.read_only and not _size(path, "-wal"):
+                return self._connect("ro&immutable=1")
+            raise PermissionError(f"can't write {path} ({err}): take another, or read_only = true") from err
+        except sqlite3.DatabaseError:
+            if is_feature_cache(path):
+                raise
+            raise _other_file(path) from None
 
-    @contextmanager
-    def _transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
-        connection.execute("BEGIN IMMEDIATE")
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self.path.as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, timeout=_TIMEOUT, uri=True, check_same_thread=False)
         try:
-            yield
-            connection.execute("COMMIT")
+            connection.isolation_level = None  # transactions are begun by `_transaction` only
+            connection.text_factory = bytes  # damaged text is for the checksums to find
+            for pragma in PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+            # SQLite itself reads whose file it is: closing another handle of a file would drop the locks that
+            # SQLite's own handles in this process hold on it.
+            if not self.read_only and _describe(connection) == (0, 0, set()):
+                _make_tables(connection)
+            application, version, tables = _describe(connection)
+            if application != APPLICATION_ID:
+                raise _other_file(self.path)
+            if version != VERSION or tables != set(SCHEMA):
+                hint = f"remove it (spacy mmib cache clear {self.path}) or choose another path"
+                raise ValueError(f"{self.path} was made by another version of spacy-mmib: {hint}")
+            if not self.read_only:
+                # Readers and a writer don't wait for each other, and a killed one leaves nothing half done.
+                # If several processes are just making the file, the last of them does this.
+                with suppress(sqlite3.OperationalError):
+                    connection.execute("PRAGMA journal_mode = WAL").fetchall()
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            connection.close()
             raise
-        if not self._waits:
-            self._waits = True
-            self._set_timeout(self.timeout)
-
-    def _warn_once(self, kind: str, message: str) -> None:
-        self.problem = message
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warn(message)
+        return connection
 
     # Entries
 
-    def get(self, keys: Sequence[bytes], kind: str | None = None) -> dict[bytes, bytes]:
+    @property
+    def is_usable(self) -> bool:
+        """RETURNS (bool): Whether there is a file to look into, which is opened."""
+        return bool(self._run(lambda connection: True))
+
+    def check_writable(self) -> None:
+        """Open the file, and write to it.
+
+        RAISES (OSError): That is impossible; the message says why.
+        """
+        if self.read_only:
+            raise PermissionError(f"The feature cache {self.path} is only to be read (read_only = true).")
+        self._run(self._write_limit)
+        if self.problem:
+            raise OSError(self.problem)
+
+    def _write_limit(self, connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE settings SET max_bytes = ?", (int(self.max_gb * 1e9),))
+
+    def get(self, keys: Sequence[bytes], kind: str) -> dict[bytes, bytes]:
         """Look entries up.
 
         keys (Sequence[bytes]): Their keys, in any order.
-        kind (Optional[str]): Only entries of this kind.
-        RETURNS (Dict[bytes, bytes]): Those there are. What was damaged, cut short, or put under another key,
-            is not among them; it is taken out and counted in `damaged`.
+        kind (str): What sort of entries they are.
+        RETURNS (Dict[bytes, bytes]): Those there are. What is damaged isn't among them, and replaced by the
+            next `put`.
         """
         found: dict[bytes, bytes] = {}
-        if keys:
-            self._attempt(lambda connection: self._get(connection, keys, kind, found))
-        return found
 
-    def _get(
-        self,
-        connection: sqlite3.Connection,
-        keys: Sequence[bytes],
-        kind: str | None,
-        found: dict[bytes, bytes],
-    ) -> None:
-        damaged = []
-        for some in _chunks(dict.fromkeys(keys)):
-            rows = connection.execute(
-                "SELECT id, key, kind, checksum, data FROM entries LEFT JOIN payloads USING (id) "
-                f"WHERE key IN ({_marks(some)})",
-                some,
-            ).fetchall()
-            for row in rows:
-                if not _is_sound(row):
-                    damaged.append(row[0])
-                elif kind is None or row[2] == kind:
-                    found[row[1]] = row[4]
-        if not self.read_only:
-            now = time.time_ns()
-            self._uses.update((key, now) for key in found)
-            if len(self._uses) >= _NOTED_USES:
-                self._write_uses(connection)
-        self._drop(connection, "entries", damaged)
+        def read(connection: sqlite3.Connection) -> None:
+            now = int(time.time())
+            uses: list[tuple[int, bytes]] = []
+            for start in range(0, len(keys), _AT_ONCE):
+                some = keys[start : start + _AT_ONCE]
+                marks = ", ".join("?" * len(some))
+                for *row, used in connection.execute(
+                    f"SELECT key, kind, checksum, value, used FROM entries WHERE key IN ({marks})", some
+                ).fetchall():
+                    if _is_sound(*row) and row[1] == kind.encode():
+                        found[row[0]] = row[3]
+                        if not isinstance(used, int) or abs(now - used) > _USE_STEP:
+                            uses.append((now, row[0]))
+            if uses and not self.read_only:
+                with _transaction(connection):
+                    connection.executemany("UPDATE entries SET used = ? WHERE key = ?", uses)
+
+        if keys:
+            self._run(read)
+        return {key: found[key] for key in keys if key in found}  # a damaged index leads to others, too
 
     def put(self, entries: Mapping[bytes, bytes], kind: str) -> None:
         """Keep entries: all of them or, if that is impossible (a warning says why), none.
 
-        entries (Mapping[bytes, bytes]): Data by key. What there was under a key is replaced.
+        entries (Mapping[bytes, bytes]): Values by key. What there was under a key is replaced.
         kind (str): What sort of entries they are.
         """
-        if self.read_only or not entries:
-            return
-
-        def write(connection: sqlite3.Connection) -> bool:
-            now = time.time_ns()
-            with self._transaction(connection):
-                self._write_limit(connection)
-                connection.executemany(
-                    "INSERT INTO entries (key, kind, size, used, checksum) VALUES (?, ?, ?, ?, ?) "
-                    "ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, size = excluded.size, "
-                    "used = excluded.used, checksum = excluded.checksum",
-                    [
-                        (key, kind, len(data), now, _checksum("entry", key, _bytes(kind), data))
-                        for key, data in entries.items()
-                    ],
-                )
-                connection.executemany(
-                    "INSERT OR REPLACE INTO payloads (id, data) SELECT id, ? FROM entries WHERE key = ?",
-                    [(data, key) for key, data in entries.items()],
-                )
-                self._set_uses(connection)
-                evicted = self._evict(connection)
-            if evicted:
-                self._shrink(connection)
-            return True
-
-        if not self._attempt(write):
-            self.lost += len(entries)
-
-    def check_writable(self) -> None:
-        """Write something.
-
-        RAISES (OSError): That is impossible; the message says why.
-        """
-
-        def write(connection: sqlite3.Connection) -> bool:
-            self._limit_written = False
-            with self._transaction(connection):
-                self._write_limit(connection)
-            return True
-
-        if not self._attempt(write):
-            raise OSError(self.problem or f"The feature cache {self.path} can't be written.")
-
-    def _drop(self, connection: sqlite3.Connection, table: str, ids: Sequence[Any]) -> None:
-        """Take out what is damaged, if that can be done at once: whoever finds it missing puts it anew."""
-        self.damaged += len(ids)
-        if self.read_only or not ids:
-            return
-        try:
-            with self._not_waiting(), self._transaction(connection):
-                _delete(connection, table, ids)
-        except sqlite3.OperationalError:
-            pass
-
-    # How long things are kept
-
-    def _write_uses(self, connection: sqlite3.Connection) -> None:
-        if self._uses or self._file_uses:
-            try:
-                with self._not_waiting(), self._transaction(connection):
-                    self._set_uses(connection)
-            except sqlite3.OperationalError:  # somebody else is writing, and this doesn't matter enough
-                self._uses.clear()
-                self._file_uses.clear()
-
-    def _set_uses(self, connection: sqlite3.Connection) -> None:
-        for table, column, uses in (
-            ("entries", "key", self._uses),
-            ("files", "path", self._file_uses),
-        ):
-            connection.executemany(
-                f"UPDATE {table} SET used = ? WHERE {column} = ? AND used < ?",
-                [(used, name, used) for name, used in uses.items()],
-            )
-        self._uses.clear()
-        self._file_uses.clear()
-
-    def _write_limit(self, connection: sqlite3.Connection) -> None:
-        if not self._limit_written:
-            values = ("max_bytes", int(self.max_gb * 1e9))
-            connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", values)
-            self._limit_written = True
-
-    def _evict(self, connection: sqlite3.Connection) -> bool:
-        limit = self.max_gb * 1e9
-        if _live_bytes(connection) <= limit:
-            return False
-        while (excess := _live_bytes(connection) - _KEPT * limit) > 0:
-            oldest: list[tuple[int, int]] = []
-            for row_id, size, used in connection.execute(
-                "SELECT id, size, used FROM entries ORDER BY used, id"
-            ):
-                oldest.append((row_id, used))
-                excess -= size + _ROW
-                if excess <= 0:
-                    break
-            if oldest:
-                _delete(connection, "entries", [row_id for row_id, _ in oldest])
-                connection.execute("DELETE FROM files WHERE used < ?", oldest[-1][1:])
-            elif not connection.execute(
-                "DELETE FROM files WHERE path IN (SELECT path FROM files ORDER BY used LIMIT 1024)"
-            ).rowcount:
-                break  # the empty tables are larger than the limit
-        return True
-
-    def _shrink(self, connection: sqlite3.Connection) -> None:
-        """Give what is free back to the file system, a bit at a time so that nobody waits for long."""
-        try:
-            with self._not_waiting():
-                free = _get(connection, "freelist_count")
-                while free:
-                    connection.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})").fetchall()
-                    before, free = free, _get(connection, "freelist_count")
-                    if free >= before:
-                        break
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.OperationalError:
-            pass  # somebody else is at it; what is free is used again
-
-    def clear(self) -> bool:
-        """Remove everything. A damaged file is removed itself.
-
-        RETURNS (bool): Whether that was possible; if not a warning says why.
-        RAISES (OSError): A damaged file can't be removed.
-        RAISES (ValueError): It is read-only.
-        """
-        if self.read_only:
-            raise ValueError(f"{self.path} was opened to be read only")
-
-        def delete(connection: sqlite3.Connection) -> bool:
-            with self._transaction(connection):
-                for table in ("entries", "payloads", "files"):
-                    connection.execute(f"DELETE FROM {table}")
-            self._shrink(connection)
-            return True
-
-        with self._lock:
-            self._uses.clear()
-            self._file_uses.clear()
-            if self._attempt(delete):
-                return True
-            if self.broken:
-                self.close()
-                database.remove_files(self.path)
-                self.broken = None
-                return True
-            return False
-
-    # Files
-
-    def get_digests(self, stats: Mapping[str, str]) -> dict[str, bytes]:
-        """Look up the content of files that haven't changed.
-
-        stats (Mapping[str, str]): What the file system says of them now, by path.
-        RETURNS (Dict[str, bytes]): The digests of those of which it said the same before.
-        """
-        found: dict[bytes, bytes] = {}
-        wanted = {os.fsencode(path): said for path, said in stats.items()}
-
-        def read(connection: sqlite3.Connection) -> None:
-            damaged = []
-            for some in _chunks(wanted):
-                rows = connection.execute(
-                    f"SELECT path, stat, digest, checksum FROM files WHERE path IN ({_marks(some)})",
-                    some,
-                ).fetchall()
-                for row in rows:
-                    if not _is_sound_file(row):
-                        damaged.append(row[0])
-                    elif row[1] == wanted[row[0]]:
-                        found[row[0]] = row[2]
-            if not self.read_only:
-                now = time.time_ns()
-                self._file_uses.update((path, now) for path in found)
-                if len(self._file_uses) >= _NOTED_USES:
-                    self._write_uses(connection)
-            self._drop(connection, "files", damaged)
-
-        if stats:
-            self._attempt(read)
-        return {os.fsdecode(path): digest for path, digest in found.items()}
-
-    def put_digests(self, digests: Mapping[str, tuple[str, bytes]]) -> None:
-        """Remember the content of files.
-
-        digests (Mapping[str, Tuple[str, bytes]]): What the file system said of each, and its digest, by path.
-        """
-        if self.read_only or not digests:
-            return
-
-        rows = [(os.fsencode(path), *entry) for path, entry in digests.items()]
+        now = int(time.time())
+        rows = [(key, kind, now, _checksum(key, kind.encode(), data), data) for key, data in entries.items()]
 
         def write(connection: sqlite3.Connection) -> None:
-            now = time.time_ns()
-            with self._transaction(connection):
+            with _transaction(connection):
                 self._write_limit(connection)
-                connection.executemany(
-                    "INSERT OR REPLACE INTO files (path, stat, digest, used, checksum) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    [(*row, now, _file_checksum(*row)) for row in rows],
-                )
-                evicted = self._evict(connection)
-            if evicted:
-                self._shrink(connection)
+                connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+                self._evict(connection)
 
-        self._attempt(write)
+        if rows and not self.read_only:
+            self._run(write)
+
+    def _evict(self, connection: sqlite3.Connection) -> None:
+        limit = self.max_gb * 1e9
+        pages = _get(connection, "page_count") - _get(connection, "freelist_count")
+        excess = pages * _get(connection, "page_size") - limit
+        if excess <= 0:
+            return
+        excess += min(limit / 10, _EVICTED_AT_ONCE)  # so that not every put has to
+        rows: list[tuple[int]] = []
+        for row, size in connection.execute("SELECT rowid, length(value) FROM entries ORDER BY used, rowid"):
+            rows.append((row,))
+            excess -= size + _ROW
+            if excess <= 0:
+                break
+        _delete(connection, rows)
 
     # What is in it
 
@@ -503,153 +282,155 @@ class FeatureStore:
         """Count what is there.
 
         RETURNS (Dict[str, Any]): `path`; `entries` and `bytes` by kind; `files` whose content is remembered;
-            `size_on_disk` and `max_bytes` (the limit of whoever wrote last, or `None`) in bytes;
-            `oldest_use` and `newest_use` in seconds since 1970, or `None`; `content_digest`.
+            `size_on_disk` and `max_bytes` (the limit of whoever wrote last, or `None`) in bytes; `oldest_use`
+            and `newest_use` in seconds since 1970, or `None`; `content_digest`, equal for caches with equal
+            entries, whenever and in whatever order they were put (`verify` says whether they are sound).
         """
-        sizes = [_size(self.path, end) for end in ("", "-wal", "-shm")]
-        result: dict[str, Any] = {
-            "path": str(self.path),
-            "entries": {},
-            "bytes": {},
-            "files": 0,
-            "size_on_disk": sum(sizes),
-            "max_bytes": None,
-            "oldest_use": None,
-            "newest_use": None,
-        }
-
-        def count(connection: sqlite3.Connection) -> None:
-            self._write_uses(connection)
-            for kind, n, size in connection.execute(
-                "SELECT kind, count(*), sum(size) FROM entries GROUP BY kind ORDER BY kind"
-            ):
-                result["entries"][kind], result["bytes"][kind] = n, size
-            (result["files"],) = connection.execute("SELECT count(*) FROM files").fetchone()
-            query = "SELECT value FROM settings WHERE name = 'max_bytes'"
-            for (result["max_bytes"],) in connection.execute(query):
-                pass
-            oldest, newest = connection.execute("SELECT min(used), max(used) FROM entries").fetchone()
-            if oldest is not None:
-                result["oldest_use"], result["newest_use"] = oldest / 1e9, newest / 1e9
-
-        self._attempt(count)
-        result["content_digest"] = self.get_content_digest()
-        return result
-
-    def get_content_digest(self) -> str:
-        """RETURNS (str): Equal for stores with equal entries, whenever and in whatever order they were put.
-        Entries are taken at their checksums: `verify` says whether those hold.
-        """
+        counts: dict[str, list[int]] = {}
+        limits: list[tuple[int]] = []
         digest = hashlib.blake2b(digest_size=16)
 
         def read(connection: sqlite3.Connection) -> None:
-            rows = connection.execute("SELECT kind, key, checksum FROM entries ORDER BY kind, key")
-            for kind, key, checksum in rows:
-                digest.update(_checksum("content", _bytes(kind), _bytes(key), _bytes(checksum)))
+            integer = "SELECT max_bytes FROM settings WHERE typeof(max_bytes) = 'integer'"
+            limits.extend(connection.execute(integer))
+            for kind, *numbers in connection.execute(
+                "SELECT kind, count(*), sum(length(value)), min(used), max(used) FROM entries WHERE "
+                "(typeof(kind), typeof(value), typeof(used)) = ('text', 'blob', 'integer') GROUP BY kind"
+            ):
+                counts[kind.decode("utf8", "replace")] = numbers
+            for row in connection.execute(
+                "SELECT kind, key, checksum FROM entries WHERE kind != 'files' ORDER BY kind, key"
+            ):
+                digest.update(repr(row).encode())
 
-        self._attempt(read)
-        return digest.hexdigest()
+        self._run(read)
+        files = counts.pop("files", [0])[0]
+        return {
+            "path": str(self.path),
+            "entries": {kind: numbers[0] for kind, numbers in counts.items()},
+            "bytes": {kind: numbers[1] for kind, numbers in counts.items()},
+            "files": files,
+            "size_on_disk": sum(_size(self.path, end) for end in _FILES),
+            "max_bytes": limits[0][0] if limits else None,
+            "oldest_use": min((numbers[2] for numbers in counts.values()), default=None),
+            "newest_use": max((numbers[3] for numbers in counts.values()), default=None),
+            "content_digest": digest.hexdigest(),
+        }
 
-    def verify(self, *, remove: bool = False) -> Verification:
+    def verify(self, *, remove: bool = False) -> tuple[int, int, str | None]:
         """Read everything.
 
         remove (bool): Take out what is damaged.
-        RETURNS (Verification): What was found.
+        RETURNS (Tuple[int, int, Optional[str]]): How many entries are as they were put, how many aren't, and
+            what is wrong with the file itself.
         """
-        counts = {"sound": 0, "damaged": 0, "removed": 0}
+        sound = 0
+        damaged: list[tuple[int]] = []
         problems: list[str] = []
 
         def read(connection: sqlite3.Connection) -> None:
+            nonlocal sound
             for (line,) in connection.execute("PRAGMA integrity_check(3)"):
-                problems.extend([] if line == "ok" else [" ".join(str(line).split())])
-            rows = connection.execute(
-                "SELECT id, key, kind, checksum, data FROM entries LEFT JOIN payloads USING (id)"
-            )
-            damaged = [row[0] for row in _count(rows, _is_sound, counts)]
-            rows = connection.execute("SELECT path, stat, digest, checksum FROM files")
-            damaged_files = [row[0] for row in _count(rows, _is_sound_file, counts)]
-            rows = connection.execute("SELECT id FROM payloads WHERE id NOT IN (SELECT id FROM entries)")
-            orphans = [row[0] for row in _count(rows, lambda row: False, counts)]
-            if remove and not self.read_only:
-                with self._transaction(connection):
-                    _delete(connection, "entries", damaged + orphans)
-                    _delete(connection, "files", damaged_files)
-                counts["removed"] = len(damaged) + len(orphans) + len(damaged_files)
+                problems.extend([] if line == b"ok" else [line.decode("utf8", "replace")])
+            for row, *entry in connection.execute("SELECT rowid, key, kind, checksum, value FROM entries"):
+                if _is_sound(*entry):
+                    sound += 1
+                else:
+                    damaged.append((row,))
+            if remove and damaged:
+                with _transaction(connection):
+                    _delete(connection, damaged)
 
-        self._attempt(read)
-        problems += [self.broken] if self.broken else []
-        return Verification(**counts, file_error="; ".join(dict.fromkeys(problems)) or None)
+        self._run(read)
+        problems += [self.problem] if self.problem else []
+        return sound, len(damaged), "; ".join(problems) or None
 
 
-def _checksum(purpose: str, *parts: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=16, person=purpose.encode())
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
+def is_feature_cache(path: Path) -> bool:
+    """RETURNS (bool): Whether a file is a feature cache, of any version, sound or damaged.
 
-
-def _file_checksum(path: bytes, said: str, digest: bytes) -> bytes:
-    return _checksum("file", path, _bytes(said), digest)
-
-
-def _is_sound(row: tuple[Any, ...]) -> bool:
-    _, key, kind, checksum, data = row
-    if not (isinstance(kind, str) and all(isinstance(x, bytes) for x in (key, checksum, data))):
+    path (Path): The file.
+    RAISES (OSError): It isn't there, or can't be read.
+    """
+    if path.exists() and not path.is_file():
         return False
-    return bool(checksum == _checksum("entry", key, _bytes(kind), data))
+    with open(path, "rb") as file:
+        header = file.read(72)
+    return header.startswith(b"SQLite format 3\0") and header[68:] == APPLICATION_ID.to_bytes(4, "big")
 
 
-def _is_sound_file(row: tuple[Any, ...]) -> bool:
-    path, said, digest, checksum = row
-    if not (isinstance(said, str) and all(isinstance(x, bytes) for x in (path, digest, checksum))):
-        return False
-    return bool(checksum == _file_checksum(path, said, digest))
+def remove_files(path: Path) -> None:
+    """Remove a feature cache with the files SQLite keeps beside it.
+
+    path (Path): The file.
+    RAISES (ValueError): It is something else; it is left as it is.
+    RAISES (OSError): A file can't be removed.
+    """
+    path = Path(os.path.realpath(path))  # SQLite keeps its files beside what a link leads to
+    if not is_feature_cache(path):
+        raise _other_file(path)
+    # The log first: left behind, it would be taken for that of the next file at this path.
+    for end in _FILES:
+        path.with_name(path.name + end).unlink(missing_ok=True)
 
 
-def _count(rows: Iterable[Any], is_sound: Callable[[Any], bool], counts: dict[str, int]) -> Iterator[Any]:
-    for row in rows:
-        if is_sound(row):
-            counts["sound"] += 1
-        else:
-            counts["damaged"] += 1
-            yield row
+def _other_file(path: Path) -> ValueError:
+    return ValueError(f"{path} is not a feature cache, and is left as it is: choose another path")
 
 
-def _delete(connection: sqlite3.Connection, table: str, ids: Sequence[Any]) -> None:
-    for some in _chunks(ids):
-        if table == "files":
-            connection.execute(f"DELETE FROM files WHERE path IN ({_marks(some)})", some)
-        else:
-            connection.execute(f"DELETE FROM payloads WHERE id IN ({_marks(some)})", some)
-            connection.execute(f"DELETE FROM entries WHERE id IN ({_marks(some)})", some)
+def _make_tables(connection: sqlite3.Connection) -> None:
+    # In one transaction, so that at no moment there is a file that isn't known to be ours. The first
+    # statement writes already, and has to come before anything else that does.
+    with _transaction(connection, "BEGIN"):
+        connection.execute("PRAGMA auto_vacuum = FULL")
+        if _describe(connection) == (0, 0, set()):  # another process can be faster
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+            for statement in (*SCHEMA, "INSERT INTO settings VALUES (NULL)"):
+                connection.execute(statement)
 
 
-def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
-    values = iter(values)
-    while some := list(islice(values, _AT_ONCE)):
-        yield some
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _bytes(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode("utf8", "surrogatepass")
+def _describe(connection: sqlite3.Connection) -> tuple[int, int, set[str]]:
+    rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    tables = {sql.decode("utf8", "replace") for (sql,) in rows}
+    return _get(connection, "application_id"), _get(connection, "user_version"), tables
 
 
 def _get(connection: sqlite3.Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
-def _live_bytes(connection: sqlite3.Connection) -> int:
-    pages = _get(connection, "page_count") - _get(connection, "freelist_count")
-    return pages * _get(connection, "page_size")
-
-
-def _size(path: Path, end: str) -> int:
+def _identify(path: Path) -> object:
     try:
-        return os.stat(f"{path}{end}").st_size
+        info = os.stat(path)
     except OSError:
-        return 0
+        return None
+    return info.st_dev, info.st_ino
+
+
+def _size(path: Path, end: str = "") -> int:
+    return os.path.getsize(f"{path}{end}") if os.path.exists(f"{path}{end}") else 0
+
+
+def _delete(connection: sqlite3.Connection, rows: list[tuple[int]]) -> None:
+    connection.executemany("DELETE FROM entries WHERE rowid = ?", rows)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+    with connection:  # commits, or rolls back
+        connection.execute(begin)
+        yield
+
+
+def _checksum(*parts: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+def _is_sound(key: Any, kind: Any, checksum: Any, value: Any) -> bool:
+    are_bytes = all(isinstance(x, bytes) for x in (key, kind, checksum, value))
+    return are_bytes and bool(checksum == _checksum(key, kind, value))

@@ -5,18 +5,7 @@ when they run.
 """
 
 # Registers the commands.
-from . import audit, cache, cache_build, contributions, errors, evaluate, gap, predict, report
+from . import audit, cache, cache_build, contributions, errors, evaluate, gap, predict, report  # noqa: F401
 from .app import mmib_cli
 
-__all__ = [
-    "audit",
-    "cache",
-    "cache_build",
-    "contributions",
-    "errors",
-    "evaluate",
-    "gap",
-    "mmib_cli",
-    "predict",
-    "report",
-]
+__all__ = ["mmib_cli"]

@@ -1,13 +1,20 @@
 """The `mmib` group, hung into spaCy's own command line, and what its commands share."""
 
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar
 
 import typer
 from spacy.cli._util import app as spacy_app
 
 if TYPE_CHECKING:
     from spacy.language import Language
+
+T = TypeVar("T", bound=Callable[..., None])
 
 mmib_cli = typer.Typer(
     name="mmib",
@@ -18,6 +25,12 @@ mmib_cli = typer.Typer(
 spacy_app.add_typer(mmib_cli)
 
 ModelArg: TypeAlias = Annotated[str, typer.Argument(help="Name or path of the pipeline", metavar="MODEL")]
+CorpusArg: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        help="A .spacy file made with DocBin(store_user_data=True), or a folder of them", metavar="CORPUS"
+    ),
+]
 ImageRootOpt: TypeAlias = Annotated[
     str | None,  # not a Path, so that an unset variable of a project ("") can be told from "."
     typer.Option(
@@ -29,32 +42,75 @@ ImageRootOpt: TypeAlias = Annotated[
 ]
 GpuOpt: TypeAlias = Annotated[int, typer.Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")]
 BatchSizeOpt: TypeAlias = Annotated[
-    int | None,
-    typer.Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]"),
+    int | None, typer.Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]")
+]
+ComponentOpt: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--component", help="The component to look into [default: the first that can be]"),
 ]
 CodeOpt: TypeAlias = Annotated[
     Path | None,
     typer.Option("--code", "-c", help="Python file with additional code (registered functions) to import"),
 ]
+STANDARD = "-"
+"""Named as an output: the standard output."""
+
+
+def command(name: str, **outputs: tuple[str, ...]) -> Callable[[T], T]:
+    """Register a command, with what all of them repeat: the image root and the outputs are checked before the
+    work, and what can't be measured is said in one line. A command with a pipeline (its parameter `model`)
+    gets the options `--gpu-id` and `--code`, which have had their effect when it is called.
+
+    name (str): What it is called.
+    outputs (Tuple[str, ...]): For each parameter that names a file to write the endings its name may have;
+        any if there are none.
+    RETURNS (Callable[[Callable], Callable]): The decorator.
+    """
+
+    def register(function: T) -> T:
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
+        if "model" in signature.parameters:
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            parameters += [
+                inspect.Parameter("gpu_id", keyword, annotation=GpuOpt, default=-1),
+                inspect.Parameter("code", keyword, annotation=CodeOpt, default=None),
+            ]
+
+        @wraps(function)
+        def run(**options: Any) -> None:
+            check_image_root(options.get("image_root"))
+            for option, kinds in outputs.items():
+                if options[option] not in (None, STANDARD):
+                    check_output(options[option], *kinds, option=f"--{option}")
+            if "model" in options:
+                from spacy.cli._util import import_code
+
+                import_code(options.pop("code"))
+                use_gpu(options.pop("gpu_id"), silent=options.get("output") == STANDARD)
+            from ..evaluation import EvaluationError, MissingExtraError
+
+            try:
+                function(**options)
+            except (EvaluationError, MissingExtraError) as err:
+                fail(str(err))
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        mmib_cli.command(name)(run)
+        return function
+
+    return register
 
 
 def fail(message: str) -> NoReturn:
-    """Say on stderr what went wrong, and end the command.
-
-    message (str): What, where, and what to do.
-    RAISES (typer.Exit): Always, with exit code 1.
-    """
+    """Say on stderr what went wrong, where, and what to do, and end the command with exit code 1."""
     typer.echo(f"✘ {message}", err=True)
     raise typer.Exit(1)
 
 
 def load_pipeline(model: str) -> "Language":
-    """Load a pipeline, or end the command with a message for people.
-
-    model (str): Name or path.
-    RETURNS (Language): The pipeline.
-    RAISES (typer.Exit): There is none of this name.
-    """
+    """RETURNS (Language): The pipeline of this name or path, if there is one; else the command ends."""
     from spacy.util import load_model
 
     try:
@@ -67,12 +123,7 @@ def load_pipeline(model: str) -> "Language":
 
 
 def use_gpu(gpu_id: int, *, silent: bool) -> None:
-    """Run on a GPU if one is asked for, or end the command with a message for people.
-
-    gpu_id (int): Its number, or -1 for the CPU.
-    silent (bool): Don't say which it is.
-    RAISES (typer.Exit): It can't be used.
-    """
+    """Run on the GPU of this number, or on the CPU (-1); end the command if it can't be used."""
     from spacy.cli._util import setup_gpu
 
     try:
@@ -85,10 +136,51 @@ def use_gpu(gpu_id: int, *, silent: bool) -> None:
 
 
 def check_image_root(image_root: str | None) -> None:
-    """End the command if the image root that was named isn't a folder.
-
-    image_root (Optional[str]): What the user named, if anything.
-    RAISES (typer.Exit): It is no folder.
-    """
+    """End the command if the image root that was named isn't a folder."""
     if image_root and not Path(image_root).is_dir():
         fail(f"--image-root {image_root}: there is no such folder.")
+
+
+def check_output(output: str | Path, *kinds: str, option: str = "--output") -> None:
+    """Make the folder of an output. End the command before its work if the name has none of these endings
+    (any will do if there are none), or the file can't be written afterwards.
+    """
+    path = Path(output)
+    if kinds and path.suffix.lower() not in kinds:
+        fail(f"{option} {path}: the name has to end in {' or '.join(kinds)}.")
+    with writing(path, option):
+        exists = os.path.lexists(path)
+        # Whoever reads from a pipe would take a look at it for its end.
+        if not exists or path.is_file() or path.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()
+        if not exists:
+            path.unlink()
+
+
+@contextmanager
+def writing(output: str | Path, option: str = "--output") -> Iterator[None]:
+    """While this lasts, end the command with one line if the output can't be written."""
+    try:
+        yield
+    except BrokenPipeError:  # no failure: whoever reads it has seen enough
+        raise
+    except OSError as err:
+        fail(f"{option} {output}: can't be written ({err.strerror or err}). Choose another place.")
+
+
+def save(output: Path, content: object, what: str, option: str = "--output") -> None:
+    """Write a text, a list of JSON lines, or a value of JSON, and say so; end the command if it can't be
+    written.
+    """
+    import srsly
+    from wasabi import msg
+
+    with writing(output, option):
+        if isinstance(content, str):
+            output.write_text(content, encoding="utf8")
+        elif isinstance(content, list):
+            srsly.write_jsonl(output, content)
+        else:
+            srsly.write_json(output, content)
+    msg.good(f"Saved {what} to {output}")

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .app import ImageRootOpt, check_image_root, fail, mmib_cli
-from .outputs import check_output, write_json
+from .app import CorpusArg, ImageRootOpt, command, save
 
 TASKS = {
     "relation": "Relation of a pair",
@@ -22,17 +21,12 @@ FEATURES = {
     "pair_order": "order of head and tail",
     "all_together": "all together",
 }
+HEADER = ("Feature", "Accuracy", "Majority", "Gain", "95 %", "Information", "")
 
 
-@mmib_cli.command("audit")
+@command("audit", output=())
 def audit_cli(
-    corpus: Annotated[
-        Path,
-        typer.Argument(
-            help="A .spacy file made with DocBin(store_user_data=True), or a folder of them",
-            metavar="CORPUS",
-        ),
-    ],
+    corpus: CorpusArg,
     image_root: ImageRootOpt = None,
     negative_label: Annotated[
         str, typer.Option("--negative-label", "-n", help="Label of pairs that are not related")
@@ -42,8 +36,7 @@ def audit_cli(
         int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of folds and bootstrap")
     ] = 0,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result"),
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result")
     ] = None,
 ) -> None:
     """Tell how far things that are not content predict the labels of a corpus.
@@ -56,34 +49,16 @@ def audit_cli(
 
     Needs scikit-learn: pip install "spacy-mmib[audit]".
     """
-    check_image_root(image_root)
-    if output is not None:
-        check_output(output)
-    from ..evaluation.audit import AuditError, MissingExtraError, audit
+    from ..evaluation.audit import audit
 
-    try:
-        result = audit(
-            corpus,
-            image_root=image_root,
-            negative_label=negative_label,
-            folds=folds,
-            seed=seed,
-        )
-    except (AuditError, MissingExtraError) as err:
-        fail(str(err))
+    result = audit(corpus, image_root=image_root, negative_label=negative_label, folds=folds, seed=seed)
     print_audit(result)
     if output is not None:
-        from wasabi import msg
-
-        write_json(output, result)
-        msg.good(f"Saved the result to {output}")
+        save(output, result, "the result")
 
 
 def print_audit(result: dict[str, Any]) -> None:
-    """Print what an audit found, as tables.
-
-    result (Dict[str, Any]): What `spacy_mmib.evaluation.audit.audit` returns.
-    """
+    """Print what `spacy_mmib.evaluation.audit.audit` returns, as tables."""
     from wasabi import msg
 
     posts, different, pictures = result["posts"], result["different_posts"], result["pictures"]
@@ -100,9 +75,8 @@ def print_audit(result: dict[str, Any]) -> None:
         _print_task(TASKS[name], task)
     for name, reason in result["left_out"].items():
         msg.info(f"{TASKS[name]}: not measured, because {reason}.")
-    features = [f for task in result["tasks"].values() for f in task["features"].values()]
-    measured = [feature for feature in features if feature["measured"]]
-    if not measured:
+    features = [f for task in result["tasks"].values() for f in task["features"].values() if f["measured"]]
+    if not features:
         msg.warn("Nothing could be measured.")
         return
     msg.text(
@@ -110,7 +84,7 @@ def print_audit(result: dict[str, Any]) -> None:
         "holds for all features of a table together. Information: how much of what there is to know about "
         "the label the feature tells, in %."
     )
-    if any(feature["flagged"] or feature["shift"] for feature in measured):
+    if any(feature["flagged"] or feature["shift"] for feature in features):
         msg.text(
             "FLAGGED: tells labels without content. shift: changes how frequent they are, but not the best "
             "guess. Either may be natural (longer texts have more entities) or betray how the corpus was "
@@ -124,33 +98,32 @@ def print_audit(result: dict[str, Any]) -> None:
 def _print_task(title: str, task: dict[str, Any]) -> None:
     from wasabi import msg
 
-    from ..evaluation.audit import percent
-
     msg.divider(title)
     msg.text(
         f"{task['instances']} {task['unit']} of {task['posts']} different posts, {task['labels']} labels; "
-        f"{percent(task['majority_share'])} are {task['majority']}; {task['folds']} folds"
+        f"{100 * task['majority_share']:.1f} % are {task['majority']}; {task['folds']} folds"
     )
-    rows, said = [], []
+    rows, rules = [], {}
     not_measured: dict[str, list[str]] = {}
     for name, feature in task["features"].items():
-        shown = FEATURES[name]
         if not feature["measured"]:
-            not_measured.setdefault(feature["why"], []).append(shown)
+            not_measured.setdefault(feature["why"], []).append(FEATURES[name])
             continue
-        found = "FLAGGED" if feature["flagged"] else "shift" if feature["shift"] else ""
-        low, high = feature["gain_interval"]
-        interval = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
         numbers = [f"{100 * feature[key]:.1f}" for key in ("accuracy", "majority")]
-        gain, information = f"{100 * feature['gain']:+.1f}", f"{100 * feature['information']:.1f}"
-        rows.append((shown, *numbers, gain, interval, information, found))
+        low, high = (f"{100 * bound:+.1f}" for bound in feature["gain_interval"])
+        numbers += [
+            f"{100 * feature['gain']:+.1f}",
+            f"[{low}, {high}]",
+            f"{100 * feature['information']:.1f}",
+        ]
+        found = "FLAGGED" if feature["flagged"] else "shift" if feature["shift"] else ""
+        rows.append((FEATURES[name], *numbers, found))
         if feature["rule"] is not None:
-            said.append((name, f"{shown}: {feature['rule']['text']}"))
+            rules[name] = f"{FEATURES[name]}: {feature['rule']['text']}"
     if rows:
-        header = ("Feature", "Accuracy", "Majority", "Gain", "95 %", "Information", "")
-        msg.table(rows, header=header, aligns=("l", "r", "r", "r", "r", "r", "l"))
-    for name, line in said:
-        if name != "all_together" or len(said) == 1:  # else it repeats one of the others
+        msg.table(rows, header=HEADER, aligns=("l", "r", "r", "r", "r", "r", "l"))
+    for name, line in rules.items():
+        if name != "all_together" or len(rules) == 1:  # else it repeats one of the others
             msg.warn(line)
     for reason, names in not_measured.items():
         msg.text(f"Not measured: {', '.join(names)} ({reason}).")

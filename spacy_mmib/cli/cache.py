@@ -1,10 +1,8 @@
 """`spacy mmib cache ...`: what is in a feature cache, whether it is sound, and how to be rid of it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -29,23 +27,22 @@ CacheArg: TypeAlias = Annotated[
 @cache_app.command("stats")
 def cache_stats_cli(
     path: CacheArg,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to the standard output")] = (False),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to the standard output")] = False,
 ) -> None:
     """Show how much of what is in a feature cache, and when it was used.
 
     Two caches with the same content digest hold the same, whenever and in whatever order it was computed.
     """
-    with _open(path) as store:
-        stats = store.stats()
-        if store.broken:
-            fail(_damaged(path, store.broken))
-    if as_json:
-        import json
+    import json
 
-        typer.echo(json.dumps(stats, indent=2))
-        return
     from wasabi import msg
 
+    store = _open(path)
+    stats = store.stats()
+    if store.problem:
+        fail(store.problem)
+    if as_json:
+        return typer.echo(json.dumps(stats, indent=2))
     limit = stats["max_bytes"]
     rows = [(kind, f"{n}", _size(stats["bytes"][kind])) for kind, n in stats["entries"].items()]
     msg.table(rows, header=("Kind", "Entries", "Size"), aligns=("l", "r", "r"), divider=True)
@@ -73,20 +70,15 @@ def cache_verify_cli(
     The exit code is 1 if anything is damaged, removed or not. A pipeline never uses what is damaged: it
     computes it again.
     """
-    with _open(path) as store:
-        if remove and store.read_only:
-            fail(f"Can't write to {path}, so nothing can be removed.")
-        found = store.verify(remove=remove)
     from wasabi import msg
 
-    msg.text(f"{found.sound} sound, {found.damaged} damaged")
-    if found.removed:
-        msg.good(f"Removed {found.removed} damaged")
-    if found.file_error:
-        fail(_damaged(path, found.file_error))
-    if found.damaged:
-        hint = "" if remove else " --remove takes it out."
-        fail(f"{found.damaged} of {found.sound + found.damaged} are damaged.{hint}")
+    sound, damaged, problem = _open(path, read_only=not remove).verify(remove=remove)
+    msg.text(f"{sound} sound, {damaged} damaged")
+    if problem:
+        fail(problem)
+    if damaged:
+        hint = f"Removed {damaged} damaged." if remove else "--remove takes it out."
+        fail(f"{damaged} of {sound + damaged} are damaged. {hint}")
     msg.good("Nothing is damaged.")
 
 
@@ -99,26 +91,26 @@ def cache_clear_cli(
 
     Other files than feature caches are left as they are. Whoever uses it just now goes on with a new one.
     """
-    _check(path)
-    if not yes and not typer.confirm(f"Remove the feature cache {path}?"):
-        raise typer.Exit(1)
     from wasabi import msg
 
-    from ..cache.database import remove_files
+    from ..cache.store import remove_files
 
+    _open(path)
+    if not yes and not typer.confirm(f"Remove the feature cache {path}?"):
+        raise typer.Exit(1)
     try:
-        remove_files(path.absolute())
+        remove_files(path)
     except (OSError, ValueError) as err:
         fail(f"Can't remove {path}: {err}")
     msg.good(f"Removed the feature cache {path}")
 
 
-def _check(path: Path) -> None:
-    from ..cache.database import is_ours
+def _open(path: Path, *, read_only: bool = True) -> "FeatureStore":
+    from ..cache.store import FeatureStore, is_feature_cache
 
     try:
-        if is_ours(path.absolute()):
-            return
+        if is_feature_cache(path):
+            return FeatureStore(path, read_only=read_only, warns=False)
     except FileNotFoundError:
         fail(f"There is no feature cache at {path}: no such file.")
     except OSError as err:
@@ -126,50 +118,12 @@ def _check(path: Path) -> None:
     fail(f"{path} is not a feature cache, and is left as it is.")
 
 
-@contextmanager
-def _open(path: Path) -> "Iterator[FeatureStore]":
-    _check(path)
-    from ..cache.store import FeatureStore
-
-    try:
-        with _quietly():
-            try:
-                # A reader that may not write leaves SQLite's own files beside the file.
-                store = FeatureStore(path)
-            except PermissionError:
-                store = FeatureStore(path, read_only=True)
-    except (OSError, ValueError) as err:
-        fail(f"Can't open the feature cache: {err}.")
-    with _quietly(), store:
-        yield store
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the store's warnings: the commands say the same, and their exit code too."""
-    import warnings
-
-    from ..util import MMIBWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MMIBWarning)
-        yield
-
-
-def _damaged(path: Path, reason: str) -> str:
-    return f"{path} is damaged ({reason}). Remove it: spacy mmib cache clear {path}"
-
-
-def _size(n: Any) -> str:
-    size = float(n)
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
+def _size(n: int) -> str:
+    if n < 1000:
+        return f"{n} bytes"
+    power = min(3, (len(str(n)) - 1) // 3)
+    return f"{n / 1000**power:.{max(1, power - 1)}f} {['kB', 'MB', 'GB'][power - 1]}"
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "never"
-    return datetime.fromtimestamp(seconds).isoformat(sep=" ", timespec="seconds")
+    return "never" if seconds is None else datetime.fromtimestamp(seconds).isoformat(" ", "seconds")

@@ -2,35 +2,18 @@
 
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from .app import (
-    CodeOpt,
-    GpuOpt,
-    ImageRootOpt,
-    ModelArg,
-    check_image_root,
-    fail,
-    load_pipeline,
-    mmib_cli,
-    use_gpu,
-)
-from .corpora import CorpusArg, make_reader, read_examples
-from .outputs import check_output, write_jsonl, write_text
+from .app import ComponentOpt, CorpusArg, ImageRootOpt, ModelArg, command, fail, load_pipeline, save
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc
 
     from ..evaluation.contributions import Contributions
-    from ..training.corpus import MultimodalCorpus
 
-ComponentOpt = Annotated[
-    str | None,
-    typer.Option("--component", help="The component to look into [default: the first that can be]"),
-]
-
+    Post: TypeAlias = tuple[Doc, Contributions | None]
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -53,13 +36,12 @@ h2 {{ font-size: 1rem; overflow-wrap: anywhere; }}</style>
 """
 
 
-@mmib_cli.command("contributions")
+@command("contributions", output=(".html", ".jsonl"))
 def contributions_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)"),
+        Path, typer.Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)")
     ],
     compare: Annotated[
         str | None,
@@ -70,57 +52,38 @@ def contributions_cli(
     ] = 20,
     component: ComponentOpt = None,
     image_root: ImageRootOpt = None,
-    gpu_id: GpuOpt = -1,
-    code: CodeOpt = None,
 ) -> None:
     """Show how much each word and each object contributes to what the model keeps of a post.
 
     The contribution scores of the paper (V-B, Fig. 3), as shades of the words and numbers at the
     objects. With --compare each post is there twice, once for each pipeline.
     """
-    check_image_root(image_root)
-    check_output(output, ".html", ".jsonl")
-    from spacy.cli._util import import_code
-
-    import_code(code)
-    use_gpu(gpu_id, silent=False)
-    reader = make_reader(corpus, image_root, limit)
-    found = [(model, compute(model, reader, component))]
-    if compare:
-        found.append((compare, compute(compare, reader, None)))
-    posts = [(name, every[i]) for i in range(len(found[0][1])) for name, every in found if i < len(every)]
-    from wasabi import msg
-
-    if output.suffix.lower() == ".jsonl":
-        write_jsonl(output, [to_record(name, *post) for name, post in posts])
-    else:
-        write_text(output, to_page(posts, named=compare is not None))
-    msg.good(f"Saved the contributions of {len(found[0][1])} posts to {output}")
-
-
-def compute(
-    model: str, reader: "MultimodalCorpus", component: str | None
-) -> "list[tuple[Doc, Contributions | None]]":
-    """Predict the posts of a corpus and compute their contributions, or end the command.
-
-    model (str): Name or path of the pipeline.
-    reader (MultimodalCorpus): Reads the posts.
-    component (Optional[str]): See `get_contributions`.
-    RETURNS (List[Tuple[Doc, Optional[Contributions]]]): Of each post.
-    RAISES (typer.Exit): It can't be loaded or read, or has nothing to look into.
-    """
+    from ..evaluation import EvaluationError
     from ..evaluation.contributions import get_contributions
+    from ..evaluation.evaluate import predict_examples, read_corpus
     from ..evaluation.inspecting import find_component
-    from ..evaluation.predicting import predict_examples
 
-    nlp = load_pipeline(model)
-    try:
-        component = find_component(nlp, component)
-    except ValueError as err:
-        fail(f"{model}: {err}")
-    examples = predict_examples(nlp, read_examples(reader, nlp))
-    docs = [example.predicted for example in examples]
-    return list(zip(docs, get_contributions(nlp, docs, component)))
+    def compute(model: str, component: str | None) -> "list[Post]":
+        nlp = load_pipeline(model)
+        try:
+            component = find_component(nlp, component)
+        except EvaluationError as err:
+            fail(f"{model}: {err}")
+        examples, *_ = read_corpus(nlp, corpus, image_root=image_root, limit=limit)
+        docs = [example.predicted for example in predict_examples(nlp, examples)]
+        return list(zip(docs, get_contributions(nlp, docs, component)))
+
+    found = [(model, compute(model, component))]
+    if compare:
+        found.append((compare, compute(compare, None)))
+    n = len(found[0][1])
+    posts = [(name, every[i]) for i in range(n) for name, every in found if i < len(every)]
+    content: object
+    if output.suffix.lower() == ".jsonl":
+        content = [to_record(name, *post) for name, post in posts]
+    else:
+        content = to_page(posts, named=compare is not None)
+    save(output, content, f"the contributions of {n} posts")
 
 
 def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str, Any]:
@@ -128,14 +91,10 @@ def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str
     from ..evaluation.contributions import shares
     from ..post.extensions import get_image_error, get_regions, get_stored_image
 
-    tokens: list[Any] = []
-    regions: list[Any] = []
-    if found is not None:
-        names: list[Any] = [None, *get_regions(doc)]
-        for token, score, share in zip(doc, found.tokens, shares(found.tokens)):
-            tokens.append({"text": token.text, "score": score, "share": share})
-        for region, score, share in zip(names, found.regions, shares(found.regions)):
-            regions.append({"region": region, "score": score, "share": share})
+    def rows(what: str, names: list[Any], scores: list[float]) -> list[dict[str, Any]]:
+        values = zip(names, scores, shares(scores))
+        return [{what: name, "score": score, "share": share} for name, score, share in values]
+
     image = get_stored_image(doc)
     return {
         "model": model,
@@ -143,12 +102,12 @@ def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str
         "text": doc.text,
         "image": image if isinstance(image, str) else None,
         "image_error": get_image_error(doc),
-        "tokens": tokens,
-        "regions": regions,
+        "tokens": [] if found is None else rows("text", [token.text for token in doc], found.tokens),
+        "regions": [] if found is None else rows("region", [None, *get_regions(doc)], found.regions),
     }
 
 
-def to_page(posts: "list[tuple[str, tuple[Doc, Contributions | None]]]", *, named: bool) -> str:
+def to_page(posts: "list[tuple[str, Post]]", *, named: bool) -> str:
     """RETURNS (str): The posts as a page; if there are two pipelines, each below the name of its own."""
     from .. import render
 

@@ -1,48 +1,32 @@
 """`spacy mmib gap`: how far texts and pictures are apart in the latent space."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .app import (
-    CodeOpt,
-    GpuOpt,
-    ImageRootOpt,
-    ModelArg,
-    check_image_root,
-    fail,
-    load_pipeline,
-    mmib_cli,
-    use_gpu,
-)
-from .contributions import ComponentOpt
-from .corpora import CorpusArg, make_reader, read_examples
-from .outputs import check_output, write_json, writing
+from .app import ComponentOpt, CorpusArg, ImageRootOpt, ModelArg, command, fail, load_pipeline, save, writing
 
 if TYPE_CHECKING:
     from ..evaluation.gap import EntityRegionPairs, Gap
-    from ..training.corpus import MultimodalCorpus
 
 
-@mmib_cli.command("gap")
+@command("gap", output=(".png", ".svg", ".pdf"), json=())
 def gap_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", dir_okay=False, help="Figure (.png, .svg or .pdf)"),
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="Figure (.png, .svg or .pdf)")
     ] = None,
     json: Annotated[
         Path | None, typer.Option("--json", dir_okay=False, help="JSON file for the numbers")
     ] = None,
     compare: Annotated[
-        str | None,
-        typer.Option("--compare", help="Another pipeline, e.g. one trained without alignment"),
+        str | None, typer.Option("--compare", help="Another pipeline, e.g. one trained without alignment")
     ] = None,
     labels: Annotated[
-        str | None,
-        typer.Option("--labels", help="Types in the figure, e.g. PER,LOC,ORG [default: all]"),
+        str | None, typer.Option("--labels", help="Types in the figure, e.g. PER,LOC,ORG [default: all]")
     ] = None,
     pairs: Annotated[
         int, typer.Option("--pairs", min=2, help="At most so many entities of a type in the figure")
@@ -52,8 +36,6 @@ def gap_cli(
     ] = 0,
     component: ComponentOpt = None,
     image_root: ImageRootOpt = None,
-    gpu_id: GpuOpt = -1,
-    code: CodeOpt = None,
 ) -> None:
     """Measure how near the latents of texts are to those of their own pictures, and draw them.
 
@@ -63,81 +45,52 @@ def gap_cli(
 
     The figure needs scikit-learn and matplotlib: pip install "spacy-mmib[analysis]".
     """
-    check_image_root(image_root)
-    from ..evaluation.audit import MissingExtraError
-    from ..evaluation.gap_plot import plot_gap, require_extra
-
-    if output is not None:
-        check_output(output, ".png", ".svg", ".pdf")
-        try:
-            require_extra()
-        except MissingExtraError as err:
-            fail(str(err))
-    if json is not None:
-        check_output(json, option="--json")
-    from spacy.cli._util import import_code
     from wasabi import msg
 
-    import_code(code)
-    use_gpu(gpu_id, silent=False)
-    reader = make_reader(corpus, image_root)
+    from ..evaluation import EvaluationError
+    from ..evaluation.evaluate import read_corpus
+    from ..evaluation.gap import entity_region_vectors, measure_gap, plot_gap, require_extra
+
+    if output is not None:
+        require_extra()
+
+    def measure(
+        model: str, wanted: list[str] | None, component: str | None
+    ) -> "tuple[Gap, list[EntityRegionPairs]]":
+        nlp = load_pipeline(model)
+        examples, *_ = read_corpus(nlp, corpus, image_root=image_root)
+        try:
+            gap = measure_gap(nlp, [example.predicted for example in examples], component)
+            sample = entity_region_vectors(nlp, examples, wanted, pairs, seed, component=component)
+        except EvaluationError as err:
+            fail(f"{model}: {err}")
+        return gap, sample
+
     wanted = [name.strip() for name in (labels or "").split(",") if name.strip()] or None
-    found = [measure(model, reader, wanted, pairs, seed, component)]
+    names, results = [model], [measure(model, wanted, component)]
     if compare:
-        same = wanted or [one.label for one in found[0][1]]
-        found.append(measure(compare, reader, same, pairs, seed, None))
-    names = [name for name in (model, compare) if name]
-    print_gaps(names, [gap for gap, _ in found])
+        names.append(compare)
+        results.append(measure(compare, wanted or [one.label for one in results[0][1]], None))
+    print_gaps(names, [gap for gap, _ in results])
     if json is not None:
         values = [
-            {"model": name, **gap.to_json(), "entities": {one.label: one.found for one in sample}}
-            for name, (gap, sample) in zip(names, found)
+            {"model": name, **asdict(gap), "entities": {one.label: one.found for one in sample}}
+            for name, (gap, sample) in zip(names, results)
         ]
-        write_json(json, {"corpus": str(corpus), "models": values}, option="--json")
-        msg.good(f"Saved the numbers to {json}")
+        save(json, {"corpus": str(corpus), "models": values}, "the numbers", "--json")
     if output is not None:
-        drawn = [pairs for _, pairs in found]
-        if not drawn[0]:
+        if not results[0][1]:
             fail(
                 "No figure: there are no gold entities in posts with a picture that can be read"
                 + (f" with the types {labels}." if labels else ".")
             )
         with writing(output):
-            plot_gap(list(zip(names, drawn)), output, seed)
+            plot_gap([(name, sample) for name, (_, sample) in zip(names, results)], output, seed)
         msg.good(f"Saved the figure to {output}")
 
 
-def measure(
-    model: str,
-    reader: "MultimodalCorpus",
-    labels: list[str] | None,
-    pairs: int,
-    seed: int,
-    component: str | None,
-) -> "tuple[Gap, list[EntityRegionPairs]]":
-    """Measure one pipeline, or end the command with a message for people.
-
-    RETURNS (Tuple[Gap, List[EntityRegionPairs]]): See `measure_gap` and `entity_region_vectors`.
-    RAISES (typer.Exit): It can't be loaded, there is nothing to look into, or no picture.
-    """
-    from ..evaluation.gap import entity_region_vectors, measure_gap
-
-    nlp = load_pipeline(model)
-    examples = read_examples(reader, nlp)
-    try:
-        gap = measure_gap(nlp, [example.predicted for example in examples], component)
-        sample = entity_region_vectors(nlp, examples, labels, pairs, seed, component=component)
-    except ValueError as err:
-        fail(f"{model}: {err}")
-    return gap, [one for one in sample if labels is not None or len(one.entities)]
-
-
 def print_gaps(names: list[str], gaps: "list[Gap]") -> None:
-    """Print the numbers of pipelines side by side, beside chance.
-
-    names (List[str]): Of the pipelines.
-    gaps (List[Gap]): Theirs.
-    """
+    """Print the numbers of pipelines side by side, beside chance."""
     from wasabi import msg
 
     first = gaps[0]
@@ -145,26 +98,15 @@ def print_gaps(names: list[str], gaps: "list[Gap]") -> None:
     for name, gap in zip(names, gaps):
         msg.text(f"{name}: {gap.component}")
     rows = [
-        ("cosine, own picture", "", *(_number(gap.paired) for gap in gaps)),
-        ("cosine, other pictures", "", *(_number(gap.unpaired) for gap in gaps)),
+        ("cosine, own picture", "", *(f"{gap.paired:.3f}" for gap in gaps)),
         (
-            "own picture is nearest, %",
-            _percent(first.chance_at_1),
-            *(_percent(gap.recall_at_1) for gap in gaps),
-        ),
-        (
-            "among the nearest 5, %",
-            _percent(first.chance_at_5),
-            *(_percent(gap.recall_at_5) for gap in gaps),
+            "cosine, other pictures",
+            "",
+            *("-" if gap.unpaired is None else f"{gap.unpaired:.3f}" for gap in gaps),
         ),
     ]
+    for title, k in (("own picture is nearest, %", 1), ("among the nearest 5, %", 5)):
+        shares = [getattr(first, f"chance_at_{k}"), *(getattr(gap, f"recall_at_{k}") for gap in gaps)]
+        rows.append((title, *(f"{100 * share:.1f}" for share in shares)))
     header = ("Text to picture", "chance", *(f"pipeline {i}" for i in range(1, len(gaps) + 1)))
     msg.table(rows, header=header, aligns=("l", *("r" for _ in header[1:])))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"

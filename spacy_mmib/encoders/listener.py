@@ -2,20 +2,66 @@
 pictures."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from spacy.errors import Errors
 from spacy.pipeline.tok2vec import Tok2VecListener
 from spacy.tokens import Doc
+from spacy.util import registry
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.picture_vectors import get_picture_vectors
+from ..bridge.picture_vectors import PictureVectors, get_rows
+from ..images.values import StoredImage
+from ..post.extensions import describe_regions, get_stored_image
 
 RENAMED = "renamed"
 """Attribute of the layer: {the name in the config: the component's name now}, empty if they are the same.
 Saved with the weights: `nlp.rename_pipe` leaves the configs of other components as they are.
 """
+
+
+class _Kept(NamedTuple):
+    """The vectors of a post, and what they are of: with another picture or other objects they are
+    worthless.
+    """
+
+    image: StoredImage
+    regions: str
+    vectors: Floats2d
+    rows: list[int] | None
+
+
+class KeptVectors:
+    """Picture vectors that a component computed, for its listeners, as long as the docs live. Beside the docs
+    rather than in their `user_data`: they are found again in no time from the picture, and would be in every
+    `Doc.to_bytes`, `DocBin` and `Doc.copy` otherwise. A pickle has none.
+    """
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[Doc, _Kept] = WeakKeyDictionary()
+
+    def __reduce__(self) -> Any:
+        return KeptVectors, ()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, docs: Sequence[Doc], vectors: Sequence[Floats2d]) -> None:
+        """Keep the vectors of posts, instead of what was there before."""
+        for doc, of_doc, rows in zip(docs, vectors, get_rows(vectors)):
+            # A copy, not a view that would keep the vectors of the whole batch alive.
+            self._kept[doc] = _Kept(get_stored_image(doc), describe_regions(doc), of_doc.copy(), rows)
+
+    def get(self, doc: Doc) -> tuple[Floats2d, list[int] | None] | None:
+        """RETURNS (Optional[Tuple[Floats2d, Optional[List[int]]]]): The vectors of this very doc object, for
+        the picture and the objects that it has now, and what their rows stand for.
+        """
+        kept = self._kept.get(doc)
+        if kept is None or kept.image != get_stored_image(doc) or kept.regions != describe_regions(doc):
+            return None
+        return kept.vectors, kept.rows
 
 
 class Img2VecListener(Model[list[Doc], list[Floats2d]]):
@@ -30,7 +76,7 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
     def __init__(self, upstream_name: str, width: int | None = None) -> None:
         super().__init__(name=self.name, forward=forward, dims={"nO": width}, attrs={RENAMED: {}})
         self._configured_name = upstream_name
-        self._linked: tuple[object, str] | None = None
+        self._linked: tuple[KeptVectors, str] | None = None
         self._received = _Received()
 
     @property
@@ -44,23 +90,24 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
         """RETURNS (str): The same, and in a pipeline which component "*" is."""
         return self.upstream_name if self._linked is None else self._linked[1]
 
-    def link(self, key: object, name: str) -> None:
+    @property
+    def kept(self) -> KeptVectors | None:
+        """RETURNS (Optional[KeptVectors]): What the component that it belongs to has computed."""
+        return None if self._linked is None else self._linked[0]
+
+    def link(self, kept: KeptVectors, name: str) -> None:
         """Belong to a component from now on.
 
-        key (object): Tells the component from others, whatever they are called.
+        kept (KeptVectors): The component's, which tells it from others, whatever they are called.
         name (str): The component's name.
         """
-        self._linked = key, name
+        self._linked = kept, name
 
-    def follow(self, key: object, name: str) -> None:
-        """Take note that a component has another name, if this layer belongs to it.
-
-        key (object): The component's.
-        name (str): Its name now.
-        """
-        if self._linked is None or self._linked[0] is not key:
+    def follow(self, kept: KeptVectors, name: str) -> None:
+        """Take note that a component has another name, if this layer belongs to it."""
+        if self.kept is not kept:
             return
-        self._linked = key, name
+        self._linked = kept, name
         if self._configured_name != "*":
             same = name == self._configured_name
             self.attrs[RENAMED] = {} if same else {self._configured_name: name}
@@ -71,11 +118,8 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
         outputs: list[Floats2d],
         backprop: Callable[[list[Floats2d]], Any],
     ) -> None:
-        """Take what the component computed for a training batch, to be used once.
-
-        batch_id (int): See `Tok2VecListener.get_batch_id`.
-        outputs (List[Floats2d]): The vectors.
-        backprop (Callable): Takes their gradient.
+        """Take what the component computed for a training batch (see `Tok2VecListener.get_batch_id`), to be
+        used once.
         """
         self._received.batch = batch_id, outputs, backprop
 
@@ -114,30 +158,38 @@ def forward(
         return outputs, backprop
     found = []
     for doc in docs:
-        vectors = get_picture_vectors(doc, model.component_name)
-        if vectors is None:
+        kept = None if model.kept is None else model.kept.get(doc)
+        if kept is None:
             raise ValueError(_say_not_encoded(model.component_name, doc, is_train))
-        found.append(vectors)
-    return found, _no_backprop
+        found.append(kept)
+    return PictureVectors([x for x, _ in found], [rows for _, rows in found]), lambda d_vectors: []
 
 
 def _say_not_encoded(name: str, doc: Doc, is_train: bool) -> str:
-    component = "a component mmib_img2vec" if name == "*" else f"the component {name!r}"
+    component = "A component mmib_img2vec" if name == "*" else f"The component {name!r}"
     what = (
         f"{component} has not encoded the picture of the post {doc.text[:60]!r} (or the doc has got another "
-        "picture since), which another component wants from it. "
+        "picture since), which another component wants from it. It has to be"
     )
+    annotating = "in annotating_components in [training] (in Python: nlp.update(..., annotates=[...]))"
     if is_train:
-        return (
-            f"{what[0].upper()}{what[1:]}It has to be in annotating_components in [training] (in Python: "
-            "nlp.update(..., annotates=[...])) if it is frozen, and in the pipeline before that component."
-        )
+        return f"{what} {annotating} if it is frozen, and in the pipeline before that component."
     return (
-        f"{what[0].upper()}{what[1:]}It has to be in the pipeline, before that component, and enabled. If "
-        "this happens in training: components that annotate predict there, so what they listen to has to be "
-        "in annotating_components in [training] as well (in Python: nlp.update(..., annotates=[...]))."
+        f"{what} in the pipeline, before that component, and enabled. If this happens in training: "
+        f"components that annotate predict there, so what they listen to has to be {annotating} as well."
     )
 
 
-def _no_backprop(d_vectors: list[Floats2d]) -> list[Doc]:
-    return []
+@registry.architectures("spacy-mmib.Img2VecListener.v1")
+def build_img2vec_listener_v1(
+    *, upstream: str = "mmib_img2vec", width: int | None = None
+) -> Model[list[Doc], list[Floats2d]]:
+    """Build a picture encoder that takes its vectors from a component `mmib_img2vec`, so that several
+    components share them: a picture is encoded once a run.
+
+    upstream (str): The name of that component in the pipeline, in which it has to come first; "*" for any.
+    width (Optional[int]): Width of its vectors. `None`: learned from it.
+    RETURNS (Model[List[Doc], List[Floats2d]]): A row a region, row 0 the whole picture, no rows without a
+        picture.
+    """
+    return Img2VecListener(upstream, width)

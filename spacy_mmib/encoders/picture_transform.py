@@ -5,45 +5,21 @@ from typing import Any
 import PIL.Image
 import torch
 
-from ..regions.vision import ImageClassification, InterpolationMode, models
+from ..regions.vision import ImageClassification, InterpolationMode
 
 # Beyond this ratio of sides, what the central crop would discard anyway is cut off before resizing: a
 # picture of 1 x 20,000 pixels would first become one of 256 x 5,120,000.
 LARGEST_RATIO = 8
 
 
-def make_preset(arch: str, weights: str | None, image_size: int | None) -> dict[str, Any]:
-    """Find out how pictures are prepared, as plain numbers that can be stored.
-
-    arch (str): torchvision's name of the network.
-    weights (Optional[str]): Name of its weights whose own preset is taken; otherwise ImageNet's: shorter
-        side to 256, central crop of 224, ImageNet mean and deviation.
-    image_size (Optional[int]): Overrides both sizes, in pixels: the shorter side is scaled to it and the
-        central square taken.
-    RETURNS (Dict[str, Any]): crop_size, resize_size (pixels), mean, std (of 0-1), interpolation.
-    """
-    transform = ImageClassification(crop_size=224)
-    extra = {}
-    if weights is not None:
-        transform = models.get_model_weights(arch)[weights].transforms()
-        extra = {"transform_input": True}
-    return {
-        "crop_size": image_size or int(transform.crop_size[0]),
-        "resize_size": image_size or int(transform.resize_size[0]),
-        "mean": [float(x) for x in transform.mean],
-        "std": [float(x) for x in transform.std],
-        "interpolation": transform.interpolation.value,
-        **extra,
-    }
-
-
 class PictureTransform:
     """torchvision's classification preset, made from stored numbers and safe for any shape. It keeps no
     state between calls, so several threads may share one.
 
-    preset (Dict[str, Any]): See `make_preset`. If "resize" is "exact", pictures are first rescaled to a
-        square of resize_size whatever their shape (ViT's and SigLIP's way), otherwise ("shortest", or no
-        such key) their shorter side is. The central crop follows either way.
+    preset (Dict[str, Any]): crop_size and resize_size (pixels), mean and std (of 0-1), interpolation. If
+        "resize" is "exact", pictures are first rescaled to a square of resize_size whatever their shape (as
+        for ViT and SigLIP), otherwise ("shortest", or no such key) their shorter side is. The central crop
+        follows either way.
     RAISES (ValueError): The preset asks for something else.
     """
 
@@ -66,7 +42,7 @@ class PictureTransform:
     def __call__(self, picture: PIL.Image.Image) -> torch.Tensor:
         """RETURNS (torch.Tensor): float32, (3, crop_size, crop_size)."""
         if self._exact_size is not None:
-            picture = self._to_square(picture, self._exact_size)
+            picture = picture.resize((self._exact_size,) * 2, self._resampling)
         else:
             picture = _cut_long(picture)
         tensor: torch.Tensor = self._transform(picture)
@@ -77,11 +53,8 @@ class PictureTransform:
 
         RETURNS (torch.Tensor): float32, (3, crop_size, crop_size).
         """
-        tensor: torch.Tensor = self._convert(self._to_square(picture, self._crop_size))
+        tensor: torch.Tensor = self._convert(picture.resize((self._crop_size,) * 2, self._resampling))
         return tensor
-
-    def _to_square(self, picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
-        return picture.resize((size, size), self._resampling)
 
 
 def _cut_long(picture: PIL.Image.Image) -> PIL.Image.Image:

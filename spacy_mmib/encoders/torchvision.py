@@ -1,22 +1,154 @@
-"""`spacy-mmib.TorchvisionEncoder.v1`."""
+"""Classification networks of torchvision as picture encoders."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import get_ident
 from typing import Any, Literal
 
-from spacy.tokens import Doc
+import torch
 from spacy.util import registry
-from thinc.api import Model
-from thinc.types import Floats2d
+from torch import nn
 
-from ..regions.getter import as_getter
-from ..regions.registry import get_region_getters
-from ..regions.simple import GivenRegions
-from .encoder_settings import EncoderSettings, Mode, OnImageError
+from ..regions.vision import ImageClassification, models
+from .base import VisionBackbone, describe, explain_download, read_state_dict
+from .builders import ImageEncoder, build_encoder
 
-get_region_getters()  # configs with @region_getters are resolved from here
+WITH_AUXILIARY = ("googlenet", "inception_v3")
+
+
+class Backbone(VisionBackbone):
+    """A classification network, `arch` by its torchvision name, without its classifier.
+
+    The last linear layer is taken off, so the vectors are what it would classify (for ResNet-50 the 2048
+    averages of the last feature map); networks that end in a convolution (SqueezeNet) are averaged.
+    """
+
+    def _build(self) -> nn.Module:
+        arch = self.settings["arch"]
+        known = models.list_models(module=models)
+        if arch not in known:
+            raise ValueError(f"torchvision has no classification model {arch!r}. It has: {known}.")
+        # These two initialize for minutes unless told not to, and return tuples while training as long as
+        # their auxiliary classifiers are there.
+        extra = {"init_weights": False, "aux_logits": False} if arch in WITH_AUXILIARY else {}
+        network: nn.Module = models.get_model(arch, weights=None, **extra)
+        if arch in WITH_AUXILIARY:  # their published weights expect another normalization
+            transform_input = bool(self.settings["preset"].get("transform_input", False))
+            setattr(network, "transform_input", transform_input)  # noqa: B010
+        linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+        self.head_name = linear[-1] if linear else "classifier"
+        network.set_submodule(self.head_name, nn.Identity() if linear else nn.AdaptiveAvgPool2d(1))
+        self.layers: tuple[str, ...] = ()
+        self.outputs: dict[int, dict[str, torch.Tensor]] = {}  # by the thread that runs the network
+        if self.rows == "pyramid":
+            self.layers = ("layer1", "layer2", "layer3", "layer4")
+            if not all(hasattr(network, stage) for stage in self.layers):
+                raise ValueError(f'rows = "pyramid" needs the four stages of a ResNet; {arch!r} has none.')
+        elif self.needs_map:
+            self.layers = _find_feature_map(network.eval(), int(self.settings["preset"]["crop_size"]))
+        for name in self.layers:
+            network.get_submodule(name).register_forward_hook(partial(self._keep, name))
+        return network
+
+    def _keep(self, name: str, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if get_ident() in self.outputs:
+            self.outputs[get_ident()][name] = output
+
+    def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        outputs = self.outputs[get_ident()] = {}
+        try:
+            pooled = self.network(pictures)
+        finally:
+            del self.outputs[get_ident()]
+        return pooled, [outputs[name] for name in self.layers]
+
+    def load_classifier_state(self, state: dict[str, Any]) -> None:
+        """Take the weights of a whole classification network; those of its head are left out.
+
+        RAISES (ValueError): They belong to another network.
+        """
+        left_out = (f"{self.head_name}.", "aux1.", "aux2.", "AuxLogits.")
+        try:
+            own = {key: value for key, value in state.items() if not key.startswith(left_out)}
+            self.network.load_state_dict(own)
+        except (RuntimeError, TypeError, AttributeError) as err:
+            arch = self.settings["arch"]
+            raise ValueError(f"The weights don't fit a torchvision {arch!r} ({describe(err)}).") from err
+
+
+@torch.no_grad()
+def _find_feature_map(network: nn.Module, size: int) -> tuple[str, ...]:
+    """RETURNS (Tuple[str, ...]): Name of the layer whose output the network averages to its vectors, found by
+    trying; empty if there is none.
+    """
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs.pop(name, None)  # the last call counts, in the order of last calls
+            if isinstance(output, torch.Tensor) and output.dim() == 4:
+                outputs[name] = output.clone()
+
+        return hook
+
+    handles = [m.register_forward_hook(keep(name)) for name, m in network.named_modules() if name]
+    pooled = network(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    for handle in handles:
+        handle.remove()
+    fitting = [
+        name
+        for name, output in outputs.items()
+        if output.shape[1] == pooled.shape[1]
+        and (output.mean((2, 3)) - pooled).abs().max() < 1e-4 * pooled.abs().max()
+    ]
+    # The largest of them, that is before the pooling; of equally large ones the last.
+    fitting.sort(key=lambda name: outputs[name].shape[-1])
+    return tuple(fitting[-1:])
+
+
+def load(arch: str, weights: str | None, *, image_size: int | None, **settings: Any) -> Backbone:
+    """Build a network and read its weights, which `build_torchvision_encoder_v1` describes.
+
+    settings (Any): See `VisionBackbone`.
+    RAISES (OSError): Named weights are neither here nor can they be downloaded.
+    RAISES (ValueError): There is no such network, or the weights are none, or another's.
+    """
+    names: list[str] = []
+    if arch in models.list_models(module=models):  # otherwise `Backbone` says what is wrong with the name
+        names = [entry.name for entry in models.get_model_weights(arch)] + ["DEFAULT"]
+    preset = make_preset(arch, weights if weights in names else None, image_size)
+    backbone = Backbone(arch=arch, preset=preset, **settings)
+    if weights in names:
+        entry = models.get_model_weights(arch)[weights]
+        file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
+        try:
+            state = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except Exception as err:
+            what = f"{weights} of {arch}"
+            raise OSError(explain_download(what, err, f"{entry.url} at {file}, or")) from err
+        backbone.load_classifier_state(state)
+    elif weights is not None:
+        others = f"one of torchvision's names for the weights of {arch} ({', '.join(names)})"
+        backbone.load_classifier_state(read_state_dict(weights, others))
+    return backbone
+
+
+def make_preset(arch: str, weights: str | None, image_size: int | None) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): How pictures are prepared for named weights, without a name as for ImageNet
+    (shorter side to 256, central 224), see `encoders.picture_transform`. `image_size` overrides both sizes.
+    """
+    transform = ImageClassification(crop_size=224)
+    if weights is not None:
+        transform = models.get_model_weights(arch)[weights].transforms()
+    return {
+        "crop_size": image_size or int(transform.crop_size[0]),
+        "resize_size": image_size or int(transform.resize_size[0]),
+        "mean": [float(x) for x in transform.mean],
+        "std": [float(x) for x in transform.std],
+        "interpolation": transform.interpolation.value,
+        **({} if weights is None else {"transform_input": True}),
+    }
 
 
 @registry.architectures("spacy-mmib.TorchvisionEncoder.v1")
@@ -24,6 +156,9 @@ def build_torchvision_encoder_v1(
     *,
     arch: str = "resnet50",
     weights: str | Path | None = None,
+    rows: Literal["regions", "grid", "pyramid"] = "regions",
+    grid_size: int = 7,
+    pyramid_size: int = 2,
     trainable: bool = False,
     image_size: int | None = None,
     get_regions: Callable[..., Any] | None = None,
@@ -36,26 +171,31 @@ def build_torchvision_encoder_v1(
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto",
     autocast: Literal["bfloat16", "float16"] | None = None,
     mixed_precision: bool = False,
-) -> Model[list[Doc], list[Floats2d]]:
-    """Build a picture encoder from a torchvision classification network: pooled features of the whole
-    picture and of the objects in it.
+) -> ImageEncoder:
+    """Build a picture encoder from a classification network of torchvision.
 
     arch (str): torchvision's name of the network, e.g. "resnet50" (the paper's), "vit_b_16".
     weights (Optional[Union[str, Path]]): torchvision's name of its weights ("IMAGENET1K_V1" are the paper's;
-        downloaded on initialization unless in torch's cache), the path of a state dict (.pth read
-        without unpickling anything else, or .safetensors), or `None` for random weights. Read on
-        initialization only: a saved pipeline holds its weights.
+        downloaded unless in torch's cache), the path of a state dict (.safetensors, or .pth, of which only
+        tensors are unpickled), or `None` for random weights. Read on initialization: a saved pipeline holds
+        its weights.
+    rows (str): "regions": a row for the whole picture and one for each object. "grid": a row for the whole
+        picture and one for each of grid_size x grid_size parts of it, averages of the last feature map, row
+        by row; objects aren't searched for. "pyramid": for the whole picture and for each object pyramid_size
+        x pyramid_size rows, in each the averages of the maps of a ResNet's four stages over that part.
+    grid_size (int): Parts a side.
+    pyramid_size (int): Parts a side.
     trainable (bool): Train the network with the component. If `False` (the paper's) it is truly frozen,
         BatchNorm statistics included.
     image_size (Optional[int]): In pixels: scale the shorter side to this and take the central square.
         `None`: the preset of the named weights, or ImageNet's (256, then the central 224).
-    get_regions (Optional[Callable]): Finds the objects, see `regions.getter.RegionGetter`; a function that
+    get_regions (Optional[Callable]): Finds the objects, see `regions.base.RegionGetter`; a function that
         `@region_getters` names. `None`: those in `doc._.regions`.
     max_regions (Optional[int]): m, at most so many objects a post, from the first; `None` for all.
     region_features (str): "crop": every object goes through the network as a picture of its own, as in the
         paper. "roi": the network runs once over the whole picture, rescaled to a square as the paper says,
         and objects are cut out of its last feature map by RoIAlign (He et al., Mask R-CNN): as many passes
-        as pictures. For convolutional networks that average their last feature map.
+        as pictures. For networks that average their last feature map.
     batch_size (int): Pictures and objects in one forward: the bound on memory. A network that is trained
         keeps what its backward pass needs for the whole batch of posts all the same.
     on_image_error (str): "warn": a post whose picture can't be read is processed from its text, the reason
@@ -69,100 +209,9 @@ def build_torchvision_encoder_v1(
     autocast (Optional[str]): "bfloat16" or "float16": run a frozen network in this precision. Its vectors
         differ in the third digit.
     mixed_precision (bool): Train the network in half precision where that is safe. GPU only.
-    RETURNS (Model[List[Doc], List[Floats2d]]): A row a region, row 0 the whole picture, no rows without a
-        picture.
+    RETURNS (Model[List[Doc], List[Floats2d]]): The rows of each post, none without a picture.
     RAISES (ValueError): Settings that don't fit together.
     """
-    weights = None if weights is None else os.fspath(weights)
-    if memory_format not in ("auto", "contiguous", "channels_last"):
-        raise ValueError(f"memory_format is 'auto', 'contiguous' or 'channels_last', not {memory_format!r}.")
-    if region_features not in ("crop", "roi"):
-        raise ValueError(f"region_features is 'crop' or 'roi', not {region_features!r}.")
-    settings = make_settings(
-        name=arch,
-        mode=region_features,
-        trainable=trainable,
-        image_size=image_size,
-        get_regions=get_regions,
-        max_regions=max_regions,
-        batch_size=batch_size,
-        on_image_error=on_image_error,
-        read_picture=read_picture,
-        cache=cache,
-        autocast=autocast,
-        mixed_precision=mixed_precision,
-        random=weights is None,
-    )
-    runtime_settings = {
-        "trainable": trainable,
-        "memory_format": memory_format,
-        "autocast": autocast,
-        "rois": region_features == "roi",
-    }
-
-    build = partial(_build, arch=arch, weights=weights, image_size=image_size, **runtime_settings)
-    from .backbone import Backbone
-    from .img2vec import PictureEncoderLayer
-
-    return PictureEncoderLayer(settings, Backbone, build, runtime_settings)
-
-
-def _build(**settings: Any) -> Any:
-    from .torchvision_weights import load_backbone
-
-    return load_backbone(**settings)
-
-
-def make_settings(
-    *,
-    name: str,
-    mode: Mode,
-    trainable: bool,
-    image_size: int | None,
-    get_regions: Callable[..., Any] | None,
-    max_regions: int | None,
-    batch_size: int,
-    on_image_error: OnImageError,
-    read_picture: Any,
-    cache: Any,
-    autocast: str | None,
-    mixed_precision: bool,
-    random: bool,
-) -> EncoderSettings:
-    """Check what all picture encoders have in common, and fill in defaults.
-
-    RETURNS (EncoderSettings): See there and `build_torchvision_encoder_v1`.
-    RAISES (ValueError): Settings that don't fit together.
-    """
-    from ..images.reader import PictureReader
-
-    for setting, value, least in (
-        ("batch_size", batch_size, 1),
-        ("image_size", image_size, 1),
-        ("max_regions", max_regions, 0),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"{setting} has to be at least {least}, not {value}.")
-    if on_image_error not in ("warn", "raise"):
-        raise ValueError(f"on_image_error is 'warn' or 'raise', not {on_image_error!r}.")
-    if autocast not in (None, "bfloat16", "float16"):
-        raise ValueError(f"autocast is null, 'bfloat16' or 'float16', not {autocast!r}.")
-    if trainable and autocast is not None:
-        raise ValueError("autocast is for a frozen network; to train one, set mixed_precision.")
-    if trainable and cache is not None:
-        raise ValueError(
-            "A cache holds vectors of a frozen network: set trainable = false, or cache = null (or its path)."
-        )
-    return EncoderSettings(
-        name=name,
-        mode=mode,
-        trainable=trainable,
-        max_regions=max_regions,
-        batch_size=batch_size,
-        on_image_error=on_image_error,
-        mixed_precision=mixed_precision,
-        get_regions=GivenRegions() if get_regions is None else as_getter(get_regions),
-        reader=PictureReader() if read_picture is None else read_picture,
-        cache=cache,
-        random=random,
-    )
+    settings = dict(locals())  # the signature is spelled out, since configs are filled and checked by it
+    own = {key: settings.pop(key) for key in ("arch", "weights")}
+    return build_encoder(Backbone, load, own, **settings)

@@ -1,5 +1,4 @@
-"""Take the pictures away from posts, or give each post another one's: what does a model owe to
-them?"""
+"""Take the pictures away from posts, or give each post another one's: what does a model owe to them?"""
 
 import random
 from collections.abc import Sequence
@@ -20,60 +19,47 @@ from ..post.extensions import (
 
 
 def remove_images(examples: Sequence[Example]) -> list[Example]:
-    """Copies of posts without their pictures.
-
-    examples (Sequence[Example]): The posts; left as they are.
-    RETURNS (List[Example]): The same posts, in order, without picture and objects on `predicted`
-        (`doc._.image_error` says that they were taken away).
+    """RETURNS (List[Example]): Copies of the posts, in order, without picture and objects on `predicted`
+    (`doc._.image_error` says that they were taken away).
     """
     result = []
     for example in examples:
         doc = example.predicted.copy()
         if get_stored_image(doc) is not None:
-            _attach(doc, None)
+            set_image(doc, None)
+            set_regions(doc, None)
+            set_regions_note(doc, None)
             set_image_error(doc, "taken away")
         result.append(Example(doc, example.reference))
     return result
 
 
 def shuffle_images(examples: Sequence[Example], seed: int = 0) -> tuple[list[Example], int]:
-    """Copies of posts, each with the picture and the objects of another. Posts without a picture
-    get none, and every picture is used as often as before.
+    """Copies of posts, each with the picture and the objects of another. Posts without a picture get none,
+    and every picture is used as often as before.
 
-    examples (Sequence[Example]): The posts; left as they are.
-    seed (int): The same seed gives the same pictures.
-    RETURNS (Tuple[List[Example], int]): The posts in order, and how many of them have the same
-        picture as before, which happens only if one picture belongs to more than half of the posts
-        that have one.
+    RETURNS (Tuple[List[Example], int]): The posts in order, and how many of them have the same picture as
+        before, which happens only if one picture belongs to more than half of the posts that have one.
     """
-    docs = [example.predicted for example in examples]
+    docs: list[Doc] = [example.predicted for example in examples]
     keys = [get_image_key(doc) for doc in docs]
-    sources = _derange(keys, random.Random(seed))
-    result = []
-    for i, example in enumerate(examples):
-        doc = example.predicted.copy()
-        if i in sources:
-            _attach(doc, docs[sources[i]])
-        result.append(Example(doc, example.reference))
-    kept = sum(keys[i] == keys[source] for i, source in sources.items())
-    return result, kept
-
-
-def _derange(keys: Sequence[str | None], rng: random.Random) -> dict[int, int]:
-    """Which post gets whose picture. Posts with the same picture stand side by side in an otherwise
-    random order, and pictures move on by the size of the largest such group: that leads out of
-    every group, unless the largest is more than half of all."""
-    order = [i for i, key in enumerate(keys) if key is not None]
-    rng.shuffle(order)
+    with_picture = [i for i, key in enumerate(keys) if key is not None]
+    random.Random(seed).shuffle(with_picture)
     groups: dict[str | None, list[int]] = {}
-    for i in order:
+    for i in with_picture:
         groups.setdefault(keys[i], []).append(i)
+    # Posts with the same picture stand side by side in an otherwise random order, and pictures move on by the
+    # size of the largest such group: that leads out of every group, unless it is more than half of all.
     row = [i for group in groups.values() for i in group]
     step = max(map(len, groups.values()), default=0)
-    return {i: row[(at + step) % len(row)] for at, i in enumerate(row)}
-
-
-def _attach(doc: Doc, source: Doc | None) -> None:
-    set_image(doc, None if source is None else get_stored_image(source))
-    set_regions(doc, None if source is None else get_regions(source) or None)
-    set_regions_note(doc, None if source is None else get_regions_note(source))
+    sources = {i: row[(at + step) % len(row)] for at, i in enumerate(row)}
+    result = []
+    for i, example in enumerate(examples):
+        doc = docs[i].copy()
+        if i in sources:
+            source = docs[sources[i]]
+            set_image(doc, get_stored_image(source))
+            set_regions(doc, get_regions(source) or None)
+            set_regions_note(doc, get_regions_note(source))
+        result.append(Example(doc, example.reference))
+    return result, sum(keys[i] == keys[source] for i, source in sources.items())

@@ -30,11 +30,6 @@ class Contributions:
     tokens: list[float]
     regions: list[float]
 
-    @staticmethod
-    def shares(values: Sequence[float]) -> list[float]:
-        """RETURNS (List[float]): See `shares`."""
-        return shares(values)
-
 
 def shares(values: Sequence[float]) -> list[float]:
     """Bring the values of a post into the range of a shade.
@@ -62,7 +57,7 @@ def get_contributions(
     component (Optional[str]): `mmib_ner` or `mmib_rel`, or what it is called here; by default the first that
         has an MMIB core.
     RETURNS (List[Optional[Contributions]]): Of each post; `None` for one without tokens.
-    RAISES (ValueError): No such component, or one without a core, or one with `entity_repr = "marker"`.
+    RAISES (EvaluationError): No such component, or one without a core, or one with `entity_repr = "marker"`.
     """
     name = find_component(nlp, component)
     docs = list(docs)

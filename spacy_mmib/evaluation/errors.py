@@ -13,18 +13,18 @@ error, so that the numbers add up:
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple, TypeAlias
 
 from spacy.language import Language
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc
 from spacy.training import Example
 
-from ..post.relations import ASKED, Pair, Relation, get_relations, has_relations
-from ..util import warn
 from .ablation import remove_images
-from .predicting import GetExamples, Roles, get_roles, predict_examples
+from .evaluate import Roles, get_roles, predict_examples
+from .scorers import Entity, align_entities, match_pairs
 
 ENTITY_KINDS = ("boundary", "type", "missed", "spurious")
 RELATION_KINDS = ("type", "missed", "spurious")
@@ -33,25 +33,19 @@ RELATION_KINDS = ("type", "missed", "spurious")
 class EntityError(NamedTuple):
     """An error.
 
-    kind (str): "boundary", "type", "missed" or "spurious"; see above.
+    kind (str): "boundary", "type", "missed" or "spurious".
     gold (Optional[Tuple[int, int, str]]): First token and one past the last, both of the predicted doc, and
         label of the gold entity; `None` if it is spurious.
     predicted (Optional[Tuple[int, int, str]]): The same of the prediction; `None` if it is missed.
     """
 
     kind: str
-    gold: tuple[int, int, str] | None
-    predicted: tuple[int, int, str] | None
+    gold: Entity | None
+    predicted: Entity | None
 
 
 class RelationError(NamedTuple):
-    """An error.
-
-    kind (str): "type", "missed" or "spurious"; see above.
-    gold (Optional[Tuple[int, int, int, int, str]]): First token and one past the last of the head, then of
-        the tail, all of the predicted doc, and the label; `None` if it is spurious.
-    predicted (Optional[Tuple[int, int, int, int, str]]): The same of the prediction; `None` if it is missed.
-    """
+    """The same of a relation: its tuples have the tokens of the head, then those of the tail."""
 
     kind: str
     gold: tuple[int, int, int, int, str] | None
@@ -68,41 +62,27 @@ def find_entity_errors(example: Example) -> list[EntityError]:
     Gold and predicted entities are matched one to one: the same tokens and label first, then the same tokens,
     then those that overlap; of these the longest overlap, then the same label, then what comes first.
 
-    example (Example): The gold and the predicted doc, whose tokens may differ.
     RETURNS (List[EntityError]): In the order of the text; none if the post is not annotated for entities.
     """
-    reference = example.reference
-    if not reference.has_annotation("ENT_IOB"):
-        return []
-    gold = [(ent.start, ent.end, ent.label_) for ent in reference.ents]
-    ents: list[Span] = []
-    found: list[tuple[int, int, str]] = []  # in tokens of the reference
-    for ent in example.predicted.ents:
-        indices = example.alignment.x2y[ent.start : ent.end]
-        if not len(indices):
-            continue
-        start, end = int(indices[0]), int(indices[-1]) + 1
-        if all(token.ent_iob != 0 for token in reference[start:end]):
-            ents.append(ent)
-            found.append((start, end, ent.label_))
-    pairs = _match(gold, found)
+    gold, found = align_entities(example) or ([], [])
+    pairs = _match(gold, [entity for _, entity in found])
     errors = []
     for i, (start, end, label) in enumerate(gold):
-        j = pairs.get(i)
         right = (*_to_predicted(example, start, end), label)
-        if j is None:
+        if i not in pairs:
             errors.append(EntityError("missed", right, None))
-        elif found[j] != gold[i]:
-            kind = "type" if found[j][:2] == gold[i][:2] else "boundary"
-            errors.append(EntityError(kind, right, (ents[j].start, ents[j].end, ents[j].label_)))
-    matched = set(pairs.values())
-    for j, ent in enumerate(ents):
-        if j not in matched:
-            errors.append(EntityError("spurious", None, (ent.start, ent.end, ent.label_)))
+            continue
+        ent, entity = found[pairs[i]]
+        if entity != gold[i]:
+            kind = "type" if entity[:2] == (start, end) else "boundary"
+            errors.append(EntityError(kind, right, (ent.start, ent.end, ent.label_)))
+    for j in set(range(len(found))) - set(pairs.values()):
+        ent = found[j][0]
+        errors.append(EntityError("spurious", None, (ent.start, ent.end, ent.label_)))
     return sorted(errors, key=_position)
 
 
-def _match(gold: list[tuple[int, int, str]], found: list[tuple[int, int, str]]) -> dict[int, int]:
+def _match(gold: list[Entity], found: list[Entity]) -> dict[int, int]:
     """RETURNS (Dict[int, int]): Which prediction belongs to which gold entity."""
     candidates = []
     for i, (start, end, label) in enumerate(gold):
@@ -112,11 +92,9 @@ def _match(gold: list[tuple[int, int, str]], found: list[tuple[int, int, str]]) 
                 same = (start, end) == (other_start, other_end)
                 candidates.append((not same, -overlap, label != other_label, i, j))
     pairs: dict[int, int] = {}
-    taken: set[int] = set()
     for *_, i, j in sorted(candidates):
-        if i not in pairs and j not in taken:
+        if i not in pairs and j not in pairs.values():
             pairs[i] = j
-            taken.add(j)
     return pairs
 
 
@@ -125,54 +103,24 @@ def find_relation_errors(example: Example, *, negative_label: str = "None") -> l
     are, as in `spacy-mmib.rel_scorer.v1`; the types of both play no role. Pairs with a gold label that is not
     known ("") are left out, with what is predicted for them.
 
-    example (Example): The gold and the predicted doc.
-    negative_label (str): The label of pairs without a relation.
     RETURNS (List[RelationError]): In the order of the text; none if the post is not annotated for relations.
     """
-    if not has_relations(example.reference):
-        return []
-    gold, found = _read(example.reference), _read(example.predicted)
-    none = (ASKED, negative_label)
     errors = []
-    for pair in {**gold, **found}:
-        wanted, answers = gold.get(pair, {}), found.get(pair, {})
-        if ASKED in wanted:
-            continue
-        missed = sorted(label for label in wanted if label not in answers and label not in none)
-        wrong = sorted(label for label in answers if label not in wanted and label not in none)
-        for k in range(max(len(missed), len(wrong))):
+    for gold, answers in match_pairs(example, negative_label) or ():
+        wanted = {relation.label: relation for relation in gold if relation.label != negative_label}
+        missed, wrong = sorted(set(wanted) - set(answers)), sorted(set(answers) - set(wanted))
+        for gold_label, label in zip_longest(missed, wrong):
             right = predicted = None
-            if k < len(missed):
-                relation = wanted[missed[k]]
-                head, tail = (
-                    _to_predicted(example, span.start, span.end) for span in (relation.head, relation.tail)
-                )
-                right = (*head, *tail, relation.label)
-            if k < len(wrong):
-                answer = answers[wrong[k]]
-                predicted = (
-                    answer.head.start,
-                    answer.head.end,
-                    answer.tail.start,
-                    answer.tail.end,
-                    answer.label,
-                )
+            if gold_label is not None:
+                spans = (wanted[gold_label].head, wanted[gold_label].tail)
+                where = [_to_predicted(example, span.start, span.end) for span in spans]
+                right = (*where[0], *where[1], gold_label)
+            if label is not None:
+                head, tail = answers[label].head, answers[label].tail
+                predicted = (head.start, head.end, tail.start, tail.end, label)
             kind = "type" if right and predicted else "missed" if right else "spurious"
             errors.append(RelationError(kind, right, predicted))
     return sorted(errors, key=_position)
-
-
-def _read(doc: Doc) -> dict[Pair, dict[str, Relation]]:
-    """RETURNS (Dict[Pair, Dict[str, Relation]]): By pair and label, each once."""
-    try:
-        relations = get_relations(doc)
-    except ValueError as err:
-        warn(f"A post counts as one without relations, as they can't be read: {err}")
-        return {}
-    found: dict[Pair, dict[str, Relation]] = {}
-    for relation in relations:
-        found.setdefault(relation.pair, {}).setdefault(relation.label, relation)
-    return found
 
 
 def _to_predicted(example: Example, start: int, end: int) -> tuple[int, int]:
@@ -188,11 +136,10 @@ def _to_predicted(example: Example, start: int, end: int) -> tuple[int, int]:
     return place, place
 
 
-def _position(error: AnyError) -> tuple[int, ...]:
+def _position(error: AnyError) -> tuple[int | str, ...]:
     where = error.gold or error.predicted
     assert where is not None
-    numbers: tuple[int, ...] = where[:-1]
-    return (*numbers, error.gold is None)
+    return (*where[:-1], error.gold is None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,9 +150,8 @@ class PostChange:
     reference (Doc): The gold annotations.
     doc (Doc): The prediction with its picture.
     without (Doc): The prediction without.
-    errors (List[Union[EntityError, RelationError]]): Of `doc`: entities, if the pipeline finds them, then
-        relations.
-    errors_without (List[Union[EntityError, RelationError]]): Of `without`.
+    errors (List[AnyError]): Of `doc`: entities, if the pipeline finds them, then relations.
+    errors_without (List[AnyError]): Of `without`.
     """
 
     index: int
@@ -217,24 +163,22 @@ class PostChange:
 
     @property
     def added(self) -> list[AnyError]:
-        """RETURNS (List[Union[EntityError, RelationError]]): Errors made with the picture only."""
+        """RETURNS (List[AnyError]): Errors made with the picture only."""
         return list((Counter(self.errors) - Counter(self.errors_without)).elements())
 
     @property
     def repaired(self) -> list[AnyError]:
-        """RETURNS (List[Union[EntityError, RelationError]]): Errors made without the picture only."""
+        """RETURNS (List[AnyError]): Errors made without the picture only."""
         return list((Counter(self.errors_without) - Counter(self.errors)).elements())
 
 
 def compare_pictures(
-    nlp: Language, get_examples: GetExamples, *, batch_size: int | None = None
+    nlp: Language, get_examples: Callable[[], Iterable[Example]], *, batch_size: int | None = None
 ) -> list[PostChange]:
     """Find the posts on which the pictures make a difference.
 
-    nlp (Language): The pipeline. If it has to be asked for pairs it gets the gold ones, see
-        `predict_examples`.
-    get_examples (Callable[[], Iterable[Example]]): Reads the posts; called twice.
-    batch_size (Optional[int]): Posts at a time.
+    nlp (Language): The pipeline; see `evaluate.predict_examples` for what it is asked.
+    get_examples (Callable[[], Iterable[Example]]): Reads the posts.
     RETURNS (List[PostChange]): Those whose errors are others without the picture, worst first: by the number
         of errors that the picture added, then by how few it repaired.
     """
@@ -242,32 +186,21 @@ def compare_pictures(
 
 
 def predict_both(
-    nlp: Language, get_examples: GetExamples, *, batch_size: int | None = None
+    nlp: Language, get_examples: Callable[[], Iterable[Example]], *, batch_size: int | None = None
 ) -> list[PostChange]:
     """RETURNS (List[PostChange]): All posts, in order; see `compare_pictures`."""
     roles = get_roles(nlp)
     examples = list(get_examples())
-    numbers = {id(example.reference): i for i, example in enumerate(examples)}
-    own = predict_examples(nlp, examples, batch_size=batch_size)
-    # Another reading may make other objects of the same posts.
-    again = remove_images(list(get_examples()))
-    again = [Example(eg.predicted, first.reference) for first, eg in zip(examples, again)]
-    without = predict_examples(nlp, again, batch_size=batch_size)
-    others = {id(example.reference): example for example in without}
+    own, without = (
+        {id(eg.reference): eg for eg in predict_examples(nlp, posts, batch_size=batch_size)}
+        for posts in (examples, remove_images(examples))
+    )
     result = []
-    for example in own:
-        other = others.get(id(example.reference))
-        if other is not None:
-            result.append(
-                PostChange(
-                    numbers[id(example.reference)],
-                    example.reference,
-                    example.predicted,
-                    other.predicted,
-                    find_errors(example, roles),
-                    find_errors(other, roles),
-                )
-            )
+    for i, reference in enumerate(example.reference for example in examples):
+        example, other = own.get(id(reference)), without.get(id(reference))
+        if example is not None and other is not None:
+            errors = find_errors(example, roles), find_errors(other, roles)
+            result.append(PostChange(i, reference, example.predicted, other.predicted, *errors))
     return result
 
 
@@ -278,7 +211,7 @@ def sort_changes(posts: Iterable[PostChange]) -> list[PostChange]:
 
 
 def find_errors(example: Example, roles: Roles) -> list[AnyError]:
-    """RETURNS (List[Union[EntityError, RelationError]]): The errors of a post in what a pipeline finds."""
+    """RETURNS (List[AnyError]): The errors of a post in what a pipeline finds."""
     errors: list[AnyError] = []
     if roles.recognizers:
         errors += find_entity_errors(example)
@@ -292,6 +225,10 @@ def count_kinds(errors: Sequence[AnyError]) -> dict[str, int]:
     counts = {f"entity {kind}": 0 for kind in ENTITY_KINDS}
     counts.update({f"relation {kind}": 0 for kind in RELATION_KINDS})
     for error in errors:
-        what = "entity" if isinstance(error, EntityError) else "relation"
-        counts[f"{what} {error.kind}"] += 1
+        counts[f"{describe_type(error)} {error.kind}"] += 1
     return counts
+
+
+def describe_type(error: AnyError) -> str:
+    """RETURNS (str): "entity" or "relation"."""
+    return "entity" if isinstance(error, EntityError) else "relation"

@@ -2,9 +2,12 @@
 close (the paper's §V-D)."""
 
 import random
+import textwrap
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy
 from spacy.language import Language
@@ -12,10 +15,15 @@ from spacy.tokens import Doc
 from spacy.training import Example
 
 from ..post.extensions import get_image_key
+from . import EvaluationError, MissingExtraError
 from .inspecting import find_component, inspect_docs
 
-TIED = 1e-9
-"""Cosines that differ by less are equal: pictures with the same content under two names."""
+Array: TypeAlias = "numpy.ndarray[Any, Any]"
+
+TIED = 1e-9  # cosines that differ by less are equal: pictures with the same content under two names
+PERPLEXITY, ITERATIONS = 10, 500  # of the paper's t-SNE
+FEWEST = 2  # pairs of a type that can be laid out
+SIZE = 3.2  # inches of a panel
 
 
 @dataclass(frozen=True)
@@ -45,55 +53,48 @@ class Gap:
     chance_at_1: float
     chance_at_5: float
 
-    def to_json(self) -> dict[str, Any]:
-        """RETURNS (Dict[str, Any]): Plain values, by the names above."""
-        return asdict(self)
-
 
 def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None) -> Gap:
     """Measure how near texts are to their own pictures, compared with other pictures.
 
-    nlp (Language): The pipeline.
     docs (Iterable[Doc]): The posts, see `get_contributions`. Posts with the same picture (the same file, or
         the same pixels) count as having one picture, with the objects it has in the first of them.
     component (Optional[str]): See `get_contributions`.
-    RETURNS (Gap): See there.
-    RAISES (ValueError): No post has a picture that can be read, or see `get_contributions`.
+    RETURNS (Gap): The numbers.
+    RAISES (EvaluationError): No post has a picture that can be read, or see `get_contributions`.
     """
     name = find_component(nlp, component)
     docs = list(docs)
-    texts: list[numpy.ndarray[Any, Any]] = []
-    pictures: dict[str | None, numpy.ndarray[Any, Any]] = {}
-    columns: dict[str | None, int] = {}
-    own: list[int] = []
+    texts: list[Array] = []
+    pictures: dict[str | None, Array] = {}
+    own: list[str | None] = []
     for doc, found in zip(docs, inspect_docs(nlp, docs, name)):
         if found is not None and len(found.z_image):
             texts.append(found.z_text.mean(axis=0, dtype="float64"))
-            key = get_image_key(doc)
-            pictures.setdefault(key, found.z_image.mean(axis=0, dtype="float64"))
-            own.append(columns.setdefault(key, len(columns)))
+            own.append(get_image_key(doc))
+            pictures.setdefault(own[-1], found.z_image.mean(axis=0, dtype="float64"))
     if not texts:
-        raise ValueError(
+        raise EvaluationError(
             f"None of these {len(docs)} posts has a picture that can be read, so there is no gap to measure."
         )
-    cosines = unit(numpy.stack(texts)) @ unit(numpy.stack(list(pictures.values()))).T
-    return _summarize(name, cosines, numpy.asarray(own))
+    cosines = _to_unit(texts) @ _to_unit(list(pictures.values())).T
+    columns = {key: column for column, key in enumerate(pictures)}
+    return _summarize(name, cosines, numpy.asarray([columns[key] for key in own]))
 
 
-def _summarize(name: str, cosines: "numpy.ndarray[Any, Any]", own: "numpy.ndarray[Any, Any]") -> Gap:
+def _summarize(name: str, cosines: Array, own: Array) -> Gap:
     """cosines: A row a text, a column a different picture. own: The column of the text's own picture."""
     n, m = cosines.shape
     right = cosines[numpy.arange(n), own]
     nearer = (cosines > right[:, None] + TIED).sum(axis=1)
     tied = (abs(cosines - right[:, None]) <= TIED).sum(axis=1)  # the own one among them
     recall = {k: float(numpy.clip((k - nearer) / tied, 0, 1).mean()) for k in (1, 5)}
-    others = (cosines.sum() - right.sum()) / (n * (m - 1)) if m > 1 else None
     return Gap(
         component=name,
         posts=n,
         pictures=m,
         paired=float(right.mean()),
-        unpaired=None if others is None else float(others),
+        unpaired=float((cosines.sum() - right.sum()) / (n * (m - 1))) if m > 1 else None,
         recall_at_1=recall[1],
         recall_at_5=recall[5],
         chance_at_1=1 / m,
@@ -101,18 +102,17 @@ def _summarize(name: str, cosines: "numpy.ndarray[Any, Any]", own: "numpy.ndarra
     )
 
 
-def unit(vectors: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
-    """RETURNS (numpy.ndarray): The rows at length 1; zeros stay zeros."""
-    lengths = numpy.linalg.norm(vectors, axis=1, keepdims=True)
-    result: numpy.ndarray[Any, Any] = vectors / numpy.where(lengths > 0, lengths, 1.0)
-    return result
+def _to_unit(vectors: Sequence[Array]) -> Array:
+    """RETURNS (numpy.ndarray): As rows of length 1; zeros stay zeros."""
+    rows = numpy.stack(vectors)
+    lengths = numpy.linalg.norm(rows, axis=1, keepdims=True)
+    return numpy.divide(rows, lengths, out=rows, where=lengths > 0)
 
 
 @dataclass(frozen=True)
 class EntityRegionPairs:
     """Gold entities of one type, and what of the picture they attend to most.
 
-    label (str): The type.
     found (int): Entities of this type in posts with a picture, of which these are a sample.
     entities (numpy.ndarray): Means of Z^T over the tokens of each, (k, d).
     regions (numpy.ndarray): Z^V of the object to which each attends most, or of the whole picture where
@@ -121,8 +121,8 @@ class EntityRegionPairs:
 
     label: str
     found: int
-    entities: "numpy.ndarray[Any, Any]"
-    regions: "numpy.ndarray[Any, Any]"
+    entities: Array
+    regions: Array
 
 
 def entity_region_vectors(
@@ -137,21 +137,17 @@ def entity_region_vectors(
     """Take a sample of entities and objects, as in §V-D, which shows 150 of each type. With the same posts
     and seed it is of the same entities, whatever the pipeline.
 
-    nlp (Language): The pipeline.
-    examples (Iterable[Example]): The posts, with gold entities.
     labels (Optional[Sequence[str]]): The types wanted; by default all, the most frequent first.
     limit (int): At most so many pairs a type.
-    seed (int): Of the sample.
     component (Optional[str]): See `get_contributions`.
     RETURNS (List[EntityRegionPairs]): One a type, those without any entity included if they were asked for.
-    RAISES (ValueError): See `get_contributions`.
+    RAISES (EvaluationError): See `get_contributions`.
     """
     name = find_component(nlp, component)
     examples = list(examples)
-    found: dict[str, list[tuple[Any, Any]]] = {}
+    found: defaultdict[str, list[tuple[Array, Array]]] = defaultdict(list)
     width = 0
-    inspected = inspect_docs(nlp, [example.predicted for example in examples], name)
-    for example, post in zip(examples, inspected):
+    for example, post in zip(examples, inspect_docs(nlp, [eg.predicted for eg in examples], name)):
         if post is None or not len(post.z_image):
             continue
         width = post.z_text.shape[1]
@@ -162,22 +158,88 @@ def entity_region_vectors(
             weights = post.weights[tokens].mean(axis=0, dtype="float64")
             row = max(objects, key=lambda i: weights[i]) if objects else 0
             pair = post.z_text[tokens].mean(axis=0, dtype="float64"), post.z_image[row]
-            found.setdefault(ent.label_, []).append(pair)
+            found[ent.label_].append(pair)
     if labels is None:
         labels = sorted(found, key=lambda label: (-len(found[label]), label))
     result = []
     for label in labels:
-        pairs = found.get(label, [])
+        pairs = found[label]
         # A generator a label: which other labels are wanted changes nothing.
         places = random.Random(f"{seed} {label}").sample(range(len(pairs)), min(limit, len(pairs)))
         sample = [pairs[i] for i in sorted(places)]
-        empty = numpy.zeros((0, width))
-        result.append(
-            EntityRegionPairs(
-                label,
-                len(pairs),
-                numpy.stack([pair[0] for pair in sample]) if sample else empty,
-                numpy.stack([pair[1] for pair in sample]) if sample else empty,
-            )
-        )
+        entities, regions = (numpy.asarray([p[k] for p in sample]).reshape(-1, width) for k in (0, 1))
+        result.append(EntityRegionPairs(label, len(pairs), entities, regions))
     return result
+
+
+def require_extra(*, plot: bool = True) -> None:
+    """RAISES (MissingExtraError): What a figure is made with can't be imported."""
+    try:
+        import sklearn.manifold  # noqa: F401
+
+        if plot:
+            import matplotlib.figure  # noqa: F401
+    except ImportError as err:
+        raise MissingExtraError("The figure", "scikit-learn and matplotlib", "analysis", err) from err
+
+
+def lay_out(pairs: EntityRegionPairs, seed: int = 0) -> Array:
+    """Bring entities and objects, at least `FEWEST` of each, into the plane, together, with t-SNE: the same
+    seed gives the same plane on one machine.
+
+    RETURNS (numpy.ndarray): x and y of the entities, then of the objects, (2 k, 2).
+    RAISES (MissingExtraError): scikit-learn can't be imported.
+    """
+    require_extra(plot=False)
+    from sklearn.manifold import TSNE
+
+    points = numpy.concatenate([pairs.entities, pairs.regions]).astype("float32")
+    perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
+    tsne = TSNE(perplexity=perplexity, max_iter=ITERATIONS, init="random", random_state=seed)
+    result: Array = tsne.fit_transform(points)
+    return result
+
+
+def plot_gap(
+    models: Sequence[tuple[str, Sequence[EntityRegionPairs]]], path: str | Path, seed: int = 0
+) -> None:
+    """Draw a panel for each type (a row) and model (a column).
+
+    models (Sequence[Tuple[str, Sequence[EntityRegionPairs]]]): Names of models and their pairs, of the same
+        types.
+    path (Union[str, Path]): An image file; its ending says of what kind (.png, .svg, .pdf).
+    RAISES (MissingExtraError): scikit-learn or matplotlib can't be imported.
+    """
+    require_extra()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n_rows = max(len(pairs) for _, pairs in models)
+    figure = Figure(figsize=(SIZE * len(models), SIZE * n_rows + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(n_rows, len(models), squeeze=False)
+    for column, (name, every) in enumerate(models):
+        axes[0][column].set_title(_plain(name), fontsize=10)
+        for row, pairs in enumerate(every):
+            panel = axes[row][column]
+            panel.set(xticks=[], yticks=[], ylabel="" if column else _plain(pairs.label))
+            k = len(pairs.entities)
+            if k < FEWEST:
+                panel.text(0.5, 0.5, f"{k} entities", ha="center", transform=panel.transAxes)
+                continue
+            points = lay_out(pairs, seed)
+            panel.scatter(*points[:k].T, s=9, c="#0072b2", marker="o", label="entity")
+            panel.scatter(*points[k:].T, s=11, c="#d55e00", marker="^", label="object")
+    legends = [panel.get_legend_handles_labels() for panel in axes.flat]
+    if any(handles for handles, _ in legends):
+        figure.legend(
+            *max(legends, key=lambda found: len(found[0])), loc="outside lower center", ncols=2, frameon=False
+        )
+    # Without the date the same figure is the same file.
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    figure.savefig(path, dpi=150, metadata=undated.get(Path(path).suffix.lower()))
+
+
+def _plain(text: str) -> str:
+    """RETURNS (str): In lines that fit a panel, without what matplotlib would take for a formula."""
+    return textwrap.fill(text, 36).replace("$", r"\$")

@@ -8,6 +8,7 @@ from spacy.tokens import Doc
 
 from ..pipeline.batching import batches_by_length
 from ..post.extensions import take_picture_findings
+from . import EvaluationError
 
 if TYPE_CHECKING:
     from ..models.inspection import Inspection
@@ -20,55 +21,49 @@ def find_component(nlp: Language, component: str | None = None) -> str:
     """Find the component to look into.
 
     nlp (Language): The pipeline.
-    component (Optional[str]): Its name; by default the first with an MMIB core.
+    component (Optional[str]): Its name; by default the first that can be looked into.
     RETURNS (str): Its name.
-    RAISES (ValueError): There is none that can be looked into; the message says why.
+    RAISES (EvaluationError): There is none that can be looked into; the message says why.
     """
+    names = [name for name in nlp.pipe_names if nlp.get_pipe_meta(name).factory in FACTORIES]
     if component is not None:
+        names = [component]
         if component not in nlp.pipe_names:
-            raise ValueError(
+            raise EvaluationError(
                 f"There is no component {component!r} in this pipeline (or it is disabled). It has: "
                 f"{', '.join(nlp.pipe_names) or 'none'}."
             )
-        _check(component, nlp.get_pipe(component))
-        return component
-    named = [name for name, pipe in nlp.pipeline if nlp.get_pipe_meta(name).factory in FACTORIES]
-    with_core = [name for name in named if _has_core(nlp.get_pipe(name))]
-    pooled = [name for name in with_core if not _marks(nlp.get_pipe(name))]
-    if pooled:
-        return pooled[0]
-    if with_core or named:
-        _check((with_core or named)[0], nlp.get_pipe((with_core or named)[0]))
-    raise ValueError(
-        "There is nothing to look into: the pipeline has neither mmib_ner nor mmib_rel. It has: "
-        f"{', '.join(nlp.pipe_names) or 'no component'}."
-    )
-
-
-def _has_core(pipe: Any) -> bool:
-    model: Any = getattr(pipe, "model", None)
-    return hasattr(model, "maybe_get_ref") and model.maybe_get_ref("fusion") is not None
-
-
-def _marks(pipe: Any) -> bool:
-    return bool(pipe.model.attrs.get("entity_repr") == "marker")
-
-
-def _check(name: str, pipe: Any) -> None:
-    """RAISES (ValueError): The component can't be looked into."""
-    if not _has_core(pipe):
-        raise ValueError(
-            f"The component {name!r} has no MMIB core, so there is no bottleneck to look into: its model has "
-            "to be spacy-mmib.MMIB_NER.v1 or spacy-mmib.MMIB_REL.v1."
+    if not names:
+        raise EvaluationError(
+            "There is nothing to look into: the pipeline has neither mmib_ner nor mmib_rel. It has: "
+            f"{', '.join(nlp.pipe_names) or 'no component'}."
         )
-    if _marks(pipe):
-        raise ValueError(
+    problems = [(*_find_problem(name, nlp.get_pipe(name)), name) for name in names]
+    # Of several components the one is meant that lacks least.
+    _, problem, name = max(problems, key=lambda found: found[0])
+    if problem is not None:
+        raise EvaluationError(problem)
+    return name
+
+
+def _find_problem(name: str, pipe: Any) -> tuple[int, str | None]:
+    """RETURNS (Tuple[int, Optional[str]]): How much of what is needed is there, and what isn't."""
+    model: Any = getattr(pipe, "model", None)
+    fusion = model.maybe_get_ref("fusion") if hasattr(model, "maybe_get_ref") else None
+    if fusion is None or fusion.name not in ("MMIB", "mmib_core"):  # the latter in version 0.1
+        return 0, (
+            f"The component {name!r} has no bottleneck to look into: its model has to have the fusion "
+            "spacy-mmib.MMIB.v1."
+        )
+    if model.attrs.get("entity_repr") == "marker":
+        return 1, (
             f"The component {name!r} writes each post anew for each pair of entities (entity_repr = "
             '"marker"), so its posts as they are never reach its bottleneck. Looking into it needs '
             'entity_repr = "pool".'
         )
     if not pipe._is_initialized:
-        raise ValueError(f"The component {name!r} has no weights yet: train it, or load a trained one.")
+        return 2, f"The component {name!r} has no weights yet: train it, or load a trained one."
+    return 3, None
 
 
 def inspect_docs(nlp: Language, docs: Sequence[Doc], component: str) -> "list[Inspection | None]":

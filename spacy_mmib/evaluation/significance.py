@@ -5,20 +5,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 
-Counts: TypeAlias = Sequence[Sequence[int]]
-"""For each document what `document_counts.DocumentCounts` has: predicted, right, gold, found."""
+from . import MissingExtraError
 
-NO_SCIPY = (
-    "The significance test needs scipy: install spacy-mmib with its extra 'analysis' (pip install "
-    "'spacy-mmib[analysis]')."
-)
+Counts: TypeAlias = Sequence[Sequence[int]]
+"""For each document predicted, right, gold, found, as in `scorers.DocumentCounts`."""
 
 
 class Difference(NamedTuple):
     """How two systems compare.
 
     f (float): F1 of the first minus that of the second, -1 to 1.
-    p (float): Probability of a difference at least as large, in either direction, if it made no difference
+    p (float): Probability of such a difference or a larger one, in either direction, if it didn't matter
         which system a document's predictions come from; 0-1.
     """
 
@@ -40,9 +37,9 @@ def compare_f1(
     second (Sequence[Counts]): The same of the second system.
     resamples (int): How often everything is exchanged at random. The smallest p is 1 / (resamples + 1).
     seed (int): The same seed gives the same p.
-    RETURNS (Difference): See there. F1 is that of the counts of all runs together.
+    RETURNS (Difference): Of the F1 of the counts of all runs together.
     RAISES (ValueError): Not the same documents, or not the same number of runs.
-    RAISES (ImportError): scipy is not installed.
+    RAISES (MissingExtraError): scipy is not installed.
     """
     a, b = _add_runs(first), _add_runs(second)
     if len(first) != len(second) or a.shape != b.shape:
@@ -56,18 +53,39 @@ def compare_f1(
     same = (a == b).all(1)
     if same.all():
         return Difference(difference, 1.0)
+    try:
+        from scipy.stats import permutation_test
+    except ImportError as err:
+        raise MissingExtraError("The significance test", "scipy", "analysis", err) from err
     # A document with the same counts in both makes no difference, exchanged or not.
-    rest = a[same].sum(0)
-    return Difference(difference, _get_p(a[~same], b[~same], rest, resamples, seed))
+    rest, n = a[same].sum(0), int((~same).sum())
+    table = numpy.concatenate([a[~same], b[~same]])
+
+    def statistic(x: Any, y: Any, axis: int) -> Any:
+        # scipy exchanges numbers, so it gets those of rows. Rows have their counts in a new last dimension.
+        first, second = (table[i.astype("int64")].sum(axis % i.ndim) + rest for i in (x, y))
+        return _f1(first) - _f1(second)
+
+    result = permutation_test(
+        (numpy.arange(n), numpy.arange(n, 2 * n)),
+        statistic,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        # Memory: a batch holds its documents' four counts for both systems.
+        batch=max(1, 2_000_000 // (8 * n)),
+        random_state=numpy.random.default_rng(seed),
+    )
+    return Difference(difference, float(result.pvalue))
 
 
 def _add_runs(runs: Sequence[Counts]) -> Any:
     """RETURNS (numpy.ndarray): Counts of each document, over all runs, (documents, 4)."""
     if not runs:
         raise ValueError("There is no run to compare.")
-    shapes = {len(run) for run in runs}
-    if len(shapes) > 1:
-        raise ValueError(f"The runs have different numbers of documents: {sorted(shapes)}.")
+    lengths = {len(run) for run in runs}
+    if len(lengths) > 1:
+        raise ValueError(f"The runs have different numbers of documents: {sorted(lengths)}.")
     return numpy.asarray([list(run) for run in runs], dtype="int64").reshape(len(runs), -1, 4).sum(0)
 
 
@@ -77,30 +95,3 @@ def _f1(counts: Any) -> Any:
     p = right / numpy.maximum(predicted, 1)
     r = found / numpy.maximum(gold, 1)
     return 2 * p * r / numpy.maximum(p + r, 1e-12)
-
-
-def _get_p(a: Any, b: Any, rest: Any, resamples: int, seed: int) -> float:
-    try:
-        from scipy.stats import permutation_test
-    except ImportError as err:
-        raise ImportError(NO_SCIPY) from err
-    table = numpy.concatenate([a, b])
-
-    def statistic(x: Any, y: Any, axis: int) -> Any:
-        # scipy exchanges numbers, so it gets those of rows. Rows have their counts in a new last dimension.
-        first, second = (table[i.astype("int64")] for i in (x, y))
-        axis %= x.ndim
-        return _f1(first.sum(axis) + rest) - _f1(second.sum(axis) + rest)
-
-    rows = numpy.arange(len(a))
-    result = permutation_test(
-        (rows, rows + len(a)),
-        statistic,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        # Memory: a batch holds its documents' four counts for both systems.
-        batch=max(1, 2_000_000 // (8 * len(a))),
-        random_state=numpy.random.default_rng(seed),
-    )
-    return float(result.pvalue)

@@ -73,7 +73,8 @@ class Fusion(nn.Module):
         image (torch.Tensor): Picture vectors, row 0 the whole picture, (b, m + 1, image_width); m + 1 may be
             0.
         image_mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
-        image_ids (torch.Tensor): Long (b,), equal for equal pictures, negative for a post without.
+        image_ids (torch.Tensor): Long (b,), negative for a post without a picture; in training equal for
+            equal pictures.
         training (bool): Whether to drop out, sample and compute losses. An argument and not `self.training`:
             threads share the module.
         RETURNS (FusionOutput): The vectors, losses and weights.

@@ -1,7 +1,6 @@
-"""The room between whatever a user attached to a post and an RGB picture.
+"""From whatever a user attached to a post to an RGB picture: the one place where strangers' files are read.
 
-`values` knows which kinds of value `doc._.image` may hold and how they are stored; `paths` and `files` open
-what is inside a stated folder; `reading` decodes it with Pillow, within `limits`; `reader` is what a config
-sets up, and has it done by the threads of `pool` or, on their behalf, by a `process`. Only `reading` and what
-it is made of (`colours`, `header`) import Pillow.
+`reading` decodes with Pillow, within `limits`, and the only other module that imports Pillow is its
+`colours`; `files` opens what is inside a stated folder; `reader` is what a config sets up, and has it done
+by `threads` or, on their behalf, by a `process`.
 """

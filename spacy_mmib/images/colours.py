@@ -86,9 +86,7 @@ def to_8_bits(image: PIL.Image.Image, *, share: bool) -> PIL.Image.Image:
     share (bool): Whether the picture is ours alone: it may be decoded in a way that suits us, and the
         result may have its pixels.
     RETURNS (PIL.Image.Image): Mode RGB, on white where it is transparent; not turned.
-    RAISES (ImageError): See `check_colours`.
     """
-    check_colours(image)
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
         return _read_tiff(image, share)
     if image.format == "PNG":

@@ -2,12 +2,11 @@
 
 import re
 
-from ..post.kinds import Kind
+from .kinds import Kind
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 """What would break the line, a terminal, or (halves of surrogate pairs, from file names that are not
 UTF-8) the serialization of a doc."""
-
 
 MOST_SHOWN = 500
 """Characters of a path that are shown. What is longer is rarely a path, but the content of a picture, say."""
@@ -20,19 +19,28 @@ class ImageError(ValueError):
     kind (str): What kind of reason it is, one of `kinds.KINDS`.
     """
 
-    kind: Kind
+    kind: Kind = "damaged"
 
-    def __init__(self, message: str, *, kind: Kind = "damaged") -> None:
+    def __init__(self, message: str, *, kind: Kind | None = None) -> None:
         super().__init__(CONTROL.sub(_show, message))
-        self.kind = kind
+        self.kind = kind or type(self).kind
+
+
+class OutsideRootError(ImageError):
+    """A path that leads out of the folder pictures may come from."""
+
+    kind: Kind = "outside"
+
+
+class MissingFileError(ImageError):
+    """A path with nothing there."""
+
+    kind: Kind = "missing"
 
 
 def shorten(name: str, most: int = MOST_SHOWN) -> str:
-    """Show a path as it is, white space and control characters included.
-
-    name (str): A path or a URL.
-    most (int): Characters. Of what is longer both ends are kept.
-    RETURNS (str): Its `repr`, and of what was cut how long it is.
+    """RETURNS (str): The `repr` of a path or URL; of one of more than `most` characters both ends, and its
+    length.
     """
     if len(name) <= most:
         return repr(str.__str__(name))
@@ -46,13 +54,8 @@ def quote(path: object) -> str:
     return name if name.isprintable() and name == name.strip() else repr(name)
 
 
-def one_line(text: str) -> str:
-    """RETURNS (str): The lines of a text as one. Anything else in it stays as it is: it may be a path."""
-    return " ".join(line.strip() for line in text.splitlines()).strip()
-
-
 def explain(err: BaseException) -> str:
-    """RETURNS (str): What an error of somebody else says, with its type, short and in one line."""
+    """RETURNS (str): What another library's error says, with its type, short and in one line."""
     return " ".join(f"{type(err).__name__}: {err}".split()).removesuffix(":")[:200]
 
 

@@ -1,7 +1,6 @@
 """Open the file of a picture: a regular file of bounded size, inside a stated folder, and nothing else.
 
-What is checked is the file that was opened. A file system can change between a look at a path and opening
-it.
+What is checked is the file that was opened. A file system can change between a look at a path and opening it.
 """
 
 import errno
@@ -11,10 +10,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from ..post.values import PathInRoot
-from .errors import ImageError, explain_os, shorten
+from .errors import ImageError, MissingFileError, OutsideRootError, explain_os, shorten
 from .limits import ReadingLimits
-from .paths import MissingFileError, OutsideRootError, as_image_error, existing_inside
+from .values import PathInRoot
 
 URL = re.compile(r"^((https?|ftp|s3|gs|data|file|blob):|[a-z][a-z0-9+.-]+://)", flags=re.IGNORECASE)
 
@@ -38,28 +36,27 @@ def open_file(path: str, limits: ReadingLimits, root: str | os.PathLike[str] | N
     RETURNS (BinaryIO): The file, at its beginning.
     RAISES (ImageError): There is none, or not such a one.
     """
-    refuse_url(path)
-    shown = shorten(path)
+    if URL.match(path):
+        refuse_url(path)
+    anywhere = root is None and not isinstance(path, PathInRoot)
     try:
-        if root is None and not isinstance(path, PathInRoot):
-            # Before it is opened: opening a device can have effects.
-            _check(os.stat(path), shown, limits)
+        # Looked at before it is opened, too: opening a device can have effects.
+        if anywhere:
+            _check(os.stat(path), path, limits)
             descriptor = os.open(path, _READ)
         else:
             inside = bind(path, root)
-            resolved = Path(inside)
-            _check(os.lstat(resolved), shown, limits)
-            descriptor = _open_below(Path(inside.root), resolved, shown)
+            _check(os.lstat(Path(inside)), path, limits)
+            descriptor = _open_below(Path(inside.root), Path(inside), path)
+    except ImageError:
+        raise
     except (OSError, ValueError) as err:
-        if isinstance(err, ImageError):
-            raise
         found = as_image_error(err, path)
-        anywhere = root is None and not isinstance(path, PathInRoot)
         if anywhere and isinstance(found, MissingFileError) and not os.path.isabs(path):
             found = MissingFileError(f"{found} (it starts from the current folder, {_here()})")
         raise found from None
     try:
-        _check(os.fstat(descriptor), shown, limits)
+        _check(os.fstat(descriptor), path, limits)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -82,11 +79,11 @@ def bind(path: str, root: str | os.PathLike[str] | None = None) -> PathInRoot:
     RETURNS (PathInRoot): The absolute path, free of symbolic links and `..`, and the innermost folder.
     RAISES (ImageError): As `existing_inside`.
     """
-    named = [root] if root is not None else []
+    roots = [root] if root is not None else []
     if isinstance(path, PathInRoot):
-        named.append(path.root)
+        roots.append(path.root)
     try:
-        folders = sorted((Path(os.path.realpath(x)) for x in named), key=lambda x: len(x.parts))
+        folders = sorted((Path(os.path.realpath(x)) for x in roots), key=lambda x: len(x.parts))
     except ValueError as err:  # of a stranger's file
         raise as_image_error(err, path) from None
     inside = existing_inside(folders[-1], path)
@@ -97,16 +94,50 @@ def bind(path: str, root: str | os.PathLike[str] | None = None) -> PathInRoot:
     return PathInRoot(str(inside), str(folders[-1]))
 
 
-def refuse_url(path: str) -> None:
-    """Check that a path isn't a URL.
+def resolve_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+    """Resolve a picture path against a folder, symbolic links and `..` included. Whether the file exists is
+    not asked.
 
-    path (str): The path.
-    RAISES (ImageError): It is.
+    root (Union[str, Path]): The folder pictures may come from.
+    path (Union[str, Path]): Relative to `root`, or absolute and inside `root`.
+    RETURNS (Path): The absolute path, free of symbolic links and `..`.
+    RAISES (OutsideRootError): It leads out of `root`.
+    RAISES (ImageError): It can't be a path at all (empty, or with a NUL character).
     """
+    name = os.fspath(path)
+    shown = shorten(name)
+    if not name.strip():
+        raise ImageError(f"the path of the picture is empty: {shown}", kind="path")
+    try:
+        folder = Path(root).resolve()
+        resolved = (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as err:  # a NUL, a loop of links, an impossible name
+        raise ImageError(f"not a path: {shown} ({explain_os(err)})", kind="path") from None
+    if not resolved.is_relative_to(folder):
+        raise OutsideRootError(
+            f"the path {shown} leads out of the image root {shorten(str(folder))}: not opened"
+        )
+    return resolved
+
+
+def existing_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+    """Like `resolve_inside`, for a path at which there has to be something.
+
+    RAISES (MissingFileError): There is nothing at this path.
+    """
+    resolved = resolve_inside(root, path)
+    try:
+        os.stat(resolved)
+    except (OSError, ValueError) as err:
+        raise as_image_error(err, str(resolved)) from None
+    return resolved
+
+
+def refuse_url(path: str) -> None:
+    """RAISES (ImageError): The path is a URL."""
     if URL.match(path):
         raise ImageError(
-            f"is a URL, and nothing is fetched: {shorten(path)}; attach the file or its bytes",
-            kind="url",
+            f"is a URL, and nothing is fetched: {shorten(path)}; attach the file or its bytes", kind="url"
         )
 
 
@@ -124,40 +155,39 @@ def read_bytes(file: BinaryIO, name: str, limits: ReadingLimits) -> bytes:
         data = file.read(limits.max_bytes + 1)
     except OSError as err:
         raise ImageError(f"can't be read ({explain_os(err)}): {name}", kind="io") from None
-    check_size(len(data), name, limits)
+    if not 0 < len(data) <= limits.max_bytes:
+        limits.refuse_size(len(data), name)
     return data
 
 
-def check_size(size: int, name: str, limits: ReadingLimits) -> None:
-    """Check the size of a file.
-
-    size (int): In bytes.
-    name (str): What messages call it.
-    limits (ReadingLimits): How large it may be.
-    RAISES (ImageError): It is empty or too large.
+def as_image_error(err: OSError | ValueError, path: str) -> ImageError:
+    """RETURNS (ImageError): Why a file can't be opened, from what looking at it or opening it raised; a
+    `MissingFileError` if there is nothing at its path.
     """
-    if size == 0:
-        raise ImageError(f"the file is empty: {name}", kind="empty")
-    if size > limits.max_bytes:
-        raise ImageError(
-            f"the file is too large ({size} bytes, at most {limits.max_bytes}): {name}",
-            kind="too_many_bytes",
-        )
+    if isinstance(err, (FileNotFoundError, NotADirectoryError)):
+        return MissingFileError(f"no such file: {shorten(path)}")
+    reason = f"can't open {shorten(path)}: {explain_os(err)}"
+    if isinstance(err, PermissionError):
+        return ImageError(reason, kind="permission")
+    # A NUL is a ValueError; the others are what a file system says of a name that it can't have.
+    impossible = isinstance(err, ValueError) or err.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+    return ImageError(reason, kind="path" if impossible else "io")
 
 
-def _check(info: os.stat_result, shown: str, limits: ReadingLimits) -> None:
+def _check(info: os.stat_result, path: str, limits: ReadingLimits) -> None:
     if stat.S_ISDIR(info.st_mode):
-        raise ImageError(f"is a folder, not a picture: {shown}", kind="not_a_file")
+        raise ImageError(f"is a folder, not a picture: {shorten(path)}", kind="not_a_file")
     if not stat.S_ISREG(info.st_mode):  # a pipe or a device would block or never end
-        raise ImageError(f"is not a regular file: {shown}", kind="not_a_file")
-    check_size(info.st_size, shown, limits)
+        raise ImageError(f"is not a regular file: {shorten(path)}", kind="not_a_file")
+    if not 0 < info.st_size <= limits.max_bytes:
+        limits.refuse_size(info.st_size, shorten(path))
 
 
-def _open_below(root: Path, path: Path, shown: str) -> int:
+def _open_below(root: Path, path: Path, name: str) -> int:
     """Open just this path, in which there are no links; if there are some now, somebody changed it."""
     if not _CAN_WALK:
         return os.open(path, _READ | _NO_LINK)
-    *folders, name = path.relative_to(root).parts or (".",)
+    *folders, last = path.relative_to(root).parts or (".",)
     at = None
     try:
         at = os.open(root, _FOLDER | _NO_LINK)
@@ -165,10 +195,12 @@ def _open_below(root: Path, path: Path, shown: str) -> int:
             below = os.open(folder, _FOLDER | _NO_LINK, dir_fd=at)
             os.close(at)
             at = below
-        return os.open(name, _READ | _NO_LINK, dir_fd=at)
+        return os.open(last, _READ | _NO_LINK, dir_fd=at)
     except OSError as err:
         if err.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
-            raise OutsideRootError(f"the path {shown} became a link while it was opened: not read") from None
+            raise OutsideRootError(
+                f"the path {shorten(name)} became a link while it was opened: not read"
+            ) from None
         raise
     finally:
         if at is not None:

@@ -3,35 +3,29 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .errors import ImageError
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are tried (MPO files open as the JPEG they begin with). A list, because Pillow's own
 starts other programs (EPS: Ghostscript)."""
 
 MAX_BYTES = 64 * 2**20
-"""Files of more bytes are not read."""
-
 MAX_PIXELS = 89_478_485
-"""Pictures of more pixels are refused before they are decoded (Pillow's own limit only warns up to
-twice this number)."""
+"""Pillow's own limit only warns up to twice this number."""
+MAX_FRAMES = 1000
 
 BYTES_A_PIXEL = 4
 """In Pillow, with three channels, too."""
-
-MAX_DECODED_BYTES = 256 * 2**20
-"""Pixels in memory at a time, four bytes each: five photos of 12 megapixels."""
-
-MAX_FRAMES = 1000
-"""Animations and documents of more frames or pages are refused, although only the first is read."""
 
 
 @dataclass(frozen=True)
 class ReadingLimits:
     """What a picture file may be at most. The defaults are generous to photos.
 
-    max_bytes (int): Size of the file.
-    max_pixels (int): Width times height. Pillow refuses what is beyond twice its
-        `PIL.Image.MAX_IMAGE_PIXELS` whatever this says.
-    max_frames (int): Frames of an animation, or pages.
+    max_bytes (int): Size of the file. Larger ones are not read.
+    max_pixels (int): Width times height, checked before a picture is decoded. Pillow refuses what is beyond
+        twice its `PIL.Image.MAX_IMAGE_PIXELS` whatever this says.
+    max_frames (int): Frames of an animation, or pages, although only the first is read.
     formats (Sequence[str]): Which of `FORMATS` are opened.
     RAISES (ValueError): A limit that isn't a number of at least 1, or a format that isn't known.
     """
@@ -48,10 +42,19 @@ class ReadingLimits:
         if isinstance(given, str) or not all(isinstance(name, str) for name in given):
             raise ValueError(f"formats is a list of names, not {given!r}.")
         names = tuple(dict.fromkeys(name.upper() for name in given))
-        unknown = [name for name in names if name not in FORMATS]
-        if unknown or not names:
+        if not names or not set(names) <= set(FORMATS):
             raise ValueError(f"formats is {list(given)!r}; choose at least one of {', '.join(FORMATS)}.")
         object.__setattr__(self, "formats", names)
+
+    def refuse_size(self, size: int, name: str) -> None:
+        """RAISES (ImageError): A file of so many bytes, which messages call `name`, is empty or too large."""
+        if size == 0:
+            raise ImageError(f"the file is empty: {name}", kind="empty")
+        if size > self.max_bytes:
+            raise ImageError(
+                f"the file is too large ({size} bytes, at most {self.max_bytes}): {name}",
+                kind="too_many_bytes",
+            )
 
 
 def check_number(name: str, value: float, *, at_least: float, whole: bool = True) -> None:

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from ..post.kinds import KINDS
 from .errors import ImageError, explain
+from .kinds import KINDS
 from .limits import ReadingLimits
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ environment variables for it), and of that nothing that imports spaCy or torch."
 GO, STOP = b"+", b"-"
 """What the process is told once it has said how large a picture is."""
 
-PIPE_SIZE = 2**20
-
 SPARE = 10
 """Seconds after which a picture that nobody stops, because the parent was killed, stops by itself."""
 
@@ -42,7 +40,7 @@ class DecoderProcess:
 
     memory (int): Bytes it may take, beyond what it takes by itself; where the system has such a limit for
         address spaces (Linux).
-    timeout (float): Seconds after which the parent will have killed it. 0: never.
+    timeout (float): Seconds after which the parent will have killed it; may be infinite.
     usable (bool): Whether it can be given another picture.
     RAISES (ImageError): It can't be started.
     """
@@ -51,23 +49,17 @@ class DecoderProcess:
         from multiprocessing.spawn import get_executable
 
         path = [os.path.abspath(folder) for folder in [*sys.path, str(Path(__file__).parents[2])]]
-        command = [os.fsdecode(get_executable() or sys.executable), "-I", "-c", CODE, str(memory)]
+        command = [os.fsdecode(get_executable() or sys.executable), "-I", "-c", CODE, str(memory), *path]
         # Its decoders have one thread each.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.usable = False
-        self._seconds = int(timeout) + SPARE if timeout else 0
+        self._seconds = int(timeout) + SPARE if timeout < float("inf") else 0
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "pipesize": 2**20}
         try:
-            self._process = subprocess.Popen(
-                [*command, *path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=environment,
-                pipesize=PIPE_SIZE,
-            )
+            self._process = subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
         except OSError as err:
-            raise ImageError(
-                f"the process that decodes can't be started: {explain(err)}", kind="crashed"
-            ) from None
+            reason = f"the process that decodes can't be started: {explain(err)}"
+            raise ImageError(reason, kind="crashed") from None
 
     def wait_until_ready(self) -> None:
         """RAISES (ImageError): It ended."""
@@ -77,24 +69,14 @@ class DecoderProcess:
     def decode(
         self, data: bytes, name: str, limits: ReadingLimits, claim: Callable[[int], None]
     ) -> "PIL.Image.Image":
-        """Decode the content of a picture file.
+        """Decode the content of a picture file; see `reading.decode`.
 
-        data (bytes): The content.
-        name (str): What messages call it.
-        limits (ReadingLimits): What it may be at most.
-        claim (Callable[[int], None]): See `reading.decode_image`.
-        RETURNS (PIL.Image.Image): See `reading.read_image`.
         RAISES (ImageError): It can't be decoded, or the process ended (kind "crashed").
         """
         import PIL.Image
 
         self.usable = False
-        request = {
-            "bytes": len(data),
-            "name": name,
-            "limits": asdict(limits),
-            "seconds": self._seconds,
-        }
+        request = {"bytes": len(data), "name": name, "limits": asdict(limits), "seconds": self._seconds}
         self._send(json.dumps(request).encode() + b"\n", data)
         reply = self._receive(name)
         if "pixels" in reply:
@@ -111,11 +93,9 @@ class DecoderProcess:
             self.usable = True
             raise ImageError(str(reply.get("reason")), kind=kind if kind in KINDS else "damaged")
         width, height = map(int, reply["size"])
-        if not 0 < width * height <= limits.max_pixels:
-            raise self._make_crash(name)
-        assert self._process.stdout is not None
-        pixels = self._process.stdout.read(3 * width * height)
-        if len(pixels) < 3 * width * height:
+        size = 3 * width * height
+        pixels = self._process.stdout.read(size) if 0 < width * height <= limits.max_pixels else b""
+        if not pixels or len(pixels) < size:
             raise self._make_crash(name)
         self.usable = True
         return PIL.Image.frombytes("RGB", (width, height), pixels)
@@ -128,18 +108,15 @@ class DecoderProcess:
             self._process.wait(1)
 
     def _send(self, *parts: bytes) -> None:
-        assert self._process.stdin is not None
         with suppress(OSError):  # it has ended, which is seen when it is to answer
             for part in parts:
                 self._process.stdin.write(part)
             self._process.stdin.flush()
 
     def _receive(self, name: str) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        try:
+        reply = None
+        with suppress(ValueError):
             reply = json.loads(self._process.stdout.readline(100_000))
-        except ValueError:
-            reply = None
         if not isinstance(reply, dict):
             raise self._make_crash(name)
         return reply
@@ -151,9 +128,13 @@ class DecoderProcess:
         return ImageError(f"the process that decoded it ended ({how}): {name}", kind="crashed")
 
 
+class _Stopped(Exception):
+    pass
+
+
 def serve() -> None:
     """Decode what comes in, until nothing does any more. Runs in the process."""
-    from .reading import decode_image
+    from .reading import decode
 
     # Libraries print where the answers go.
     answers = os.fdopen(os.dup(1), "wb")
@@ -161,48 +142,35 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     warnings.simplefilter("ignore")
     _limit_memory(int(sys.argv[1]))
-    _answer(answers, {})
+
+    def answer(reply: dict[str, Any], data: bytes = b"") -> None:
+        answers.write(json.dumps(reply).encode() + b"\n" + data)
+        answers.flush()
+
+    def claim(n_bytes: int) -> None:
+        answer({"pixels": n_bytes})
+        if sys.stdin.buffer.read(1) != GO:
+            raise _Stopped
+
+    answer({})
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         if hasattr(signal, "alarm"):
             signal.alarm(request["seconds"])
-        data, image, pixels = b"", None, b""
+        data, image = b"", None
         try:
             data = sys.stdin.buffer.read(request["bytes"])
-            image = decode_image(
-                data,
-                request["name"],
-                ReadingLimits(**request["limits"]),
-                claim=lambda n_bytes: _ask(answers, n_bytes),
-            )
-            pixels = image.tobytes()
-            _answer(answers, {"size": image.size}, pixels)
+            image = decode(data, request["name"], ReadingLimits(**request["limits"]), claim)
+            answer({"size": image.size}, image.tobytes())
         except _Stopped:
             pass
         except ImageError as err:
-            _answer(answers, {"reason": str(err), "kind": err.kind})
+            answer({"reason": str(err), "kind": err.kind})
         except MemoryError:
-            reason = f"takes more memory than there is: {request['name']}"
-            _answer(answers, {"reason": reason, "kind": "memory"})
-        del data, image, pixels
+            answer({"reason": f"takes more memory than there is: {request['name']}", "kind": "memory"})
+        del data, image
         if hasattr(signal, "alarm"):
             signal.alarm(0)
-
-
-class _Stopped(Exception):
-    pass
-
-
-def _ask(answers: BinaryIO, n_bytes: int) -> None:
-    _answer(answers, {"pixels": n_bytes})
-    if sys.stdin.buffer.read(1) != GO:
-        raise _Stopped
-
-
-def _answer(answers: BinaryIO, reply: dict[str, Any], data: bytes = b"") -> None:
-    answers.write(json.dumps(reply).encode() + b"\n")
-    answers.write(data)
-    answers.flush()
 
 
 def _limit_memory(memory: int) -> None:

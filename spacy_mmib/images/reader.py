@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -9,16 +10,8 @@ from spacy.util import registry
 
 from .errors import ImageError, explain, shorten
 from .files import URL, open_file, read_bytes
-from .limits import (
-    FORMATS,
-    MAX_BYTES,
-    MAX_DECODED_BYTES,
-    MAX_FRAMES,
-    MAX_PIXELS,
-    ReadingLimits,
-    check_number,
-)
-from .pool import Job, PicturePool, get_pool
+from .limits import BYTES_A_PIXEL, FORMATS, MAX_BYTES, MAX_FRAMES, MAX_PIXELS, ReadingLimits, check_number
+from .threads import Job, ReadingThreads
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -28,47 +21,11 @@ Isolation: TypeAlias = Literal["thread", "process"]
 TIMEOUT = 20.0
 """Seconds. A photo takes 2 to 200 milliseconds; a slow disk or a network folder takes some more."""
 
-THREADS = 2
-PREFETCH = 32
-"""Enough to keep the threads busy."""
+MAX_DECODED_BYTES = 256 * 2**20
+"""Five photos of 12 megapixels."""
 
 MAX_PROCESS_BYTES = 2 * 2**30
 """The largest pictures that `MAX_PIXELS` allows take up to 1.7 GB while they are made RGB."""
-
-
-@registry.misc("spacy-mmib.picture_reader.v1")
-def make_picture_reader_v1(
-    max_bytes: int = MAX_BYTES,
-    max_pixels: int = MAX_PIXELS,
-    max_frames: int = MAX_FRAMES,
-    formats: Sequence[str] = FORMATS,
-    timeout: float = TIMEOUT,
-    threads: int = THREADS,
-    prefetch: int = PREFETCH,
-    image_root: str | Path | None = None,
-    resolver: Callable[[str], bytes] | None = None,
-    max_decoded_bytes: int = MAX_DECODED_BYTES,
-    isolation: Isolation = "thread",
-    max_process_bytes: int = MAX_PROCESS_BYTES,
-) -> "PictureReader":
-    """Build what picture encoders read pictures with; see `PictureReader` for the arguments.
-
-    RETURNS (PictureReader): The reader.
-    """
-    return PictureReader(
-        max_bytes=max_bytes,
-        max_pixels=max_pixels,
-        max_frames=max_frames,
-        formats=formats,
-        timeout=timeout,
-        threads=threads,
-        prefetch=prefetch,
-        image_root=image_root,
-        resolver=resolver,
-        max_decoded_bytes=max_decoded_bytes,
-        isolation=isolation,
-        max_process_bytes=max_process_bytes,
-    )
 
 
 class PictureReader:
@@ -79,23 +36,20 @@ class PictureReader:
     max_frames (int): Frames of an animation, or pages. Only the first is read.
     formats (Sequence[str]): Formats that are opened, of `limits.FORMATS`.
     timeout (float): Seconds after which a picture that is being read by a thread is given up. 0: never.
-    threads (int): Threads that read, shared by all readers in the process with the same settings of threads
-        and processes. 0: pictures are read by whoever asks for them, without a limit of time.
-    prefetch (int): At most so many pictures are read ahead, as far as `max_decoded_bytes` allows.
+    threads (Optional[int]): Threads that read; `None` for as many as there are cores. 0: pictures are read by
+        whoever asks for them, without a limit of time.
+    prefetch (Optional[int]): At most so many pictures are read ahead, as far as `max_decoded_bytes` allows.
+        `None`: 8 a thread, and at least 32.
     image_root (Optional[Union[str, Path]]): The folder that relative paths start from and that no path may
         leave, by `..` or by symbolic links. `None` (or empty, as an unset variable of a project is): the
         working directory, and any path.
     resolver (Optional[Callable[[str], bytes]]): Gets the content of the file at a URL, in a thread; it is
         its matter which URLs are allowed, and how long and how much is read. Whatever it raises is a reason
         why the picture is not used. `None`: URLs are refused.
-    max_decoded_bytes (int): Pixels in memory at a time, 4 bytes each, of pictures that threads are decoding
-        and of those read ahead for a region getter that looks at them. A larger picture is read alone. Each
-        thread that calls the pipeline can have one picture beyond that: the one it needs next.
-    isolation (str): Where pictures are decoded. "thread": in the threads that read. Decoders that are
-        written in Python are ended after `timeout`; one that stays in C code keeps its thread, and if it
-        doesn't release the interpreter, or crashes, all else with it. "process": in a process for each
-        thread, which is killed after `timeout`, and whose crash costs one picture.
-    max_process_bytes (int): Memory that such a process may take beyond its own (on Linux).
+    max_decoded_bytes (int): Of pixels in memory at a time, four bytes each; see `ReadingThreads`.
+    isolation (str): "thread": pictures are decoded in this process. "process": in other ones, which are
+        killed if they take too long, and whose crashes cost one picture.
+    max_process_bytes (int): Memory that such a process may take, beyond what it takes by itself.
     RAISES (ValueError): A setting that is out of range.
     """
 
@@ -107,8 +61,8 @@ class PictureReader:
         max_frames: int = MAX_FRAMES,
         formats: Sequence[str] = FORMATS,
         timeout: float = TIMEOUT,
-        threads: int = THREADS,
-        prefetch: int = PREFETCH,
+        threads: int | None = None,
+        prefetch: int | None = None,
         image_root: str | Path | None = None,
         resolver: Callable[[str], bytes] | None = None,
         max_decoded_bytes: int = MAX_DECODED_BYTES,
@@ -116,9 +70,11 @@ class PictureReader:
         max_process_bytes: int = MAX_PROCESS_BYTES,
     ) -> None:
         self.limits = ReadingLimits(max_bytes, max_pixels, max_frames, formats)
+        self.threads = _count_cores() if threads is None else threads
+        self.prefetch = max(32, 8 * self.threads) if prefetch is None else prefetch
         check_number("timeout", timeout, at_least=0, whole=False)
-        check_number("threads", threads, at_least=0)
-        check_number("prefetch", prefetch, at_least=0)
+        check_number("threads", self.threads, at_least=0)
+        check_number("prefetch", self.prefetch, at_least=0)
         check_number("max_decoded_bytes", max_decoded_bytes, at_least=1)
         check_number("max_process_bytes", max_process_bytes, at_least=1)
         if isolation not in ("thread", "process"):
@@ -128,13 +84,27 @@ class PictureReader:
         if resolver is not None and not callable(resolver):
             raise ValueError(f"resolver is {resolver!r}; it is a function from a URL to bytes.")
         self.timeout = timeout
-        self.threads = threads
-        self.prefetch = prefetch
         self.image_root = Path(image_root) if image_root not in (None, "") else None
         self.resolver = resolver
         self.max_decoded_bytes = max_decoded_bytes
         self.isolation = isolation
         self.max_process_bytes = max_process_bytes
+        self.__setstate__({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "pool"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        memory = self.max_process_bytes if self.isolation == "process" else None
+        self.pool = ReadingThreads(self.threads, self.timeout, self.max_decoded_bytes, memory)
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Job:
+        """Have something done, such as `read`, by a thread that reads pictures, ahead of need.
+
+        RETURNS (Job): `Job.result` waits for it.
+        """
+        return self.pool.submit(partial(function, *args))
 
     def read(self, value: Any) -> "PIL.Image.Image":
         """Read a picture, in this thread (and not within `timeout` if it isn't one that reads), or with
@@ -144,55 +114,45 @@ class PictureReader:
         RETURNS (PIL.Image.Image): Mode RGB, upright; see `reading.read_image`.
         RAISES (ImageError): It can't be read; the message says why.
         """
-        from .reading import BYTES, decode_image, read_image
+        from .reading import BYTES, as_stored, decode
 
-        pool = self._get_pool()
-        by_process = self.isolation == "process"
-        if by_process and not pool.is_here():
-            picture: PIL.Image.Image = pool.submit(self.read, value).result()
+        pool = self.pool
+        if self.isolation == "process" and not pool.are_here:
+            picture: PIL.Image.Image = pool.submit(partial(self.read, value), needed=True).result()
             return picture
-        if isinstance(value, (str, os.PathLike)):
-            path = os.fsdecode(value)
-            name, data = shorten(path), self._read_file(path)
-        elif isinstance(value, (bytes, bytearray, memoryview)):
-            name, data = BYTES, bytes(value)
+        stored = value if isinstance(value, (str, bytes)) else as_stored(value)
+        if isinstance(stored, str):
+            name = shorten(stored)
+            data = self._read_file(stored, name)
+        elif isinstance(stored, bytes):
+            name, data = BYTES, stored
         else:
-            return read_image(value, self.limits)
-        if by_process and data:
+            pool.claim(BYTES_A_PIXEL * stored.width * stored.height)
+            return stored.to_pil()
+        if self.isolation == "process" and data:
             picture = pool.decode_in_process(data, name, self.limits, pool.claim)
             return picture
-        return decode_image(data, name, self.limits, claim=pool.claim)
+        return decode(data, name, self.limits, pool.claim)
 
-    def submit(self, function: Callable[..., Any], *args: Any, ahead: bool = False) -> Job:
-        """Have something done by a thread that reads pictures.
-
-        function (Callable): What to do, such as `read`.
-        args (Any): Its arguments.
-        ahead (bool): Nobody needs it yet: see `PicturePool.submit`.
-        RETURNS (Job): `Job.result` waits for it.
-        """
-        return self._get_pool().submit(function, *args, ahead=ahead)
-
-    def _get_pool(self) -> PicturePool:
-        memory = self.max_process_bytes if self.isolation == "process" else None
-        return get_pool(self.threads, self.timeout, self.max_decoded_bytes, memory)
-
-    def _read_file(self, path: str) -> bytes:
-        if self.resolver is not None and URL.match(path):
-            return self._resolve(path)
-        with open_file(path, self.limits, self.image_root) as file:
-            return read_bytes(file, shorten(path), self.limits)
-
-    def _resolve(self, url: str) -> bytes:
-        assert self.resolver is not None
-        shown = shorten(url)
+    def _read_file(self, path: str, name: str) -> bytes:
+        if self.resolver is None or not URL.match(path):
+            with open_file(path, self.limits, self.image_root) as file:
+                return read_bytes(file, name, self.limits)
         try:
-            data = self.resolver(url)
+            data = self.resolver(path)
         except ImageError:
             raise
         except Exception as err:
-            raise ImageError(f"not resolved ({explain(err)}): {shown}", kind="url") from err
+            raise ImageError(f"not resolved ({explain(err)}): {name}", kind="url") from err
         if not isinstance(data, bytes):
             kind = type(data).__name__
-            raise ImageError(f"the resolver gave {kind}, not bytes, for {shown}", kind="url")
+            raise ImageError(f"the resolver gave {kind}, not bytes, for {name}", kind="url")
         return data
+
+
+def _count_cores() -> int:
+    """RETURNS (int): Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+make_picture_reader_v1 = registry.misc("spacy-mmib.picture_reader.v1")(PictureReader)

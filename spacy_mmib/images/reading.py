@@ -1,4 +1,4 @@
-"""Open a picture with Pillow, from a file a stranger made, as 8-bit RGB.
+"""Read a picture with Pillow, from a file a stranger made, as 8-bit RGB.
 
 Every reason why a picture can't be used is one `ImageError` with one line of text.
 
@@ -9,50 +9,34 @@ takes two thirds and half of that time, but gives other pixels, and too few to c
 """
 
 import io
-import os
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import PIL.Image
 import PIL.ImageFile
 
-# Pillow only tries formats whose plugins are imported, and importing all takes a while.
-from PIL import (  # noqa: F401
-    BmpImagePlugin,
-    GifImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+# Pillow tries the commonest formats and those whose plugins are imported; importing all takes a while.
+from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-from ..post.kinds import Kind
-from ..post.values import ACCEPTED, Pixels, to_stored
 from ..util import warn
 from .colours import check_colours, open_again, to_8_bits
 from .errors import ImageError, explain, shorten
-from .files import URL, check_size, open_file, read_bytes
-from .header import check_header, get_orientation, get_upright_size
-from .limits import BYTES_A_PIXEL, FORMATS, MAX_PIXELS, ReadingLimits
+from .files import open_file, read_bytes
+from .kinds import Kind
+from .limits import BYTES_A_PIXEL, ReadingLimits
+from .values import ACCEPTED, Pixels, to_stored
 
-__all__ = [
-    "FORMATS",
-    "MAX_PIXELS",
-    "URL",
-    "ImageError",
-    "ReadingLimits",
-    "decode_image",
-    "probe_image",
-    "read_file",
-    "read_image",
-    "to_rgb",
-]
+__all__ = ["ImageError", "ReadingLimits", "decode", "probe_image", "read_image", "to_rgb"]
 
 LIMITS = ReadingLimits()
 BYTES = "the bytes of the picture"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+WIDTH, HEIGHT, ORIENTATION, TILE_WIDTH, TILE_LENGTH = 0x0100, 0x0101, 0x0112, 0x0142, 0x0143
+"""EXIF and TIFF tags."""
+
+SAY_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""What stands in a PNG file that says how it is turned, be it behind its pixels."""
 
 TURNS = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,12 +58,14 @@ def read_image(value: Any, limits: ReadingLimits = LIMITS) -> PIL.Image.Image:
         animation, transparency composited on white.
     RAISES (ImageError): It can't be read; the message says why.
     """
-    stored = _to_stored(value)
-    if isinstance(stored, str):
-        return read_file(stored, limits)
+    stored = as_stored(value)
+    if isinstance(stored, Pixels):
+        return stored.to_pil()
     if isinstance(stored, bytes):
-        return decode_image(stored, BYTES, limits)
-    return stored.to_pil()
+        return decode(stored, BYTES, limits)
+    with open_file(stored, limits) as file:
+        data = read_bytes(file, shorten(stored), limits)
+    return decode(data, shorten(stored), limits)
 
 
 def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
@@ -92,38 +78,18 @@ def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
     RETURNS (Tuple[int, int]): Width and height that `read_image` would give it, in pixels.
     RAISES (ImageError): It can't be opened; the message says why.
     """
-    stored = _to_stored(value)
+    stored = as_stored(value)
+    if isinstance(stored, Pixels):
+        return stored.width, stored.height
     if isinstance(stored, str):
         with open_file(stored, limits) as file:
             return _probe(file, shorten(stored), limits)
-    if isinstance(stored, bytes):
-        check_bytes(stored, BYTES, limits)
-        return _probe(io.BytesIO(stored), BYTES, limits)
-    return stored.width, stored.height
+    _refuse_bytes(stored, BYTES, limits)
+    return _probe(io.BytesIO(stored), BYTES, limits)
 
 
-def read_file(
-    path: str, limits: ReadingLimits = LIMITS, root: str | os.PathLike[str] | None = None
-) -> PIL.Image.Image:
-    """Read a picture file.
-
-    path (str): Its path.
-    limits (ReadingLimits): What it may be at most.
-    root (Optional[Union[str, Path]]): See `files.open_file`.
-    RETURNS (PIL.Image.Image): See `read_image`.
-    RAISES (ImageError): It can't be read.
-    """
-    with open_file(path, limits, root) as file:
-        data = read_bytes(file, shorten(path), limits)
-    return decode_image(data, shorten(path), limits)
-
-
-def decode_image(
-    data: bytes,
-    name: str,
-    limits: ReadingLimits = LIMITS,
-    *,
-    claim: Callable[[int], None] | None = None,
+def decode(
+    data: bytes, name: str, limits: ReadingLimits = LIMITS, claim: Callable[[int], None] | None = None
 ) -> PIL.Image.Image:
     """Decode the content of a picture file.
 
@@ -135,7 +101,8 @@ def decode_image(
     RETURNS (PIL.Image.Image): See `read_image`.
     RAISES (ImageError): It can't be decoded.
     """
-    check_bytes(data, name, limits)
+    if not 0 < len(data) <= limits.max_bytes:
+        _refuse_bytes(data, name, limits)
     with _open(io.BytesIO(data), name, limits) as image:
         if claim is not None:
             claim(BYTES_A_PIXEL * image.width * image.height)
@@ -147,14 +114,10 @@ def decode_image(
             raise _as_image_error(err, "can't be decoded", name, limits) from err
 
 
-def check_bytes(data: bytes, name: str, limits: ReadingLimits) -> None:
-    """Check the size of a picture file in memory; see `files.check_size`."""
-    if not data and name == BYTES:
-        raise ImageError(f"{name} are empty", kind="empty")
-    check_size(len(data), name, limits)
-
-
-def _to_stored(value: Any) -> str | bytes | Pixels:
+def as_stored(value: Any) -> str | bytes | Pixels:
+    """RETURNS (Union[str, bytes, Pixels]): A value in the form in which docs keep it.
+    RAISES (ImageError): It is no picture.
+    """
     try:
         stored = to_stored(value)
     except (TypeError, ValueError) as err:
@@ -165,42 +128,103 @@ def _to_stored(value: Any) -> str | bytes | Pixels:
     return stored
 
 
+def _refuse_bytes(data: bytes, name: str, limits: ReadingLimits) -> None:
+    if not data and name == BYTES:
+        raise ImageError(f"{name} are empty", kind="empty")
+    limits.refuse_size(len(data), name)
+
+
 def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int]:
     with _open(stream, name, limits) as image:
         try:
-            return get_upright_size(image, stream)
+            width, height = image.size
+            if image.format == "TIFF":
+                # Versions of Pillow differ in whether the size they say is that of the turned picture.
+                width, height = (_largest(image, tag) for tag in (WIDTH, HEIGHT))
+            whole = True
+            if image.format == "PNG" and "exif" not in image.info:  # Pillow decodes it to find out
+                stream.seek(0)
+                data = stream.read(limits.max_bytes)
+                whole = any(name in data for name in SAY_ORIENTATION)
+            return (
+                (height, width) if _get_orientation(image, whole=whole) in (5, 6, 7, 8) else (width, height)
+            )
         except Exception as err:
             raise _as_image_error(err, "can't be opened", name, limits) from err
 
 
 def _open(stream: BinaryIO, name: str, limits: ReadingLimits) -> PIL.Image.Image:
+    """Open a picture, and check what can be checked before it is decoded."""
     try:
         image: PIL.Image.Image = PIL.Image.open(stream, formats=tuple(limits.formats))
     except PIL.UnidentifiedImageError:
         stream.seek(0)
+        reason = f"not a picture in a known format ({', '.join(limits.formats)}): {name}"
         if "TIFF" in limits.formats and stream.read(4) in TIFF_MAGIC:
-            raise ImageError(
+            reason = (
                 "a TIFF damaged or of a kind that isn't read (say, colours as floats or 32 bits); save it "
-                f"with 8 or 16 unsigned bits: {name}",
-                kind="format",
-            ) from None
-        raise ImageError(
-            f"not a picture in a known format ({', '.join(limits.formats)}): {name}", kind="format"
-        ) from None
+                f"with 8 or 16 unsigned bits: {name}"
+            )
+        raise ImageError(reason, kind="format") from None
     except Exception as err:
         raise _as_image_error(err, "can't be opened", name, limits) from err
     try:
-        check_header(image, name, limits)
+        sizes = {name: image.size}
+        if image.format == "TIFF":
+            # A tile is decompressed as a whole, however little of it is in the picture.
+            sizes[f"a tile of {name}"] = _largest(image, TILE_WIDTH), _largest(image, TILE_LENGTH)
+        for what, (width, height) in sizes.items():
+            if width * height > limits.max_pixels:
+                raise ImageError(
+                    f"too large ({width} x {height}, at most {limits.max_pixels} pixels): {what}",
+                    kind="too_many_pixels",
+                )
+        if _has_more_frames(image, limits.max_frames):
+            raise ImageError(f"has more than {limits.max_frames} frames: {name}", kind="too_many_frames")
         try:
             check_colours(image)
         except ImageError as err:
             raise ImageError(f"{err}: {name}", kind=err.kind) from None
+    except ImageError:
+        image.close()
+        raise
     except Exception as err:
         image.close()
-        if isinstance(err, ImageError):
-            raise
         raise _as_image_error(err, "can't be opened", name, limits) from err
     return image
+
+
+def _has_more_frames(image: PIL.Image.Image, most: int) -> bool:
+    """Whether there are more frames. What is damaged behind the first one is the end."""
+    try:
+        if image.format != "TIFF":  # in the header, and of a GIF in time linear in the size of its file
+            return int(getattr(image, "n_frames", 1)) > most
+        # Counting all pages of a TIFF takes the square of their number.
+        image.seek(most)
+        return True
+    except Exception:
+        return False
+    finally:
+        image.seek(0)
+
+
+def _largest(image: Any, tag: int) -> int:
+    """A TIFF tag should have one number, but can have several, or something else."""
+    value = image.tag_v2.get(tag)
+    values = value if isinstance(value, tuple) else (value,)
+    return max((int(x) for x in values if isinstance(x, int)), default=0)
+
+
+def _get_orientation(image: PIL.Image.Image, *, whole: bool = True) -> int | None:
+    """By the numbers of EXIF, if the picture says how it is turned; before its pixels, or anywhere
+    (`whole`).
+    """
+    try:
+        exif = image.getexif() if whole else PIL.Image.Image.getexif(image)
+        orientation = exif.get(ORIENTATION)
+    except Exception:  # EXIF data that can't be parsed turns nothing
+        return None
+    return orientation if isinstance(orientation, int) else None
 
 
 def _as_image_error(err: Exception, what: str, name: str, limits: ReadingLimits) -> ImageError:
@@ -224,30 +248,26 @@ def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     RETURNS (PIL.Image.Image): Mode RGB. Transparency is composited on white (the colours behind
         transparent pixels are arbitrary); more than 8 bits are scaled rather than clipped, what isn't
         finite becomes black. A picture whose EXIF data says how it is turned is turned upright, also
-        if it is one that a program made, which warns: see `warn_of_turn`.
+        if it is one that a program made, which warns.
     RAISES (ImageError): The file doesn't say what its values mean, or says it of values that can't be
         decoded (see `colours.check_colours`); or there are no pixels.
     """
     if 0 in image.size:
         raise ImageError(f"has no pixels ({image.width} x {image.height})")
     source = image if share else open_again(image)
+    if not share:  # what we have opened is checked by then
+        check_colours(source)
     rgb = to_8_bits(source, share=share or source is not image)
     # After decoding: a PNG picture can say it behind its pixels. PIL.ImageOps.exif_transpose also
     # writes the EXIF data anew, and fails if any of it is malformed.
-    turn = TURNS.get(get_orientation(source) or 1)
-    if turn is not None:
-        rgb = rgb.transpose(turn)
-    if turn is not None and not isinstance(image, PIL.ImageFile.ImageFile):
-        warn_of_turn()
-    return rgb
-
-
-def warn_of_turn() -> None:
-    """Say that a PIL image that a program made was turned: Pillow keeps EXIF data when it rotates a picture,
-    so one that was set upright by hand still says that it isn't.
-    """
-    warn(
-        "a PIL image that isn't as it was opened has EXIF data that turns it, and was turned. If you have "
-        "set it upright yourself, it is now turned twice: use PIL.ImageOps.exif_transpose(image) for that, "
-        "which also changes the EXIF data, or attach the path of the file."
-    )
+    turn = TURNS.get(_get_orientation(source) or 1)
+    if turn is None:
+        return rgb
+    if not isinstance(image, PIL.ImageFile.ImageFile):
+        # Pillow keeps EXIF data when it rotates a picture: one set upright by hand still says that it isn't.
+        warn(
+            "a PIL image that isn't as it was opened has EXIF data that turns it, and was turned. If you "
+            "have set it upright yourself, it is now turned twice: use PIL.ImageOps.exif_transpose(image) "
+            "for that, which also changes the EXIF data, or attach the path of the file."
+        )
+    return rgb.transpose(turn)

@@ -9,7 +9,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 
 from ..bridge.padding import pad
-from ..bridge.picture_vectors import get_region_rows
+from ..bridge.picture_vectors import get_rows
 from ..bridge.shim import get_module
 from ..fusion.mmib import MMIB
 from .post_encoder import encode_pictures
@@ -24,7 +24,7 @@ class Inspection:
     image (numpy.ndarray): X^V = W_v of the picture vectors, (m + 1, d).
     z_image (numpy.ndarray): Z^V, (m + 1, d).
     weights (numpy.ndarray): What each token attended to in the picture (Eq. 17), (n, m + 1).
-    rows (Optional[List[int]]): What the rows of a picture stand for, see `set_region_rows`.
+    rows (Optional[List[int]]): What the rows of a picture stand for, see `PictureVectors`.
     """
 
     text: "numpy.ndarray[Any, Any]"
@@ -48,7 +48,7 @@ def inspect_posts(model: Model[Any, Any], docs: Sequence[Doc]) -> list[Inspectio
         raise ValueError(f"Only the fusion MMIB has latents to look into, not {type(fusion).__name__}.")
     text = model.get_ref("tok2vec").predict(docs)
     image, _ = encode_pictures(model, docs, False)
-    rows = [get_region_rows(doc) for doc in docs]
+    rows = get_rows(image)
     found = fusion.inspect(*pad(text), *pad(image))
     arrays = [tensor.float().cpu().numpy() for tensor in found]
     result = []

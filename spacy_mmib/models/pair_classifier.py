@@ -17,8 +17,10 @@ from ..bridge.data import (
     SpanWeights,
 )
 from ..bridge.padding import zeros_like
+from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..heads.markers import mark_pair
-from .post_encoder import by_region, encode_pictures, encode_posts, fuse
+from ..post.extensions import count_regions
+from .post_encoder import encode_pictures, encode_posts, fuse
 
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 
@@ -98,7 +100,7 @@ def classify_marked(
         weights = [{} for _ in X.docs]
         pairs = [pair for post in X.pairs for pair in post]
         for i, pair, place, array in zip(owners, pairs, places, vectors.weights):
-            array = by_region(X.docs[i], array)
+            array = sum_by_region(array, get_rows(image)[i], count_regions(X.docs[i]))
             for k in (0, 2) if array.shape[1] else ():
                 span = int(pair[k]), int(pair[k + 1])
                 weights[i].setdefault(span, []).append(array[place[0, k]])

@@ -11,7 +11,7 @@ from thinc.types import Floats2d
 
 from ..bridge.data import FusionInput, PostVectors
 from ..bridge.padding import zeros_like
-from ..bridge.picture_vectors import get_region_rows, set_region_rows, sum_by_region
+from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
 
@@ -52,7 +52,8 @@ def init_post_encoder(model: Model[Any, Any], docs: list[Doc] | None, *, hidden_
     RETURNS (int): Width of the vectors that the head gets.
     RAISES (ValueError): The fusion's settings don't fit these widths.
     """
-    tok2vec, img2vec, fusion = _get_layers(model)
+    tok2vec, img2vec = model.get_ref("tok2vec"), model.maybe_get_ref("img2vec")
+    fusion = model.maybe_get_ref("fusion")
     docs = [doc for doc in docs or () if len(doc)]
     tok2vec.initialize(X=docs or None)
     text_width: int | None = tok2vec.maybe_get_dim("nO")
@@ -96,8 +97,7 @@ def encode_posts(
     RETURNS (Tuple[PostVectors, Callable]): C of each doc, the losses and the attention weights; and the
         callback that takes their gradients to both encoders.
     """
-    tok2vec, _, _ = _get_layers(model)
-    text, backprop_text = tok2vec(docs, is_train)
+    text, backprop_text = model.get_ref("tok2vec")(docs, is_train)
     image, backprop_image = encode_pictures(model, docs, is_train)
     if rows is None:
         rows = range(len(docs))
@@ -115,8 +115,9 @@ def encode_posts(
     weights = []
     if Y.weights:
         weights = [numpy.zeros((len(doc), 0), dtype="float32") for doc in docs]
+        stand_for = get_rows(image)
         for i, array in zip(rows, Y.weights):
-            weights[i] = by_region(docs[i], array)
+            weights[i] = sum_by_region(array, stand_for[i], count_regions(docs[i]))
 
     def backprop(dY: PostVectors) -> list[Doc]:
         d_rows = PostVectors([dY.context[i] for i in rows], dY.losses)
@@ -138,26 +139,11 @@ def encode_pictures(
     """RETURNS (Tuple[List[Floats2d], Callable]): Picture vectors of each doc, no rows of any in a model
     without the sub-layer `img2vec`; and the callback for their gradient.
     """
-    _, img2vec, _ = _get_layers(model)
+    img2vec = model.maybe_get_ref("img2vec")
     if img2vec is None:
         return [model.ops.alloc2f(0, 0) for _ in docs], lambda d_image: []
-    for doc in docs:  # an encoder that says nothing about them is not taken for the one before
-        set_region_rows(doc, None)
     vectors, backprop = img2vec(docs, is_train)
     return vectors, backprop
-
-
-def by_region(doc: Doc, values: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
-    """Sort what belongs to rows of the picture vectors by what they stand for. To be called before another
-    picture encoder runs on the doc.
-
-    doc (Doc): The post.
-    values (numpy.ndarray): A column a row of its picture vectors.
-    RETURNS (numpy.ndarray): A column for the whole picture (all patches together, if it is patches that were
-        encoded) and one for each of `doc._.regions`, 0 for those that have no vector. No columns without a
-        picture, or if it is not known what the rows stand for.
-    """
-    return sum_by_region(values, get_region_rows(doc), count_regions(doc))
 
 
 def fuse(
@@ -177,18 +163,15 @@ def fuse(
     RETURNS (Tuple[PostVectors, Callable]): C, and the callback that gives the gradients of text and picture
         vectors.
     """
-    _, _, fusion = _get_layers(model)
+    fusion = model.maybe_get_ref("fusion")
     if fusion is None or not text:
         return PostVectors(text), lambda dY: (dY.context, zeros_like(model.ops, image))
-    # A picture that could not be read has no rows and so is no picture.
-    image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
-    text_keys = [doc.text for doc in docs] if is_train else []  # for the posteriors only
+    # A picture that could not be read has no rows and so is no picture. What is equal matters in training
+    # only.
+    image_keys: list[str | None] = [str(i) if len(x) else None for i, x in enumerate(image)]
+    text_keys = []
+    if is_train:
+        image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
+        text_keys = [doc.text for doc in docs]
     Y, backprop = fusion(FusionInput(text, image, image_keys, text_keys), is_train)
     return Y, backprop
-
-
-def _get_layers(
-    model: Model[Any, Any],
-) -> tuple[Model[Any, Any], Model[Any, Any] | None, Model[Any, Any] | None]:
-    tok2vec: Model[Any, Any] = model.get_ref("tok2vec")
-    return tok2vec, model.maybe_get_ref("img2vec"), model.maybe_get_ref("fusion")

@@ -11,9 +11,8 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 from thinc.types import Floats2d
 
-from ..bridge.picture_vectors import set_picture_vectors
-from ..encoders.listener import Img2VecListener
-from ..encoders.prefetch import find_encoder_layers, get_settings
+from ..encoders.encoder_settings import find_encoder_layers, get_settings
+from ..encoders.listener import Img2VecListener, KeptVectors
 from .base import NO_WEIGHTS
 from .checked_loading import CheckedLoading
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
@@ -53,7 +52,7 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         # Every listener it has ever had: those of components that are disabled when it is renamed are not in
         # its listener_map.
         self._followers: list[Img2VecListener] = []
-        self._key = _Key()
+        self.kept = KeptVectors()
         layers = find_encoder_layers(model)
         self._learns = not layers or any(get_settings(layer).trainable for layer in layers)
         super().__init__(vocab, model, name)
@@ -70,7 +69,7 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         if name != self._name:
             self._name = name
             for listener in self._followers:
-                listener.follow(self._key, name)
+                listener.follow(self.kept, name)
 
     def find_listeners(self, component: Any) -> None:
         """Find the listeners of this component in another one's model.
@@ -92,7 +91,7 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         component_name (str): The component it is in.
         """
         super().add_listener(listener, component_name)
-        listener.link(self._key, self.name)
+        listener.link(self.kept, self.name)
         if not any(known is listener for known in self._followers):
             self._followers.append(listener)
         self._tell_width(listener)
@@ -135,8 +134,7 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         docs (Iterable[Doc]): The posts.
         tokvecses (List[Floats2d]): As `predict` returns them.
         """
-        for doc, vectors in zip(docs, tokvecses):
-            set_picture_vectors(doc, self.name, vectors)
+        self.kept.keep(docs, tokvecses)
 
     def update(
         self,
@@ -167,7 +165,3 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         docs = [eg.predicted for eg in examples]
         self.set_annotations(docs, self.predict(docs))
         return losses
-
-
-class _Key:
-    """Tells a component from others, whatever they are called."""

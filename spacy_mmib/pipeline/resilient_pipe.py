@@ -1,12 +1,13 @@
 """Processing a stream such that one bad post doesn't take down its batch."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, pairwise
 from typing import Any
 
 from spacy import util
 from spacy.tokens import Doc
 
-from ..encoders.prefetch import find_encoders, prefetch
+from ..encoders.encoder_settings import find_encoder_layers, read_ahead
 
 
 class ResilientPipe:
@@ -16,12 +17,20 @@ class ResilientPipe:
         """Process a stream of docs in batches. If a batch fails its docs are processed one by one, and
         only those that fail by themselves go to the error handler.
 
+        While a batch is processed, pictures of the next one are read. Not with single docs: whoever sets that
+        size may wait for an answer before the next question.
+
         stream (Iterable[Doc]): The posts.
         batch_size (int): Docs at a time.
         YIELDS (Doc): In order.
         """
         error_handler = self.get_error_handler()
-        for docs in self._read_ahead(util.minibatch(stream, size=batch_size), batch_size):
+        encoders = find_encoder_layers(self.model) if batch_size > 1 else []
+        batches = map(list, util.minibatch(stream, size=batch_size))
+        with_following = pairwise(chain(batches, [[]])) if encoders else ((docs, []) for docs in batches)
+        for docs, following in with_following:
+            if following:
+                read_ahead(encoders, following)
             try:
                 self.set_annotations(docs, self.predict(docs))
             except Exception:
@@ -34,20 +43,3 @@ class ResilientPipe:
                         yield doc
             else:
                 yield from docs
-
-    def _read_ahead(self: Any, batches: Iterable[Iterable[Doc]], batch_size: int) -> Iterator[list[Doc]]:
-        """While a batch is processed, pictures of the next one are read, if there is an encoder that reads
-        ahead. Not with single docs: whoever sets that size may wait for an answer before the next question.
-        """
-        encoders = find_encoders(self.model) if batch_size > 1 else []
-        if not encoders:
-            yield from map(list, batches)
-            return
-        current: list[Doc] | None = None
-        for batch in map(list, batches):
-            prefetch(batch, encoders)
-            if current is not None:
-                yield current
-            current = batch
-        if current is not None:
-            yield current

@@ -1,17 +1,8 @@
-"""`Doc._` and `Span._` attributes: what a post has beside its text.
+"""`Doc._` and `Span._` attributes: what a post has beside its text. They are listed in `ATTRIBUTES`.
 
-Everything lives in `Doc.user_data`, in immutable or plain form, so that `Doc.to_bytes`,
+Everything is kept in `Doc.user_data` in immutable or plain form, so that `Doc.to_bytes`,
 `DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep it. The attributes are
-for users: this package itself uses the functions here, which work whoever has an attribute of the same name.
-
-| attribute | what |
-|---|---|
-| `doc._.image` | the picture of the post: see `post.values.ImageValue` |
-| `doc._.regions` | objects in the picture: see `regions.normalize_regions` |
-| `doc._.image_error` | `None`, or one line that says why a picture was not used |
-| `doc._.relations` | relations between spans of the post: see `relations.Relation` |
-| `ent._.confidence` | probability of a predicted entity, 0-1, or `None` |
-| `ent._.region_weights` | what of the picture an entity attended to: see `get_region_weights` |
+for users: this package uses the functions here, which work whoever has an attribute of the same name.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,34 +10,37 @@ from typing import Any
 
 from spacy.tokens import Doc, Span
 
-from ..images.errors import one_line
+from ..images.values import StoredImage, from_stored, image_key, pack_path, to_stored, unpack_path
 from ..util import pack_text, unpack_text, warn
-from .regions import Region, normalize_regions
+from .regions import Region, normalize_regions, pack_region, unpack_region
 from .relations import get_relations as get_relations
 from .relations import read_relations, set_relations
-from .user_data import get_entry, get_rows, is_finite, is_ours, is_whole, make_key, set_entry
-from .values import (
-    StoredImage,
-    from_stored,
-    image_key,
-    pack_path,
-    to_stored,
-    unpack_path,
+from .user_data import (
+    get_entry,
+    get_line,
+    get_rows,
+    is_finite,
+    is_ours,
+    is_whole,
+    make_key,
+    set_entry,
+    set_line,
+    set_rows,
 )
 
 IMAGE_KEY = make_key("image")
 REGIONS_KEY = make_key("regions")
 ERROR_KEY = make_key("image_error")
-# What whoever uses the regions has to know about where they come from, e.g. that they leak a label.
+# What users of the regions have to know about where they come from, e.g. that they leak a label.
 REGIONS_NOTE_KEY = ("spacy_mmib", "regions_note", None, None)
 # What the picture encoder found, which is found again each time it runs; and of what kinds that was.
 ENCODER_ERROR_KEY = ("spacy_mmib", "encoder_error", None, None)
 ERROR_KINDS_KEY = ("spacy_mmib", "error_kinds", None, None)
 # What found the regions, if it wasn't the user.
 REGIONS_SOURCE_KEY = ("spacy_mmib", "regions_source", None, None)
-# Predicted entities by component: {name: [(start_char, end_char, label, confidence), ...]}
+# Predicted entities by component: {name: [[start_char, end_char, label, confidence], ...]}
 PREDICTED_KEY = ("spacy_mmib", "predicted", None, None)
-# What spans attended to in the picture, by component: {name: [(start_char, end_char, weights), ...]}
+# What spans attended to in the picture, by component: {name: [[start_char, end_char, weights], ...]}
 REGION_WEIGHTS_KEY = ("spacy_mmib", "region_weights", None, None)
 
 
@@ -88,27 +82,25 @@ def get_image_key(doc: Doc) -> str | None:
 
 
 def get_regions(doc: Doc) -> list[Region]:
-    """RETURNS (List[Region]): The objects of the picture, in order; empty if there are none. A new list:
-    to change the regions, assign.
+    """RETURNS (List[Region]): The objects of the picture, in order. A new list: to change the regions,
+        assign.
     RAISES (TypeError): What is stored are no regions.
     """
     stored = get_entry(doc, REGIONS_KEY)
     if isinstance(stored, (list, tuple)):
-        stored = [_unpack_region(region) for region in stored]
+        stored = [unpack_region(region) for region in stored]
     return [] if stored is None else normalize_regions(stored)
 
 
-def _unpack_region(stored: Any) -> Any:
-    if isinstance(stored, dict) and isinstance(stored.get("label"), bytes):
-        return {**stored, "label": unpack_text(stored["label"])}
-    return unpack_path(stored)
-
-
-def _pack_region(region: Region) -> Any:
-    if isinstance(region, str):
-        return pack_path(region)
-    label = region["label"]
-    return {**region, "label": None if label is None else pack_text(label)}
+def read_regions(doc: Doc) -> list[Region]:
+    """RETURNS (List[Region]): The same for `doc._.regions`: none where they can't be read, which a
+    warning says.
+    """
+    try:
+        return get_regions(doc)
+    except TypeError as err:  # written past the setter
+        warn(f"A post counts as one without regions, as they can't be read: {err}")
+        return []
 
 
 def describe_regions(doc: Doc) -> str:
@@ -123,8 +115,8 @@ def count_regions(doc: Doc) -> int:
 
 
 def set_regions(doc: Doc, value: Any) -> None:
-    """Attach objects of the picture; see `normalize_regions` for what is accepted. A note on the regions
-    that were there stays as long as one of them does: a part of them comes from the same source.
+    """Attach objects of the picture; see `normalize_regions`. A note on the regions that were there stays as
+    long as one of them does: a part of them comes from the same source.
     """
     regions = None if value is None else normalize_regions(value)
     try:
@@ -134,22 +126,21 @@ def set_regions(doc: Doc, value: Any) -> None:
     set_entry(doc, REGIONS_SOURCE_KEY, None)
     if (regions or []) != before:
         set_entry(doc, REGION_WEIGHTS_KEY, None)
-    if get_regions_note(doc) is not None and not any(region in before for region in regions or ()):
+    if not any(region in before for region in regions or ()):
         set_regions_note(doc, None)
-    set_entry(doc, REGIONS_KEY, None if regions is None else [_pack_region(x) for x in regions])
+    set_entry(doc, REGIONS_KEY, None if regions is None else [pack_region(x) for x in regions])
 
 
 def get_regions_note(doc: Doc) -> str | None:
     """RETURNS (Optional[str]): What has to be known about where the regions come from, in one line."""
-    note = unpack_text(get_entry(doc, REGIONS_NOTE_KEY))
-    return None if note is None else one_line(note) or None
+    return get_line(doc, REGIONS_NOTE_KEY)
 
 
 def set_regions_note(doc: Doc, note: str | None) -> None:
-    """Say where the regions come from, or take it back with `None`. It belongs to the regions that are
-    attached now: see `set_regions`.
+    """Say where the regions that are attached now come from, or take it back with `None`; see
+    `set_regions`.
     """
-    _set_line(doc, REGIONS_NOTE_KEY, note)
+    set_line(doc, REGIONS_NOTE_KEY, note)
 
 
 def set_found_regions(doc: Doc, regions: list[Region], source: str | None, note: str | None) -> None:
@@ -182,85 +173,67 @@ def take_picture_findings(doc: Doc, copy: Doc) -> None:
 
 def get_image_error(doc: Doc) -> str | None:
     """RETURNS (Optional[str]): Why the picture, or some of its objects, were not used."""
-    errors = (unpack_text(get_entry(doc, key)) for key in (ERROR_KEY, ENCODER_ERROR_KEY))
-    return "; ".join(filter(None, map(one_line, filter(None, errors)))) or None
+    return "; ".join(filter(None, (get_line(doc, key) for key in (ERROR_KEY, ENCODER_ERROR_KEY)))) or None
 
 
 def set_image_error(doc: Doc, value: str | None) -> None:
     """Say why the picture was not used, or take it back with `None`."""
-    _set_line(doc, ERROR_KEY, value)
+    set_line(doc, ERROR_KEY, value)
     set_encoder_error(doc, None)
 
 
 def set_encoder_error(doc: Doc, value: str | None, kinds: Sequence[str] = ()) -> None:
     """The same, from a picture encoder: beside what a reader said, instead of what an encoder said before.
 
-    kinds (Sequence[str]): The kind of each thing that can't be used; see `images.reading.ImageError`.
+    kinds (Sequence[str]): The kind of each thing that can't be used, of `images.kinds.KINDS`.
     """
-    _set_line(doc, ENCODER_ERROR_KEY, value)
+    set_line(doc, ENCODER_ERROR_KEY, value)
     set_entry(doc, ERROR_KINDS_KEY, list(kinds) or None)
 
 
 def get_image_error_kinds(doc: Doc) -> list[str]:
     """RETURNS (List[str]): Of what kinds the things were that an encoder couldn't use, for counting."""
     kinds = get_entry(doc, ERROR_KINDS_KEY)
-    if not isinstance(kinds, (list, tuple)):
-        return []
-    return [kind for kind in kinds if isinstance(kind, str)]
+    return [kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, (list, tuple)) else []
 
 
 def get_predicted(doc: Doc, name: str) -> dict[tuple[int, int, str], float]:
-    """What a component predicted for a doc.
-
-    name (str): The component's name.
-    RETURNS (Dict[Tuple[int, int, str], float]): Confidences by first character, one past the last
-        character, and label.
+    """RETURNS (Dict[Tuple[int, int, str], float]): What a component predicted for a doc: confidences by first
+    character, one past the last character, and label.
     """
-    return {key: confidence for _, key, confidence in _read_predicted(doc, name)}
+    return dict(_read_predicted(doc, name))
 
 
-def _read_predicted(doc: Doc, name: str | None = None) -> Iterator[tuple[str, tuple[int, int, str], float]]:
-    for component, row in get_rows(doc, PREDICTED_KEY, name):
+def _read_predicted(doc: Doc, name: str | None = None) -> Iterator[tuple[tuple[int, int, str], float]]:
+    for _, row in get_rows(doc, PREDICTED_KEY, name):
         if len(row) == 4 and is_whole(row[0]) and is_whole(row[1]) and is_finite(row[3]):
             label = unpack_text(row[2])
             if label is not None and 0 <= row[3] <= 1:
-                yield component, (row[0], row[1], label), row[3]
+                yield (row[0], row[1], label), row[3]
 
 
 def set_predicted(doc: Doc, name: str, predicted: dict[tuple[int, int, str], float]) -> None:
     """Keep what a component predicted for a doc, instead of what it predicted before."""
-    everyone: dict[str, list[Any]] = {}
-    for other, key, confidence in _read_predicted(doc):
-        if other != name:
-            everyone.setdefault(other, []).append([*key, confidence])
-    if predicted:
-        everyone[name] = [[*key, confidence] for key, confidence in predicted.items()]
-    set_entry(doc, PREDICTED_KEY, everyone or None)
+    rows = [[start, end, label, confidence] for (start, end, label), confidence in predicted.items()]
+    set_rows(doc, PREDICTED_KEY, name, rows)
 
 
 def get_confidence(span: Span) -> float | None:
-    """RETURNS (Optional[float]): Probability, 0-1, of a span that a component of this package predicted as
-    an entity of just this label; `None` for any other span.
+    """RETURNS (Optional[float]): Probability, 0-1, of a span that a component of this package predicted as an
+    entity of just this label; `None` for any other span.
     """
     key = (span.start_char, span.end_char, span.label_)
-    return next((x for _, found, x in _read_predicted(span.doc) if found == key), None)
+    return next((x for found, x in _read_predicted(span.doc) if found == key), None)
 
 
 def set_region_weights(doc: Doc, name: str, weights: dict[tuple[int, int], Sequence[float]]) -> None:
-    """Keep what a component's spans attended to in the picture, instead of what it kept before, and of what
-    others kept for the same spans. Forgotten as soon as the doc gets another picture or other regions.
+    """Keep what a component's spans attended to in the picture, instead of what it kept before. Forgotten as
+    soon as the doc gets another picture or other regions.
 
-    name (str): The component's name.
-    weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last; see
-        `get_region_weights`.
+    weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last.
     """
-    everyone: dict[str, list[Any]] = {}
-    for other, span, row in _read_weights(doc):
-        if other != name and span not in weights:
-            everyone.setdefault(other, []).append([*span, row])
-    if weights:
-        everyone[name] = [[*span, [float(x) for x in row]] for span, row in weights.items()]
-    set_entry(doc, REGION_WEIGHTS_KEY, everyone or None)
+    rows = [[start, end, [float(x) for x in row]] for (start, end), row in weights.items()]
+    set_rows(doc, REGION_WEIGHTS_KEY, name, rows)
 
 
 def _read_weights(doc: Doc) -> Iterator[tuple[str, tuple[int, int], list[float]]]:
@@ -284,31 +257,17 @@ def get_region_weights(span: Span) -> list[float] | None:
 
     RETURNS (Optional[List[float]]): The weight of the whole picture, then that of each of `doc._.regions`, 0
         for those that could not be used; their sum is 1. `None` for a post without a (readable) picture and
-        for a span that no component of this package looked at.
+        for a span that no component of this package looked at. Of several components the one that ran last
+        counts.
     """
     doc = span.doc
     if get_stored_image(doc) is None:
         return None
-    expected, wanted = 1 + count_regions(doc), (span.start_char, span.end_char)
+    result, wanted = None, (span.start_char, span.end_char)
     for _, found, weights in _read_weights(doc):
-        if found == wanted and len(weights) == expected:
-            return weights
-    return None
-
-
-def _set_line(doc: Doc, key: Any, text: str | None) -> None:
-    set_entry(doc, key, None if text is None else pack_text(one_line(str(text))) or None)
-
-
-def read_regions(doc: Doc) -> list[Region]:
-    """RETURNS (List[Region]): As `get_regions`, but none where they can't be read, which a warning says.
-    This is what `doc._.regions` gives.
-    """
-    try:
-        return get_regions(doc)
-    except TypeError as err:  # written past the setter
-        warn(f"A post counts as one without regions, as they can't be read: {err}")
-        return []
+        if found == wanted and len(weights) == 1 + count_regions(doc):
+            result = weights
+    return result
 
 
 ATTRIBUTES: tuple[tuple[Any, str, Callable[[Any], Any], Callable[[Doc, Any], None] | None], ...] = (
@@ -331,10 +290,9 @@ def register_extensions() -> None:
         if not cls.has_extension(name):
             cls.set_extension(name, getter=getter, setter=setter)
         elif not is_ours(cls, name):
-            functions = [f"get_{name}({cls.__name__.lower()})"]
-            if setter is not None:
-                functions.append(f"set_{name}({cls.__name__.lower()}, ...)")
-            taken.append(f"{cls.__name__}._.{name} (use {' and '.join(functions)})")
+            what = cls.__name__.lower()
+            functions = f"get_{name}({what})" + (f" and set_{name}({what}, ...)" if setter else "")
+            taken.append(f"{cls.__name__}._.{name} (use {functions})")
     if taken:
         warn(
             "These attributes are another package's, or your own, and stay so: neither do they show what "

@@ -1,5 +1,6 @@
-"""Give a pipeline what is gold as input: the entities, or the pairs whose relation it is asked for. The
-labels of relations are never given."""
+"""Give a pipeline what is gold as input: the entities, or the pairs whose relation it is asked for, never the
+labels of relations.
+"""
 
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -9,8 +10,7 @@ from spacy.training import Example
 from .relations import ASKED, Pair, get_relations, has_relations, set_relations
 
 Given: TypeAlias = Literal["none", "entities", "pairs"]
-"""What of the reference a pipeline gets to see: nothing, the entities, or the entities and which pairs are
-annotated."""
+"""Nothing, the entities, or the entities and which pairs are annotated."""
 
 
 def check_given(value: str) -> None:
@@ -20,11 +20,8 @@ def check_given(value: str) -> None:
 
 
 def give(example: Example, given: Given) -> int:
-    """Give the predicted doc what `given` says. Relations it has, gold ones for instance, are taken off
-    first, whatever is given.
+    """Give the predicted doc, in place, what `given` says, instead of the relations it has.
 
-    example (Example): The example; its `predicted` is changed in place.
-    given (str): See `Given`.
     RETURNS (int): Pairs that could not be given; see `give_pairs`.
     RAISES (ValueError): Another value of `given`.
     """
@@ -37,10 +34,8 @@ def give(example: Example, given: Given) -> int:
 
 
 def give_entities(example: Example) -> None:
-    """Set the gold entities on the predicted doc, in place of those it has. Entities whose borders are not
-    borders of its tokens are left out. Nothing is done if the reference is not annotated for entities.
-
-    example (Example): The example; its `predicted` is changed in place.
+    """Set the gold entities on the predicted doc, if there is a gold annotation. Entities whose borders are
+    not borders of its tokens are left out.
     """
     reference = example.reference
     if reference.has_annotation("ENT_IOB"):
@@ -48,19 +43,13 @@ def give_entities(example: Example) -> None:
 
 
 def give_pairs(example: Example) -> int:
-    """Ask for the pairs that are annotated: `doc._.relations` of the predicted doc gets the head and the
-    tail of every gold relation, with the types of both, but the label `ASKED`. A pair that is annotated
-    twice is asked for once. Nothing is asked, and relations that were there are taken off, if the reference
-    is not annotated for relations.
+    """Ask for the pairs that are annotated, each once: relations with the types of both sides and the label
+    `ASKED`.
 
-    example (Example): The example; its `predicted` is changed in place.
     RETURNS (int): Pairs that are left out because no tokens of the predicted doc fit them.
     RAISES (ValueError): The gold relations are damaged.
     """
     reference, predicted = example.reference, example.predicted
-    if not has_relations(reference):
-        set_relations(predicted, None)
-        return 0
     # Characters are the same even if the tokens differ; lower-casing leaves them where they are, too.
     same = len(predicted.text) == len(reference.text)
     same = same and predicted.text.lower() == reference.text.lower()
@@ -73,10 +62,10 @@ def give_pairs(example: Example) -> int:
         )
         if head is None or tail is None:
             lost += 1
-            continue
-        pair = (head.start_char, head.end_char, tail.start_char, tail.end_char)
-        asked.setdefault(pair, (head, tail, ASKED))
-    set_relations(predicted, list(asked.values()))
+        else:
+            pair = (head.start_char, head.end_char, tail.start_char, tail.end_char)
+            asked.setdefault(pair, (head, tail, ASKED))
+    set_relations(predicted, list(asked.values()) if has_relations(reference) else None)
     return lost
 
 

@@ -1,22 +1,24 @@
-"""Objects in a picture: boxes in its pixels, or ready crops. This module knows their form only."""
+"""Objects in a picture: boxes in its pixels, or ready crops."""
 
 import math
 import os
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from ..util import show
+from ..images.values import pack_path, unpack_path
+from ..util import pack_text, show, unpack_text
 
 Region: TypeAlias = str | dict[str, Any]
 """The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`
-with the box in pixels of the upright picture."""
+with the box in pixels of the upright picture.
+"""
 
 
 def normalize_regions(values: Any) -> list[Region]:
     """Bring regions into their one stored form.
 
-    values (Iterable): Each a path of a crop (`str` or `Path`), four numbers `(x0, y0, x1, y1)` in pixels
-        of the upright picture, or a dict with `"box"` and optionally `"label"` and `"score"`.
+    values (Iterable): Each a path of a crop (`str` or `Path`), four numbers `(x0, y0, x1, y1)` in pixels of
+        the upright picture, or a dict with `"box"` and optionally `"label"` and `"score"`.
     RETURNS (List[Region]): Paths as `str`, boxes as dicts; made of plain types.
     RAISES (TypeError): Something that is none of these.
     """
@@ -30,13 +32,11 @@ def normalize_regions(values: Any) -> list[Region]:
 def _normalize_region(value: Any, i: int) -> Region:
     if isinstance(value, (str, os.PathLike)):
         return os.fsdecode(value)
-    label, score, box = None, None, value
-    if isinstance(value, dict):
-        box, label, score = value.get("box"), value.get("label"), value.get("score")
-    numbers: list[float] = []
+    region = value if isinstance(value, dict) else {"box": value}
+    label, score, numbers = region.get("label"), region.get("score"), []
     try:
-        if not isinstance(box, (str, bytes, dict)):
-            numbers = [float(x) for x in box]
+        if not isinstance(region.get("box"), (str, bytes, dict)):
+            numbers = [float(x) for x in region["box"]]
         score = None if score is None else float(score)
         label = None if label is None else str(label)
     except Exception:  # whatever numbers of strangers raise, such as one of too many digits
@@ -50,12 +50,27 @@ def _normalize_region(value: Any, i: int) -> Region:
     return {"box": numbers, "label": label, "score": score}
 
 
+def pack_region(region: Region) -> Any:
+    """RETURNS (Any): A normalized region as it is kept in `Doc.user_data`: texts by `pack_text`, paths by
+    `pack_path`.
+    """
+    if isinstance(region, str):
+        return pack_path(region)
+    return {**region, "label": None if region["label"] is None else pack_text(region["label"])}
+
+
+def unpack_region(stored: Any) -> Any:
+    """RETURNS (Any): The inverse; what isn't its result stays as it is."""
+    if isinstance(stored, dict) and isinstance(stored.get("label"), bytes):
+        return {**stored, "label": unpack_text(stored["label"])}
+    return unpack_path(stored)
+
+
 def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, int, int]:
     """Turn a box into whole pixels that lie inside the picture.
 
     box (Iterable[float]): x0, y0, x1, y1 in pixels.
-    width (int): Width of the picture in pixels.
-    height (int): Height of the picture in pixels.
+    width, height (int): Of the picture in pixels.
     RETURNS (Tuple[int, int, int, int]): left, upper, right, lower, at least one pixel wide and high.
     RAISES (ValueError): The box is not finite, inverted, or has no pixel inside the picture.
     """

@@ -1,8 +1,7 @@
-"""What `doc._.relations` holds: relations between spans of a post, and how they are kept.
+"""What `doc._.relations` holds: relations between spans of a post.
 
-They are stored in `Doc.user_data` as plain rows, with characters as offsets, so that `Doc.to_bytes`,
-`DocBin(store_user_data=True)`, pickle, `Doc.copy` and `nlp.pipe(n_process=...)` keep them, and any
-tokenization of the same text can read them.
+They are kept in `Doc.user_data` as plain rows with characters as offsets: every way of storing a doc keeps
+them, and any tokenization of the same text can read them.
 """
 
 import math
@@ -14,7 +13,7 @@ from typing import Any, TypeAlias
 from spacy.tokens import Doc, Span
 
 from ..util import pack_text, show, unpack_text, warn
-from .user_data import get_entry, get_rows, is_finite, is_whole, make_key, set_entry
+from .user_data import get_entry, get_rows, is_finite, is_whole, make_key, set_entry, set_rows
 
 RELATIONS_KEY = make_key("relations")
 # Relations by the component that predicted them: {name: [[*pair, label, asked], ...]}
@@ -38,12 +37,10 @@ ACCEPTED = (
 class Relation:
     """A relation between two spans of a doc.
 
-    head (Span): Where it starts from, e.g. the person of "member of". Its `label_` is the type of the
-        entity, "" if that is not known.
-    tail (Span): Where it leads to, e.g. the organization. May overlap with the head.
+    head, tail (Span): From where to where: the person and the organization of "member of". They may overlap;
+        their `label_` is the type of the entity, "" if that is not known.
     label (str): What the relation is; "" if it is not known.
-    score (Optional[float]): Probability of this label under the model that predicted it, 0-1; `None` for
-        gold annotations.
+    score (Optional[float]): Probability of the label, 0-1; `None` for gold annotations.
     """
 
     head: Span
@@ -54,35 +51,24 @@ class Relation:
     @property
     def pair(self) -> Pair:
         """RETURNS (Pair): Characters of head and tail."""
-        return (
-            self.head.start_char,
-            self.head.end_char,
-            self.tail.start_char,
-            self.tail.end_char,
-        )
+        return self.head.start_char, self.head.end_char, self.tail.start_char, self.tail.end_char
 
     def to_json(self) -> dict[str, Any]:
-        """RETURNS (Dict[str, Any]): Plain values: "head" and "tail" (each with "start", "end" in
-        characters, "start_token", "end_token", "text", "label"), "label", "score". `doc._.relations`
-        takes them back.
+        """RETURNS (Dict[str, Any]): Plain values: "head" and "tail" (each with "start", "end" in characters,
+        "start_token", "end_token", "text", "label"), "label", "score". `doc._.relations` takes them back.
         """
-        return {
-            "head": _span_to_json(self.head),
-            "tail": _span_to_json(self.tail),
-            "label": self.label,
-            "score": self.score,
-        }
-
-
-def _span_to_json(span: Span) -> dict[str, Any]:
-    return {
-        "start": span.start_char,
-        "end": span.end_char,
-        "start_token": span.start,
-        "end_token": span.end,
-        "text": span.text,
-        "label": span.label_,
-    }
+        head, tail = (
+            {
+                "start": span.start_char,
+                "end": span.end_char,
+                "start_token": span.start,
+                "end_token": span.end,
+                "text": span.text,
+                "label": span.label_,
+            }
+            for span in (self.head, self.tail)
+        )
+        return {"head": head, "tail": tail, "label": self.label, "score": self.score}
 
 
 def relations_to_json(doc: Doc) -> list[dict[str, Any]]:
@@ -96,8 +82,8 @@ def has_relations(doc: Doc) -> bool:
 
 
 def get_relations(doc: Doc) -> list[Relation]:
-    """RETURNS (List[Relation]): The relations, in order; empty if there are none, or none are known. A new
-    list: to change the relations, assign.
+    """RETURNS (List[Relation]): The relations, in order; empty if none are known. A new list: to change the
+        relations, assign.
     RAISES (ValueError): What is stored is no relations of this doc.
     """
     stored = get_entry(doc, RELATIONS_KEY)
@@ -112,8 +98,8 @@ def get_relations(doc: Doc) -> list[Relation]:
 
 
 def read_relations(doc: Doc) -> list[Relation]:
-    """RETURNS (List[Relation]): The same, but none for what can't be read, which a warning says. This is what
-    `doc._.relations` gives.
+    """RETURNS (List[Relation]): The same for `doc._.relations`: none where they can't be read, which a
+    warning says.
     """
     try:
         return get_relations(doc)
@@ -136,7 +122,14 @@ def set_relations(doc: Doc, values: Any) -> None:
         raise TypeError(
             f"doc._.relations takes a list, of which each is {ACCEPTED}; got {type(values).__name__}."
         )
-    set_entry(doc, RELATIONS_KEY, [_to_row(doc, value, i) for i, value in enumerate(values)])
+    rows = []
+    for i, value in enumerate(values):
+        try:
+            rows.append(_to_row(doc, value))
+        except (TypeError, ValueError) as err:
+            kind = TypeError if isinstance(err, TypeError) else ValueError
+            raise kind(f"doc._.relations[{i}]: {err}") from None
+    set_entry(doc, RELATIONS_KEY, rows)
 
 
 def _from_row(doc: Doc, row: Any, i: int) -> Relation:
@@ -158,36 +151,27 @@ def _get_label(stored: Any) -> str:
     return label
 
 
-def _to_row(doc: Doc, value: Any, i: int) -> list[Any]:
-    where = f"doc._.relations[{i}]"
-    score = None
+def _to_row(doc: Doc, value: Any) -> list[Any]:
     if isinstance(value, Relation):
-        parts: Sequence[Any] = (value.head, value.tail, value.label, value.score)
+        value = (value.head, value.tail, value.label, value.score)
     elif isinstance(value, dict):
         missing = {"head", "tail", "label"} - set(value)
         if missing:
-            raise TypeError(f"{where} lacks {', '.join(sorted(missing))}: it takes {ACCEPTED}.")
-        parts = (value["head"], value["tail"], value["label"], value.get("score"))
-    elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (3, 4):
-        parts = (*value, None)[:4]
-    else:
-        raise TypeError(f"{where} is {show(value, str)!r}, but it takes {ACCEPTED}.")
-    head, tail, label, score = parts
+            raise TypeError(f"it lacks {', '.join(sorted(missing))}; it takes {ACCEPTED}.")
+        value = (value["head"], value["tail"], value["label"], value.get("score"))
+    elif not isinstance(value, Sequence) or isinstance(value, str) or len(value) not in (3, 4):
+        raise TypeError(f"it is {show(value, str)!r}, but it takes {ACCEPTED}.")
+    head, tail, label, score = (*value, None)[:4]
     if not isinstance(label, str):
-        raise TypeError(f'{where}: the label is a string ("" if it is not known), not {show(label)}.')
+        raise TypeError(f'the label is a string ("" if it is not known), not {show(label)}.')
     if score is not None:
         try:
             score = float(score)
         except (TypeError, ValueError, OverflowError):
-            raise TypeError(f"{where}: the score is a number or None, not {show(score)}.") from None
+            raise TypeError(f"the score is a number or None, not {show(score)}.") from None
         if not math.isfinite(score):
-            raise ValueError(f"{where}: the score is {score}.")
-    try:
-        return [*_to_offsets(doc, head), *_to_offsets(doc, tail), pack_text(label), score]
-    except TypeError as err:
-        raise TypeError(f"{where}: {err}") from None
-    except ValueError as err:
-        raise ValueError(f"{where}: {err}") from None
+            raise ValueError(f"the score is {score}.")
+    return [*_to_offsets(doc, head), *_to_offsets(doc, tail), pack_text(label), score]
 
 
 def _to_offsets(doc: Doc, value: Any) -> tuple[int, int, str]:
@@ -199,10 +183,7 @@ def _to_offsets(doc: Doc, value: Any) -> tuple[int, int, str]:
     elif isinstance(value, dict) and {"start", "end"} <= set(value):
         span = _char_span(doc, value["start"], value["end"], str(value.get("label") or ""))
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) == 2:
-        try:
-            start, end = map(operator.index, value)
-        except TypeError:
-            raise TypeError(f"token offsets are whole numbers, not {value!r}") from None
+        start, end = _to_whole("token offsets", *value)
         if not 0 <= start < end <= len(doc):
             raise ValueError(f"the tokens {start} to {end} are not in a doc of {len(doc)} tokens")
         span = doc[start:end]
@@ -212,10 +193,7 @@ def _to_offsets(doc: Doc, value: Any) -> tuple[int, int, str]:
 
 
 def _char_span(doc: Doc, start: Any, end: Any, label: str) -> Span:
-    try:
-        start, end = operator.index(start), operator.index(end)
-    except TypeError:
-        raise TypeError(f"characters are whole numbers, not {show(start)} and {show(end)}") from None
+    start, end = _to_whole("characters", start, end)
     # Not len(doc.text), which would write the whole text for each span.
     length = doc[-1].idx + len(doc[-1].text_with_ws) if len(doc) else 0
     inside = 0 <= start < end <= length
@@ -228,15 +206,20 @@ def _char_span(doc: Doc, start: Any, end: Any, label: str) -> Span:
     return span
 
 
+def _to_whole(what: str, start: Any, end: Any) -> tuple[int, int]:
+    try:
+        return operator.index(start), operator.index(end)
+    except TypeError:
+        raise TypeError(f"{what} are whole numbers, not {show(start)} and {show(end)}") from None
+
+
 def _name(doc: Doc) -> str:
     return repr(doc.text if len(doc.text) <= 60 else doc.text[:57] + "...")
 
 
 def get_predicted_relations(doc: Doc, name: str) -> dict[tuple[Pair, str], bool]:
-    """What a component predicted for a doc.
-
-    name (str): The component's name.
-    RETURNS (Dict[Tuple[Pair, str], bool]): For each pair and label whether the pair was asked for.
+    """RETURNS (Dict[Tuple[Pair, str], bool]): What a component predicted for a doc: for each pair and label
+    whether the pair was asked for.
     """
     found = {}
     for _, row in get_rows(doc, PREDICTED_RELATIONS_KEY, name):
@@ -249,10 +232,5 @@ def get_predicted_relations(doc: Doc, name: str) -> dict[tuple[Pair, str], bool]
 
 def set_predicted_relations(doc: Doc, name: str, predicted: dict[tuple[Pair, str], bool]) -> None:
     """Keep what a component predicted for a doc, instead of what it predicted before."""
-    everyone: dict[str, list[Any]] = {}
-    for other, row in get_rows(doc, PREDICTED_RELATIONS_KEY):
-        if other != name:
-            everyone.setdefault(other, []).append(row)
-    if predicted:
-        everyone[name] = [[*pair, pack_text(label), asked] for (pair, label), asked in predicted.items()]
-    set_entry(doc, PREDICTED_RELATIONS_KEY, everyone or None)
+    rows = [[*pair, pack_text(label), asked] for (pair, label), asked in predicted.items()]
+    set_rows(doc, PREDICTED_RELATIONS_KEY, name, rows)

@@ -1,58 +1,78 @@
-"""Region getters for ready crops, in the layouts in which they are published."""
+"""Ready crops of objects, in the two layouts in which they are published.
+
+UMGF's: `<root>/<id>/crop_<type>_<id>.jpg`, at most one crop for each of four types. HVPNeT's:
+`<root>/{train,val,test}/crops/<name>`, of which only dictionaries say to whom a crop belongs.
+
+HVPNeT's crops of MNRE leak the label. They are taken only by name, to compare with systems that use them: by
+`spacy-mmib.leaking_mnre_crops.v1`, or by a converter that calls `leaking_mnre_crops`.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TypeAlias
 
 from spacy.tokens import Doc
 
-from ..images.errors import ImageError, shorten
-from ..images.files import bind
-from ..post.extensions import get_stored_image
+from ..images.errors import ImageError, explain, shorten
+from ..images.files import bind, resolve_inside
+from ..post.extensions import get_stored_image, set_regions, set_regions_note
 from ..post.regions import Region
 from ..util import logger, warn
-from .getter import RegionGetter
-from .layouts import (
-    HVPNET_SPLITS,
-    CropsLayout,
-    LayoutError,
-    get_split,
-    hvpnet_crops_folder,
-    list_umgf_crops,
-    load_dictionary,
-)
-from .leaking import LEAKING_MNRE_NOTE
-from .registry import region_getters
+from .base import Pictures, RegionGetter, region_getters
 
-if TYPE_CHECKING:
-    import PIL.Image
+CropsLayout: TypeAlias = Literal["umgf", "hvpnet"]
+
+UMGF_TYPES = ("person", "organization", "location", "miscellaneous")
+
+HVPNET_SPLITS = {"train": ("train",), "dev": ("val", "dev", "valid"), "test": ("test",)}
+"""Names of the splits in HVPNeT's folders and dictionaries."""
 
 MNRE_KEY = ("spacy_mmib", "mnre", None, None)
 """Where docs converted from MNRE have the rows and the split they come from."""
 
+LEAKING_MNRE_NOTE = (
+    "crops from HVPNeT's dictionaries of MNRE, which LEAK THE LABEL: the number of crops of a row is a "
+    "function of its gold relation"
+)
+"""The note of the regions, and what is logged when the crops are used."""
+
+AttachCrops: TypeAlias = Callable[[Doc, str, int], int]
+"""Attaches the crops of a row: the doc, the split and the row in it, from 0. Returns how many names are
+left out because they lead out of the folder of crops.
+"""
+
+
+class LayoutError(ValueError):
+    """Folders that are not as published; the message says what was expected."""
+
 
 class Crops(RegionGetter):
-    """Files of crops, looked up. Not cached: that is as fast, and their vectors are cached by their content.
+    """Files of crops, looked up: as fast as a cache of regions; their vectors are cached by their content.
 
-    root (Path): The folder that crops are in, and that no name may leave.
-    max_regions (Optional[int]): At most so many of a post.
+    root (Union[str, Path]): The folder that crops are in, and that no name may leave. If the encoder's reader
+        has an `image_root`, it has to be inside of that.
+    max_regions (Optional[int]): At most so many of a post, from the first.
+    RAISES (ValueError): It is negative.
     """
 
     needs_pictures = False
 
-    def __init__(self, root: str | Path, max_regions: int | None) -> None:
+    def __init__(
+        self, root: str | Path, dictionaries: str | Path | Sequence[str | Path], max_regions: int | None
+    ) -> None:
         if max_regions is not None and max_regions < 0:
             raise ValueError(f"max_regions is {max_regions}, and has to be at least 0, or null for all.")
         self.root = Path(root)
+        self.dictionaries = [dictionaries] if isinstance(dictionaries, (str, Path)) else list(dictionaries)
         self.max_regions = max_regions
         self._said: set[str] = set()
 
-    def __call__(
-        self, docs: Sequence[Doc], pictures: Sequence["PIL.Image.Image | None"]
-    ) -> list[list[Region]]:
-        """RETURNS (List[List[Region]]): Paths of the crops that are there."""
+    def __call__(self, docs: Sequence[Doc], pictures: Pictures) -> list[list[Region]]:
+        """RETURNS (List[List[Region]]): Paths of the crops that are there. Others are left out, which is
+        said once.
+        """
         if not self.root.is_dir():
             raise OSError(f"The folder of crops {str(self.root)!r} is not there (root).")
         return [self._keep_existing(self._list(doc)) for doc in docs]
@@ -79,25 +99,65 @@ class Crops(RegionGetter):
             self._said.add(kind)
             warn(message)
 
+    @cached_property
+    def _by_split(self) -> dict[str, tuple[Path, dict[Any, Any]]]:
+        files: list[Path] = []
+        for path in map(Path, self.dictionaries):
+            inside = sorted(path.glob("*_dict.pth")) if path.is_dir() else [path]
+            if not inside or not all(file.is_file() for file in inside):
+                raise LayoutError(f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth).")
+            files += inside
+        found: dict[str, tuple[Path, dict[Any, Any]]] = {}
+        for path in files:
+            split = get_split(path.name)
+            if split is None:
+                raise LayoutError(
+                    f"{path}: the name tells no split. HVPNeT's are <name>_<split>_dict.pth, with a split of "
+                    "train, val (or dev) and test."
+                )
+            if split in found:
+                # File names of crops are numbers of rows: those of another dataset would be there, and wrong.
+                raise LayoutError(
+                    f"{found[split][0]} and {path} are both of {split}. Name the dictionaries of one "
+                    "dataset, whose crops are in root."
+                )
+            found[split] = path, load_dictionary(path)
+        return found
 
+
+@region_getters("spacy-mmib.crops.v1")
 class PublishedCrops(Crops):
-    """Crops found by the name of the picture's file; see `make_crops_v1`."""
+    """Crops found by the name of the picture's file.
+
+    root (Union[str, Path]): See `Crops`.
+    layout (str): "umgf" or "hvpnet".
+    dictionary (Optional[Union[str, List[str]]]): HVPNeT's dictionaries of Twitter-2015 or 2017, files or
+        folders of them, read when the first picture comes and without running code in them.
+    max_regions (Optional[int]): UMGF has 4 at most, HVPNeT takes 3.
+    RAISES (ValueError): Another layout, or no dictionary where one is needed.
+    """
 
     def __init__(
         self,
         root: str | Path,
         layout: CropsLayout,
-        dictionaries: Sequence[str | Path],
-        max_regions: int | None,
+        dictionary: str | list[str] | None = None,
+        max_regions: int | None = None,
     ) -> None:
-        super().__init__(root, max_regions)
+        if layout not in ("umgf", "hvpnet"):
+            raise ValueError(f"layout is 'umgf' or 'hvpnet', not {layout!r}.")
+        super().__init__(root, dictionary or [], max_regions)
+        if layout == "hvpnet" and not self.dictionaries:
+            raise ValueError(
+                "HVPNeT's crops can only be told by their dictionaries: name them, or their folder "
+                "(dictionary)."
+            )
         self.layout = layout
-        self.dictionaries = dictionaries
 
     @cached_property
     def _names(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
-        for split, (path, dictionary) in _load_by_split(self.dictionaries).items():
+        for split, (path, dictionary) in self._by_split.items():
             folder = hvpnet_crops_folder(self.root, split)
             for key, names in dictionary.items():
                 if not isinstance(key, str):
@@ -110,18 +170,18 @@ class PublishedCrops(Crops):
 
     def get_query(self, doc: Doc) -> str:
         """RETURNS (str): The name that crops are found by: one picture may have several, by links."""
-        return _get_id(doc) or ""
+        image = get_stored_image(doc)
+        return Path(image).stem if isinstance(image, str) else ""
 
     def _list(self, doc: Doc) -> list[Path]:
-        post_id = _get_id(doc)
-        if post_id is None:
+        if not isinstance(get_stored_image(doc), str):
             self._say("id", "a picture that was attached as an object has no name to find its crops by")
             return []
+        post_id = self.get_query(doc)
         if self.layout == "hvpnet":
-            names = self._names.get(post_id)
-            if names is None:
+            if post_id not in self._names:
                 self._say_none(post_id, "it is in no dictionary")
-            return names or []
+            return self._names.get(post_id, [])
         folder = self.root / post_id
         if not os.path.isdir(folder):  # unlike Path.is_dir, false for a name that can't be
             self._say_none(post_id, f"there is no folder {shorten(str(folder))}")
@@ -133,27 +193,27 @@ class PublishedCrops(Crops):
         self._say("none", f"pictures have no crops, the first is {shorten(post_id)}: {why}")
 
 
+@region_getters("spacy-mmib.leaking_mnre_crops.v1")
 class LeakingMnreCrops(Crops):
-    """Crops found by the row of MNRE; see `make_leaking_mnre_crops_v1`."""
+    """HVPNeT's crops of MNRE, which leak the label: their number is a function of the gold relation. To
+    compare with systems that use them. It says so in one line, and on each doc.
+
+    root (Union[str, Path]): See `Crops`.
+    dictionaries (Union[str, List[str]]): `mre_{train,dev,test}_dict.pth`, or their folder.
+    max_regions (Optional[int]): HVPNeT takes 3.
+    """
 
     note = LEAKING_MNRE_NOTE
 
-    def __init__(self, root: str | Path, dictionaries: Sequence[str | Path], max_regions: int | None) -> None:
-        super().__init__(root, max_regions)
-        self.dictionaries = dictionaries
+    def __init__(self, root: str | Path, dictionaries: str | list[str], max_regions: int | None = 3) -> None:
+        super().__init__(root, dictionaries, max_regions)
 
     @cached_property
     def _rows(self) -> dict[str, dict[Any, Any]]:
-        found = {}
-        for split, (path, dictionary) in _load_by_split(self.dictionaries).items():
-            other = next((key for key in dictionary if not isinstance(key, int)), None)
-            if other is not None:
-                raise LayoutError(
-                    f"{path} is not by row: it has the key {other!r}, where the dictionaries of MNRE have "
-                    "numbers from 0. For those of Twitter-2015/2017 take spacy-mmib.crops.v1."
-                )
-            found[split] = dictionary
-        return found
+        for path, dictionary in self._by_split.values():
+            _check_rows(str(path), dictionary)
+        logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
+        return {split: dictionary for split, (_, dictionary) in self._by_split.items()}
 
     def get_query(self, doc: Doc) -> str:
         """RETURNS (str): Split and row: instances with the same picture have different crops."""
@@ -161,110 +221,114 @@ class LeakingMnreCrops(Crops):
         return f"{source.get('split')} {source.get('rows')}"
 
     def _list(self, doc: Doc) -> list[Path]:
-        if "note" not in self._said:
-            self._said.add("note")
-            logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
         source = _get_source(doc)
-        rows, split = source.get("rows"), source.get("split")
-        rows = rows if isinstance(rows, (list, tuple)) else ()
-        if split not in tuple(HVPNET_SPLITS) or [type(row) for row in rows] != [int]:
+        rows: Any = source.get("rows")
+        split = source.get("split")
+        single = isinstance(rows, (list, tuple)) and [type(row) for row in rows] == [int]
+        if not single or split not in tuple(HVPNET_SPLITS):
             raise LayoutError(
                 f"{doc.text[:60]!r} is not one instance of MNRE whose row and split are known: convert the "
                 "data with project/scripts/convert_mnre.py --leaking-crops, which makes a doc of each."
             )
         if split not in self._rows:
-            known = ", ".join(map(str, self.dictionaries))
             raise LayoutError(
-                f"There is an instance of {split}, but no dictionary of {split} in {known}: name it, too "
-                "(dictionaries)."
+                f"There is an instance of {split}, but no dictionary of {split} in "
+                f"{', '.join(map(str, self.dictionaries))}: name it, too (dictionaries)."
             )
         folder = hvpnet_crops_folder(self.root, split)
         return [folder / name for name in self._rows[split].get(rows[0], ())]
 
 
+def leaking_mnre_crops(
+    dictionaries: Mapping[str, Mapping[Any, Sequence[str]]],
+    folders: Mapping[str, Path],
+    root: Path,
+    *,
+    max_crops: int = 0,
+) -> AttachCrops:
+    """Take the objects of MNRE's pictures from the dictionaries that HVPNeT published, for a converter.
+
+    In them a row with the relation "None" has 2 crops (rarely 1), a related one up to 4, in the test split
+    too. A model that sees them sees the answer, and its scores can't be compared with others. This is said in
+    one line of the log here, and is the note of the regions of each doc. Crops are attached whether or not
+    their files exist: what is stated can be audited without them, and spacy-mmib.Corpus.v1 leaves out and
+    counts missing ones.
+
+    dictionaries (Dict[str, Dict[int, List[str]]]): For each split, the file names of crops by row, from 0.
+    folders (Dict[str, Path]): For each split the folder of its crops. No name may lead out of it.
+    root (Path): The image root: the paths on the docs are relative to it.
+    max_crops (int): So many of each row, from the first; 0: all. HVPNeT takes 3.
+    RETURNS (AttachCrops): Attaches the crops of a row to a doc, with the note.
+    RAISES (LayoutError): A dictionary is not by row.
+    """
+    for split, dictionary in dictionaries.items():
+        _check_rows(f"The dictionary of {split}", dictionary)
+    logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
+
+    def attach(doc: Doc, split: str, row: int) -> int:
+        names = dictionaries[split].get(row, ())[: max_crops or None]
+        stated = []
+        for name in names:
+            try:
+                # Inside both: the folder may be a link.
+                path = resolve_inside(root, resolve_inside(folders[split], name))
+            except ImageError:
+                continue
+            stated.append(path.relative_to(root.resolve()).as_posix())
+        set_regions(doc, stated)
+        set_regions_note(doc, LEAKING_MNRE_NOTE)
+        return len(names) - len(stated)
+
+    return attach
+
+
+def list_umgf_crops(root: Path, post_id: str) -> list[Path]:
+    """RETURNS (List[Path]): The crops that a post may have in UMGF's layout, there or not."""
+    return [root / post_id / f"crop_{kind}_{post_id}.jpg" for kind in UMGF_TYPES]
+
+
+def hvpnet_crops_folder(root: Path, split: str) -> Path:
+    """RETURNS (Path): HVPNeT's folder of the crops of a split; where it should be if there is none."""
+    folders = [root / name / "crops" for name in HVPNET_SPLITS[split]]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def get_split(file_name: str) -> str | None:
+    """RETURNS (Optional[str]): The split that a dictionary is of, by its name: `<anything>_val_dict.pth`."""
+    endings = {f"{name}_dict.pth": split for split, names in HVPNET_SPLITS.items() for name in names}
+    return next((split for ending, split in endings.items() if file_name.endswith(ending)), None)
+
+
+def load_dictionary(path: Path) -> dict[Any, Any]:
+    """Load one of HVPNeT's dictionaries without running code in it.
+
+    path (Path): The `.pth` file.
+    RETURNS (Dict[str, List[str]]): Names of crops.
+    RAISES (LayoutError): It is something else.
+    """
+    import torch
+
+    try:
+        dictionary = torch.load(path, weights_only=True)
+    except Exception as err:  # torch raises whatever zip, pickle and its own checks raise
+        raise LayoutError(f"{path} can't be read as a dictionary of crops ({explain(err)}).") from None
+    if not isinstance(dictionary, dict) or not all(
+        isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+        for names in dictionary.values()
+    ):
+        raise LayoutError(f"{path} is not a dictionary of lists of file names.")
+    return dictionary
+
+
+def _check_rows(what: str, dictionary: Mapping[Any, Any]) -> None:
+    other = next((key for key in dictionary if not isinstance(key, int)), None)
+    if other is not None:
+        raise LayoutError(
+            f"{what} is not by row: it has the key {other!r}, where the dictionaries of MNRE have numbers "
+            "from 0. For those of Twitter-2015/2017, which are by picture, take spacy-mmib.crops.v1."
+        )
+
+
 def _get_source(doc: Doc) -> dict[Any, Any]:
     source = doc.user_data.get(MNRE_KEY)
     return source if isinstance(source, dict) else {}
-
-
-def _get_id(doc: Doc) -> str | None:
-    image = get_stored_image(doc)
-    return Path(image).stem if isinstance(image, str) else None
-
-
-def _load_by_split(paths: Sequence[str | Path]) -> dict[str, tuple[Path, dict[Any, Any]]]:
-    found: dict[str, tuple[Path, dict[Any, Any]]] = {}
-    for path in _find_dictionaries(paths):
-        split = get_split(path.name)
-        if split is None:
-            raise LayoutError(
-                f"{path}: the name tells no split. HVPNeT's are <name>_{{train,val,test}}_dict.pth (or dev)."
-            )
-        if split in found:
-            # File names of crops are numbers of rows: those of another dataset would be there, and wrong.
-            raise LayoutError(
-                f"{found[split][0]} and {path} are both of {split}. Name the dictionaries of one dataset, "
-                "whose crops are in root."
-            )
-        found[split] = path, load_dictionary(path)
-    return found
-
-
-def _find_dictionaries(paths: Sequence[str | Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in map(Path, paths):
-        files = sorted(path.glob("*_dict.pth")) if path.is_dir() else [path]
-        if not files or not all(file.is_file() for file in files):
-            raise LayoutError(f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth).")
-        found += files
-    return found
-
-
-def _as_list(paths: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
-    return [] if paths is None else [paths] if isinstance(paths, (str, Path)) else list(paths)
-
-
-@region_getters("spacy-mmib.crops.v1")
-def make_crops_v1(
-    root: str | Path,
-    layout: CropsLayout,
-    dictionary: str | list[str] | None = None,
-    max_regions: int | None = None,
-) -> RegionGetter:
-    """Make a getter of ready crops, by the name of the picture's file.
-
-    root (Union[str, Path]): Where they are. No name may lead out of it. If the encoder's reader has an
-        `image_root`, it has to be inside of that.
-    layout (str): "umgf": `<root>/<id>/crop_<type>_<id>.jpg`; "hvpnet":
-        `<root>/{train,val,test}/crops/<name>`, with names from dictionaries.
-    dictionary (Optional[Union[str, List[str]]]): HVPNeT's dictionaries of Twitter-2015 or 2017, files or
-        folders of them; read without running code in them.
-    max_regions (Optional[int]): At most so many, from the first; UMGF has 4 at most, HVPNeT takes 3.
-    RETURNS (RegionGetter): The getter. Crops that aren't there are left out, which is said once, and so is
-        that a picture has none. Files are looked for in the first batch, not here.
-    RAISES (ValueError): Another layout, or no dictionary where one is needed.
-    """
-    if layout not in ("umgf", "hvpnet"):
-        raise ValueError(f"layout is 'umgf' or 'hvpnet', not {layout!r}.")
-    dictionaries = _as_list(dictionary)
-    if layout == "hvpnet" and not dictionaries:
-        raise ValueError(
-            "HVPNeT's crops can only be told by their dictionaries: name them, or their folder (dictionary)."
-        )
-    return PublishedCrops(root, layout, dictionaries, max_regions)
-
-
-@region_getters("spacy-mmib.leaking_mnre_crops.v1")
-def make_leaking_mnre_crops_v1(
-    root: str | Path, dictionaries: str | list[str], max_regions: int | None = 3
-) -> RegionGetter:
-    """Make a getter of HVPNeT's crops of MNRE, which leak the label: their number is a function of the gold
-    relation. To compare with systems that use them. It says so in one line, and on each doc.
-
-    root (Union[str, Path]): The folder with `{train,val,test}/crops`.
-    dictionaries (Union[str, List[str]]): `mre_{train,dev,test}_dict.pth`, or their folder.
-    max_regions (Optional[int]): At most so many, from the first; HVPNeT takes 3.
-    RETURNS (RegionGetter): The getter, for docs with one instance each, as `convert_mnre.py --leaking-crops`
-        makes them.
-    """
-    return LeakingMnreCrops(root, _as_list(dictionaries), max_regions)

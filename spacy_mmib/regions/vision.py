@@ -5,7 +5,7 @@ belong to the installed torch.
 from importlib.metadata import PackageNotFoundError, version
 
 try:
-    from torchvision import models
+    from torchvision import models, ops
     from torchvision.ops import roi_align
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
@@ -23,4 +23,4 @@ except (ImportError, RuntimeError, OSError, AttributeError) as err:
         "pip install --force-reinstall torchvision"
     ) from err
 
-__all__ = ["ImageClassification", "InterpolationMode", "models", "roi_align"]
+__all__ = ["ImageClassification", "InterpolationMode", "models", "ops", "roi_align"]

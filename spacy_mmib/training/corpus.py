@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy
 from spacy.attrs import DEP, ENT_ID, ENT_KB_ID, ENT_TYPE, LEMMA, NORM, ORTH, POS, TAG
 from spacy.parts_of_speech import NAMES as POS_NAMES
-from spacy.tokens import Doc, DocBin, Span, Token
+from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Corpus, Example
 from spacy.training.corpus import FILE_TYPE
 from spacy.util import registry
 from spacy.vocab import Vocab
 
 from ..images.errors import explain, quote
-from ..images.local_pictures import ImageCheck, PictureCounts, PictureFolder
 from ..post.extensions import (
     ERROR_KEY,
     IMAGE_KEY,
@@ -30,6 +29,7 @@ from ..post.given import Given, check_given, give
 from ..post.relations import RELATIONS_KEY, get_relations, has_relations, set_relations
 from ..post.user_data import get_entry, set_entry
 from ..util import logger, warn
+from .local_pictures import ImageCheck, PictureCounts, PictureFolder
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -51,73 +51,39 @@ LOST_QUESTIONS = (
     "ones; gold_preproc = true takes the gold tokens"
 )
 
-STRING_ATTRIBUTES = (ORTH, NORM, LEMMA, TAG, DEP, ENT_TYPE, ENT_ID, ENT_KB_ID)
-
 _SAID: set[tuple[str, str, str]] = set()
-"""Summaries this process has given. Commands build the same reader more than once, and it is read
-again at each evaluation."""
+"""What this process has said of which corpus: commands build the same reader more than once, and read it
+again at each evaluation. (Python's own record of warnings is emptied whenever a filter changes.)
+"""
 
 
 @registry.readers("spacy-mmib.Corpus.v1")
-def create_corpus_v1(
-    path: Path | None,
-    image_root: str | Path | None = None,
-    gold_preproc: bool = False,
-    max_length: int = 0,
-    limit: int = 0,
-    augmenter: Callable[..., Any] | None = None,
-    shuffle: bool = False,
-    check_images: ImageCheck = "header",
-    given: Given = "none",
-) -> Callable[["Language"], Iterable[Example]]:
-    """Build the reader `spacy-mmib.Corpus.v1`; see `MultimodalCorpus` for the arguments.
-
-    RETURNS (Callable[[Language], Iterable[Example]]): The reader.
-    RAISES (ValueError): No path was given.
-    """
-    if path is None:
-        raise ValueError(
-            "spacy-mmib.Corpus.v1 was given no path. Set it in the config or on the command line, "
-            "for example with --paths.train corpus/train.spacy --paths.dev corpus/dev.spacy."
-        )
-    return MultimodalCorpus(
-        path,
-        image_root=image_root,
-        gold_preproc=gold_preproc,
-        max_length=max_length,
-        limit=limit,
-        augmenter=augmenter,
-        shuffle=shuffle,
-        check_images=check_images,
-        given=given,
-    )
-
-
 class MultimodalCorpus(Corpus):
     """Iterate over posts with pictures in `.spacy` files. Like `spacy.training.Corpus`, but
     `Example.predicted` has the picture and its objects, and paths of pictures are absolute.
 
-    path (Union[str, Path]): A `.spacy` file saved with `DocBin(store_user_data=True)`, or a folder
-        of them.
-    image_root (Optional[Path]): The folder that relative paths of pictures and crops start from. No
-        path may lead out of it. By default the folder of each `.spacy` file.
+    path (Union[str, Path]): A `.spacy` file saved with `DocBin(store_user_data=True)`, or a folder of them.
+    image_root (Optional[Path]): The folder that relative paths of pictures and crops start from. No path may
+        lead out of it. By default the folder of each `.spacy` file.
     gold_preproc (bool): Use the tokens and sentences of the file for the predicted docs.
-    max_length (int): Posts of this many tokens or more are split into sentences, or left out if the
-        file marks none. 0 means no limit.
+    max_length (int): Posts of this many tokens or more are split into sentences, or left out if the file
+        marks none. 0 means no limit.
     limit (int): Read this many posts only. 0 means all.
     augmenter (Optional[Callable]): spaCy's data augmentation.
     shuffle (bool): Shuffle the posts at each reading.
     check_images (str): "header", "decode" or "none"; see `PictureFolder`.
-    given (str): What of the gold annotations the predicted docs get: "none", "entities", or "pairs",
-        which is the entities and the pairs of spans whose relation is annotated, without its label.
+    given (str): What of the gold annotations the predicted docs get: "none", "entities", or "pairs", which is
+        the entities and the pairs of spans whose relation is annotated, without its label.
 
-    counts (Optional[PictureCounts]): What the last complete reading found; `None` before.
-    notes (Dict[str, int]): The notes on regions that it found, with their posts.
+    RAISES (ValueError): A setting is none of its values, or there is no path.
+
+    `counts` (Optional[PictureCounts]) is what the last complete reading found, `None` before; `notes`
+    (Dict[str, int]) the notes on regions that it found, with their posts.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | None,
         *,
         image_root: str | Path | None = None,
         gold_preproc: bool = False,
@@ -128,6 +94,11 @@ class MultimodalCorpus(Corpus):
         check_images: ImageCheck = "header",
         given: Given = "none",
     ) -> None:
+        if path is None:
+            raise ValueError(
+                "spacy-mmib.Corpus.v1 was given no path. Set it in the config or on the command line, for "
+                "example with --paths.train corpus/train.spacy --paths.dev corpus/dev.spacy."
+            )
         super().__init__(
             path,
             limit=limit,
@@ -137,7 +108,7 @@ class MultimodalCorpus(Corpus):
             shuffle=shuffle,
         )
         # An unset variable of a project arrives as an empty string.
-        self.image_root = Path(image_root) if image_root not in (None, "") else None
+        self.image_root = Path(image_root) if image_root else None
         self.check_images = check_images
         check_given(given)
         self.given = given
@@ -157,31 +128,27 @@ class MultimodalCorpus(Corpus):
         RAISES (ValueError): The path can't be read; the message says why and what to do.
         """
         _check_path(self.path)
-        self._say_if_gold_is_scored(nlp)
-        lost: Counter[str] = Counter()
-        self._lost = lost
-        self._too_long = []
-        for example in super().__call__(nlp):
-            lost[LOST_QUESTIONS] += give(example, self.given)
-            yield example
-        self._say_lost(lost)
-        if self._too_long:
-            more = len(self._too_long) - 3
-            self._warn_once(
-                f"{len(self._too_long)} posts have more characters than nlp.max_length "
-                f"({nlp.max_length}) and are left out: {', '.join(self._too_long[:3])}"
-                f"{f' and {more} more' if more > 0 else ''}. Raise nlp.max_length to keep them"
+        finders = [name for name in nlp.pipe_names if "doc.ents" in nlp.get_pipe_meta(name).assigns]
+        if self.given != "none" and finders:
+            self._warn(
+                f'given = "{self.given}" puts the gold entities on the posts, but {", ".join(finders)} finds '
+                "entities itself: its scores will count the gold ones. Read with given = "
+                '"none", or without that component'
             )
-
-    def _say_if_gold_is_scored(self, nlp: "Language") -> None:
-        finders = [n for n in nlp.pipe_names if "doc.ents" in nlp.get_pipe_meta(n).assigns]
-        said = (str(self.path.absolute()), "given", " ".join(finders))
-        if self.given != "none" and finders and said not in _SAID:
-            _SAID.add(said)
-            warn(
-                f'{self.path.name}: given = "{self.given}" puts the gold entities on the posts, but '
-                f"{', '.join(finders)} finds entities itself: its scores will count the gold ones. "
-                'Read with given = "none", or without that component.'
+        self._lost, self._too_long = Counter(), []
+        for example in super().__call__(nlp):
+            self._lost[LOST_QUESTIONS] += give(example, self.given)
+            yield example
+        for what, number in self._lost.items():
+            if number:
+                # With augmenters, the number is another one each time.
+                self._warn(f"{number} {what}", about=what)
+        if self._too_long:
+            first, more = self._too_long[:3], len(self._too_long) - 3
+            self._warn(
+                f"{len(self._too_long)} posts have more characters than nlp.max_length ({nlp.max_length}) "
+                f"and are left out: {', '.join(first)}{f' and {more} more' if more > 0 else ''}. "
+                "Raise nlp.max_length to keep them"
             )
 
     def read_docbin(self, vocab: Vocab, locs: Iterable[str | Path]) -> Iterator[Doc]:
@@ -194,9 +161,9 @@ class MultimodalCorpus(Corpus):
         counts = PictureCounts()
         notes: Counter[str] = Counter()
         unreadable: list[str] = []
-        for doc, folder in self._read_files(vocab, locs):
-            if self.limit >= 1 and counts.posts >= self.limit:
-                break
+        docs = ((doc, self._folder_of(loc)) for loc in map(Path, locs) for doc in read_docs(loc, vocab))
+        posts = ((doc, folder) for doc, folder in docs if len(doc))
+        for doc, folder in itertools.islice(posts, self.limit if self.limit >= 1 else None):
             note = get_regions_note(doc)
             folder.localize(doc, counts)
             if note is not None:
@@ -211,40 +178,43 @@ class MultimodalCorpus(Corpus):
             yield doc
         self.counts = counts
         self.notes = dict(notes)
-        self._say(counts)
-        for note, posts in notes.items():
-            self._warn_once(f"{posts} of {counts.posts} posts have regions with a note: {note}")
+        self._sum_up(counts)
+        for note, number in notes.items():
+            self._warn(f"{number} of {counts.posts} posts have regions with a note: {note}")
         if unreadable:
-            self._warn_once(
-                f"{len(unreadable)} posts have relations that can't be read, and count as not "
-                f"annotated for relations. The first: {unreadable[0]}"
+            self._warn(
+                f"{len(unreadable)} posts have relations that can't be read, and count as not annotated for "
+                f"relations. The first: {unreadable[0]}"
             )
 
     def make_examples(self, nlp: "Language", reference_docs: Iterable[Doc]) -> Iterator[Example]:
-        """Like spaCy's, with pictures; those of a post that is split go to each of its parts. Its
-        relations go to the part that both of their spans are in."""
+        """Like spaCy's, with pictures; those of a post that is split go to each of its parts. Its relations
+        go to the part that both of their spans are in.
+        """
         for number, reference in enumerate(reference_docs, 1):
-            parts = [reference]
-            if self._is_too_long(reference):
-                parts = self._split(reference) if reference.has_annotation("SENT_START") else []
-            for part in parts:
-                if len(part) and not self._is_too_long(part) and self._fits(nlp, part, number):
-                    yield _with_picture(self._make_example(nlp, part, False), part)
-
-    def make_examples_gold_preproc(self, nlp: "Language", reference_docs: Iterable[Doc]) -> Iterator[Example]:
-        """Like spaCy's, with pictures; see `make_examples`."""
-        for number, reference in enumerate(reference_docs, 1):
-            split = reference.has_annotation("SENT_START")
-            for part in self._split(reference) if split else [reference]:
+            for part in self._get_parts(reference):
                 if len(part) and self._fits(nlp, part, number):
-                    yield _with_picture(self._make_example(nlp, part, True), part)
+                    yield _with_picture(self._make_example(nlp, part, self.gold_preproc), part)
+
+    make_examples_gold_preproc = make_examples
+
+    def _get_parts(self, reference: Doc) -> list[Doc]:
+        """RETURNS (List[Doc]): The post, or its sentences."""
+        if not (self.gold_preproc or self._is_too_long(reference)):
+            return [reference]
+        if not reference.has_annotation("SENT_START"):
+            return [reference] if self.gold_preproc else []
+        parts = [_make_part(sentence) for sentence in reference.sents]
+        kept = sum(len(get_relations(part)) for part in parts)
+        self._lost[LOST_RELATIONS] += len(get_relations(reference)) - kept
+        return [part for part in parts if self.gold_preproc or not self._is_too_long(part)]
 
     def _is_too_long(self, doc: Doc) -> bool:
         return 0 < self.max_length <= len(doc)
 
     def _fits(self, nlp: "Language", doc: Doc, number: int) -> bool:
-        """RETURNS (bool): Whether spaCy takes a text of this length. `nlp.evaluate` makes docs of the
-        texts even if they have their tokens already.
+        """RETURNS (bool): Whether spaCy takes a text of this length. `nlp.evaluate` makes docs of the texts
+        even if they have their tokens already.
         """
         length = doc[-1].idx + len(doc[-1].text_with_ws)
         if length <= nlp.max_length:
@@ -253,16 +223,10 @@ class MultimodalCorpus(Corpus):
         self._too_long.append(f"{place}{doc[:12].text[:40]!r}... ({length} characters)")
         return False
 
-    def _split(self, reference: Doc) -> list[Doc]:
-        """RETURNS (List[Doc]): The sentences of a post."""
-        parts = [_make_part(sentence) for sentence in reference.sents]
-        kept = sum(len(get_relations(part)) for part in parts)
-        self._lost[LOST_RELATIONS] += len(get_relations(reference)) - kept
-        return parts
-
     def _keep_post(self, augmenter: Callable[..., Any]) -> Callable[..., Iterator[Example]]:
-        """spaCy's augmenters build new docs from text and annotations, and so lose the picture and
-        the relations."""
+        """spaCy's augmenters build new docs from text and annotations, and so lose the picture and the
+        relations.
+        """
 
         def augment(nlp: "Language", example: Example) -> Iterator[Example]:
             for augmented in augmenter(nlp, example):
@@ -275,58 +239,46 @@ class MultimodalCorpus(Corpus):
 
         return augment
 
-    def _read_files(self, vocab: Vocab, locs: Iterable[str | Path]) -> Iterator[tuple[Doc, PictureFolder]]:
-        for loc in map(Path, locs):
-            folder = self._folder_of(loc)
-            for doc in read_docs(loc, vocab):
-                if len(doc):
-                    yield doc, folder
-
     def _folder_of(self, loc: Path) -> PictureFolder:
         root = self.image_root or loc.parent
         if root not in self._folders:
             self._folders[root] = PictureFolder(root, self.check_images)
         return self._folders[root]
 
-    def _say(self, counts: PictureCounts) -> None:
-        line = f"{self.path.name}: {counts.summary()}"
-        said = (str(self.path.absolute()), str(self.image_root), line)
-        if said in _SAID:
-            return
-        _SAID.add(said)
-        logger.info(line)
+    def _sum_up(self, counts: PictureCounts) -> None:
+        line = counts.summary()
+        if self._is_new(line):
+            logger.info(f"{self.path.name}: {line}")
         if counts.not_used:
-            warn(
-                f"{line}. These posts are read without the picture; each says why at "
-                f"doc._.image_error. The first: {counts.example}. Paths of pictures are looked up "
-                f"in the image root, which is {self._describe_root()}; set image_root if they are "
-                "elsewhere."
+            root = "the folder of the .spacy file"
+            if self.image_root is not None:
+                there = self.image_root.is_dir()
+                root = f"{quote(self.image_root)}{'' if there else ' (no such folder)'}"
+            self._warn(
+                f"{line}. These posts are read without the picture; each says why at doc._.image_error. "
+                f"The first: {counts.example}. Paths of pictures are looked up in the image root, which is "
+                f"{root}; set image_root if they are elsewhere"
             )
 
-    def _say_lost(self, lost: "Counter[str]") -> None:
-        for what, number in lost.items():
-            if number:
-                # With augmenters, the number is another one each time.
-                self._warn_once(f"{number} {what}", about=what)
-
-    def _warn_once(self, line: str, about: str | None = None) -> None:
-        said = (str(self.path.absolute()), str(self.image_root), about or line)
-        if said not in _SAID:
-            _SAID.add(said)
+    def _warn(self, line: str, about: str | None = None) -> None:
+        if self._is_new(about or line):
             warn(f"{self.path.name}: {line.rstrip('.')}.")
 
-    def _describe_root(self) -> str:
-        if self.image_root is None:
-            return "the folder of the .spacy file"
-        return f"{quote(self.image_root)}{'' if self.image_root.is_dir() else ' (no such folder)'}"
+    def _is_new(self, about: str) -> bool:
+        said = (str(self.path.absolute()), str(self.image_root), about)
+        new = said not in _SAID
+        _SAID.add(said)
+        return new
+
+
+create_corpus_v1 = MultimodalCorpus
 
 
 def _check_path(path: Path) -> None:
     if not path.exists():
         raise ValueError(
-            f"There is no corpus at {quote(path)}. Check the path (with spacy train: "
-            "--paths.train and --paths.dev), or make the file first, for example with the scripts in "
-            "project/."
+            f"There is no corpus at {quote(path)}. Check the path (with spacy train: --paths.train and "
+            "--paths.dev), or make the file first, for example with the scripts in project/."
         )
     if not path.is_dir() and not path.name.endswith(FILE_TYPE):
         raise ValueError(
@@ -334,24 +286,6 @@ def _check_path(path: Path) -> None:
             "DocBin(store_user_data=True, docs=docs).to_disk('corpus.spacy') writes, or a folder "
             "of such files; the scripts in project/ convert the published text formats."
         )
-
-
-def _load_docbin(loc: Path) -> DocBin:
-    try:
-        docbin = DocBin().from_disk(loc)
-    except Exception as err:  # whatever zlib, msgpack or numpy make of foreign bytes
-        raise ValueError(
-            f"{quote(loc)} can't be read as a {FILE_TYPE} file ({explain(err)}). It has to "
-            "be made with DocBin(store_user_data=True, docs=docs).to_disk(path); if it was, it is "
-            "damaged: make or copy it again."
-        ) from err
-    if len(docbin) and all(data is None for data in docbin.user_data):
-        raise ValueError(
-            f"{quote(loc)} was saved without user data, so the pictures of its posts are lost. "
-            "Save it again with DocBin(store_user_data=True). If its posts never had pictures, read it "
-            "with spaCy's own reader, spacy.Corpus.v1."
-        )
-    return docbin
 
 
 def read_docs(loc: Path, vocab: Vocab) -> Iterator[Doc]:
@@ -362,7 +296,20 @@ def read_docs(loc: Path, vocab: Vocab) -> Iterator[Doc]:
     YIELDS (Doc): The docs.
     RAISES (ValueError): The file can't be read, or not to its end; the message says so, with its name.
     """
-    docbin = _load_docbin(loc)
+    try:
+        docbin = DocBin().from_disk(loc)
+    except Exception as err:  # whatever zlib, msgpack or numpy make of foreign bytes
+        raise ValueError(
+            f"{quote(loc)} can't be read as a {FILE_TYPE} file ({explain(err)}). It has to be made with "
+            "DocBin(store_user_data=True, docs=docs).to_disk(path); if it was, it is damaged: make or copy "
+            "it again."
+        ) from err
+    if len(docbin) and all(data is None for data in docbin.user_data):
+        raise ValueError(
+            f"{quote(loc)} was saved without user data, so the pictures of its posts are lost. Save it again "
+            "with DocBin(store_user_data=True). If its posts never had pictures, read it with spaCy's "
+            "own reader, spacy.Corpus.v1."
+        )
     docs = docbin.get_docs(vocab)
     for number in itertools.count(1):
         try:
@@ -387,7 +334,7 @@ def _check_strings(docbin: DocBin, vocab: Vocab) -> None:
     RAISES (KeyError): A string isn't there.
     """
     for column, attribute in enumerate(docbin.attrs):
-        if attribute in (*STRING_ATTRIBUTES, POS):
+        if attribute in (ORTH, NORM, LEMMA, TAG, DEP, ENT_TYPE, ENT_ID, ENT_KB_ID, POS):
             values = [numpy.unique(tokens[:, column]) for tokens in docbin.tokens]
             for value in set(itertools.chain.from_iterable(values)):
                 (POS_NAMES if attribute == POS else vocab.strings)[int(value)]
@@ -419,7 +366,7 @@ def _with_picture(example: Example, reference: Doc) -> Example:
 
 def _make_part(sentence: Span) -> Doc:
     """RETURNS (Doc): A sentence as a doc of its own, with what the post has beside its text."""
-    whole = sentence.doc
+    whole, first = sentence.doc, sentence.start
     part = sentence.as_doc()
     # as_doc forgets it: the tokens of the file would be used for whole posts only.
     part.has_unknown_spaces = whole.has_unknown_spaces
@@ -429,8 +376,7 @@ def _make_part(sentence: Span) -> Doc:
         inside = []
         for relation in get_relations(whole):
             spans = (relation.head, relation.tail)
-            if all(sentence.start <= span.start and span.end <= sentence.end for span in spans):
-                first = sentence.start
+            if all(first <= span.start and span.end <= sentence.end for span in spans):
                 head, tail = (
                     Span(part, span.start - first, span.end - first, label=span.label_) for span in spans
                 )
@@ -440,23 +386,17 @@ def _make_part(sentence: Span) -> Doc:
 
 
 def _keep_relations(reference: Doc, augmented: Doc) -> bool:
-    """Annotate the relations of a post on what an augmenter made of it, if its tokens are where
-    they were.
+    """Annotate the relations of a post on what an augmenter made of it, if its tokens are where they were.
 
-    reference (Doc): The gold post.
-    augmented (Doc): The augmented gold post, changed in place.
     RETURNS (bool): Whether no annotation was lost.
     """
     if not has_relations(reference) or has_relations(augmented):
         return True
-    if [_place(token) for token in reference] != [_place(token) for token in augmented]:
+    places = ([(token.idx, len(token)) for token in doc] for doc in (reference, augmented))
+    if next(places) != next(places):
         return False
     set_entry(augmented, RELATIONS_KEY, list(get_entry(reference, RELATIONS_KEY)))
     return True
-
-
-def _place(token: Token) -> tuple[int, int]:
-    return token.idx, len(token)
 
 
 def _has_picture(doc: Doc) -> bool:

@@ -25,14 +25,8 @@ def make_adam_v1(
     own. A BERT has 110 million weights, so with few posts in a batch the optimizer takes as long as the
     network.
 
-    learn_rate (Union[float, Iterable[float]]): The rate, or a schedule.
-    L2 (Union[float, Iterable[float]]): Strength of weight decay or L2 regularization.
-    beta1 (Union[float, Iterable[float]]): Decay of the first moment.
-    beta2 (Union[float, Iterable[float]]): Decay of the second moment.
-    eps (Union[float, Iterable[float]]): Added to the root of the second moment.
-    grad_clip (Union[float, Iterable[float]]): Largest norm of the gradient of a parameter; 0: any.
-    L2_is_weight_decay (bool): Decoupled weight decay, as in AdamW.
-    use_averages (bool): Whether to keep averages of the weights; they never reach torch's.
+    learn_rate, L2, beta1, beta2, eps, grad_clip, L2_is_weight_decay, use_averages: As Thinc's. Averages of
+        the weights never reach torch's.
     RETURNS (TorchAdam): The optimizer.
     """
     return TorchAdam(
@@ -52,13 +46,8 @@ class TorchAdam(Optimizer):
     """See `make_adam_v1`."""
 
     def __call__(self, key: Any, weights: Any, gradient: Any, *, lr_scale: float = 1.0) -> tuple[Any, Any]:
-        """Update the weights of a parameter in place.
-
-        key (Tuple[int, str]): Which parameter.
-        weights (FloatsXd): Its weights.
-        gradient (FloatsXd): Their gradient.
-        lr_scale (float): Times the learning rate.
-        RETURNS (Tuple[FloatsXd, FloatsXd]): The weights, and the gradient set to zero.
+        """RETURNS (Tuple[FloatsXd, FloatsXd]): The weights, updated in place, and the gradient set to
+        zero.
         """
         if not (_fits(weights) and _fits(gradient)) or self.averages is not None:
             return super().__call__(key, weights, gradient, lr_scale=lr_scale)

@@ -9,15 +9,16 @@ from thinc.api import registry
 from ..util import warn
 
 
+@registry.schedules("spacy-mmib.warmup.v1")
 class Warmup:
-    """Rises linearly from one value to another and stays there.
+    """Rises linearly from one value to another and stays there: a value a step.
 
     initial (float): Value of the first step.
     final (float): Value from step `steps` on.
-    steps (int): Steps to get there.
+    steps (int): Updates in between.
     """
 
-    def __init__(self, initial: float, final: float, steps: int) -> None:
+    def __init__(self, initial: float = 0.0, final: float = 0.1, steps: int = 1000) -> None:
         self.initial, self.final, self.steps = initial, final, steps
         self.step = 0
 
@@ -28,18 +29,6 @@ class Warmup:
         share = min(1.0, self.step / self.steps) if self.steps > 0 else 1.0
         self.step += 1
         return self.initial + share * (self.final - self.initial)
-
-
-@registry.schedules("spacy-mmib.warmup.v1")
-def warmup(initial: float = 0.0, final: float = 0.1, steps: int = 1000) -> Iterable[float]:
-    """Warm a loss weight up.
-
-    initial (float): Value of the first step.
-    final (float): Value from step `steps` on.
-    steps (int): Number of updates in between.
-    RETURNS (Iterable[float]): A value a step.
-    """
-    return Warmup(initial, final, steps)
 
 
 class Weight:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import numpy
 import PIL.Image
@@ -21,7 +20,7 @@ from spacy.training.loop import train
 from typer.testing import CliRunner
 
 from spacy_mmib.cache.store import FeatureStore
-from spacy_mmib.cli.evaluate import evaluate
+from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.images.reader import PictureReader
 
 N_POSTS = 30
@@ -80,9 +79,9 @@ def build(folder, path, *more):
 
 
 def content(path):
-    with FeatureStore(path, read_only=True) as store:
-        assert store.verify().damaged == 0
-        return store.get_content_digest()
+    store = FeatureStore(path, read_only=True)
+    assert store.verify()[1:] == (0, None)
+    return store.stats()["content_digest"]
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +158,7 @@ def test_a_build_that_is_killed_goes_on_to_the_same_content(folder, built, tmp_p
         time.sleep(0.16)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with FeatureStore(path, read_only=True) as store:
-            numbers.append(store.stats()["entries"]["vectors"])
+        numbers.append(FeatureStore(path, read_only=True).stats()["entries"]["vectors"])
     assert 0 < numbers[0] < numbers[1] < 27
     resumed = build(folder, path, "--chunk-size", "4")
     assert resumed.exit_code == 0
@@ -180,34 +178,40 @@ def test_unusable_pictures_are_counted(folder, tmp_path):
     assert "1 with something that can't be used (damaged: 1)" in result.output
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ([], "No picture encoder of this pipeline has a cache"),
-        (
-            ["--paths.features", "f.sqlite", "--components.mmib_img2vec.model.weights", "null"],
-            "Random ones are others in each training",
-        ),
-    ],
-)
-def test_what_cannot_be_built_is_said(folder, tmp_path, monkeypatch, settings, message):
-    monkeypatch.chdir(tmp_path)
-    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(folder / "train.spacy")]
-    result = CliRunner().invoke(app, [*args, *settings])
+FEATURES = "CONFIG TRAIN --paths.features TMP/f.sqlite"
+FAILURES = [
+    ("CONFIG TRAIN", "No picture encoder of this pipeline has a cache", False),
+    ("TMP/blank TRAIN", "No component of this pipeline has a picture encoder", False),
+    ("nothing TRAIN", "Can't load 'nothing'", False),
+    (f"{FEATURES} --components.mmib_img2vec.model.weights null", "Random ones are others in each", False),
+    (f"{FEATURES} --components.mmib_img2vec.model.cache.read_only true", "read_only = true", False),
+    ("CONFIG TRAIN --paths.features TMP/no/f.sqlite", "there is no folder", False),
+    ("CONFIG TRAIN --paths.features TMP/notes", "is not a feature cache", False),
+    ("CONFIG TRAIN --paths.features TMP/notes/f.sqlite", "there is no folder", False),
+    ("CONFIG TRAIN --paths.features TMP", "is not a feature cache", False),
+    ("CONFIG TMP --paths.features TMP/f.sqlite", "none of the 30 posts has a picture that can be", False),
+    (f"{FEATURES} --components.mmib_img2vec.model.cache.max_gb 1e-9", "max_gb = 1e-09 is too small", True),
+]
+
+
+@pytest.mark.parametrize(("args", "message", "works"), FAILURES)
+def test_what_cannot_be_kept_is_said_before_the_work(folder, tmp_path, monkeypatch, args, message, works):
+    read = count_reads(monkeypatch)
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "train.spacy").write_bytes((folder / "train.spacy").read_bytes())
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    for name, path in (
+        ("CONFIG", folder / "config.cfg"),
+        ("TRAIN", folder / "train.spacy"),
+        ("TMP", tmp_path),
+    ):
+        args = args.replace(name, str(path))
+    result = CliRunner().invoke(app, ["mmib", "cache", "build", *args.split()])
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
-
-
-def test_a_pipeline_without_pictures(tmp_path, folder):
-    spacy.blank("en").to_disk(tmp_path / "blank")
-    result = CliRunner().invoke(
-        app, ["mmib", "cache", "build", str(tmp_path / "blank"), str(folder / "train.spacy")]
-    )
-    assert result.exit_code == 1
-    assert "No component of this pipeline has a picture encoder" in " ".join(result.output.split())
-    result = CliRunner().invoke(app, ["mmib", "cache", "build", "nothing", "here.spacy"])
-    assert result.exit_code == 1
-    assert "Can't load 'nothing'" in " ".join(result.output.split())
+    assert "posts a second" not in result.output
+    assert (tmp_path / "notes").read_text() == "mine"
+    assert bool(read) == works
 
 
 def test_a_trained_pipeline_builds_for_what_comes(folder, built, tmp_path):
@@ -244,58 +248,3 @@ def test_a_disk_that_is_full_is_said_at_once(folder, tmp_path):
     assert "Traceback" not in result.stderr
     assert "MMIBWarning" not in result.stderr
     assert "posts a second" not in result.stdout
-
-
-def test_what_cannot_be_kept_is_said_before_the_work(folder, tmp_path, monkeypatch):
-    read = count_reads(monkeypatch)
-    (tmp_path / "notes").write_text("mine")
-    (tmp_path / "folder").mkdir()
-    for path, message in (
-        (tmp_path / "no" / "f.sqlite", "there is no folder"),
-        (tmp_path / "notes", "is not a feature cache"),
-        (tmp_path / "folder", "is a folder"),
-        (tmp_path / "notes" / "f.sqlite", "there is no folder"),
-    ):
-        result = build(folder, path)
-        assert result.exit_code == 1
-        assert message in result.output
-        assert "posts a second" not in result.output
-    result = build(
-        folder,
-        tmp_path / "f.sqlite",
-        "--components.mmib_img2vec.model.cache.read_only",
-        "true",
-    )
-    assert result.exit_code == 1
-    assert "read_only = true" in result.output
-    assert (tmp_path / "notes").read_text() == "mine"
-    assert not read
-
-
-def test_nothing_to_keep(folder, tmp_path):
-    (tmp_path / "train.spacy").write_bytes((folder / "train.spacy").read_bytes())
-    args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(tmp_path)]
-    result = CliRunner().invoke(app, [*args, "--paths.features", str(tmp_path / "f.sqlite")])
-    assert result.exit_code == 1
-    assert "Nothing was kept: none of the 30 posts has a picture that can be used" in result.output
-    small = ["--components.mmib_img2vec.model.cache.max_gb", "1e-9"]
-    result = build(folder, tmp_path / "small.sqlite", *small)
-    assert result.exit_code == 1
-    assert "max_gb = 1e-09 is too small" in result.output
-
-
-def test_a_relative_path_that_leads_nowhere_is_no_warning(tmp_path, monkeypatch, caplog):
-    """A pipeline remembers it, and is used in another folder than it was trained in."""
-    from spacy_mmib.cache.cache import FeatureCache
-    from spacy_mmib.util import MMIBWarning
-
-    monkeypatch.chdir(tmp_path)
-    caplog.set_level("INFO", logger="spacy")
-    cache = FeatureCache(os.path.join("project", "features.sqlite"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for _ in range(3):
-            assert cache.get_vectors([bytes(32)]) == [None]
-    assert caplog.text.count("There is no feature cache at") == 1
-    with pytest.warns(MMIBWarning, match="there is no folder"):
-        FeatureCache(tmp_path / "project" / "features.sqlite").get_vectors([bytes(32)])

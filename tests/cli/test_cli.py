@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 import spacy_mmib.post.extensions
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.evaluation.resilient import pipe_each
 
 
 @Language.component("test_picture_ner")
@@ -363,41 +362,6 @@ def test_predict_post_that_breaks_the_pipeline(model, data, tmp_path, way):
     assert "4 lines skipped" in stderr
 
 
-def test_predict_streams(model, data):
-    """No more is read ahead than a batch."""
-    nlp = spacy.load(model)
-    read = []
-
-    def items():
-        for i in range(100):
-            read.append(i)
-            yield f"NBA {i}"
-
-    answers = pipe_each(nlp, items(), nlp.make_doc, batch_size=4)
-    for _ in range(3):
-        next(answers)
-    assert len(read) <= 8
-
-
-def test_pipe_each_restores_handlers_and_passes_on_the_errors_of_its_input(model):
-    nlp = spacy.load(model)
-    nlp.add_pipe("test_fragile")
-    handlers = (nlp.default_error_handler, nlp.get_pipe("test_fragile").get_error_handler())
-
-    def items():
-        yield "one"
-        yield "BAD"
-        raise OSError("the disk is gone")
-
-    answers = pipe_each(nlp, items(), nlp.make_doc)
-    first, second = next(answers), next(answers)
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(answers)
-    assert isinstance(first[1], Doc)
-    assert isinstance(second[1], RuntimeError)
-    assert handlers == (nlp.default_error_handler, nlp.get_pipe("test_fragile").get_error_handler())
-
-
 def test_predict_two_processes(model, data):
     nlp = spacy.load(model)
     nlp.add_pipe("test_fragile")
@@ -500,9 +464,6 @@ def test_predict_lines_of_label_studio(model, data):
 
 
 def test_predict_pictures_of_other_forms(model, data):
-    import base64
-
-    encoded = base64.b64encode((data / "img" / "red.png").read_bytes()).decode()
     lines = [
         {"text": "NBA", "image": 5},
         {"text": "NBA", "image": ["img/red.png"]},
@@ -519,15 +480,6 @@ def test_predict_pictures_of_other_forms(model, data):
         assert {key: record[key] for key in line} == line
     assert records[4]["entities"] == records[-1]["entities"]  # the picture itself is used
     assert "4 no picture at all" in stderr
-    # Data is no path, and nothing is fetched for it.
-    nlp = spacy.blank("en")
-    from spacy_mmib.cli.posts import Post, make_doc
-    from spacy_mmib.images.local_pictures import PictureFolder
-
-    post = Post(1, {"text": "x", "image": f"data:image/png;base64,{encoded}"})
-    doc = make_doc(nlp, post, PictureFolder(data, "header"))
-    assert doc._.image == (data / "img" / "red.png").read_bytes()
-    assert doc._.image_error is None
 
 
 def test_predict_numbers_that_json_does_not_have(model, data):
@@ -639,7 +591,7 @@ def test_a_full_disk(model, corpus, data):
 
 
 def test_looking_at_an_output_changes_nothing(model, data):
-    from spacy_mmib.cli.outputs import check_output
+    from spacy_mmib.cli.app import check_output
 
     (data / "old.json").write_text("old")
     check_output(data / "old.json")

@@ -14,7 +14,7 @@ from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.cli.evaluate import evaluate
+from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.util import MMIBWarning
 
 PER, ORG = "PER", "ORG"

@@ -22,12 +22,11 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib.bridge.shim import get_module
-from spacy_mmib.encoders.backbone import Backbone
-from spacy_mmib.encoders.prefetch import find_encoder_layers, find_encoders, get_planner, prefetch
+from spacy_mmib.encoders.encoder_settings import QUEUE, find_encoder_layers, read_ahead
+from spacy_mmib.encoders.torchvision import Backbone
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.post.extensions import get_regions_note
-from spacy_mmib.regions.getter import RegionGetter
-from spacy_mmib.regions.registry import region_getters
+from spacy_mmib.regions.base import RegionGetter, region_getters
 from spacy_mmib.util import MMIBWarning
 
 VOCAB = Vocab()
@@ -305,7 +304,9 @@ def test_gradients_of_rois_reach_the_network(files):
 
 
 def test_a_network_without_feature_map_is_refused():
-    with pytest.raises(ValueError, match="needs a convolutional network.*mobilenet_v3_small"):
+    with pytest.raises(
+        ValueError, match="needs a network whose last feature map is as wide.*mobilenet_v3_small"
+    ):
         make_encoder(arch="mobilenet_v3_small", region_features="roi")
     with pytest.raises(Exception, match="region_features"):
         make_encoder(region_features="pyramid")
@@ -519,10 +520,9 @@ def test_reading_ahead_changes_nothing(files, reader, batch_size):
     encoder = make_encoder(read_picture=read_picture, batch_size=batch_size)
     with pytest.warns(MMIBWarning):
         encoder.predict(docs[-1:])
-    networks = find_encoders(encoder)
     for start in (0, 4, 8):
-        prefetch(docs[start : start + 4], networks)
-        prefetch(docs[start + 2 : start + 6], networks)
+        read_ahead([encoder], docs[start : start + 4])
+        read_ahead([encoder], docs[start + 2 : start + 6])
         for doc, a, b in zip(
             docs[start : start + 4],
             expected[start : start + 4],
@@ -535,19 +535,17 @@ def test_reading_ahead_changes_nothing(files, reader, batch_size):
 def test_pictures_of_the_next_batch_are_read_ahead(files, monkeypatch):
     nlp = make_nlp()
     train(nlp, make_examples(nlp), steps=1)
-    planner = get_planner(find_encoders(nlp.get_pipe("mmib_ner").model)[0])
+    queue = find_encoder_layers(nlp.get_pipe("mmib_ner").model)[0].attrs[QUEUE]
     begun = []
-    original = type(planner).prefetch
+    original = type(queue).begin
     monkeypatch.setattr(
-        type(planner),
-        "prefetch",
-        lambda self, docs: begun.append(len(docs)) or original(self, docs),
+        type(queue), "begin", lambda self, docs: begun.append(len(docs)) or original(self, docs)
     )
     docs = [nlp.make_doc(f"post {i}") for i in range(5)]
     for doc, file in zip(docs, files):
         doc._.image = file
     assert [doc.text for doc in nlp.pipe(docs, batch_size=2)] == [f"post {i}" for i in range(5)]
-    assert begun == [2, 2, 1]
+    assert begun == [2, 1]
     # Whoever asks for single posts may wait for an answer before the next question.
     begun.clear()
     list(nlp.pipe([docs[0]], batch_size=1))
@@ -558,15 +556,11 @@ def test_nothing_begun_is_left_over(files):
     encoder = make_encoder(read_picture={"@misc": "spacy-mmib.picture_reader.v1", "prefetch": 3})
     docs = [make_doc(file) for file in files]
     encoder.predict(docs[:1])
-    prefetch(docs)  # found by the vocabulary
-    planner = get_planner(find_encoders(encoder)[0])
-    assert len(planner._pending) == 3
+    read_ahead([encoder], docs)
+    queue = encoder.attrs[QUEUE]
+    assert len(queue._pending) == 3
     encoder.predict(docs)
-    assert not planner._pending
-    other = Doc(Vocab(), words=["x"])
-    other._.image = files[0]
-    prefetch([other])
-    assert not planner._pending
+    assert not queue._pending
 
 
 def test_the_batcher_makes_the_batches_of_spacys_own_and_reads_ahead(files, monkeypatch):
@@ -577,10 +571,16 @@ def test_the_batcher_makes_the_batches_of_spacys_own_and_reads_ahead(files, monk
     assert list(ours(examples)) == [list(batch) for batch in own(examples)]
     assert list(ours([])) == []
     train(nlp, examples[:3], steps=1)
-    planner = get_planner(find_encoders(nlp.get_pipe("mmib_ner").model)[0])
-    for batch in ours(examples):
-        nlp.update(batch, sgd=False)
-    assert not planner._pending
+    queue = find_encoder_layers(nlp.get_pipe("mmib_ner").model)[0].attrs[QUEUE]
+    begun = []
+    original = type(queue).begin
+    monkeypatch.setattr(
+        type(queue), "begin", lambda self, docs: begun.append(len(docs)) or original(self, docs)
+    )
+    batches = [nlp.update(batch, sgd=False) for batch in ours(examples)]
+    assert len(begun) == len(batches) - 1 > 0
+    assert not queue._pending
+    assert not any(example.predicted.user_hooks for example in examples)
 
 
 def test_the_batcher_puts_posts_of_similar_length_together():

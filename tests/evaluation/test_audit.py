@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import spacy_mmib.evaluation.audit
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.evaluation.audit import AuditError, MissingExtraError, audit
+from spacy_mmib.evaluation import EvaluationError, MissingExtraError
+from spacy_mmib.evaluation.audit import audit
 from spacy_mmib.post.extensions import IMAGE_KEY, REGIONS_KEY, set_regions_note
 from spacy_mmib.post.relations import RELATIONS_KEY
 
@@ -363,7 +364,7 @@ def test_rare_labels(tmp_path):
     assert result["tasks"]["relation"]["folds"] == 2
     assert result["tasks"]["relation"]["labels"] == 3
     assert result["left_out"]["entity_type"] == "all 40 entities are 'PER'"
-    assert result["left_out"]["has_entity"] == "every post that is annotated has entities"
+    assert result["left_out"]["has_entity"] == "all 40 posts are 'with entities'"
 
 
 def test_no_labels(tmp_path):
@@ -371,10 +372,10 @@ def test_no_labels(tmp_path):
     docs = [Doc(vocab, words=["nothing", str(i)]) for i in range(30)]
     path = save(tmp_path / "corpus.spacy", docs)
     assert audit(path)["left_out"] == {
-        "relation": "no pair of entities is annotated with a relation",
-        "related": "no pair of entities is annotated with a relation",
+        "relation": "no pairs are annotated",
+        "related": "no pairs are annotated",
         "entity_type": "no entities are annotated",
-        "has_entity": "no entities are annotated",
+        "has_entity": "no posts are annotated",
     }
     result = run(path)
     assert result.exit_code == 0
@@ -392,21 +393,21 @@ def test_nothing_differs(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(AuditError, match="There is no corpus at"):
+    with pytest.raises(EvaluationError, match="There is no corpus at"):
         audit(tmp_path / "nope.spacy")
-    with pytest.raises(AuditError, match="There are no posts in"):
+    with pytest.raises(EvaluationError, match="There are no posts in"):
         audit(save(tmp_path / "empty.spacy", []))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(AuditError, match="There are no posts in"):
+    with pytest.raises(EvaluationError, match="There are no posts in"):
         audit(tmp_path / "folder")
     (tmp_path / "fake.spacy").write_text("not zipped")
-    with pytest.raises(AuditError, match=r"fake\.spacy can't be read"):
+    with pytest.raises(EvaluationError, match=r"fake\.spacy can't be read"):
         audit(tmp_path / "fake.spacy")
     docs = [make_doc(Vocab(), random.Random(0))]
     docbin = DocBin(docs=docs, store_user_data=True)
     docbin.user_data[0] = b"\xc1"
     docbin.to_disk(tmp_path / "damaged.spacy")
-    with pytest.raises(AuditError, match=r"damaged\.spacy can't be read to its end"):
+    with pytest.raises(EvaluationError, match=r"damaged\.spacy can't be read to its end"):
         audit(tmp_path / "damaged.spacy")
     with pytest.raises(ValueError, match="at least 2"):
         audit(tmp_path / "empty.spacy", folds=1)
@@ -443,7 +444,7 @@ def test_command(tmp_path):
     said = " ".join(result.output.split())
     assert "region count: region count < 3 => None, otherwise related: right for" in said
     assert said.count("FLAGGED") == 7  # count and all together in three tasks, and the legend
-    assert "Any entity in a post: not measured, because every post" in said
+    assert "Any entity in a post: not measured, because all 120 posts are 'with entities'" in said
     written = json.loads(output.read_text())
     assert written == audit(path, folds=4, seed=2, image_root=tmp_path)
     assert written["tasks"]["related"]["folds"] == 4

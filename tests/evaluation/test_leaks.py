@@ -22,7 +22,7 @@ from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.cli.evaluate import evaluate
+from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.post.extensions import REGIONS_NOTE_KEY, set_regions_note
 from spacy_mmib.training.corpus import MultimodalCorpus
 

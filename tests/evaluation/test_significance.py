@@ -8,14 +8,14 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 
 import spacy_mmib.post.extensions  # noqa: F401 (registers doc._.relations)
-from spacy_mmib.evaluation.document_counts import (
+from spacy_mmib.evaluation.scorers import (
     count_document_entities,
     count_document_relations,
     get_prf,
+    make_ner_scorer_v1,
+    score_relations,
     sum_counts,
 )
-from spacy_mmib.evaluation.relation_scorer import score_relations
-from spacy_mmib.evaluation.scorers import make_ner_scorer_v1
 from spacy_mmib.evaluation.significance import compare_f1
 
 VOCAB = Vocab()

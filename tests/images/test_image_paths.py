@@ -3,13 +3,8 @@ import sys
 
 import pytest
 
-from spacy_mmib.images.paths import (
-    MissingFileError,
-    OutsideRootError,
-    existing_inside,
-    resolve_inside,
-)
-from spacy_mmib.images.reading import ImageError
+from spacy_mmib.images.errors import ImageError, MissingFileError, OutsideRootError
+from spacy_mmib.images.files import existing_inside, resolve_inside
 
 
 @pytest.fixture

@@ -13,17 +13,16 @@ from spacy.vocab import Vocab
 
 from spacy_mmib import render
 from spacy_mmib.cache.cache import FeatureCache
-from spacy_mmib.evaluation.audit import _Sizes
+from spacy_mmib.evaluation.audit import look_up_picture
 from spacy_mmib.images import files
-from spacy_mmib.images.errors import ImageError
+from spacy_mmib.images.errors import ImageError, OutsideRootError
 from spacy_mmib.images.files import bind
-from spacy_mmib.images.local_pictures import PictureFolder
-from spacy_mmib.images.paths import OutsideRootError
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import probe_image, read_image
 from spacy_mmib.post.extensions import IMAGE_KEY, get_image_error, get_regions, get_stored_image
-from spacy_mmib.regions.crops import make_crops_v1
+from spacy_mmib.regions.crops import PublishedCrops
 from spacy_mmib.training.corpus import MultimodalCorpus
+from spacy_mmib.training.local_pictures import PictureFolder
 from spacy_mmib.util import MMIBWarning
 
 pytestmark = pytest.mark.skipif(not files._CAN_WALK, reason="needs openat")
@@ -224,7 +223,7 @@ def test_crops_of_a_getter(folder, encoder):
     place.mkdir()
     PIL.Image.new("RGB", (9, 9)).save(place / "crop_person_a.jpg")
     doc = from_corpus(folder)
-    getter = make_crops_v1(folder / "corpus", "umgf")
+    getter = PublishedCrops(folder / "corpus", "umgf")
     (crops,) = getter([doc], [None])
     assert read_image(crops[0]).size == (9, 9)
     (place / "crop_person_a.jpg").unlink()
@@ -235,9 +234,9 @@ def test_crops_of_a_getter(folder, encoder):
 
 def test_audit_looks_inside_only(folder):
     doc = from_corpus(folder)
-    assert _Sizes().look_up(doc, folder / "corpus")[1] == (40.0, 30.0)
+    assert look_up_picture(doc, folder / "corpus", {})[1] == (40.0, 30.0)
     swap(folder, "img/a.png")
-    assert _Sizes().look_up(doc, folder / "corpus")[1] == (-1.0, -1.0)
+    assert look_up_picture(doc, folder / "corpus", {})[1] == (-1.0, -1.0)
 
 
 def test_regions_stay_bound(folder):

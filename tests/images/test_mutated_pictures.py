@@ -10,9 +10,9 @@ import PIL.Image
 import pytest
 from mutations import MAGICS, mutated_pictures, whole_pictures
 
+from spacy_mmib.images.kinds import KINDS
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError, probe_image
-from spacy_mmib.post.kinds import KINDS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL"),

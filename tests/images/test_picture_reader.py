@@ -13,6 +13,7 @@ import time
 import warnings
 import weakref
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -24,14 +25,14 @@ from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.cli.predict import PredictResult
-from spacy_mmib.images import files, pool
-from spacy_mmib.images.local_pictures import PictureCounts, PictureFolder
-from spacy_mmib.images.paths import OutsideRootError
-from spacy_mmib.images.pool import PicturePool, Postponed, get_pool
+from spacy_mmib.evaluation.predict import PredictResult
+from spacy_mmib.images import files
+from spacy_mmib.images.errors import OutsideRootError
+from spacy_mmib.images.kinds import KINDS, describe_kinds
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError, ReadingLimits, probe_image, read_image
-from spacy_mmib.post.kinds import KINDS, describe_kinds
+from spacy_mmib.images.threads import Postponed, ReadingThreads
+from spacy_mmib.training.local_pictures import PictureCounts, PictureFolder
 
 
 def encoded(image, format="PNG", **options) -> bytes:
@@ -59,129 +60,93 @@ def fail(exception):
     raise exception
 
 
-# The pool
+# The threads
 
 
 def spin() -> None:
-    """Hangs as a decoder written in Python does."""
-    while True:
+    """Hangs as a decoder written in Python does, but not for ever."""
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
         pass
 
 
-def is_idle(jobs: PicturePool) -> bool:
-    return not jobs._readers and not any(old.thread.is_alive() for old in jobs._given_up)
+def is_idle(threads: ReadingThreads) -> bool:
+    return not threads._readers and not threads._hung
+
+
+def make_threads(n: int = 1, timeout: float = 20, max_bytes: int = 1000) -> ReadingThreads:
+    return ReadingThreads(n, timeout, max_bytes)
 
 
 def test_jobs_give_what_their_functions_give():
-    jobs = PicturePool(3, 20)
-    results = [jobs.submit(divmod, i, 7) for i in range(50)]
-    assert len(jobs._readers) <= 3
+    threads = make_threads(3)
+    results = [threads.submit(partial(divmod, i, 7)) for i in range(50)]
+    assert len(threads._readers) <= 3
     assert [job.result() for job in results] == [divmod(i, 7) for i in range(50)]
-    failing = jobs.submit(fail, KeyError("x"))
+    failing = threads.submit(partial(fail, KeyError("x")))
     for _ in range(2):
         with pytest.raises(KeyError, match="x"):
             failing.result()
     with pytest.raises(ImageError, match="broken") as info:
-        jobs.submit(fail, ImageError("broken", kind="empty")).result()
+        threads.submit(partial(fail, ImageError("broken", kind="empty"))).result()
     assert info.value.kind == "empty"
-    wait_until(lambda: is_idle(jobs))
-    assert jobs.submit(len, "abc").result() == 3
+    with pytest.raises(TimeoutError):
+        threads.submit(partial(fail, TimeoutError())).result()
+    wait_until(lambda: is_idle(threads))
+    assert threads.submit(lambda: 3).result() == 3
 
 
 @pytest.mark.parametrize("exception", [SystemExit(1), GeneratorExit(), KeyboardInterrupt()])
 def test_an_exception_that_ends_threads_ends_no_pipeline(exception):
-    jobs = PicturePool(1, 20)
-    assert kind_of(jobs.submit(fail, exception).result) == "crashed"
-    assert jobs.submit(len, "abc").result() == 3
+    threads = make_threads()
+    assert kind_of(threads.submit(partial(fail, exception)).result) == "crashed"
+    assert threads.submit(lambda: 3).result() == 3
 
 
-def test_what_hangs_in_python_code_is_ended():
-    jobs = PicturePool(2, 0.3)
-    results = [jobs.submit(spin) for _ in range(5)]
-    assert [kind_of(job.result) for job in results] == ["timeout"] * 5
-    wait_until(lambda: is_idle(jobs))
-    assert jobs.submit(len, "abc").result() == 3
-    assert kind_of(results[0].result) == "timeout"  # an answer stays
-
-
-def test_what_hangs_is_ended_though_nobody_waits_for_it():
-    jobs, begun = PicturePool(1, 0.2), threading.Event()
-    job = jobs.submit(lambda: begun.set() or spin())
-    begun.wait(20)
-    wait_until(lambda: is_idle(jobs))
-    assert job.done()
-
-
-def test_an_end_that_is_lost_comes_again(monkeypatch):
-    monkeypatch.setattr(pool, "LOOK_EVERY", 0.1)
-    lost = []
-
-    def work():
-        while True:
-            try:
-                spin()
-            except SystemExit:  # as in a finalizer, where it is ignored
-                lost.append(1)
-                if len(lost) == 3:
-                    raise
-
-    jobs = PicturePool(1, 0.1)
-    assert kind_of(jobs.submit(work).result) == "timeout"
-    wait_until(lambda: is_idle(jobs))
-
-
-def test_another_thread_takes_the_place_of_one_that_stays_in_c_code():
-    jobs, release = PicturePool(2, 0.3), threading.Lock()
-    release.acquire()
-    results = [jobs.submit(release.acquire) for _ in "ab"] + [jobs.submit(len, "abc")]
-    assert kind_of(results[0].result) == "timeout"
-    assert kind_of(results[1].result) == "timeout"
-    assert results[2].result() == 3  # waited for a thread longer than a job may run
+def test_another_thread_takes_the_place_of_one_that_hangs():
+    threads, release = make_threads(2, 0.3), threading.Event()
+    hanging = [threads.submit(lambda: release.wait(60)) for _ in "ab"]
+    last = threads.submit(lambda: 3)
+    assert last.result() == 3  # waited for a thread longer than a job may run
+    assert [kind_of(job.result) for job in hanging] == ["timeout"] * 2
     both = threading.Barrier(2)
-    assert sorted(job.result() for job in [jobs.submit(both.wait, 20) for _ in "ab"]) == [0, 1]
-    for _ in "ab":
-        release.release()
-        wait_until(release.locked)
-    release.release()
-    wait_until(lambda: is_idle(jobs))
+    assert sorted(job.result() for job in [threads.submit(lambda: both.wait(20)) for _ in "ab"]) == [0, 1]
+    release.set()
+    wait_until(lambda: is_idle(threads))
+    assert kind_of(hanging[0].result) == "timeout"  # an answer stays
 
 
-def test_threads_that_stay_in_c_code_are_not_left_without_end(monkeypatch):
-    monkeypatch.setattr(pool, "MAX_HUNG", 2)
-    monkeypatch.setattr(pool, "LOOK_EVERY", 0.1)
-    jobs, lock = PicturePool(1, 0.05), threading.Lock()
-    lock.acquire()
-    results = [jobs.submit(lock.acquire) for _ in range(4)]
+def test_threads_that_hang_are_not_left_without_end(monkeypatch):
+    monkeypatch.setattr("spacy_mmib.images.threads.MAX_HUNG", 2)
+    threads, release = make_threads(1, 0.05), threading.Event()
+    results = [threads.submit(lambda: release.wait(60)) for _ in range(4)]
     assert [kind_of(job.result) for job in results] == ["timeout"] * 4
     with pytest.raises(ImageError, match="start the process anew, and read with isolation"):
-        jobs.submit(len, "abc").result()
-    for _ in range(2):
-        lock.release()
-        wait_until(lambda: lock.locked() or is_idle(jobs))
-    wait_until(lambda: is_idle(jobs))
-    assert jobs.submit(len, "abc").result() == 3
+        threads.submit(lambda: 3).result()
+    release.set()
+    wait_until(lambda: is_idle(threads))
+    assert threads.submit(lambda: 3).result() == 3
 
 
 def test_waiting_for_a_thread_takes_no_time():
-    jobs = PicturePool(1, 1.5)
-    results = [jobs.submit(time.sleep, 0.7) for _ in range(3)]
+    threads = make_threads(1, 1.5)
+    results = [threads.submit(lambda: time.sleep(0.7)) for _ in range(3)]
     assert [job.result() for job in results] == [None] * 3
 
 
 def test_a_job_may_take_long_without_a_limit():
-    jobs = PicturePool(1, 0)
-    assert jobs.submit(lambda: time.sleep(0.3) or "done").result() == "done"
+    assert make_threads(1, 0).submit(lambda: time.sleep(0.3) or "done").result() == "done"
 
 
 EXIT = """
 import sys, threading, time
-from spacy_mmib.images.pool import PicturePool
-jobs = PicturePool(2, {timeout})
+from spacy_mmib.images.threads import ReadingThreads
+threads = ReadingThreads(2, {timeout}, 1000)
 begun = threading.Barrier(3)
 def work():
     begun.wait()
     {work}
-running = [jobs.submit(work) for _ in "ab"] + [jobs.submit(work) for _ in range(50)]
+running = [threads.submit(work) for _ in range(50)]
 begun.wait()
 try:
     running[0].result() if {wait} else None
@@ -197,8 +162,7 @@ print("end")
         ("time.sleep(1000)", 20, False),
         ("time.sleep(1000)", 0.2, True),
         ("while True: pass", 20, False),
-        ("threading.Lock().acquire(); threading.Lock().acquire()", 20, False),
-        ("import torch; x = torch.rand(1500, 1500)\n    while True: x @ x", 20, False),
+        ("import torch; x = torch.rand(500, 500)\n    for _ in range(50): x @ x", 20, False),
     ],
 )
 def test_the_interpreter_ends_whatever_hangs(work, timeout, wait):
@@ -212,11 +176,11 @@ def test_the_interpreter_ends_whatever_hangs(work, timeout, wait):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_threads_of_its_own():
-    jobs, release = get_pool(1, 20, 1000, None), threading.Event()
-    assert jobs.submit(len, "abc").result() == 3
+    reader, release = PictureReader(threads=1), threading.Event()
+    assert reader.submit(len, "abc").result() == 3
     parent = os.getpid()
-    running = jobs.submit(lambda: os.getpid() != parent or release.wait(60))
-    waiting = jobs.submit(os.getpid)
+    running = reader.submit(lambda: os.getpid() != parent or release.wait(60))
+    waiting = reader.submit(os.getpid)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads
         child = os.fork()
@@ -224,7 +188,7 @@ def test_a_forked_process_has_threads_of_its_own():
         code = 1
         try:
             done = running.result() is True and waiting.result() == os.getpid()
-            thread = get_pool(1, 20, 1000, None).submit(threading.current_thread).result()
+            thread = reader.submit(threading.current_thread).result()
             code = 0 if done and thread is not threading.current_thread() else 2
         finally:
             os._exit(code)
@@ -235,30 +199,30 @@ def test_a_forked_process_has_threads_of_its_own():
 
 
 def test_without_threads_the_caller_does_it():
-    jobs = PicturePool(0, 20)
-    assert jobs.submit(threading.current_thread).result() is threading.current_thread()
-    assert kind_of(jobs.submit(fail, SystemExit()).result) == "crashed"
+    threads = make_threads(0)
+    assert threads.submit(threading.current_thread).result() is threading.current_thread()
+    assert kind_of(threads.submit(partial(fail, SystemExit())).result) == "crashed"
     with pytest.raises(KeyboardInterrupt):  # somebody wants to end the program
-        jobs.submit(fail, KeyboardInterrupt()).result()
+        threads.submit(partial(fail, KeyboardInterrupt())).result()
 
 
 def test_where_no_thread_can_be_started_the_caller_does_it(monkeypatch):
     def start(self):
         raise RuntimeError("can't start new thread")
 
-    jobs = PicturePool(2, 20)
+    threads = make_threads(2)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        job = jobs.submit(threading.current_thread)
+        job = threads.submit(threading.current_thread)
         assert job.result() is threading.current_thread()
-    assert jobs.submit(threading.current_thread).result() is not threading.current_thread()
+    assert threads.submit(threading.current_thread).result() is not threading.current_thread()
 
 
-def test_what_nobody_waits_for_is_not_done():
-    jobs, release, done = PicturePool(1, 20), threading.Event(), []
-    running = jobs.submit(release.wait, 60)
-    jobs.submit(done.append, "forgotten")
-    last = jobs.submit(done.append, "last")
+def test_what_is_cancelled_is_not_done():
+    threads, release, done = make_threads(), threading.Event(), []
+    running = threads.submit(lambda: release.wait(60))
+    threads.submit(lambda: done.append("forgotten")).cancel()
+    last = threads.submit(lambda: done.append("last"))
     release.set()
     running.result()
     last.result()
@@ -272,12 +236,12 @@ def test_errors_keep_nothing_in_memory():
     def read(picture):
         raise ValueError("no")
 
-    jobs = PicturePool(1, 20)
+    threads = make_threads()
     picture = Picture()
     alive = weakref.ref(picture)
     gc.disable()
     try:
-        job = jobs.submit(read, picture)
+        job = threads.submit(partial(read, picture))
         del picture
         try:  # pytest.raises would keep it
             job.result()
@@ -301,16 +265,19 @@ class Pixels:
 class Counter:
     """Decodes, and knows how many bytes are decoded at a time."""
 
-    def __init__(self, jobs: PicturePool) -> None:
-        self.jobs, self.lock, self.now, self.most = jobs, threading.Lock(), 0, 0
+    def __init__(self, threads: ReadingThreads) -> None:
+        self.threads, self.lock, self.now, self.most = threads, threading.Lock(), 0, 0
 
     def change(self, n_bytes: int) -> None:
         with self.lock:
             self.now += n_bytes
             self.most = max(self.most, self.now)
 
-    def decode(self, n_bytes: int, keep: bool = False):
-        self.jobs.claim(n_bytes)
+    def submit(self, n_bytes: int, keep: bool = False):
+        return self.threads.submit(partial(self.decode, n_bytes, keep))
+
+    def decode(self, n_bytes: int, keep: bool):
+        self.threads.claim(n_bytes)
         self.change(n_bytes)
         time.sleep(0.005)
         if keep:
@@ -322,70 +289,68 @@ class Counter:
 
 
 def test_pictures_wait_for_room_to_be_decoded_in():
-    jobs = PicturePool(4, 20, max_decoded_bytes=1000)
-    counter = Counter(jobs)
+    counter = Counter(make_threads(4))
     sizes = [400, 100, 5000, 600, 400, 800, 200] * 5
-    results = [jobs.submit(counter.decode, size) for size in sizes]
+    results = [counter.submit(size) for size in sizes]
     assert [job.result() for job in results] == sizes
     assert counter.most == 5000  # alone
+    assert counter.threads._used == 0
 
 
 def test_waiting_for_room_takes_no_time():
-    jobs = PicturePool(2, 0.5, max_decoded_bytes=1000)
+    threads = make_threads(2, 0.5)
 
     def decode():
-        jobs.claim(1000)
+        threads.claim(1000)
         time.sleep(0.3)
 
-    results = [jobs.submit(decode) for _ in range(4)]
+    results = [threads.submit(decode) for _ in range(4)]
     assert [job.result() for job in results] == [None] * 4
 
 
 def test_what_is_given_up_gives_room():
-    jobs = PicturePool(2, 0.3, max_decoded_bytes=1000)
+    threads = make_threads(2, 0.3)
 
     def hang():
-        jobs.claim(1000)
+        threads.claim(1000)
         spin()
 
-    hung = jobs.submit(hang)
-    other = jobs.submit(Counter(jobs).decode, 1000)
+    hung = threads.submit(hang)
+    other = Counter(threads).submit(1000)
     assert kind_of(hung.result) == "timeout"
     assert other.result() == 1000
 
 
 def test_no_more_is_read_ahead_than_there_is_room_for():
-    jobs = PicturePool(2, 20, max_decoded_bytes=1000)
-    counter = Counter(jobs)
-    begun = [jobs.submit(counter.decode, 400, True, ahead=True) for _ in range(6)]
+    threads = make_threads(2)
+    counter = Counter(threads)
+    begun = [counter.submit(400, True) for _ in range(6)]
     results = []
     for job in begun:
         try:
-            results.append(job.result())
+            results.append(job.result(needed=False))
         except Postponed:
             results.append(None)
     assert [pixels is not None for pixels in results] == [True, True, False, False, False, False]
-    needed = jobs.submit(counter.decode, 400, True).result()
+    needed = begun[2].result()
     assert counter.most == 1200
-    late = jobs.submit(counter.decode, 400, True, ahead=True)
-    late.ahead = False  # somebody has asked for it meanwhile
-    assert late.result().size == (100, 1)
     begun.clear()
-    del results, needed, late
+    del job, results, needed
+    gc.collect()
     assert counter.now == 0
-    assert jobs.submit(counter.decode, 4000, True, ahead=True).result().size == (1000, 1)
+    assert counter.submit(4000, True).result().size == (1000, 1)
+    assert threads._used == 0
 
 
 def test_a_second_picture_of_a_job_waits_for_nobody():
-    jobs = PicturePool(2, 20, max_decoded_bytes=1000)
-    both = threading.Barrier(2)
+    threads, both = make_threads(2), threading.Barrier(2)
 
     def decode():
-        jobs.claim(500)
+        threads.claim(500)
         both.wait(20)
-        jobs.claim(500)
+        threads.claim(500)
 
-    assert [job.result() for job in [jobs.submit(decode) for _ in "ab"]] == [None] * 2
+    assert [job.result() for job in [threads.submit(decode) for _ in "ab"]] == [None] * 2
 
 
 # The reader
@@ -395,12 +360,9 @@ def test_registered_with_its_settings(tmp_path):
     block = {"@misc": "spacy-mmib.picture_reader.v1"}
     reader = registry.resolve({"reader": block})["reader"]
     assert isinstance(reader, PictureReader)
-    assert (reader.threads, reader.timeout, reader.resolver, reader.image_root) == (
-        2,
-        20,
-        None,
-        None,
-    )
+    assert reader.threads == len(os.sched_getaffinity(0))
+    assert reader.prefetch >= 32
+    assert (reader.timeout, reader.resolver, reader.image_root) == (20, None, None)
     block |= {"formats": ["png", "JPEG"], "threads": 0, "timeout": 0, "image_root": str(tmp_path)}
     reader = registry.resolve({"reader": block})["reader"]
     for other in (reader, copy.deepcopy(reader), pickle.loads(pickle.dumps(reader))):
@@ -437,7 +399,7 @@ def test_settings_that_make_no_sense(settings, message):
 def test_pillow_is_imported_when_a_picture_is_read():
     code = (
         "import spacy, sys; before = set(sys.modules)\n"
-        "import spacy_mmib.images.reader, spacy_mmib.images.pool, spacy_mmib.images.local_pictures\n"
+        "import spacy_mmib.images.reader, spacy_mmib.images.threads, spacy_mmib.training.local_pictures\n"
         "assert not {'PIL', 'torch'} & (set(sys.modules) - before)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

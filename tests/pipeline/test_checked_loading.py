@@ -67,7 +67,7 @@ def test_a_flipped_bit_without_digests_never_raises_what_names_nothing(folder, w
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("place", ["core", "head", "tok2vec", "img2vec"])
+@pytest.mark.parametrize("place", ["fusion", "head", "tok2vec", "img2vec"])
 def test_weights_that_are_not_finite(value, place):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

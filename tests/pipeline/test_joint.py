@@ -19,8 +19,6 @@ from conftest import (
     train,
 )
 
-from spacy_mmib.bridge import picture_vectors
-from spacy_mmib.bridge.picture_vectors import get_picture_vectors
 from spacy_mmib.util import MMIBWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
@@ -28,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 
 def count_pictures(monkeypatch, model) -> list[int]:
     """Numbers of pictures and objects in each forward pass of the networks under a model."""
-    from spacy_mmib.encoders.backbone import Backbone
+    from spacy_mmib.encoders.torchvision import Backbone
 
     counts: list[int] = []
     forward = Backbone.forward
@@ -110,14 +108,16 @@ def test_vectors_are_no_part_of_the_doc_and_die_with_it(trained_joint):
     before = len(doc.to_bytes())
     with trained_joint.select_pipes(enable="mmib_img2vec"):
         trained_joint(doc)
-    assert get_picture_vectors(doc, "mmib_img2vec").shape == (2, 512)
+    kept = trained_joint.get_pipe("mmib_img2vec").kept
+    assert kept.get(doc)[0].shape == (2, 512)
     assert len(doc.to_bytes()) == before
-    assert get_picture_vectors(doc.copy(), "mmib_img2vec") is None
+    assert kept.get(doc.copy()) is None
+    assert not len(pickle.loads(pickle.dumps(kept)))
     gc.collect()
-    held = len(picture_vectors._ENCODED)
+    held = len(kept)
     del doc
     gc.collect()
-    assert len(picture_vectors._ENCODED) == held - 1
+    assert len(kept) == held - 1
 
 
 def test_another_picture_is_encoded_anew(trained_joint):
@@ -250,7 +250,7 @@ def test_vectors_of_a_picture_that_was_replaced_are_not_used(trained_joint):
         trained_joint(doc)
     trained_joint(doc)
     doc._.regions = [(1, 1, 9, 9)]  # other objects in the same picture
-    assert get_picture_vectors(doc, "mmib_img2vec") is None
+    assert trained_joint.get_pipe("mmib_img2vec").kept.get(doc) is None
 
 
 def test_a_training_batch_is_used_once():
@@ -276,7 +276,7 @@ def test_a_training_batch_is_used_once():
 def test_vectors_kept_are_no_view_of_the_batch(trained_joint):
     docs = posts(trained_joint)
     list(trained_joint.pipe(docs))
-    assert get_picture_vectors(docs[0], "mmib_img2vec").base is None
+    assert trained_joint.get_pipe("mmib_img2vec").kept.get(docs[0])[0].base is None
 
 
 @pytest.mark.parametrize("upstream", ["mmib_img2vec", "other"])

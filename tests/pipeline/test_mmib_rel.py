@@ -272,7 +272,7 @@ def test_a_batch_without_pairs_still_backpropagates(posts):
 
 @pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_posts_without_pairs_take_no_part_in_the_regularizers():
-    nlp = make_rel_nlp(model={"dropout": 0.0})
+    nlp = make_rel_nlp(model={"fusion": {**REL_MODEL["fusion"], "dropout": 0.0}})
     examples = make_rel_examples(nlp)
     nlp.initialize(lambda: examples)
     kls = []
@@ -295,7 +295,7 @@ def test_markers_need_an_encoder_of_their_own():
 @pytest.mark.parametrize("entity_repr", ["pool", "marker"])
 def test_the_own_picture_under_another_pair_or_row_is_no_negative(entity_repr):
     """Two rows of one post, as in MNRE without grouping, and two pairs of each: one picture, no negative."""
-    nlp = make_rel_nlp(model={"entity_repr": entity_repr, "dropout": 0.0})
+    nlp = make_rel_nlp(model={"entity_repr": entity_repr, "fusion": {**REL_MODEL["fusion"], "dropout": 0.0}})
     nlp.initialize(lambda: make_rel_examples(nlp))
     core = nlp.get_pipe("mmib_rel").model.get_ref("fusion")
     keys = []

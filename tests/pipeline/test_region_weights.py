@@ -29,11 +29,11 @@ from conftest import (
 from spacy.tokens import Doc, DocBin, Span
 from thinc.api import Model
 
+from spacy_mmib.bridge.picture_vectors import sum_by_region
 from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.fusion.mmib import MMIB
-from spacy_mmib.models.post_encoder import by_region
 from spacy_mmib.post.extensions import REGIONS_KEY, set_image, set_region_weights
-from spacy_mmib.regions.registry import region_getters
+from spacy_mmib.regions.base import region_getters
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 
@@ -458,12 +458,8 @@ def test_a_model_without_a_core():
 
 
 def test_patches_are_the_whole_picture():
-    doc = make_post(spacy.blank("en"), regions=BOXES[:2])
-    from spacy_mmib.bridge.picture_vectors import set_region_rows
-
-    set_region_rows(doc, [0] * 5)
     array = numpy.full((2, 5), 0.2)
-    numpy.testing.assert_allclose(by_region(doc, array), [[1, 0, 0]] * 2)
+    numpy.testing.assert_allclose(sum_by_region(array, [0] * 5, 2), [[1, 0, 0]] * 2)
 
 
 @pytest.mark.parametrize(
@@ -477,11 +473,7 @@ def test_patches_are_the_whole_picture():
     ],
 )
 def test_rows_that_dont_fit_are_nobodys(rows, expected):
-    from spacy_mmib.bridge.picture_vectors import set_region_rows
-
-    doc = make_post(spacy.blank("en"), regions=BOXES[:3])
-    set_region_rows(doc, rows)
-    found = by_region(doc, numpy.asarray([[0.5, 0.3, 0.2]])).tolist()
+    found = sum_by_region(numpy.asarray([[0.5, 0.3, 0.2]]), rows, 3).tolist()
     assert found == [expected or []]
 
 

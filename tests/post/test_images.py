@@ -3,7 +3,6 @@
 import io
 import pickle
 import struct
-import weakref
 
 import numpy
 import PIL.Image
@@ -16,9 +15,8 @@ from spacy.vocab import Vocab
 
 import spacy_mmib.post.extensions
 from spacy_mmib.images.reading import ImageError, probe_image, read_image, to_rgb
+from spacy_mmib.images.values import Pixels, image_key, to_stored
 from spacy_mmib.post.regions import clip_box, normalize_regions
-from spacy_mmib.post.values import Pixels, image_key, to_stored
-from spacy_mmib.regions.loading import load_pictures
 
 
 def encoded(image: PIL.Image.Image, format: str = "PNG", **options) -> bytes:
@@ -294,32 +292,6 @@ def test_boxes_are_clipped_or_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             clip_box(box, 10, 8)
-
-
-def test_loading_crops_boxes_and_reads_files(tmp_path):
-    image = make_picture("red", (40, 30))
-    image.paste((0, 0, 255), (20, 10, 30, 20))
-    make_picture("green", (7, 5)).save(tmp_path / "crop.png")
-    regions = normalize_regions([(20, 10, 30, 20), (5, 5, 1, 1), tmp_path / "crop.png", tmp_path / "no.png"])
-    problems: list[str] = []
-    pictures = list(load_pictures(to_stored(image), regions, problems=problems))
-    assert [p.size for p in pictures] == [(40, 30), (10, 10), (7, 5)]
-    assert near(pictures[1], (0, 0, 255))
-    assert [p.split(":")[0] for p in problems] == ["region 1", "region 3"]
-    assert len(list(load_pictures(to_stored(image), regions, 1, problems=[]))) == 2
-    assert list(load_pictures(b"", regions, problems=problems)) == []
-    assert problems[-1] == "the bytes of the picture are empty"
-
-
-def test_objects_are_cut_out_one_at_a_time():
-    """Sixty crops of a large picture are never in memory together."""
-    image = to_stored(make_picture("red", (300, 300)))
-    regions = normalize_regions([(0, 0, 300, 300)] * 60)
-    alive = []
-    for picture in load_pictures(image, regions, problems=[]):
-        alive.append(weakref.ref(picture))
-        del picture
-        assert sum(ref() is not None for ref in alive) <= 2  # the whole picture, and this one
 
 
 def test_another_picture_takes_its_own_regions():

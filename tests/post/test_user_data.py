@@ -14,10 +14,10 @@ from spacy.vocab import Vocab
 
 from spacy_mmib import render
 from spacy_mmib.cli.errors import annotations
-from spacy_mmib.cli.posts import Post, to_record
-from spacy_mmib.evaluation.relation_scorer import score_relations
-from spacy_mmib.images.local_pictures import PictureFolder
+from spacy_mmib.evaluation.posts import to_record
+from spacy_mmib.evaluation.scorers import score_relations
 from spacy_mmib.images.reading import read_image
+from spacy_mmib.images.values import PathInRoot
 from spacy_mmib.post import extensions
 from spacy_mmib.post.extensions import (
     ATTRIBUTES,
@@ -44,8 +44,8 @@ from spacy_mmib.post.relations import (
     set_predicted_relations,
     set_relations,
 )
-from spacy_mmib.post.values import PathInRoot
 from spacy_mmib.training.corpus import MultimodalCorpus
+from spacy_mmib.training.local_pictures import PictureFolder
 from spacy_mmib.util import MMIBWarning
 
 
@@ -199,7 +199,7 @@ def test_nothing_goes_through_a_foreign_attribute(foreign, trained, tmp_path):
     (ent,) = doc.ents
     assert get_confidence(ent) > 0.3
     assert len(get_region_weights(ent)) == 2
-    record = to_record(Post(1, {}), doc)
+    record = to_record({}, doc)
     assert record["entities"][0]["confidence"] == round(float(get_confidence(ent)), 5)
     assert [relation["label"] for relation in record["relations"]] == ["eats"]
     assert "image_error" not in record
@@ -295,7 +295,7 @@ def test_no_entry_of_a_stranger_makes_a_reader_fail(key, tmp_path):
             assert ent._.region_weights is None or sum(ent._.region_weights) == 1
         assert extensions.get_weighted_spans(doc, without="x") in (set(), {(0, 3)})
         get_predicted_relations(doc, "mmib_rel")
-        to_record(Post(1, {}), doc)
+        to_record({}, doc)
         annotations(doc)
         score_relations([spacy.training.Example(doc, gold), spacy.training.Example(gold, doc)])
         # Writing over it works, and leaves no trace of it.

@@ -1,24 +1,23 @@
 """What `spacy project run check-twitter17` says of a folder, and which version of a dataset a corpus is."""
 
 import json
-import sys
 from pathlib import Path
 
 import PIL.Image
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
-SCRIPTS = Path(__file__).parents[2] / "project" / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+from project import check as check_module
+from project.check import check_data as check
+from project.check import compare_counts, list_missing
+from project.convert import convert_mnre, convert_twitter
+from project.facts import PUBLISHED, SPLITS, get_dataset_version, name_version
+from project.pictures import ASSETS, Folders, find_folders
 
-import check_data  # noqa: E402
-import check_report  # noqa: E402
-import convert_mnre  # noqa: E402
-import convert_twitter  # noqa: E402
-import dataset_facts  # noqa: E402
-from check_data import check_data as check  # noqa: E402
-from dataset_facts import FILES, PAPER, get_dataset_version, name_version  # noqa: E402
-from workflow_data import ASSETS, Folders, find_folders  # noqa: E402
+FILES = {name: facts["files"] for name, facts in PUBLISHED.items()}
+PAPER = {name: facts["paper"] for name, facts in PUBLISHED.items()}
 
 TEXTS = {
     "train": "IMGID:1\nRob\tB-PER\nLee\tI-PER\n\nIMGID:2\nthe\tO\nNBA\tI-ORG\n\nIMGID:3\nOslo\tB-LOC\n",
@@ -62,8 +61,8 @@ def mnre(tmp_path):
 @pytest.fixture
 def released(monkeypatch):
     """As if our few posts were what had been released."""
-    monkeypatch.setitem(FILES, "twitter17", COUNTS)
-    monkeypatch.setitem(PAPER, "twitter17", COUNTS)
+    for facts in ("files", "paper"):
+        monkeypatch.setitem(PUBLISHED["twitter17"], facts, COUNTS)
 
 
 def picture(path):
@@ -71,16 +70,16 @@ def picture(path):
     PIL.Image.new("RGB", (4, 4)).save(path)
 
 
-def run(monkeypatch, capsys, *args):
-    monkeypatch.setattr(sys, "argv", ["check_data.py", *map(str, args)])
-    with pytest.raises(SystemExit) as stop:
-        check_data.main()
-    return stop.value.code, " ".join(capsys.readouterr().out.split())
+def run(*args):
+    app = typer.Typer()
+    app.command()(check_module.main)
+    result = CliRunner().invoke(app, list(map(str, args)))
+    return result.exit_code, " ".join(result.output.split())
 
 
-def test_texts_only(data, released, tmp_path, monkeypatch, capsys):
+def test_texts_only(data, released, tmp_path):
     args = ("twitter17", "--data", data, "--images", "", "--crops", "", "--dicts", "")
-    code, output = run(monkeypatch, capsys, *args, "--metrics", tmp_path / "metrics")
+    code, output = run(*args, "--metrics", tmp_path / "metrics")
     assert code == 0
     assert "Twitter-2017 can be run on its TEXT ONLY." in output
     assert "--vars.images" in output
@@ -91,18 +90,18 @@ def test_texts_only(data, released, tmp_path, monkeypatch, capsys):
     assert found["version"] == "as released"
 
 
-def test_other_counts_are_another_version_and_said(data, tmp_path, monkeypatch, capsys):
+def test_other_counts_are_another_version_and_said(data, tmp_path):
     report = check("twitter17", Folders(data))
     assert report.version.name == "unknown"
     assert "train posts 3 instead of 3373" in report.version.details
-    lines = {line[0]: line[1:] for line in check_report.compare_counts(report)}
+    lines = {line[0]: line[1:] for line in compare_counts(report)}
     assert lines["train posts"] == ("! 3", "3,373", "3,373", "-3,370")
     assert lines["train ORG"] == ("! 0", "1,674", "1,674", "-1,674")
 
 
-def test_missing_texts(data, tmp_path, monkeypatch, capsys):
+def test_missing_texts(data, tmp_path):
     (data / "valid.txt").unlink()
-    code, output = run(monkeypatch, capsys, "twitter17", "--data", data, "--metrics", tmp_path)
+    code, output = run("twitter17", "--data", data, "--metrics", tmp_path)
     assert code == 1
     assert f"{data / 'valid.txt'}" in output
     assert f"Put train.txt, valid.txt and test.txt into {data}" in output
@@ -116,9 +115,9 @@ def test_a_text_in_another_format_is_a_problem_not_a_crash(data):
     assert "line 1" in report.problems[0]
 
 
-def test_no_folder_at_all_names_the_default_one(tmp_path, monkeypatch, capsys):
+def test_no_folder_at_all_names_the_default_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, output = run(monkeypatch, capsys, "mnre", "--data", "")
+    code, output = run("mnre", "--data", "")
     assert code == 1
     assert "project/assets/mnre" in output
 
@@ -129,10 +128,10 @@ def test_pictures(data, tmp_path):
     (tmp_path / "images" / "3.jpg").write_text("no picture")
     report = check("twitter17", Folders(data, tmp_path / "images"))
     train = report.pictures["train"]
-    assert (train.posts, train.there, train.missing, train.unreadable) == (3, 1, 1, 1)
-    assert "2.jpg" in train.example
+    assert tuple(train[key] for key in ("posts", "there", "missing", "unreadable")) == (3, 1, 1, 1)
+    assert "2.jpg" in train["example"]
     assert report.runs == ["text", "pictures"]
-    assert any("2 posts" in line for line in check_report.list_missing(report))
+    assert any("2 posts" in line for line in list_missing(report))
 
 
 def test_pictures_of_training_alone_are_not_enough(data, tmp_path):
@@ -147,12 +146,12 @@ def test_umgf_crops(data, tmp_path):
     picture(tmp_path / "crops" / "1" / "crop_person_1.jpg")
     report = check("twitter17", Folders(data, tmp_path / "images", tmp_path / "crops"))
     assert report.runs == ["text", "pictures", "objects"]
-    assert (report.crops.layout, report.crops.crops) == ("umgf", 1)
-    assert report.crops.posts == {"train": 1, "dev": 0, "test": 0}
+    assert (report.crops["layout"], report.crops["crops"]) == ("umgf", 1)
+    assert report.crops["posts"] == {"train": 1, "dev": 0, "test": 0}
     (tmp_path / "empty").mkdir()
     report = check("twitter17", Folders(data, tmp_path / "images", tmp_path / "empty"))
     assert report.runs == ["text", "pictures"]
-    assert "neither layout" in report.crops.problem
+    assert "neither layout" in report.crops["problem"]
 
 
 def test_hvpnet_crops(data, tmp_path):
@@ -164,19 +163,19 @@ def test_hvpnet_crops(data, tmp_path):
         names = {key: ["0_pred_yolo_crop_0.png", "0_pred_yolo_crop_1.png"]}
         torch.save(names, data / f"texts_{split}_dict.pth")
     report = check("twitter17", Folders(data, tmp_path / "images", crops))
-    assert (report.crops.problem, report.crops.layout) == (None, "hvpnet")
-    assert (report.crops.crops, report.crops.missing) == (3, 3)
+    assert (report.crops["problem"], report.crops["layout"]) == (None, "hvpnet")
+    assert (report.crops["crops"], report.crops["missing"]) == (3, 3)
     (data / "texts_val_dict.pth").unlink()
     report = check("twitter17", Folders(data, tmp_path / "images", crops))
-    assert "val_dict.pth" in report.crops.problem
+    assert "val_dict.pth" in report.crops["problem"]
 
 
-def test_mnre(mnre, tmp_path, monkeypatch, capsys):
+def test_mnre(mnre, tmp_path):
     picture(mnre / "img_org" / "train" / "1.jpg")
     picture(mnre / "img_org" / "2.jpg")
     picture(mnre / "img_org" / "test" / "1.jpg")
     args = ("mnre", "--data", mnre, "--crops", tmp_path, "--metrics", tmp_path)
-    code, output = run(monkeypatch, capsys, *args)
+    code, output = run(*args)
     assert code == 0
     assert "MNRE can be run with its pictures." in output
     assert "leak the label" in output
@@ -210,38 +209,38 @@ def test_the_version_of_a_converted_corpus(data, released, tmp_path):
     for name in range(1, 6):
         picture(tmp_path / "images" / f"{name}.jpg")
     folder = tmp_path / "twitter17"
-    convert_twitter.convert(data, folder)
+    convert_twitter(data, folder)
     version = get_dataset_version(folder)
     assert (version["name"], version["version"]) == ("twitter17", "as released")
     assert version["regions"] == "none"
     # The digest is of the content: the same before the conversion, with pictures and elsewhere.
     assert version["digest"] == check("twitter17", Folders(data)).digest
     picture(tmp_path / "crops" / "1" / "crop_person_1.jpg")
-    convert_twitter.convert(data, folder, images=tmp_path / "images", crops=tmp_path / "crops")
+    convert_twitter(data, folder, images=tmp_path / "images", crops=tmp_path / "crops")
     assert get_dataset_version(folder) == {**version, "regions": "umgf"}
     # An orphan tag that begins an entity makes another corpus of the same release.
-    convert_twitter.convert(data, folder, orphans="begin")
+    convert_twitter(data, folder, orphans="begin")
     begun = get_dataset_version(folder)
     assert begun["version"] == "as released"
     assert begun["digest"] != version["digest"]
     assert check("twitter17", Folders(data), orphans="begin").version.name == "as released"
     (data / "test.txt").write_text("IMGID:5\nCup\tB-OTHER\n\nIMGID:6\nno\tO\n")
-    convert_twitter.convert(data, folder)
+    convert_twitter(data, folder)
     assert get_dataset_version(folder)["version"] == "unknown"
 
 
 def test_the_version_of_mnre_however_it_is_converted(mnre, tmp_path, monkeypatch):
     found = check("mnre", Folders(mnre))
-    monkeypatch.setitem(FILES, "mnre", found.counts)
+    monkeypatch.setitem(PUBLISHED["mnre"], "files", found.counts)
     for name, group in (("mnre", True), ("mnre-leaking", False)):
-        convert_mnre.convert(mnre, tmp_path / "out" / name, group=group)
+        convert_mnre(mnre, tmp_path / "out" / name, group=group)
         version = get_dataset_version(tmp_path / "out" / name)
         assert (version["version"], version["regions"]) == ("as released", "none")
     assert get_dataset_version(tmp_path / "out" / "mnre")["digest"] == found.digest
 
 
 def test_a_corpus_of_ones_own(data, tmp_path):
-    convert_twitter.convert(data, tmp_path / "mine")
+    convert_twitter(data, tmp_path / "mine")
     (tmp_path / "mine" / "meta.json").unlink()
     (tmp_path / "mine" / "test.spacy").unlink()
     version = get_dataset_version(tmp_path / "mine")
@@ -278,14 +277,13 @@ def test_the_facts_add_up():
         if "PER" in counts and sum(counts[t] for t in ("PER", "LOC", "ORG", "MISC")) != counts["entities"]
     ]
     assert odd == [("twitter15", "train"), ("twitter15", "test")]
-    assert "add up" in dataset_facts.NOTES["twitter15"]
-    instances = [FILES["mnre"][split]["instances"] for split in dataset_facts.SPLITS]
+    assert "add up" in PUBLISHED["twitter15"]["note"]
+    instances = [FILES["mnre"][split]["instances"] for split in SPLITS]
     assert 2 * sum(instances) == PAPER["mnre"]["all"]["heads and tails"]
 
 
 @pytest.mark.parametrize(
-    ("dataset", "folder"),
-    [("twitter15", "twitter2015"), ("twitter17", "twitter2017"), ("mnre", "mnre")],
+    ("dataset", "folder"), [("twitter15", "twitter2015"), ("twitter17", "twitter2017"), ("mnre", "mnre")]
 )
 def test_real_data_is_as_released(mmib_data, dataset, folder):
     report = check(dataset, Folders(mmib_data / folder))

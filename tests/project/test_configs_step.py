@@ -14,13 +14,15 @@ from conftest import make_picture
 from spacy.tokens import DocBin, Span
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
-from spacy.util import load_config, registry
+from spacy.util import registry
 from thinc.api import Config
 from tiny_bert import save_tiny_bert
 
+from project.config import read_config
+
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(ROOT.glob("configs/*.cfg"))
-PAPERS = [path for path in CONFIGS if "_trf" in path.stem and "frozen" not in path.stem]
+CONFIGS = sorted(path.stem for path in ROOT.glob("configs/*.cfg"))
+PAPERS = [name for name in CONFIGS if "_trf" in name and "frozen" not in name]
 TRAINING_POSTS = {"rel_trf": 7356, "rel_trf_released": 7356}
 """Of the dataset that a config's schedule is for; the others' is Twitter-2017."""
 
@@ -60,7 +62,7 @@ def corpus(tmp_path_factory) -> Path:
 def entities(bert, corpus, tmp_path_factory) -> str:
     """What joint_trf_frozen.cfg is trained on top of: the same without relations, not trained any further."""
     folder = tmp_path_factory.mktemp("entities") / "model-best"
-    config = make_small(ROOT / "configs/joint_trf.cfg", bert, corpus)
+    config = make_small("joint_trf", bert, corpus)
     del config["components"]["mmib_rel"]
     config["nlp"]["pipeline"].remove("mmib_rel")
     weights = config["training"]["score_weights"]
@@ -69,9 +71,9 @@ def entities(bert, corpus, tmp_path_factory) -> str:
     return str(folder)
 
 
-def make_small(path: Path, bert: str, corpus: Path, entities: str | None = None) -> Config:
+def make_small(name: str, bert: str, corpus: Path, entities: str | None = None) -> Config:
     """The config with tiny encoders, for one step."""
-    config = load_config(path, interpolate=False)
+    config = read_config(name)
     for layer in find_layers(config["components"]):
         if layer.get("name") == "bert-base-uncased":
             layer["name"] = bert
@@ -96,9 +98,9 @@ def find_layers(section):
             yield from find_layers(value)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_a_step_and_a_prediction(path, bert, corpus, entities):
-    config = make_small(path, bert, corpus, entities)
+@pytest.mark.parametrize("config_name", CONFIGS)
+def test_a_step_and_a_prediction(config_name, bert, corpus, entities):
+    config = make_small(config_name, bert, corpus, entities)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         nlp = init_nlp(config)
@@ -138,24 +140,23 @@ def read_posts(nlp, corpus: Path):
     return docs
 
 
-@pytest.mark.parametrize("path", PAPERS, ids=lambda p: p.stem)
-def test_the_papers_setting(path):
+@pytest.mark.parametrize("config_name", PAPERS)
+def test_the_papers_setting(config_name):
     """Section IV.A.3: BERT-base, ResNet-50, AdamW with decay 0.01 and a rate of 3e-5, batches of 8, β 0.1."""
-    config = load_config(path)
+    config = read_config(config_name).interpolate()
     layers = list(find_layers(config["components"]))
     texts = {layer["name"] for layer in layers if "TransformerModel" in name_of(layer)}
     texts |= {layer["name"] for layer in layers if "Tok2VecTransformer" in name_of(layer)}
     assert texts == {"bert-base-uncased"}
     pictures = [layer for layer in layers if "TorchvisionEncoder" in name_of(layer)]
-    assert len(pictures) == (0 if path.stem == "baseline_trf" else 1)
+    assert len(pictures) == (0 if config_name == "baseline_trf" else 1)
     for layer in pictures:
         expected = ("resnet50", "IMAGENET1K_V1", False, "crop")
         keys = ("arch", "weights", "trainable", "region_features")
         assert tuple(layer[key] for key in keys) == expected
     for component in config["components"].values():
         if component["factory"] in ("mmib_ner", "mmib_rel"):
-            keys = ("beta1", "beta2", "alignment_weight")
-            assert [component[key] for key in keys] == [0.1, 0.1, 1.0]
+            assert component["loss_weights"] == {"kl_text": 0.1, "kl_image": 0.1, "alignment": 1.0}
     training = config["training"]
     optimizer, rate = training["optimizer"], training["optimizer"]["learn_rate"]
     assert (optimizer["L2"], optimizer["L2_is_weight_decay"]) == (0.01, True)
@@ -163,7 +164,7 @@ def test_the_papers_setting(path):
     assert rate["initial_rate"] == pytest.approx(3e-5)
     assert (training["batcher"]["size"], training["max_epochs"]) == (8, 30)
     # The rate gets to nothing when the training ends, neither before nor behind it.
-    posts = TRAINING_POSTS.get(path.stem, 3373)
+    posts = TRAINING_POSTS.get(config_name, 3373)
     steps = training["max_epochs"] * math.ceil(posts / 8)
     assert rate["total_steps"] == pytest.approx(steps, rel=0.01)
     assert training["eval_frequency"] <= math.ceil(posts / 8)
@@ -184,11 +185,11 @@ RELEASED = {
 
 @pytest.mark.parametrize(("stem", "objects"), [("ner_trf", 4), ("rel_trf", 3)])
 def test_the_released_codes_setting(stem, objects):
-    configs = [load_config(ROOT / f"configs/{name}.cfg") for name in (stem, f"{stem}_released")]
+    configs = [read_config(name) for name in (stem, f"{stem}_released")]
     ours, released = (config["components"][f"mmib_{stem[:3]}"]["model"] for config in configs)
     for name, value in RELEASED.items():
-        assert released[name] == value
-        assert ours[name] != value or name == "kl_reduction", name
+        assert released["fusion"][name] == value
+        assert ours["fusion"][name] != value or name == "kl_reduction", name
     assert released["img2vec"]["max_regions"] == objects
     assert [c["training"]["optimizer"].pop("grad_clip") for c in configs] == [1.0, 0.0]
     if stem == "rel_trf":
@@ -209,10 +210,10 @@ def test_no_clipping_is_0():
         assert moments[1.0] == pytest.approx(0.1 * 0.5)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_configs_are_full(path):
+@pytest.mark.parametrize("config_name", CONFIGS)
+def test_configs_are_full(config_name):
     """Every setting that our architectures have is there, in their order, so that it is seen."""
-    for layer in find_layers(load_config(path, interpolate=False)["components"]):
+    for layer in find_layers(read_config(config_name)["components"]):
         if name_of(layer).startswith("spacy-mmib."):
             build = registry.architectures.get(name_of(layer))
             shown = [name for name in layer if name not in ("@architectures", *SECTIONS)]
@@ -220,7 +221,7 @@ def test_configs_are_full(path):
             assert shown == names, name_of(layer)
 
 
-SECTIONS = ("tok2vec", "img2vec", "get_regions", "cache", "grad_scaler_config", "read_picture")
+SECTIONS = ("tok2vec", "img2vec", "fusion", "get_regions", "cache", "grad_scaler_config", "read_picture")
 """What comes in sections of its own, and what may."""
 
 
@@ -230,9 +231,30 @@ def name_of(layer) -> str:
 
 def test_the_stand_ins_look_at_pictures(bert, corpus):
     """Otherwise nothing here would say anything about pictures."""
-    nlp = init_nlp(make_small(ROOT / "configs/ner_trf.cfg", bert, corpus))
+    nlp = init_nlp(make_small("ner_trf", bert, corpus))
     img2vec = nlp.get_pipe("mmib_ner").model.get_ref("img2vec")
     doc, other = read_posts(nlp, corpus)[:2]
     rows = [numpy.asarray(x) for x in img2vec.predict([doc, other])]
     assert rows[0].shape[0] >= 1
     assert not numpy.allclose(rows[0][0], rows[1][0])
+
+
+def test_overlays(tmp_path):
+    (tmp_path / "b.cfg").write_text(
+        '[overlay]\nbase = "ner_trf"\ndrop = ["paths.vectors", "initialize"]\n[components]\n'
+        "[components.mmib_ner]\nmax_batch_tokens = 5\n[components.mmib_ner.model]\n[components.mmib_ner.model.tok2vec]\n"
+        '@architectures = "other"\n[training]\n[training.batcher]\nsize = 3\n'
+    )
+    base, changed = read_config("ner_trf"), read_config(tmp_path / "b.cfg", {"training.dropout": 0.3})
+    # What names another function is another block; the rest is merged, and what is not named stays.
+    assert changed["components"]["mmib_ner"]["model"]["tok2vec"] == {"@architectures": "other"}
+    batcher = {**base["training"]["batcher"], "size": 3}
+    assert changed["training"] == {**base["training"], "batcher": batcher, "dropout": 0.3}
+    assert "vectors" not in changed["paths"]
+    assert "initialize" not in changed
+    # Over another config than its own base.
+    other = read_config(f"joint_trf+{tmp_path / 'b.cfg'}")
+    assert other["components"]["mmib_ner"]["max_batch_tokens"] == 5
+    assert "mmib_rel" in other["components"]
+    with pytest.raises(ValueError, match=r"no config .*nothing\.cfg.* ner_trf"):
+        read_config("nothing")

@@ -1,30 +1,25 @@
 import json
 import logging
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
 import PIL.Image
 import pytest
 import spacy
+import typer
 from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
+from project import convert
+from project.convert import convert_mnre
+from project.facts import SOURCE_KEY
+from project.mnre import MnreRow, find_mnre_text, read_mnre
+from project.tagged import FormatError
 from spacy_mmib.post.extensions import get_regions_note
-from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, LayoutError
 from spacy_mmib.training.corpus import MultimodalCorpus
 from spacy_mmib.util import MMIBWarning
-
-SCRIPTS = Path(__file__).parents[2] / "project" / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import convert_mnre  # noqa: E402
-import typer  # noqa: E402
-from mnre_docs import to_rows  # noqa: E402
-from mnre_rows import find_mnre_text, read_mnre  # noqa: E402
-from picture_files import LayoutError  # noqa: E402
-from tagged_posts import FormatError  # noqa: E402
 
 BOB = ["Bob", "Lee", "of", "Lee", "Ltd"]
 
@@ -33,14 +28,7 @@ def row(tokens, head, tail, relation="None", image="1.jpg", **extra):
     def span(pos):
         return {"name": " ".join(tokens[slice(*pos)]), "pos": list(pos)}
 
-    return {
-        "token": tokens,
-        "h": span(head),
-        "t": span(tail),
-        "img_id": image,
-        "relation": relation,
-        **extra,
-    }
+    return {"token": tokens, "h": span(head), "t": span(tail), "img_id": image, "relation": relation, **extra}
 
 
 ROWS = [
@@ -101,10 +89,22 @@ def load(path):
     return list(DocBin().from_disk(path).get_docs(spacy.blank("en").vocab))
 
 
-def run(*args):
+def run(data, output, *args):
     app = typer.Typer()
-    app.command()(convert_mnre.main)
+    app.command()(convert.main)
+    args = ("mnre", "--data", data, "--output", output, *args)
     return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def to_rows(doc):
+    """The instances of a converted doc, each with its row in the file."""
+    source = doc.user_data[SOURCE_KEY]
+    tokens = tuple("" if token.i in source["empty"] else token.text for token in doc)
+    pairs = [
+        MnreRow(tokens, (r.head.start, r.head.end), (r.tail.start, r.tail.end), r.label, source["image"])
+        for r in doc._.relations
+    ]
+    return list(zip(source["rows"], pairs, strict=True))
 
 
 def meta_of(output):
@@ -122,15 +122,10 @@ def read_examples(output, split="train", **settings):
 
 
 def test_posts(data, tmp_path):
-    counts = convert_mnre.convert(data, tmp_path / "out")["train"]
+    counts = convert_mnre(data, tmp_path / "out")["train"]
     docs = load(tmp_path / "out" / "train.spacy")
     # One doc for each pair of text and picture, in order of the first instance.
-    assert [doc.text.split() for doc in docs] == [
-        BOB,
-        ["Ann", "sings"],
-        BOB,
-        ["Rob", "of", "Oslo"],
-    ]
+    assert [doc.text.split() for doc in docs] == [BOB, ["Ann", "sings"], BOB, ["Rob", "of", "Oslo"]]
     assert relations_of(docs[0]) == [
         ((0, 2), (3, 5), "/per/org/member_of"),
         ((3, 4), (3, 5), "/org/org/alternate_names"),
@@ -140,29 +135,26 @@ def test_posts(data, tmp_path):
     ]
     assert [[r.label for r in doc._.relations] for doc in docs[1:]] == [["None"]] * 3
     # Of spans that overlap the longest is an entity; all have the same type.
-    assert [(ent.text, ent.label_) for ent in docs[0].ents] == [
-        ("Bob Lee", "ENTITY"),
-        ("Lee Ltd", "ENTITY"),
-    ]
+    assert [(ent.text, ent.label_) for ent in docs[0].ents] == [("Bob Lee", "ENTITY"), ("Lee Ltd", "ENTITY")]
     types = {s.label_ for doc in docs for r in doc._.relations for s in (r.head, r.tail)}
     assert types == {"ENTITY"}
     assert all(doc.has_annotation("ENT_IOB", require_complete=True) for doc in docs)
     assert all(doc._.image is None and doc._.image_error is None for doc in docs)
-    assert (counts.instances, counts.posts, counts.docs) == (8, 4, 4)
-    assert (counts.overlapping, counts.repeated, counts.not_entities) == (1, 2, 1)
-    assert (counts.labels, counts.per_label["None"]) == (4, 4)
-    assert (counts.other_names, counts.empty_tokens, counts.missing_pictures) == (0, 0, 0)
+    assert (counts["instances"], counts["posts"], counts["docs"]) == (8, 4, 4)
+    assert (counts["overlapping"], counts["repeated"], counts["not_entities"]) == (1, 2, 1)
+    assert (counts["labels"], counts["per_label"]["None"]) == (4, 4)
+    assert (counts["other_names"], counts["empty_tokens"], counts["missing_pictures"]) == (0, 0, 0)
     assert meta_of(tmp_path / "out")["image_root"] is None
     assert meta_of(tmp_path / "out")["splits"]["train"]["instances"] == 8
 
 
 def test_instances(data, tmp_path):
-    counts = convert_mnre.convert(data, tmp_path / "out", group=False)["train"]
+    counts = convert_mnre(data, tmp_path / "out", group=False)["train"]
     docs = load(tmp_path / "out" / "train.spacy")
     assert [doc.text.split() for doc in docs] == [r["token"] for r in ROWS]
     assert [[r.label for r in doc._.relations] for doc in docs] == [[r["relation"]] for r in ROWS]
     assert [ent.text for ent in docs[2].ents] == ["Lee Ltd"]
-    assert (counts.docs, counts.posts) == (8, 4)
+    assert (counts["docs"], counts["posts"]) == (8, 4)
     assert meta_of(tmp_path / "out")["docs_are"] == "instances"
 
 
@@ -170,16 +162,13 @@ def test_instances(data, tmp_path):
 def test_back(data, tmp_path, group):
     empty = row(["", "a", " ", "\ufffd", "b\u2028"], (1, 3), (0, 1), "/x/y/z", "nowhere.jpg")
     write(data / "mnre_train.txt", [*ROWS, empty])
-    counts = convert_mnre.convert(data, tmp_path / "out", group=group)
+    counts = convert_mnre(data, tmp_path / "out", group=group)
     docs = load(tmp_path / "out" / "train.spacy")
     assert [token.text for token in docs[-1]] == ["\ufffd", "a", " ", "\ufffd", "b\u2028"]
-    assert counts["train"].empty_tokens == 1
+    assert counts["train"]["empty_tokens"] == 1
     back = sorted((pair for doc in docs for pair in to_rows(doc)), key=lambda pair: pair[0])
     assert back == list(enumerate(read_mnre(data / "mnre_train.txt").rows))
     assert back[-1][1].tokens[0] == ""
-    docs[0]._.relations = []
-    with pytest.raises(ValueError, match="not as it was converted"):
-        to_rows(docs[0])
 
 
 def test_pictures(data, tmp_path):
@@ -190,13 +179,13 @@ def test_pictures(data, tmp_path):
     picture(images / "train" / "5.jpg")  # of another split
     rows = [*ROWS, row(["x", "y"], (0, 1), (1, 2), "None", "../x.jpg")]
     write(data / "mnre_train.txt", rows)
-    counts = convert_mnre.convert(data, tmp_path / "out", images=images)
+    counts = convert_mnre(data, tmp_path / "out", images=images)
     docs = load(tmp_path / "out" / "train.spacy")
     # A picture that posts share; one that is missing; one outside the folder.
     assert [doc._.image for doc in docs] == ["1.jpg", None, None, "1.jpg", None]
     assert "no such file" in docs[1]._.image_error
     assert "leads out" in docs[-1]._.image_error
-    assert (counts["train"].with_picture, counts["train"].missing_pictures) == (2, 3)
+    assert (counts["train"]["with_picture"], counts["train"]["missing_pictures"]) == (2, 3)
     assert load(tmp_path / "out" / "dev.spacy")[0]._.image == "val/4.jpg"
     assert load(tmp_path / "out" / "test.spacy")[0]._.image is None
     corpus, examples = read_examples(tmp_path / "out")
@@ -212,7 +201,7 @@ def test_pictures_of_a_split_folder_do_not_leave_it(data, tmp_path):
     picture(elsewhere / "5.jpg")
     (images / "test").symlink_to(elsewhere)
     write(data / "mnre_train.txt", [row(["x", "y"], (0, 1), (1, 2), "None", "../x.jpg")])
-    convert_mnre.convert(data, tmp_path / "out", images=images)
+    convert_mnre(data, tmp_path / "out", images=images)
     for split in ("train", "test"):
         (doc,) = load(tmp_path / "out" / f"{split}.spacy")
         assert doc._.image is None
@@ -220,7 +209,7 @@ def test_pictures_of_a_split_folder_do_not_leave_it(data, tmp_path):
 
 
 def test_hvpnet_layout(hvpnet, tmp_path):
-    counts = convert_mnre.convert(hvpnet, tmp_path / "out")
+    counts = convert_mnre(hvpnet, tmp_path / "out")
     docs = load(tmp_path / "out" / "train.spacy")
     assert [doc._.image for doc in docs] == ["train/1.jpg", "train/2.jpg", None, "train/1.jpg"]
     assert load(tmp_path / "out" / "dev.spacy")[0]._.image == "val/4.jpg"
@@ -229,18 +218,14 @@ def test_hvpnet_layout(hvpnet, tmp_path):
         for doc in load(tmp_path / "out" / f"{split}.spacy"):
             assert doc._.regions == []
             assert get_regions_note(doc) is None
-        assert counts[split].crops == 0
-    assert meta_of(tmp_path / "out")["regions"] == {
-        "protocol": "none",
-        "note": None,
-        "max_crops": None,
-    }
+        assert counts[split]["crops"] == 0
+    assert meta_of(tmp_path / "out")["regions"] == {"protocol": "none", "note": None, "max_crops": None}
 
 
 def test_leaking_crops(hvpnet, tmp_path, caplog):
     crops = hvpnet / "img_vg"
     caplog.set_level(logging.INFO, logger="spacy")
-    counts = convert_mnre.convert(hvpnet, tmp_path / "out", leaking_crops=crops)
+    counts = convert_mnre(hvpnet, tmp_path / "out", leaking_crops=crops)
     said = [r.getMessage() for r in caplog.records if "LEAK" in r.getMessage()]
     assert len(said) == 1
     assert LEAKING_MNRE_NOTE in said[0]
@@ -257,8 +242,8 @@ def test_leaking_crops(hvpnet, tmp_path, caplog):
     (test,) = load(tmp_path / "out" / "test.spacy")
     # One of the names leads out of the folder; the folder itself isn't there.
     assert test._.regions == [f"img_vg/test/crops/0_pred_yolo_crop_{n}.png" for n in (1, 2)]
-    assert (counts["train"].crops, counts["train"].missing_crops) == (16, 15)
-    assert (counts["test"].crops, counts["test"].refused_crops) == (2, 1)
+    assert (counts["train"]["crops"], counts["train"]["missing_crops"]) == (16, 15)
+    assert (counts["test"]["crops"], counts["test"]["refused_crops"]) == (2, 1)
     regions = meta_of(tmp_path / "out")["regions"]
     assert regions == {"protocol": "leaking_mnre_crops", "note": LEAKING_MNRE_NOTE, "max_crops": 0}
 
@@ -271,12 +256,9 @@ def test_leaking_crops(hvpnet, tmp_path, caplog):
     assert corpus.counts.dropped_crops == 15
     # The one crop that is there, and with it the note; where no crop is left there is none.
     assert [len(example.predicted._.regions) for example in examples] == [1, *[0] * 7]
-    assert [get_regions_note(example.predicted) for example in examples] == [
-        LEAKING_MNRE_NOTE,
-        *[None] * 7,
-    ]
+    assert [get_regions_note(example.predicted) for example in examples] == [LEAKING_MNRE_NOTE, *[None] * 7]
 
-    convert_mnre.convert(hvpnet, tmp_path / "one", leaking_crops=crops, max_crops=1)
+    convert_mnre(hvpnet, tmp_path / "one", leaking_crops=crops, max_crops=1)
     docs = load(tmp_path / "one" / "train.spacy")
     assert docs[0]._.regions == ["img_vg/train/crops/0_pred_yolo_crop_9.png"]
 
@@ -284,31 +266,31 @@ def test_leaking_crops(hvpnet, tmp_path, caplog):
 def test_leaking_crops_stated_only(data, hvpnet, tmp_path):
     """The text, and dictionaries from elsewhere: no picture and no crop is there."""
     nowhere = tmp_path / "nowhere" / "img_vg"
-    counts = convert_mnre.convert(data, tmp_path / "out", leaking_crops=nowhere, dicts=hvpnet / "txt")
+    counts = convert_mnre(data, tmp_path / "out", leaking_crops=nowhere, dicts=hvpnet / "txt")
     docs = load(tmp_path / "out" / "train.spacy")
     assert docs[1]._.regions == [f"train/crops/1_pred_yolo_crop_{n}.png" for n in (10, 1)]
     assert all(doc._.image is None for doc in docs)
     assert meta_of(tmp_path / "out")["image_root"] == str(nowhere)
-    assert counts["train"].missing_crops == counts["train"].crops == 16
+    assert counts["train"]["missing_crops"] == counts["train"]["crops"] == 16
 
 
 def test_leaking_crops_are_asked_for_in_so_many_words(data, hvpnet, tmp_path):
     import torch
 
     with pytest.raises(LayoutError, match="leak the label.*--leaking-crops"):
-        convert_mnre.convert(hvpnet, tmp_path / "out", dicts=hvpnet / "txt")
+        convert_mnre(hvpnet, tmp_path / "out", dicts=hvpnet / "txt")
     with pytest.raises(LayoutError, match="can't go with --group"):
-        convert_mnre.convert(hvpnet, tmp_path / "out", leaking_crops=hvpnet, group=True)
+        convert_mnre(hvpnet, tmp_path / "out", leaking_crops=hvpnet, group=True)
     with pytest.raises(LayoutError, match="--dicts"):
-        convert_mnre.convert(data, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
+        convert_mnre(data, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
     torch.save({"1.jpg": ["x.png"]}, hvpnet / "txt" / "mre_dev_dict.pth")
     with pytest.raises(LayoutError, match="dev is not by row: it has the key '1.jpg'"):
-        convert_mnre.convert(hvpnet, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
+        convert_mnre(hvpnet, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
     torch.save({0: Path}, hvpnet / "txt" / "mre_dev_dict.pth")
     with pytest.raises(LayoutError, match="can't be read as a dictionary"):
-        convert_mnre.convert(hvpnet, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
+        convert_mnre(hvpnet, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
     with pytest.raises(LayoutError, match="no folder"):
-        convert_mnre.convert(data, tmp_path / "out", images=tmp_path / "nope")
+        convert_mnre(data, tmp_path / "out", images=tmp_path / "nope")
 
 
 GOOD = row(["a", "b"], (0, 1), (1, 2))
@@ -350,7 +332,7 @@ def bad(**changes):
 def test_bad_line(data, tmp_path, line, match):
     (data / "mnre_test.txt").write_text(f"{GOOD!r}\n\n{line}\n", encoding="utf8")
     with pytest.raises(FormatError, match=match) as info:
-        convert_mnre.convert(data, tmp_path / "out")
+        convert_mnre(data, tmp_path / "out")
     assert "mnre_test.txt, line 3:" in str(info.value)
     assert not (tmp_path / "out").exists()
     result = run(data, tmp_path / "out")
@@ -362,18 +344,18 @@ def test_bad_line(data, tmp_path, line, match):
 def test_files(data, tmp_path):
     (data / "mnre_val.txt").write_bytes(repr(GOOD).encode() + b"\n'\xff'\n")
     with pytest.raises(FormatError, match=r"mnre_val\.txt, line 2: not UTF-8"):
-        convert_mnre.convert(data, tmp_path / "out")
+        convert_mnre(data, tmp_path / "out")
     (data / "mnre_val.txt").write_text("\n \n")
     with pytest.raises(FormatError, match="no instances"):
-        convert_mnre.convert(data, tmp_path / "out")
+        convert_mnre(data, tmp_path / "out")
     (data / "mnre_val.txt").unlink()
     with pytest.raises(FormatError, match=r"no file .*mnre_val\.txt, nor .*ours_val\.txt"):
-        convert_mnre.convert(data, tmp_path / "out")
+        convert_mnre(data, tmp_path / "out")
     # Windows' line ends, a byte order mark, no line end at the end, dev under another name.
     text = "\ufeff" + repr(row(["a\x85", "b"], (0, 1), (1, 2))) + "\r\n" + repr(GOOD)
     (data / "mnre_dev.txt").write_text(text, encoding="utf8", newline="")
-    counts = convert_mnre.convert(data, tmp_path / "out")
-    assert counts["dev"].instances == 2
+    counts = convert_mnre(data, tmp_path / "out")
+    assert counts["dev"]["instances"] == 2
 
 
 SMILE = row(["Rob/", "met", "\U0001f600"], (0, 1), (2, 3), "/per/per/peer", caption=None)
@@ -415,7 +397,7 @@ def test_lines_of_json_and_of_python(data, line):
 def test_lines_that_cannot_be_read(data, tmp_path, line, match):
     (data / "mnre_test.txt").write_text(line, newline="")
     with pytest.raises(FormatError, match=match):
-        convert_mnre.convert(data, tmp_path / "out")
+        convert_mnre(data, tmp_path / "out")
     assert run(data, tmp_path / "out").exit_code == 1
     assert not (tmp_path / "out").exists()
 
@@ -428,21 +410,21 @@ def test_names_of_the_official_repository(data, tmp_path):
     (data / "mnre_val.txt").rename(data / "mnre_val .txt")
     for folder in (data, clone):
         assert find_mnre_text(folder, "dev") == data / "mnre_val .txt"
-        assert convert_mnre.convert(folder, tmp_path / "out")["train"].instances == len(ROWS)
+        assert convert_mnre(folder, tmp_path / "out")["train"]["instances"] == len(ROWS)
     # Version 1 has its texts in two folders.
     first = clone / "Version-1"
     for split, folder in (("train", "mnre_txt"), ("val", "mnre_txt"), ("test", ".")):
         write(first / folder / f"mnre_org_{split}.txt", [GOOD])
-    assert convert_mnre.convert(first, tmp_path / "out")["test"].instances == 1
+    assert convert_mnre(first, tmp_path / "out")["test"]["instances"] == 1
     write(first / "mnre_test.txt", [GOOD])
     with pytest.raises(FormatError, match=r"same split: .*mnre_org_test\.txt.* and .*mnre_test"):
-        convert_mnre.convert(first, tmp_path / "out")
+        convert_mnre(first, tmp_path / "out")
 
 
 def test_other_names_are_counted(data, tmp_path):
     rows = [GOOD, {**GOOD, "h": {"name": "A", "pos": [0, 1]}, "t": {"pos": [1, 2]}}]
     write(data / "mnre_train.txt", rows)
-    assert convert_mnre.convert(data, tmp_path / "out")["train"].other_names == 2
+    assert convert_mnre(data, tmp_path / "out")["train"]["other_names"] == 2
 
 
 def test_command_line(hvpnet, tmp_path):
@@ -485,27 +467,27 @@ PUBLISHED = {
 @pytest.mark.slow
 def test_published_counts(mmib_data, tmp_path):
     data = mmib_data / "mnre"
-    counts = convert_mnre.convert(data, tmp_path / "out")
+    counts = convert_mnre(data, tmp_path / "out")
     meta = meta_of(tmp_path / "out")
     labels = set()
     for split, expected in PUBLISHED.items():
         found = counts[split]
-        per_label = found.per_label
+        per_label = found["per_label"]
         assert (
-            found.instances,
-            found.posts,
+            found["instances"],
+            found["posts"],
             per_label["None"],
-            found.overlapping,
-            found.labels,
+            found["overlapping"],
+            found["labels"],
         ) == expected
-        assert found.docs == found.posts
-        assert (found.repeated, found.other_names, found.empty_tokens) == (0, 0, 0)
+        assert found["docs"] == found["posts"]
+        assert (found["repeated"], found["other_names"], found["empty_tokens"]) == (0, 0, 0)
         assert meta["splits"][split]["per_label"] == per_label
         labels |= set(per_label)
         docs = load(tmp_path / "out" / f"{split}.spacy")
-        assert len(docs) == found.docs
+        assert len(docs) == found["docs"]
         back = [pair for doc in docs for pair in to_rows(doc)]
-        assert sorted(number for number, _ in back) == list(range(found.instances))
+        assert sorted(number for number, _ in back) == list(range(found["instances"]))
         instances = Counter((r.tokens, r.head, r.tail, r.relation, r.image) for _, r in back)
         assert instances == as_published(find_mnre_text(data, split))
     assert labels == set(json.loads((data / "ours_rel2id.json").read_text()))
@@ -515,7 +497,7 @@ def test_published_counts(mmib_data, tmp_path):
 def test_published_dictionaries_leak(mmib_data, tmp_path):
     """The whole text with the whole dictionaries: "fewer than 3 crops" tells "None"."""
     dicts = mmib_data / "sample" / "mnre" / "txt"
-    convert_mnre.convert(mmib_data / "mnre", tmp_path / "out", leaking_crops=tmp_path / "img_vg", dicts=dicts)
+    convert_mnre(mmib_data / "mnre", tmp_path / "out", leaking_crops=tmp_path / "img_vg", dicts=dicts)
     docs = load(tmp_path / "out" / "test.spacy")
     right = sum((len(doc._.regions) < 3) == (doc._.relations[0].label == "None") for doc in docs)
     assert right / len(docs) == pytest.approx(0.991, abs=0.0005)
@@ -524,13 +506,13 @@ def test_published_dictionaries_leak(mmib_data, tmp_path):
 
 def test_real_sample(mmib_data, tmp_path):
     data = mmib_data / "sample" / "mnre"
-    counts = convert_mnre.convert(data, tmp_path / "out")
-    assert sum(found.instances for found in counts.values()) == 15
+    counts = convert_mnre(data, tmp_path / "out")
+    assert sum(found["instances"] for found in counts.values()) == 15
     pictures = set()
     for split, found in counts.items():
-        assert found.with_picture == found.docs
+        assert found["with_picture"] == found["docs"]
         corpus, examples = read_examples(tmp_path / "out", split, check_images="decode")
-        assert corpus.counts.with_picture == found.docs
+        assert corpus.counts.with_picture == found["docs"]
         assert not any(example.predicted._.regions for example in examples)
         pictures |= {example.predicted._.image for example in examples}
     assert len(pictures) == 12
@@ -538,7 +520,7 @@ def test_real_sample(mmib_data, tmp_path):
 
 def test_real_sample_with_crops(mmib_data, tmp_path):
     data = mmib_data / "sample" / "mnre"
-    counts = convert_mnre.convert(data, tmp_path / "out", leaking_crops=data / "img_vg")
+    counts = convert_mnre(data, tmp_path / "out", leaking_crops=data / "img_vg")
     docs = [doc for split in counts for doc in load(tmp_path / "out" / f"{split}.spacy")]
     assert len(docs) == 15
     crops = {
@@ -552,5 +534,5 @@ def test_real_sample_with_crops(mmib_data, tmp_path):
         os.path.realpath(path) for path in (data / "img_vg").rglob("*.png") if not path.name.startswith("5_")
     }
     assert crops == there
-    assert len(crops) == sum(found.crops for found in counts.values()) == 42
-    assert not any(found.missing_crops for found in counts.values())
+    assert len(crops) == sum(found["crops"] for found in counts.values()) == 42
+    assert not any(found["missing_crops"] for found in counts.values())

@@ -1,24 +1,20 @@
 import json
 import os
-import sys
 from pathlib import Path
 
 import PIL.Image
 import pytest
 import spacy
+import typer
 from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
+from project import convert
+from project.convert import convert_jsonl, convert_twitter
+from project.pictures import common_root
+from project.tagged import FormatError, read_twitter_text, repair_tags
+from spacy_mmib.regions.crops import LayoutError
 from spacy_mmib.training.corpus import MultimodalCorpus
-
-SCRIPTS = Path(__file__).parents[2] / "project" / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import convert_posts_jsonl  # noqa: E402
-import convert_twitter  # noqa: E402
-import typer  # noqa: E402
-from picture_files import LayoutError, common_root  # noqa: E402
-from tagged_posts import FormatError, read_twitter_text, repair_tags  # noqa: E402
 
 MMIB_DATA = os.environ.get("MMIB_DATA")
 needs_data = pytest.mark.skipif(not MMIB_DATA, reason="set MMIB_DATA to the folder of the datasets")
@@ -70,40 +66,38 @@ def load(path):
     return list(DocBin().from_disk(path).get_docs(spacy.blank("en").vocab))
 
 
-def run(script, *args):
+def run(data_format, data, output, *args):
     app = typer.Typer()
-    app.command()(script.main)
+    app.command()(convert.main)
+    args = ("mine", "--format", data_format, "--data", data, "--output", output, *args)
     return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 def test_text_only(data, tmp_path):
-    counts = convert_twitter.convert(data, tmp_path / "out")
+    counts = convert_twitter(data, tmp_path / "out")
     docs = load(tmp_path / "out" / "train.spacy")
     assert [len(doc) for doc in docs] == [4, 3, 6]
-    assert [(ent.text, ent.label_) for ent in docs[0].ents] == [
-        ("Rob Smith", "PER"),
-        ("Paris", "LOC"),
-    ]
+    assert [(ent.text, ent.label_) for ent in docs[0].ents] == [("Rob Smith", "PER"), ("Paris", "LOC")]
     assert [(ent.text, ent.label_) for ent in docs[1].ents] == [("Finals", "MISC")]
     assert [(ent.text, ent.label_) for ent in docs[2].ents] == [("a\u2028b", "ORG")]
     assert [token.text for token in docs[2]][:4] == ["\ufffd", "\u00a0", "\ufe0f", "\x85"]
     assert all(doc.has_annotation("ENT_IOB") for doc in docs)
     assert all(doc._.image is None and doc._.image_error is None for doc in docs)
     train = counts["train"]
-    assert (train.posts, train.entities, train.begin_with_i, train.empty_tokens) == (3, 4, 1, 1)
-    assert train.per_label == {"LOC": 1, "MISC": 1, "ORG": 1, "PER": 1}
-    assert counts["dev"].posts == 1
+    assert (train["posts"], train["entities"], train["begin_with_i"], train["empty_tokens"]) == (3, 4, 1, 1)
+    assert train["per_label"] == {"LOC": 1, "MISC": 1, "ORG": 1, "PER": 1}
+    assert counts["dev"]["posts"] == 1
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     assert meta["image_root"] is None
     assert meta["splits"]["train"]["entities"] == 4
 
 
 def test_pictures(data, images, tmp_path):
-    counts = convert_twitter.convert(data, tmp_path / "out", images=images)
+    counts = convert_twitter(data, tmp_path / "out", images=images)
     first, second, third = load(tmp_path / "out" / "train.spacy")
     assert (first._.image, second._.image, third._.image) == ("1.jpg", "2.jpg", None)
     assert "no such file" in third._.image_error
-    assert (counts["train"].with_picture, counts["train"].missing_pictures) == (2, 1)
+    assert (counts["train"]["with_picture"], counts["train"]["missing_pictures"]) == (2, 1)
     _, evil = load(tmp_path / "out" / "test.spacy")
     assert evil._.image is None
     assert "leads out" in evil._.image_error
@@ -125,16 +119,13 @@ def test_umgf_crops(data, images, tmp_path, monkeypatch, relative):
         for kind in kinds:
             picture(crops / post / f"crop_{kind}_{post}.jpg")
     (crops / "1" / "crop_location_1.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    counts = convert_twitter.convert(data, tmp_path / "out", images=images, crops=crops)
+    counts = convert_twitter(data, tmp_path / "out", images=images, crops=crops)
     first, second, third = load(tmp_path / "out" / "train.spacy")
     assert first._.image == "images/1.jpg"
     assert first._.regions == ["crops/1/crop_person_1.jpg", "crops/1/crop_miscellaneous_1.jpg"]
     assert second._.regions == []
-    assert (third._.image, third._.regions) == (
-        None,
-        [],
-    )  # crops without their picture are not used
-    assert (counts["train"].crops, counts["train"].missing_crops) == (2, 1)
+    assert (third._.image, third._.regions) == (None, [])  # crops without their picture are not used
+    assert (counts["train"]["crops"], counts["train"]["missing_crops"]) == (2, 1)
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     assert meta["regions"] == "umgf"
     assert meta["image_root"] == str(tmp_path.resolve())
@@ -167,23 +158,23 @@ def hvpnet(tmp_path, data):
 
 def test_hvpnet_crops(data, images, hvpnet, tmp_path):
     picture(images / "9.jpg")
-    counts = convert_twitter.convert(data, tmp_path / "out", images=images, crops=hvpnet)
+    counts = convert_twitter(data, tmp_path / "out", images=images, crops=hvpnet)
     first, second, _ = load(tmp_path / "out" / "train.spacy")
     assert first._.regions == [
         "aux/train/crops/0_pred_yolo_crop_5.png",
         "aux/train/crops/0_pred_yolo_crop_2.png",
     ]
     assert second._.regions == []
-    assert counts["train"].missing_crops == 1
+    assert counts["train"]["missing_crops"] == 1
     (dev,) = load(tmp_path / "out" / "dev.spacy")
     assert dev._.regions == ["aux/val/crops/0_pred_yolo_crop_1.png"]
     (test, _) = load(tmp_path / "out" / "test.spacy")
     assert test._.image == "images/9.jpg"
     assert test._.regions == []  # the dictionary names a file outside the crops
     assert json.loads((tmp_path / "out" / "meta.json").read_text())["regions"] == "hvpnet"
-    convert_twitter.convert(data, tmp_path / "one", images=images, crops=hvpnet, max_crops=1)
+    convert_twitter(data, tmp_path / "one", images=images, crops=hvpnet, max_crops=1)
     assert len(load(tmp_path / "one" / "train.spacy")[0]._.regions) == 1
-    convert_twitter.convert(data, tmp_path / "no", images=images, crops=hvpnet, crops_layout="none")
+    convert_twitter(data, tmp_path / "no", images=images, crops=hvpnet, crops_layout="none")
     assert load(tmp_path / "no" / "train.spacy")[0]._.regions == []
 
 
@@ -191,35 +182,33 @@ def test_hvpnet_dictionary_problems(data, images, hvpnet, tmp_path):
     import torch
 
     (data / "twitter2017_train_dict.pth").write_bytes(b"")  # another dataset's is passed over
-    convert_twitter.convert(data, tmp_path / "out", images=images, crops=hvpnet)
+    convert_twitter(data, tmp_path / "out", images=images, crops=hvpnet)
     path = data / "twitter2015_train_dict.pth"
     for bad in (b"junk", b""):
         path.write_bytes(bad)
         with pytest.raises(LayoutError, match="can't be read as a dictionary of crops"):
-            convert_twitter.convert(data, tmp_path / "out", images=images, crops=hvpnet)
+            convert_twitter(data, tmp_path / "out", images=images, crops=hvpnet)
     torch.save({"1.jpg": "name.png"}, path)
     with pytest.raises(LayoutError, match="not a dictionary of lists"):
-        convert_twitter.convert(data, tmp_path / "out", images=images, crops=hvpnet)
+        convert_twitter(data, tmp_path / "out", images=images, crops=hvpnet)
     torch.save({"1.jpg": Path}, path)  # weights_only: nothing but plain data is loaded
     with pytest.raises(LayoutError, match="can't be read as a dictionary of crops"):
-        convert_twitter.convert(data, tmp_path / "out", images=images, crops=hvpnet)
+        convert_twitter(data, tmp_path / "out", images=images, crops=hvpnet)
     path.unlink()
     with pytest.raises(LayoutError, match="--dicts"):
-        convert_twitter.convert(
-            data, tmp_path / "out", images=images, crops=hvpnet, dicts=tmp_path / "images"
-        )
+        convert_twitter(data, tmp_path / "out", images=images, crops=hvpnet, dicts=tmp_path / "images")
 
 
 def test_layout_problems(data, images, tmp_path):
     (tmp_path / "crops").mkdir()
     with pytest.raises(LayoutError, match="neither layout"):
-        convert_twitter.convert(data, tmp_path / "out", images=images, crops=tmp_path / "crops")
+        convert_twitter(data, tmp_path / "out", images=images, crops=tmp_path / "crops")
     with pytest.raises(LayoutError, match="pass --images"):
-        convert_twitter.convert(data, tmp_path / "out", crops=tmp_path / "crops")
+        convert_twitter(data, tmp_path / "out", crops=tmp_path / "crops")
     with pytest.raises(LayoutError, match="no folder"):
-        convert_twitter.convert(data, tmp_path / "out", images=tmp_path / "nope")
+        convert_twitter(data, tmp_path / "out", images=tmp_path / "nope")
     with pytest.raises(LayoutError, match="auto, umgf"):
-        convert_twitter.convert(data, tmp_path / "out", images=images, crops_layout="yolo")
+        convert_twitter(data, tmp_path / "out", images=images, crops_layout="yolo")
     with pytest.raises(LayoutError, match="in common"):
         common_root([Path("/usr"), Path("/var/tmp")])
 
@@ -256,9 +245,9 @@ def test_repair_tags(tags, drop, begin, found):
 def test_malformed_text(data, tmp_path, text, match):
     (data / "train.txt").write_text(text)
     with pytest.raises(FormatError, match=match) as info:
-        convert_twitter.convert(data, tmp_path / "out")
+        convert_twitter(data, tmp_path / "out")
     assert "train.txt" in str(info.value)
-    result = run(convert_twitter, data, tmp_path / "out")
+    result = run("twitter", data, tmp_path / "out")
     assert result.exit_code == 1
     assert "train.txt" in result.output
     assert not (tmp_path / "out").exists()
@@ -270,32 +259,28 @@ THREE = "IMGID:1\nRob\tB-person\tB-athlete\nsings\tO\tO\n\n"
 def test_more_columns_are_a_stated_choice(data, tmp_path):
     for name in ("train", "valid", "test"):
         (data / f"{name}.txt").write_text(THREE)
-    result = run(convert_twitter, data, tmp_path / "out")
+    result = run("twitter", data, tmp_path / "out")
     assert result.exit_code == 1
     assert "train.txt, line 2: 3 columns" in result.output.replace("\n", "")
     assert "--tag-column 2 to 3" in " ".join(result.output.split())
     assert not (tmp_path / "out").exists()
     for column, label in ((2, "person"), (3, "athlete")):
-        result = run(convert_twitter, data, tmp_path / "out", "--tag-column", column)
+        result = run("twitter", data, tmp_path / "out", "--tag-column", column)
         assert result.exit_code == 0, result.output
         (doc,) = load(tmp_path / "out" / "train.spacy")
         assert [token.text for token in doc] == ["Rob", "sings"]
         assert [ent.label_ for ent in doc.ents] == [label]
-    for column, match in (
-        (4, "no column 4 .--tag-column., but 3"),
-        (1, "counted from 1"),
-        (-1, "1"),
-    ):
+    for column, match in ((4, "no column 4 .--tag-column., but 3"), (1, "counted from 1"), (-1, "1")):
         with pytest.raises(FormatError, match=match):
-            convert_twitter.convert(data, tmp_path / "out", tag_column=column)
+            convert_twitter(data, tmp_path / "out", tag_column=column)
 
 
 def test_a_column_that_only_some_lines_have(data, tmp_path):
     (data / "train.txt").write_text("IMGID:1\nRob\tB-PER\tB-X\nsings\tO\n")
     with pytest.raises(FormatError, match=r"train\.txt, line 3: there is no column 3"):
-        convert_twitter.convert(data, tmp_path / "out", tag_column=3)
+        convert_twitter(data, tmp_path / "out", tag_column=3)
     with pytest.raises(FormatError, match=r"train\.txt, line 2: 3 columns"):
-        convert_twitter.convert(data, tmp_path / "out")
+        convert_twitter(data, tmp_path / "out")
 
 
 @pytest.mark.parametrize("blank", ["\n", "\r\n", " \n", "\t\n"])
@@ -303,7 +288,7 @@ def test_a_blank_line_ends_a_post(data, tmp_path, blank):
     text = f"IMGID:1\nRob\tB-PER\n{blank}Mia\tB-PER\n"
     (data / "test.txt").write_text(text, newline="")
     with pytest.raises(FormatError, match=r"test\.txt, line 4: a token after a blank line"):
-        convert_twitter.convert(data, tmp_path / "out")
+        convert_twitter(data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -311,11 +296,7 @@ def test_a_token_that_looks_like_a_header(data):
     text = "IMGID:1 \nIMGID:\tO\nIMGID:7\tB-MISC\nx\tO \n\nIMGID:2\ny\tO\t\n".removesuffix("\t\n")
     (data / "train.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
     first, second = read_twitter_text(data / "train.txt")
-    assert (first.id, first.tokens, first.tags) == (
-        "1",
-        ["IMGID:", "IMGID:7", "x"],
-        ["O", "B-MISC", "O"],
-    )
+    assert (first.id, first.tokens, first.tags) == ("1", ["IMGID:", "IMGID:7", "x"], ["O", "B-MISC", "O"])
     assert (second.id, second.tokens) == ("2", ["y"])
 
 
@@ -333,23 +314,23 @@ def test_a_token_that_looks_like_a_header(data):
 def test_a_split_without_posts(data, tmp_path, name, text, match):
     (data / f"{name}.txt").write_text(text, newline="")
     with pytest.raises(FormatError, match=match):
-        convert_twitter.convert(data, tmp_path / "out")
-    result = run(convert_twitter, data, tmp_path / "out")
+        convert_twitter(data, tmp_path / "out")
+    result = run("twitter", data, tmp_path / "out")
     assert result.exit_code == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_names_of_the_text_files(data, tmp_path):
     (data / "valid.txt").rename(data / "val .txt")
-    assert convert_twitter.convert(data, tmp_path / "out")["dev"].posts == 1
+    assert convert_twitter(data, tmp_path / "out")["dev"]["posts"] == 1
     (data / "dev.txt").write_text("IMGID:1\nx\tO\n")
     with pytest.raises(FormatError, match=r"could be the same split: .*dev\.txt.* and .*val \.txt"):
-        convert_twitter.convert(data, tmp_path / "out")
+        convert_twitter(data, tmp_path / "out")
 
 
 def test_an_output_that_cannot_be_written(data, tmp_path):
     (tmp_path / "file").write_text("")
-    result = run(convert_twitter, data, tmp_path / "file" / "out")
+    result = run("twitter", data, tmp_path / "file" / "out")
     assert result.exit_code == 1
     assert "Not converted" in result.output
 
@@ -362,26 +343,26 @@ def test_not_utf8(data):
 
 def test_post_without_tokens_is_left_out(data, tmp_path):
     (data / "valid.txt").write_text("IMGID:1\n\nIMGID:2\nx\tO\n")
-    counts = convert_twitter.convert(data, tmp_path / "out")
-    assert (counts["dev"].posts, counts["dev"].empty_posts) == (1, 1)
+    counts = convert_twitter(data, tmp_path / "out")
+    assert (counts["dev"]["posts"], counts["dev"]["empty_posts"]) == (1, 1)
 
 
 def test_command_line(data, images, tmp_path):
-    result = run(convert_twitter, data, tmp_path / "out", "--images", images, "--orphans", "begin")
+    result = run("twitter", data, tmp_path / "out", "--images", images, "--orphans", "begin")
     assert result.exit_code == 0, result.output
     assert "train: 3 posts, 5 entities" in result.output
     assert "1 entities begin with I- instead of B-: counted" in result.output
     assert "2 posts with a picture, 1 pictures missing" in result.output
     assert f"image_root: {images.resolve()}" in result.output.replace("\n", "")
     # Unset variables of a project arrive as empty strings.
-    result = run(convert_twitter, data, tmp_path / "out", "--images", "", "--crops", "")
+    result = run("twitter", data, tmp_path / "out", "--images", "", "--crops", "")
     assert result.exit_code == 0, result.output
     assert "Text only" in result.output
     for args in (["--orphans", "keep"], ["--crops-layout", "yolo"]):
-        result = run(convert_twitter, data, tmp_path / "out", *args)
+        result = run("twitter", data, tmp_path / "out", *args)
         assert result.exit_code == 1
         assert "choose" in result.output
-    result = run(convert_twitter, tmp_path / "nope", tmp_path / "out")
+    result = run("twitter", tmp_path / "nope", tmp_path / "out")
     assert result.exit_code == 1
     assert "There is no file" in result.output
 
@@ -395,7 +376,7 @@ def test_jsonl(tmp_path):
         {"id": "2", "tokens": ["", "NBA"], "label": ["O", "B-ORG"]},
     ]
     (texts / "train.json").write_text("\n".join(map(json.dumps, lines)))
-    result = run(convert_posts_jsonl, tmp_path / "posts", tmp_path / "out")
+    result = run("jsonl", tmp_path / "posts", tmp_path / "out")
     assert result.exit_code == 0, result.output
     first, second = load(tmp_path / "out" / "train.spacy")
     assert first._.image == "train/1.jpg"
@@ -409,7 +390,7 @@ def test_jsonl(tmp_path):
         '{"tokens": ["a"], "label": ["X"]}',
     ):
         (texts / "train.json").write_text(f"{json.dumps(lines[0])}\n{bad}\n")
-        result = run(convert_posts_jsonl, tmp_path / "posts", tmp_path / "out")
+        result = run("jsonl", tmp_path / "posts", tmp_path / "out")
         assert result.exit_code == 1
         assert "line 2" in result.output
     for text, match in (
@@ -419,40 +400,25 @@ def test_jsonl(tmp_path):
         ('{"tokens": ["\\ud83d"], "label": ["O"]}', "half of a surrogate pair"),
     ):
         (texts / "train.json").write_text(text, newline="")
-        result = run(convert_posts_jsonl, tmp_path / "posts", tmp_path / "new")
+        result = run("jsonl", tmp_path / "posts", tmp_path / "new")
         assert result.exit_code == 1
         assert match in " ".join(result.output.split())
         assert not (tmp_path / "new").exists()
     (texts / "train.json").write_text(json.dumps(lines[0]))
     (texts.parent / "dev").mkdir()
-    result = run(convert_posts_jsonl, tmp_path / "posts", tmp_path / "new")
+    result = run("jsonl", tmp_path / "posts", tmp_path / "new")
     assert result.exit_code == 1
     assert "There is no file" in result.output
-    result = run(convert_posts_jsonl, tmp_path / "nope", tmp_path / "out")
+    result = run("jsonl", tmp_path / "nope", tmp_path / "out")
     assert result.exit_code == 1
 
 
 PUBLISHED = {
     # posts, entities as B- tags, entities as seqeval reads them, and entities for each label
-    ("twitter2015", "train"): (
-        4000,
-        6166,
-        6352,
-        {"PER": 2217, "LOC": 2091, "ORG": 927, "MISC": 931},
-    ),
+    ("twitter2015", "train"): (4000, 6166, 6352, {"PER": 2217, "LOC": 2091, "ORG": 927, "MISC": 931}),
     ("twitter2015", "dev"): (1000, 1541, 1594, {"PER": 552, "LOC": 522, "ORG": 247, "MISC": 220}),
-    ("twitter2015", "test"): (
-        3257,
-        5072,
-        5207,
-        {"PER": 1816, "LOC": 1697, "ORG": 839, "MISC": 720},
-    ),
-    ("twitter2017", "train"): (
-        3373,
-        6049,
-        6049,
-        {"PER": 2943, "LOC": 731, "ORG": 1674, "MISC": 701},
-    ),
+    ("twitter2015", "test"): (3257, 5072, 5207, {"PER": 1816, "LOC": 1697, "ORG": 839, "MISC": 720}),
+    ("twitter2017", "train"): (3373, 6049, 6049, {"PER": 2943, "LOC": 731, "ORG": 1674, "MISC": 701}),
     ("twitter2017", "dev"): (723, 1324, 1324, {"PER": 626, "LOC": 173, "ORG": 375, "MISC": 150}),
     ("twitter2017", "test"): (723, 1351, 1351, {"PER": 621, "LOC": 178, "ORG": 395, "MISC": 157}),
 }
@@ -462,22 +428,22 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", ["twitter2015", "twitter2017"])
 def test_published_counts(name, tmp_path):
     data = Path(MMIB_DATA) / name
-    counts = convert_twitter.convert(data, tmp_path / "out")
+    counts = convert_twitter(data, tmp_path / "out")
     for split in ("train", "dev", "test"):
         posts, entities, read_by_seqeval, per_label = PUBLISHED[name, split]
         assert len(DocBin().from_disk(tmp_path / "out" / f"{split}.spacy")) == posts
-        assert counts[split].posts == posts
-        assert counts[split].entities == entities
-        assert counts[split].per_label == per_label
-        assert counts[split].begin_with_i == read_by_seqeval - entities
-        assert counts[split].empty_tokens == counts[split].empty_posts == 0
+        assert counts[split]["posts"] == posts
+        assert counts[split]["entities"] == entities
+        assert counts[split]["per_label"] == per_label
+        assert counts[split]["begin_with_i"] == read_by_seqeval - entities
+        assert counts[split]["empty_tokens"] == counts[split]["empty_posts"] == 0
 
 
 @needs_data
 def test_real_sample_with_pictures(tmp_path):
     data = Path(MMIB_DATA) / "sample" / "twitter_2017"
-    counts = convert_posts_jsonl.convert(data, tmp_path / "out")
-    assert {split: count.with_picture for split, count in counts.items()} == {
+    counts = convert_jsonl(data, tmp_path / "out")
+    assert {split: count["with_picture"] for split, count in counts.items()} == {
         "train": 5,
         "dev": 5,
         "test": 5,

@@ -2,8 +2,6 @@
 between the splits.
 """
 
-import importlib
-import json
 import math
 import os
 import random
@@ -13,35 +11,23 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import spacy
 from PIL import Image
 from spacy.tokens import Doc, DocBin
 
+from project.demo import data, drawing, encoder, texts
 from spacy_mmib.post.relations import has_relations
 
-SCRIPTS = Path(__file__).parents[2] / "project" / "scripts"
+ROOT = Path(__file__).parents[2]
 COUNTS = {"train": 50, "dev": 10, "test": 20}
-
-
-def load_script(name: str) -> ModuleType:
-    if str(SCRIPTS) not in sys.path:
-        sys.path.insert(0, str(SCRIPTS))
-    return importlib.import_module(name)
-
-
-make_demo_data = load_script("make_demo_data")
-demo_phrases = load_script("demo_phrases")
-demo_pictures = load_script("demo_pictures")
-demo_texts = load_script("demo_texts")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("demo")
-    make_demo_data.make_demo_data(output, COUNTS, seed=3)
+    data.make_demo_data(output, COUNTS, seed=3)
     return output
 
 
@@ -57,58 +43,43 @@ def read_bytes(folder: Path) -> dict[str, bytes]:
     }
 
 
-def split_posts(split: str, n: int, without_picture: float = 0.0) -> list:
-    names = make_demo_data.make_split_names(spacy.blank("en"), 0)
-    shares = demo_texts.Shares()
-    return make_demo_data.make_split_posts(split, n, names[split], shares, without_picture, 0)
+def split_posts(split: str, n: int, **shares: float) -> list:
+    names = data.make_split_names(spacy.blank("en"), 0)
+    return data.make_split_posts(split, n, names[split], 0, texts.Shares(**shares))
 
 
 def test_same_seed_same_bytes_in_another_process(corpus: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(SCRIPTS / "make_demo_data.py"),
-        "--output",
-        str(tmp_path),
-        "--seed",
-        "3",
-    ]
+    command = [sys.executable, "-m", "project.demo.data", "--output", str(tmp_path), "--seed", "3"]
     for split, n in COUNTS.items():
         command += [f"--n-{split}", str(n)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "77"})
+    env = {**os.environ, "PYTHONHASHSEED": "77"}
+    subprocess.run(command, check=True, capture_output=True, env=env, cwd=ROOT)
     assert read_bytes(tmp_path) == read_bytes(corpus)
 
 
 def test_other_seed_other_posts(corpus: Path, tmp_path: Path) -> None:
-    make_demo_data.make_demo_data(tmp_path, {"dev": 5}, seed=4)
-    texts = {doc.text for doc in read_docs(corpus, "dev")}
-    assert not texts & {doc.text for doc in read_docs(tmp_path, "dev")}
+    data.make_demo_data(tmp_path, {"dev": 5}, seed=4)
+    found = {doc.text for doc in read_docs(corpus, "dev")}
+    assert not found & {doc.text for doc in read_docs(tmp_path, "dev")}
 
 
 def test_a_split_does_not_depend_on_the_size_of_another(corpus: Path, tmp_path: Path) -> None:
-    make_demo_data.make_demo_data(tmp_path, {"train": 7, "dev": COUNTS["dev"]}, seed=3)
+    data.make_demo_data(tmp_path, {"train": 7, "dev": COUNTS["dev"]}, seed=3)
     assert (tmp_path / "dev.spacy").read_bytes() == (corpus / "dev.spacy").read_bytes()
 
 
 def test_docs_have_what_a_post_has(corpus: Path) -> None:
-    stats = json.loads((corpus / "stats.json").read_text(encoding="utf-8"))
     for split, n in COUNTS.items():
         docs = read_docs(corpus, split)
-        assert len(docs) == stats[split]["posts"] == n
-        assert sum(doc._.image is None for doc in docs) == stats[split]["posts_without_picture"]
-        labels = Counter(ent.label_ for doc in docs for ent in doc.ents)
-        assert dict(labels) == {k: v for k, v in stats[split]["entities"].items() if v}
-        relations = Counter(relation.label for doc in docs for relation in doc._.relations)
-        assert dict(relations) == {k: v for k, v in stats[split]["relations"].items() if v}
-        kinds = Counter(doc.user_data[make_demo_data.RELATION_KIND_KEY] for doc in docs)
-        assert dict(kinds) == {k: v for k, v in stats[split]["relation_kinds"].items() if v}
-        assert sum(len(doc.ents) == 2 for doc in docs) == stats[split]["posts_with_two_entities"]
+        assert len(docs) == n
+        assert sum(doc._.image is None for doc in docs) == (4 if split == "train" else 0)
+        kinds = Counter(doc.user_data[data.RELATION_KIND_KEY] for doc in docs)
+        assert kinds["no_pair"] == sum(len(doc.ents) < 2 for doc in docs)
         for doc in docs:
-            has_entity = doc.user_data[make_demo_data.KIND_KEY] != "no_entity"
+            has_entity = doc.user_data[data.KIND_KEY] != "no_entity"
             assert len(doc.ents) in ((1, 2) if has_entity else (0,))
             assert len({ent.label_ for ent in doc.ents}) <= 1
             assert all(token.is_title for ent in doc.ents for token in ent)
-    assert stats["train"]["posts_without_picture"] == 4
-    assert stats["dev"]["posts_without_picture"] == stats["test"]["posts_without_picture"] == 0
 
 
 def test_pictures_open_and_regions_lie_inside_without_labels(corpus: Path) -> None:
@@ -138,7 +109,7 @@ def test_every_ordered_pair_of_entities_is_annotated(corpus: Path) -> None:
             relations = doc._.relations
             # Spans compare with their labels: these are the entities themselves.
             assert [(r.head, r.tail) for r in relations] == list(permutations(doc.ents, 2))
-            assert all(r.label in demo_texts.RELATIONS and r.score is None for r in relations)
+            assert all(r.label in texts.RELATIONS and r.score is None for r in relations)
             assert len({r.label for r in relations}) <= 1, "a relation is the same in both directions"
 
 
@@ -146,21 +117,21 @@ def test_type_and_picture_decide_the_relation(tmp_path: Path, monkeypatch: pytes
     pictures = []
 
     def draw(*args):
-        pictures.append(demo_pictures.draw_post_picture(*args))
+        pictures.append(drawing.draw_post_picture(*args))
         return pictures[-1]
 
-    monkeypatch.setattr(make_demo_data, "draw_post_picture", draw)
-    make_demo_data.make_demo_data(tmp_path, {"train": 150}, seed=5)
+    monkeypatch.setattr(data, "draw_post_picture", draw)
+    data.make_demo_data(tmp_path, {"train": 150}, seed=5)
     docs = [doc for doc in read_docs(tmp_path, "train") if doc._.image is not None]
     seen = Counter()
     for doc, picture in zip(docs, pictures, strict=True):
         assert [tuple(r["box"]) for r in doc._.regions] == [o.box for o in picture.objects]
         kinds = {thing.kind for thing in picture.objects}
-        objects = sorted(kinds & set(demo_pictures.RELATING))
+        objects = sorted(kinds & set(drawing.RELATING))
         people = "person" in kinds
         assert len(objects) <= 1
         assert people == (doc.ents[0].label_ == "PER" if doc.ents else people)
-        expected = demo_pictures.RELATING[objects[0]] if people and objects else "None"
+        expected = drawing.RELATING[objects[0]] if people and objects else "None"
         for relation in doc._.relations:
             assert relation.label == expected
             seen[people, bool(objects)] += 1
@@ -178,7 +149,7 @@ def test_no_name_of_dev_or_test_occurs_in_training(corpus: Path) -> None:
         for doc in read_docs(corpus, split):
             for ent in doc.ents:
                 assert not {token.lower_ for token in ent} & train_words
-    names = make_demo_data.make_split_names(spacy.blank("en"), 0)
+    names = data.make_split_names(spacy.blank("en"), 0)
     for split, others in (("train", ("dev", "test")), ("dev", ("test",))):
         for other in others:
             assert not set(names[split]) & set(names[other])
@@ -186,12 +157,11 @@ def test_no_name_of_dev_or_test_occurs_in_training(corpus: Path) -> None:
 
 @pytest.mark.parametrize("decided", [0.0, 0.2, 0.5])
 def test_share_of_agreeing_posts_is_as_stated(decided: float) -> None:
-    names = make_demo_data.make_split_names(spacy.blank("en"), 0)["train"]
-    shares = demo_texts.Shares(decided=decided)
-    posts = make_demo_data.make_split_posts("train", 500, names, shares, 0.08, 0)
-    stats = make_demo_data.count(posts)
-    assert stats["posts_without_picture"] == 40
-    assert stats["agreeing_share"] == pytest.approx(decided, abs=0.005)
+    posts = split_posts("train", 500, decided=decided)
+    pictured = [item.post.plan for item in posts if item.has_picture]
+    assert len(posts) - len(pictured) == 40
+    agreeing = sum(plan.kind == "decided" for plan in pictured)
+    assert agreeing / len(pictured) == pytest.approx(decided, abs=0.005)
 
 
 def words_of(post) -> set[str]:
@@ -262,7 +232,7 @@ def test_words_tell_the_relation_of_decided_posts_only() -> None:
     assert accuracy(guess, undecided, label_of) == pytest.approx(0.25, abs=0.07)
     # Text that tells of people, but not of a relation, has to leave the relation open too.
     telling = [post for post in undecided if post.plan.kind == "decided"]
-    assert {post.plan.relation for post in telling} == set(demo_texts.RELATIONS)
+    assert {post.plan.relation for post in telling} == set(texts.RELATIONS)
 
 
 def test_text_alone_can_not_tell_most_relations() -> None:
@@ -279,7 +249,7 @@ def test_text_alone_can_not_tell_most_relations() -> None:
             right += answer == plan.relation != "None"
         return 2 * right / (predicted + related)
 
-    assert max(f1(guess) for guess in demo_texts.RELATIONS) < 0.4
+    assert max(f1(guess) for guess in texts.RELATIONS) < 0.4
 
 
 @pytest.mark.parametrize("n_names", [1, 2])
@@ -287,22 +257,18 @@ def test_text_of_undecided_posts_does_not_depend_on_what_the_picture_shows(n_nam
     names = ["Kanal", "Mira", "Bolet", "Saro"]
 
     def text(seed: int, kind: str, label: str, shown: str) -> str:
-        plan = demo_texts.Plan(kind, label, shown, n_names)
-        return demo_texts.make_post(plan, names, demo_texts.Shares(), random.Random(seed)).text
+        plan = texts.Plan(kind, label, shown, n_names)
+        return texts.make_post(plan, names, texts.Shares(), random.Random(seed)).text
 
     for seed in range(50):
-        texts = {
-            text(seed, "undecided", label, shown)
-            for label in demo_texts.LABELS
-            for shown in demo_texts.RELATIONS
-        }
-        assert len(texts) == 1
-        for label in demo_texts.LABELS:
-            assert len({text(seed, "decided", label, s) for s in demo_texts.RELATIONS}) == 1
+        found = {text(seed, "undecided", label, shown) for label in texts.LABELS for shown in texts.RELATIONS}
+        assert len(found) == 1
+        for label in texts.LABELS:
+            assert len({text(seed, "decided", label, s) for s in texts.RELATIONS}) == 1
 
 
 def test_shares_of_pairs() -> None:
-    plans = [item.post.plan for item in split_posts("train", 1800, 0.08)]
+    plans = [item.post.plan for item in split_posts("train", 1800)]
     types = Counter(plan.label for plan in plans if plan.n_names)
     assert max(types.values()) - min(types.values()) <= 4
     pairs = [plan for plan in plans if plan.n_names == 2]
@@ -310,7 +276,7 @@ def test_shares_of_pairs() -> None:
     assert 0.45 <= len(pairs) / types.total() <= 0.5
     assert 0.45 <= len(people) / len(pairs) <= 0.5
     relations = Counter(plan.relation for plan in people)
-    assert sorted(relations) == sorted(demo_texts.RELATIONS)
+    assert sorted(relations) == sorted(texts.RELATIONS)
     assert max(relations.values()) - min(relations.values()) <= 5
     telling = [plan for plan in people if plan.relation_kind == "decided"]
     assert len(telling) / len(people) == pytest.approx(0.2, abs=0.02)
@@ -318,9 +284,9 @@ def test_shares_of_pairs() -> None:
 
 
 def test_posts_without_a_picture_have_every_relation() -> None:
-    posts = [item.post.plan for item in split_posts("train", 1800, 0.08) if not item.has_picture]
+    posts = [item.post.plan for item in split_posts("train", 1800) if not item.has_picture]
     relations = Counter(plan.relation for plan in posts if plan.label == "PER" and plan.n_names == 2)
-    assert sorted(relations) == sorted(demo_texts.RELATIONS)
+    assert sorted(relations) == sorted(texts.RELATIONS)
     assert max(relations.values()) - min(relations.values()) <= 3
 
 
@@ -330,20 +296,19 @@ def test_pictures_of_all_posts_show_relations_alike() -> None:
         shown[item.post.plan.label, item.post.plan.n_names][item.post.plan.shown] += 1
     assert len(shown) == 12
     for counts in shown.values():
-        assert sorted(counts) == sorted(demo_texts.RELATIONS)
+        assert sorted(counts) == sorted(texts.RELATIONS)
         assert max(counts.values()) - min(counts.values()) <= 3
 
 
 def test_undecided_posts_mislead_and_hold_no_deciding_word() -> None:
     groups = {
         "anywhere": (
-            *demo_phrases.CORES,
-            *demo_phrases.MISLEADING,
-            *demo_phrases.NO_ENTITY,
-            *demo_phrases.JOINERS,
+            phrase
+            for name in ("cores", "misleading", "no_entity", "joiners")
+            for phrase in texts.PHRASES[name]
         ),
-        **demo_phrases.DECIDING_PHRASES,
-        **demo_phrases.RELATION_PHRASES,
+        **texts.PHRASES["deciding"],
+        **texts.PHRASES["relations"],
     }
     words = {key: {w for phrase in group for w in phrase.split()} for key, group in groups.items()}
     for label, phrases in groups.items():
@@ -353,42 +318,42 @@ def test_undecided_posts_mislead_and_hold_no_deciding_word() -> None:
     for item in split_posts("train", 300):
         if item.post.plan.kind == "undecided":
             text = item.post.text.lower()
-            assert any(remark in text for remark in demo_phrases.MISLEADING), text
+            assert any(remark in text for remark in texts.PHRASES["misleading"]), text
 
 
 def test_mentions_are_the_names() -> None:
     nlp = spacy.blank("en")
-    names = set(make_demo_data.make_split_names(nlp, 0)["train"])
+    names = set(data.make_split_names(nlp, 0)["train"])
     for item in split_posts("train", 300):
-        doc = make_demo_data.make_doc(nlp, item.post)
+        doc = data.make_doc(nlp, item.post)
         inside = {token.i for ent in doc.ents for token in ent}
         assert {token.i for token in doc if token.text in names} == inside
         assert all(len(ent) in (1, 2) for ent in doc.ents)
 
 
-@pytest.mark.parametrize("kind", list(demo_pictures.DRAW))
+@pytest.mark.parametrize("kind", list(drawing.SHAPES))
 def test_every_kind_is_drawn(kind: str) -> None:
     rng = random.Random(1)
     for longest in (20, 60):
-        tile = demo_pictures.draw_object(kind, longest, rng)
+        tile = drawing.draw_object(kind, longest, rng)
         assert max(tile.size) == longest
         assert tile.getchannel("A").getextrema()[1] == 255
-    first, second = (demo_pictures.draw_object(kind, 40, rng).tobytes() for _ in range(2))
+    first, second = (drawing.draw_object(kind, 40, rng).tobytes() for _ in range(2))
     assert first != second
 
 
-@pytest.mark.parametrize("shown", demo_texts.RELATIONS)
-@pytest.mark.parametrize("label", demo_texts.LABELS)
+@pytest.mark.parametrize("shown", texts.RELATIONS)
+@pytest.mark.parametrize("label", texts.LABELS)
 def test_a_picture_shows_type_and_relation_among_distractors(label: str, shown: str) -> None:
     positions: Counter[int] = Counter()
     for seed in range(40):
-        picture = demo_pictures.draw_post_picture(label, shown, random.Random(seed))
+        picture = drawing.draw_post_picture(label, shown, random.Random(seed))
         kinds = [thing.kind for thing in picture.objects]
-        deciding = [kind for kind in kinds if kind in demo_pictures.DECIDING]
-        relating = [kind for kind in kinds if kind in demo_pictures.RELATING]
-        assert [demo_pictures.DECIDING[kind] for kind in deciding] == [label]
-        assert [demo_pictures.RELATING[kind] for kind in relating] == [shown] * (shown != "None")
-        assert set(kinds) - {*deciding, *relating} <= set(demo_pictures.DISTRACTORS)
+        deciding = [kind for kind in kinds if kind in drawing.DECIDING]
+        relating = [kind for kind in kinds if kind in drawing.RELATING]
+        assert [drawing.DECIDING[kind] for kind in deciding] == [label]
+        assert [drawing.RELATING[kind] for kind in relating] == [shown] * (shown != "None")
+        assert set(kinds) - {*deciding, *relating} <= set(drawing.DISTRACTORS)
         assert len(set(kinds)) == len(kinds)
         positions[kinds.index((relating or deciding)[0])] += 1
         for i, thing in enumerate(picture.objects):
@@ -405,9 +370,9 @@ def test_number_of_objects_tells_neither_type_nor_relation() -> None:
     numbers: Counter[int] = Counter()
     for seed in range(40):
         found = {
-            len(demo_pictures.draw_post_picture(label, shown, random.Random(seed)).objects)
-            for label in demo_texts.LABELS
-            for shown in demo_texts.RELATIONS
+            len(drawing.draw_post_picture(label, shown, random.Random(seed)).objects)
+            for label in texts.LABELS
+            for shown in texts.RELATIONS
         }
         assert len(found) == 1
         numbers.update(found)
@@ -416,8 +381,8 @@ def test_number_of_objects_tells_neither_type_nor_relation() -> None:
 
 
 def test_labels_are_what_pictures_show() -> None:
-    assert sorted(demo_texts.LABELS) == sorted(demo_pictures.DECIDING.values())
-    assert sorted(demo_texts.RELATIONS) == sorted([*demo_pictures.RELATING.values(), "None"])
+    assert sorted(texts.LABELS) == sorted(drawing.DECIDING.values())
+    assert sorted(texts.RELATIONS) == sorted([*drawing.RELATING.values(), "None"])
 
 
 @pytest.fixture
@@ -436,26 +401,24 @@ def test_picture_encoder_is_repeatable_and_loads_into_torchvision(tmp_path: Path
     import torch
     from torchvision.models import get_model
 
-    script = load_script("train_picture_encoder")
     settings = {"n_pictures": 16, "epochs": 1, "learn_rate": 1e-3, "seed": 1}
-    first, second = (script.train_encoder("resnet18", 32, **settings)[0] for _ in range(2))
+    first, second = (encoder.train_encoder("resnet18", 32, **settings)[0] for _ in range(2))
     torch.save(first.state_dict(), tmp_path / "encoder.pth")
-    loaded = get_model("resnet18", weights=None, num_classes=len(demo_pictures.DRAW))
+    loaded = get_model("resnet18", weights=None, num_classes=len(drawing.SHAPES))
     loaded.load_state_dict(torch.load(tmp_path / "encoder.pth", weights_only=True))
     for key, value in second.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
 
 
 def test_picture_encoder_crops_hold_the_object() -> None:
-    script = load_script("train_picture_encoder")
     rng = random.Random(0)
     for _ in range(50):
-        picture = demo_pictures.draw_post_picture("PER", "couple", rng)
+        picture = drawing.draw_post_picture("PER", "couple", rng)
         for thing in picture.objects:
             left, upper, right, lower = thing.box
-            x0, y0, x1, y1 = script.around_box(thing.box, picture.image, rng)
+            x0, y0, x1, y1 = encoder.around_box(thing.box, picture.image, rng)
             assert 0 <= x0 <= left < right <= x1 <= picture.image.width
             assert 0 <= y0 <= upper < lower <= y1 <= picture.image.height
-            x0, y0, x1, y1 = script.near_box(thing.box, rng)
+            x0, y0, x1, y1 = encoder.near_box(thing.box, rng)
             assert x1 - x0 >= 0.8 * (right - left)
             assert y1 - y0 >= 0.8 * (lower - upper)

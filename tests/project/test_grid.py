@@ -13,21 +13,14 @@ from pathlib import Path
 import pytest
 import spacy
 from spacy.tokens import DocBin
-from spacy.util import load_config, registry
+from spacy.util import registry
+
+from project.config import read_config
+from project.demo.data import make_demo_data
+from project.grid import BETAS, GRIDS, SERIES, choose_variants
+from project.planning import Options, Variant, describe_regions, hash_config, make_config, read_corpus
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "project" / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from grid_config import (  # noqa: E402
-    Options,
-    describe_regions,
-    hash_config,
-    make_config,
-    read_corpus,
-)
-from grid_plan import BETAS, GRIDS, SERIES, Variant, read_grid  # noqa: E402
-from make_demo_data import make_demo_data  # noqa: E402
 
 # Small enough to be trained in a second.
 TINY = {
@@ -61,9 +54,9 @@ def corpus(data):
 
 def run_grid(data, output, metrics, *extra, grid="ablation", dataset="tiny", **kwargs):
     overrides = " ".join(f"{key} {value}" for key, value in TINY.items())
-    command = [sys.executable, str(SCRIPTS / "run_grid.py"), grid, dataset, *extra]
+    command = [sys.executable, "-m", "project.grid", grid, dataset, *extra]
     command += ["--data", str(data), "--output", str(output), "--metrics", str(metrics)]
-    command += ["--config", "configs/demo.cfg", "--epochs", "1", "--overrides", overrides]
+    command += ["--config", "demo", "--epochs", "1", "--overrides", overrides]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             text=True, start_new_session=True, **kwargs)  # fmt: skip
 
@@ -78,56 +71,62 @@ def read_files(folder):
 
 
 def test_figure_4_has_every_point_once():
-    points = GRIDS["beta-sweep"]()
+    points = GRIDS["beta-sweep"]
     assert len(points) == len({p.name for p in points}) == 19
     for series in SERIES:
         values = [p.settings for p in points if series in p.series]
-        varied = "beta1" if series != "beta2" else "beta2"
+        varied = "kl_text" if series != "beta2" else "kl_image"
         assert sorted(v[varied] for v in values) == sorted(BETAS)
         if series != "both":
-            other = {"beta1": "beta2", "beta2": "beta1"}[series]
+            other = {"beta1": "kl_image", "beta2": "kl_text"}[series]
             assert {v[other] for v in values} == {1.0}
         else:
-            assert all(v["beta1"] == v["beta2"] for v in values)
+            assert all(v["kl_text"] == v["kl_image"] for v in values)
 
 
 def test_an_unknown_grid():
-    with pytest.raises(ValueError, match="ablation, beta-sweep, text, noise"):
-        read_grid("everything")
+    with pytest.raises(ValueError, match="ablation, beta-sweep, text, noise, pairs"):
+        choose_variants("everything")
 
 
-@pytest.mark.parametrize("name", ["configs/demo.cfg", "configs/joint_demo.cfg"])
-@pytest.mark.parametrize("variant", read_grid("ablation"), ids=lambda v: v.name)
+@pytest.mark.parametrize("name", ["demo", "joint_demo"])
+@pytest.mark.parametrize("variant", GRIDS["ablation"], ids=lambda v: v.name)
 def test_an_ablation_takes_its_terms_from_every_component(corpus, name, variant):
-    before, config = (
-        load_config(ROOT / name),
-        make_config(corpus, variant, 7, Options(config=str(ROOT / name))),
-    )
+    before, config = read_config(name), make_config(corpus, variant, 7, Options(config=name))
     for component, old in before["components"].items():
         new = config["components"][component]
-        assert {**old, **{k: v for k, v in variant.settings.items() if k in old}} == new
+        if "loss_weights" in old:
+            old = {**old, "loss_weights": {**old["loss_weights"], **variant.settings}}
+        assert new == old
     assert config["system"]["seed"] == 7
     registry.fill(config, validate=False)
 
 
 def test_without_the_core(corpus):
-    for name, architecture in (("ner_trf", "Text_NER"), ("rel_trf", "Text_REL")):
-        options = Options(config=str(ROOT / f"configs/{name}.cfg"))
+    for name in ("ner_trf", "rel_trf"):
+        options = Options(config=name)
         config = make_config(corpus, Variant("no core", core="none"), 0, options)
         component = config["components"].get("mmib_ner") or config["components"]["mmib_rel"]
-        assert component["model"]["@architectures"] == f"spacy-mmib.{architecture}.v1"
+        assert component["model"]["fusion"] == {"@architectures": "spacy-mmib.NoFusion.v1"}
         assert "tok2vec" in component["model"]
-        assert "img2vec" not in component["model"]
+        assert component["model"]["img2vec"] is None
+
+
+def test_entity_vectors_of_given_pairs(corpus):
+    for variant in GRIDS["pairs"]:
+        model = make_config(corpus, variant, 0, Options(config="rel_trf"))["components"]["mmib_rel"]["model"]
+        assert model["entity_repr"] in variant.name
+        assert (model["img2vec"] is not None) == (variant.core == "mmib")
 
 
 def test_a_variant_that_changes_nothing_is_an_error(corpus):
-    options = Options(config=str(ROOT / "configs/baseline_trf.cfg"))
+    options = Options(config="baseline_trf")
     with pytest.raises(ValueError, match="changes nothing"):
-        make_config(corpus, read_grid("ablation")[1], 0, options)
+        make_config(corpus, GRIDS["ablation"][1], 0, options)
 
 
 def test_the_schedule_fits_the_data(corpus):
-    options = Options(config=str(ROOT / "configs/ner_trf.cfg"), epochs=3, batch_size=5)
+    options = Options(config="ner_trf", epochs=3, batch_size=5)
     training = make_config(corpus, Variant("MMIB"), 0, options)["training"]
     steps_an_epoch = -(-corpus.posts // 5)
     assert training["max_epochs"] == 3
@@ -139,38 +138,34 @@ def test_the_schedule_fits_the_data(corpus):
 
 
 def test_without_options_the_config_is_the_shipped_one(corpus):
-    name = ROOT / "configs/ner_trf.cfg"
-    shipped = load_config(name)["training"]
+    name = "ner_trf"
+    shipped = read_config(name)["training"]
     # The number of posts that it was written for.
-    config = make_config(replace(corpus, posts=3373), Variant("MMIB"), 0, Options(config=str(name)))
+    config = make_config(replace(corpus, posts=3373), Variant("MMIB"), 0, Options(config=name))
     assert config["training"] == shipped
     # With others only what is counted in steps is another.
-    other = make_config(corpus, Variant("MMIB"), 0, Options(config=str(name)))["training"]
+    other = make_config(corpus, Variant("MMIB"), 0, Options(config=name))["training"]
     assert other["optimizer"]["learn_rate"]["total_steps"] == 30 * 3 + 1
     assert {k for k in other if other[k] != shipped[k]} == {"eval_frequency", "optimizer"}
     # Whoever sets a schedule keeps it.
     mine = {"training.optimizer.learn_rate.total_steps": 5}
-    options = Options(config=str(name), overrides=mine)
+    options = Options(config=name, overrides=mine)
     training = make_config(corpus, Variant("MMIB"), 0, options)["training"]
     assert training["optimizer"]["learn_rate"]["total_steps"] == 5
 
 
 def test_a_text_encoder_and_settings_of_ones_own(corpus):
-    options = Options(
-        config=str(ROOT / "configs/joint_trf.cfg"),
-        transformer="some/model",
-        overrides={"training.dropout": 0.3},
-    )
+    options = Options(config="joint_trf", transformer="some/model", overrides={"training.dropout": 0.3})
     config = make_config(corpus, Variant("MMIB"), 0, options)
     assert config["components"]["transformer"]["model"]["name"] == "some/model"
     assert config["training"]["dropout"] == 0.3
     with pytest.raises(ValueError, match="no transformer"):
         make_config(corpus, Variant("MMIB"), 0,
-                    Options(config=str(ROOT / "configs/demo.cfg"), transformer="x"))  # fmt: skip
+                    Options(config="demo", transformer="x"))  # fmt: skip
 
 
 def test_the_hash_is_that_of_the_training(corpus, data, tmp_path):
-    options = Options(config=str(ROOT / "configs/ner_trf.cfg"))
+    options = Options(config="ner_trf")
 
     full = Variant("MMIB")
 
@@ -181,9 +176,9 @@ def test_the_hash_is_that_of_the_training(corpus, data, tmp_path):
     assert get_hash(seed=3) == base
     assert get_hash(where=read_corpus("elsewhere", data / "tiny")) == base
     # The paper's setting is a point of Fig. 4, too: trained once for both tables.
-    assert get_hash(next(v for v in read_grid("beta-sweep") if v.name == "beta1=0.1 beta2=0.1")) == base
+    assert get_hash(next(v for v in GRIDS["beta-sweep"] if v.name == "beta1=0.1 beta2=0.1")) == base
     others = [
-        get_hash(read_grid("ablation")[1]),
+        get_hash(GRIDS["ablation"][1]),
         get_hash(digest="e"),
         get_hash(options=Options(config=options.config, limit=5)),
         get_hash(options=Options(config=options.config, epochs=2)),
@@ -192,7 +187,7 @@ def test_the_hash_is_that_of_the_training(corpus, data, tmp_path):
 
 
 def test_regions_are_named(corpus, data):
-    config = load_config(ROOT / "configs/joint_trf.cfg")
+    config = read_config("joint_trf")
     assert describe_regions(config, corpus, "umgf") == "given.v1 (umgf)"
     text = read_corpus("text", data / "text")
     assert (text.posts, text.pictures) == (24, 0)
@@ -205,7 +200,7 @@ def test_a_missing_dataset(data, tmp_path):
     assert "Traceback" not in output
 
 
-ROWS = ("--only", "MMIB", "without both", "--seeds", "1")
+ROWS = ("--only", "MMIB", "--only", "without both", "--seeds", "1")
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,25 @@ def run(*args, cwd) -> subprocess.CompletedProcess:
 def test_real_posts_from_files_to_predictions(mmib_data, tmp_path):
     sample = mmib_data / "sample" / "twitter_2017"
     converted = tmp_path / "converted"
-    run(ROOT / "project/scripts/convert_posts_jsonl.py", sample, converted, cwd=tmp_path)
+    run(
+        "-m",
+        "project.convert",
+        "sample",
+        "--format",
+        "jsonl",
+        "--data",
+        sample,
+        "--output",
+        converted,
+        cwd=ROOT,
+    )
     meta = srsly.read_json(converted / "meta.json")
     paths = ["--paths.train", converted / "train.spacy", "--paths.dev", converted / "dev.spacy"]
     paths += ["--paths.image_root", meta["image_root"]]
+    config = tmp_path / "config.cfg"
+    run("-m", "project.config", "demo", "--output", config, cwd=ROOT)
     run(
-        "-m", "spacy", "train", ROOT / "configs/demo.cfg", "--output", tmp_path / "model", *paths,
+        "-m", "spacy", "train", config, "--output", tmp_path / "model", *paths,
         "--components.mmib_ner.model.img2vec.weights", "null",
         "--components.mmib_ner.model.img2vec.image_size", "64",
         "--training.max_steps", "30", "--training.max_epochs", "0", "--training.eval_frequency", "15",

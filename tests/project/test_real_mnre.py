@@ -12,8 +12,8 @@ import spacy
 import srsly
 from conftest import make_rel_nlp, train
 
-from spacy_mmib.cli.evaluate import evaluate
-from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE
+from spacy_mmib.evaluation.evaluate import evaluate
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE
 from spacy_mmib.training.corpus import MultimodalCorpus
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
@@ -39,9 +39,9 @@ def sample(mmib_data) -> Path:
 def converted(sample, tmp_path_factory) -> dict[str, Path]:
     """The folders of the corpus without and with the published crops."""
     top = tmp_path_factory.mktemp("mnre")
-    script = ROOT / "project/scripts/convert_mnre.py"
-    run(script, sample, top / "clean", cwd=top)
-    run(script, sample, top / "leaking", "--leaking-crops", sample / "img_vg", cwd=top)
+    command = ("-m", "project.convert", "mnre", "--data", sample, "--output")
+    run(*command, top / "clean", cwd=ROOT)
+    run(*command, top / "leaking", "--leaking-crops", sample / "img_vg", cwd=ROOT)
     return {name: top / name for name in ("clean", "leaking")}
 
 
@@ -124,10 +124,7 @@ def test_given_pairs_with_tiny_encoders(sample, converted, tmp_path, kind):
     loaded = spacy.load(tmp_path / "model")
     metrics = {
         other: evaluate(
-            loaded,
-            folder / "train.spacy",
-            image_root=meta_of(folder)["image_root"],
-            gold_preproc=True,
+            loaded, folder / "train.spacy", image_root=meta_of(folder)["image_root"], gold_preproc=True
         )
         for other, folder in converted.items()
     }
@@ -166,8 +163,10 @@ def test_joint_pipeline_end_to_end(sample, converted, tmp_path, kind):
     corpus = converted[kind]
     root = meta_of(corpus)["image_root"]
     img2vec = "--components.mmib_img2vec.model"
+    config = tmp_path / "config.cfg"
+    run("-m", "project.config", "joint_demo", "--output", config, cwd=ROOT)
     run(
-        "-m", "spacy", "train", ROOT / "configs/joint_demo.cfg", "--output", tmp_path / "out",
+        "-m", "spacy", "train", config, "--output", tmp_path / "out",
         "--paths.train", corpus / "train.spacy", "--paths.dev", corpus / "dev.spacy",
         "--paths.image_root", root, f"{img2vec}.weights", "null",
         f"{img2vec}.arch", "squeezenet1_1", f"{img2vec}.image_size", "64",

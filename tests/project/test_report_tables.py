@@ -3,22 +3,16 @@
 import json
 import random
 import re
-import sys
-from pathlib import Path
 from statistics import mean, stdev
 
 import PIL.Image
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "project" / "scripts"))
-
-import published  # noqa: E402
-from grid_plan import describe, make_ablation, make_beta_sweep  # noqa: E402
-from report_tables import main, read_tables, write_report  # noqa: E402
-
-from spacy_mmib.evaluation.document_counts import get_prf, sum_counts  # noqa: E402
-from spacy_mmib.evaluation.significance import compare_f1  # noqa: E402
+from project.facts import PUBLISHED
+from project.grid import ABLATION, make_beta_sweep
+from project.report import main, read_tables, write_report
+from spacy_mmib.evaluation.scorers import get_prf, sum_counts
+from spacy_mmib.evaluation.significance import compare_f1
 
 POSTS = 60
 
@@ -30,7 +24,10 @@ def make_cell(grids, dataset, variant, seed, *, accuracy, task="entities", leaks
         right = sum(rng.random() < accuracy for _ in range(2))
         counts.append([right + (rng.random() < 0.2), right, 2, right])
     about = {
-        **describe(variant),
+        "variant": variant.name,
+        "settings": dict(variant.settings),
+        "core": variant.core,
+        "series": list(variant.series),
         "seed": seed,
         "cell": f"{dataset}/{variant.name.replace(' ', '_')}-{seed}",
         "config": "the dataset's",
@@ -73,7 +70,7 @@ def make_ablation_grid(grids, dataset="twitter17", seeds=3, name="ablation", **k
     accuracies = (0.9, 0.88, 0.6, 0.55)
     make_plan(grids, name, dataset, [
         make_cell(grids, dataset, variant, seed, accuracy=accuracy, **kwargs)
-        for variant, accuracy in zip(make_ablation(), accuracies)
+        for variant, accuracy in zip(ABLATION, accuracies)
         for seed in range(seeds)
     ])  # fmt: skip
 
@@ -102,24 +99,14 @@ def read_counts(tmp_path, cell):
 def test_rows_are_means_over_seeds_beside_the_published_figures(tmp_path):
     make_ablation_grid(tmp_path / "grids")
     table = read_markdown(report(tmp_path))[0]
-    assert table[0] == [
-        "",
-        "P",
-        "R",
-        "F1",
-        "seeds",
-        "difference",
-        "p",
-        "paper F1",
-        "paper difference",
-    ]
-    assert [row[0] for row in table[2:]] == [v.name for v in make_ablation()]
+    assert table[0] == ["", "P", "R", "F1", "seeds", "difference", "p", "paper F1", "paper difference"]
+    assert [row[0] for row in table[2:]] == [v.name for v in ABLATION]
     for row in table[2:]:
         cells = [f"{row[0].replace(' ', '_')}-{seed}" for seed in range(3)]
         scores = [100 * get_prf(sum_counts(read_counts(tmp_path, c)))[2] for c in cells]
         assert row[3] == f"{mean(scores):.2f} ± {stdev(scores):.2f}"
         assert row[4] == "3"
-        assert row[7] == f"{published.ABLATION['twitter17'][row[0]][2]:.2f}"
+        assert row[7] == f"{PUBLISHED['twitter17']['ablation'][row[0]][2]:.2f}"
     assert table[2][5] == table[2][6] == ""
     assert table[3][8] == "-0.49"
 
@@ -168,7 +155,7 @@ def test_what_the_numbers_are_of_is_said(tmp_path):
         assert fact in text
     # The published systems, with what has to be known about them.
     assert "| MKGformer | 82.67 | 81.25 | 81.95 |" in text
-    assert published.CAVEATS["mnre"] in text
+    assert PUBLISHED["mnre"]["caveat"] in text
     assert "Published: mnre, relations" in text
 
 
@@ -205,25 +192,21 @@ def test_names_dont_break_a_table(tmp_path):
     assert len(widths) == 1
 
 
-def test_nothing_to_report(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["report_tables.py", "--grids", str(tmp_path / "none"),
-                                      "--metrics", str(tmp_path / "metrics")])  # fmt: skip
+def test_nothing_to_report(tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
-        main()
+        main(tmp_path / "none", tmp_path / "metrics")
     assert "Run one first" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("figures", [published.ABLATION, published.SYSTEMS])
-def test_published_figures_are_consistent(figures):
-    for dataset, rows in figures.items():
-        for name, prf in rows.items():
-            p, r, f = prf
-            is_odd = (dataset, name) in published.ODD
-            expected = published.ODD.get((dataset, name), f)
+@pytest.mark.parametrize("table", ["ablation", "systems"])
+def test_published_figures_are_consistent(table):
+    for facts in PUBLISHED.values():
+        for name, (p, r, f) in facts[table].items():
+            expected = facts["odd"].get(name, f)
             assert expected == pytest.approx(2 * p * r / (p + r), abs=0.06)
-            assert is_odd == (expected != f)
+            assert (name in facts["odd"]) == (expected != f)
 
 
 def test_the_tables_of_the_paper_agree():
-    for dataset, rows in published.ABLATION.items():
-        assert rows["MMIB"] == published.SYSTEMS[dataset]["MMIB"]
+    for facts in PUBLISHED.values():
+        assert facts["ablation"]["MMIB"] == facts["systems"]["MMIB"]

@@ -14,10 +14,9 @@ from spacy.tokens import Doc, DocBin
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.encoders.prefetch import find_encoders, prefetch
+from spacy_mmib.encoders.encoder_settings import read_ahead
 from spacy_mmib.post.extensions import get_regions_note
-from spacy_mmib.regions.crops import MNRE_KEY
-from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, MNRE_KEY
 from spacy_mmib.util import MMIBWarning
 
 ROOT = Path(__file__).parents[2]
@@ -241,7 +240,7 @@ def test_reading_ahead_keeps_rows_and_names_apart(hvpnet, umgf, tmp_path):
         expected = [doc._.regions for doc in docs]
         assert expected[0]
         assert not expected[1]
-        prefetch(docs[:1], find_encoders(encoder))
+        read_ahead([encoder], docs[:1])
         encoder.predict(docs[1:])
         encoder.predict(docs[:1])
         assert [doc._.regions for doc in docs] == expected
@@ -250,10 +249,18 @@ def test_reading_ahead_keeps_rows_and_names_apart(hvpnet, umgf, tmp_path):
 def test_the_real_sample_by_row(mmib_data, tmp_path):
     """15 instances of MNRE, whose 42 crops are all there, cut to three each as HVPNeT does."""
     sample = mmib_data / "sample" / "mnre"
-    script = ROOT / "project/scripts/convert_mnre.py"
-    command = [sys.executable, script, sample, tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "project.convert",
+        "mnre",
+        "--data",
+        sample,
+        "--output",
+        tmp_path / "out",
+    ]
     command += ["--leaking-crops", sample / "img_vg"]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=ROOT)
     nlp = spacy.blank("en")
     settings = {"root": str(sample / "img_vg"), "dictionaries": str(sample / "txt")}
     numbers = []

@@ -19,7 +19,7 @@ from spacy_mmib.post.extensions import (
     get_regions_note,
     set_regions_note,
 )
-from spacy_mmib.regions.leaking import LEAKING_MNRE_NOTE, leaking_mnre_crops
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, leaking_mnre_crops
 from spacy_mmib.training.corpus import MultimodalCorpus
 
 NOTE = "these regions leak"
@@ -177,6 +177,6 @@ def test_nothing_imports_it_by_itself():
     code = (
         "import sys, spacy, spacy_mmib, spacy_mmib.training.corpus, spacy_mmib.regions, spacy_mmib.cli\n"
         "assert 'spacy_mmib.training.corpus' in sys.modules\n"
-        "assert 'spacy_mmib.regions.leaking' not in sys.modules"
+        "assert 'spacy_mmib.regions.crops' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)

@@ -11,8 +11,6 @@ import spacy
 from conftest import IMG2VEC
 from tiny_detectors import save_grounding_dino, save_owl, save_torchvision_detector
 
-from spacy_mmib.bridge.picture_vectors import get_picture_vectors
-
 
 @pytest.fixture(scope="module")
 def posts(mmib_data) -> list[tuple[list[str], str]]:
@@ -73,7 +71,7 @@ def test_objects_of_real_pictures(kind, posts, getters, tmp_path):
         assert doc._.image_error is None
         assert len(doc._.regions) <= 4
         found += len(doc._.regions)
-        assert get_picture_vectors(doc, "mmib_img2vec").shape == (1 + len(doc._.regions), 512)
+        assert nlp.get_pipe("mmib_img2vec").kept.get(doc)[0].shape == (1 + len(doc._.regions), 512)
         with PIL.Image.open(picture) as image:
             width, height = image.size
         for region in doc._.regions:

@@ -17,10 +17,9 @@ import spacy_mmib
 import spacy_mmib.post.extensions
 from spacy_mmib.evaluation.contributions import Contributions
 from spacy_mmib.images.reading import ImageError, read_image
+from spacy_mmib.visual.arcs import get_hue, lay_out
+from spacy_mmib.visual.collect import make_small
 from spacy_mmib.visual.rendering import render
-from spacy_mmib.visual.rendering.arcs import lay_out
-from spacy_mmib.visual.rendering.colours import get_hue
-from spacy_mmib.visual.rendering.pictures import make_small
 
 HOSTILE = "<script>alert(1)</script>"
 BREAKOUT = '" onmouseover="alert(1)" x=\'</style><img src=x onerror=alert(1)>{{ 7*7 }}'
@@ -259,12 +258,12 @@ def test_arcs_lie_over_each_other_and_inside_the_drawing(nlp):
     doc = Doc(nlp.vocab, words=words)
     doc._.relations = [((i, i + 1), (j, j + 1), f"a long label {i} {j}") for i in range(8) for j in range(8)]
     drawing = lay_out(doc._.relations)
-    assert len(drawing.arcs) == 64
-    assert [node.x for node in drawing.nodes] == sorted(node.x for node in drawing.nodes)
-    for arc in drawing.arcs:
-        assert 0 < arc.y < drawing.base
-        assert drawing.left < arc.x < drawing.left + drawing.width
-    places = [(round(arc.x), round(arc.y)) for arc in drawing.arcs]
+    assert len(drawing["arcs"]) == 64
+    assert [node["x"] for node in drawing["nodes"]] == sorted(node["x"] for node in drawing["nodes"])
+    for arc in drawing["arcs"]:
+        assert 0 < arc["y"] < drawing["base"]
+        assert drawing["left"] < arc["x"] < drawing["left"] + drawing["width"]
+    places = [(round(arc["x"]), round(arc["y"])) for arc in drawing["arcs"]]
     for i, (x, y) in enumerate(places):
         assert not any(y == b and abs(x - a) < 60 for a, b in places[:i])
     assert lay_out([]) is None
@@ -388,7 +387,7 @@ def test_text_can_be_read_on_every_colour(back, ink, shade):
     """The numbers of the style sheet: entities, bare and under the darkest shade."""
     import importlib.resources
 
-    css = (importlib.resources.files("spacy_mmib.visual.rendering") / "templates/post.css").read_text()
+    css = (importlib.resources.files("spacy_mmib.visual") / "templates/post.css").read_text()
     assert f"--mmib-shade: {' '.join(map(str, shade))};" in css
     assert f"--mmib-ent-back: {back:.0%}; --mmib-ent-ink: {ink:.0%};" in css
     for hue in range(0, 360, 5):
@@ -401,7 +400,7 @@ def test_text_can_be_read_on_every_colour(back, ink, shade):
 def test_import_is_light_and_the_name_a_function():
     code = (
         "import sys, spacy_mmib; assert 'jinja2' not in sys.modules and 'spacy' not in sys.modules;"
-        "import spacy.tokens, spacy_mmib.visual.rendering.collect;"
+        "import spacy.tokens, spacy_mmib.visual.collect;"
         "assert callable(spacy_mmib.render) and callable(spacy_mmib.render);"
         "html = spacy_mmib.render(spacy.tokens.Doc(spacy.vocab.Vocab(), words=['hello']));"
         "assert not {'PIL', 'IPython', 'torchvision'} & set(sys.modules);"

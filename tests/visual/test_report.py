@@ -17,15 +17,13 @@ from typer.testing import CliRunner
 
 import spacy_mmib.post.extensions
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.cli.evaluate import evaluate
 from spacy_mmib.evaluation.errors import PostChange, find_entity_errors, find_relation_errors
+from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.evaluation.scorers import score_entities
 from spacy_mmib.util import MMIBWarning
-from spacy_mmib.visual.report.confusion import count_entity_confusion, count_relation_confusion
 from spacy_mmib.visual.report.examples import sort_posts
-from spacy_mmib.visual.report.findings import find
-from spacy_mmib.visual.report.page import make_report
-from spacy_mmib.visual.report.tables import make_comparison, show
+from spacy_mmib.visual.report.findings import count_entity_confusion, count_relation_confusion, find
+from spacy_mmib.visual.report.page import make_comparison, make_report, show
 
 
 class PictureNER:
@@ -312,7 +310,7 @@ def test_findings_keep_every_post_in_order(nlp, corpus):
     assert [post.doc[0].text for post in findings.posts] == ["Rob", "Acme", "Mia", "Oslo", "Kim"]
     assert findings.compared
     assert [post.index for post in sort_posts(findings.posts)] == [3, 2, 0, 1, 4]
-    assert make_comparison(findings.metrics).rows[0][0] == "Entities"
+    assert make_comparison(findings.metrics)["rows"][0][0] == "Entities"
 
 
 def run(*args):

@@ -2,17 +2,19 @@
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..rendering.environment import get_environment, read_asset
-from .confusion import Confusion, count_entity_confusion, count_relation_confusion
+from ...evaluation.errors import PostChange, count_kinds
+from ..rendering import get_environment, read_asset
 from .examples import get_labels, make_example, sort_posts
-from .findings import Findings, find
-from .tables import make_comparison, make_error_table, make_score_tables
+from .findings import Confusion, Findings, count_entity_confusion, count_relation_confusion, find
 
 if TYPE_CHECKING:
     from spacy.language import Language
+
+MINUS = "\N{MINUS SIGN}"
 
 PICTURE_COUNTS = (
     ("with_picture", "posts with a picture"),
@@ -21,6 +23,13 @@ PICTURE_COUNTS = (
     ("refused", "pictures outside the image root"),
     ("dropped_crops", "crops left out"),
 )
+
+SCORES = (
+    ("Entities", "ents", "ents_per_type", False),
+    ("Relations, end to end", "rel_micro", "rel_per_type", False),
+    ("Relations of given entities", "rel_micro", "rel_per_type", True),
+)
+"""Title, name of the score, name of the scores by label, and whether it is of given entities."""
 
 
 def make_report(
@@ -39,25 +48,15 @@ def make_report(
     limit_examples (int): So many posts are shown at most, worst first; 0 for all.
     batch_size (Optional[int]): Posts at a time.
     RETURNS (str): HTML, the same for the same predictions.
-    RAISES (CorpusError): The corpus can't be read or has no posts.
+    RAISES (EvaluationError): The corpus can't be read or has no posts.
     """
     findings = find(nlp, corpus, image_root=image_root, batch_size=batch_size)
-    return build_page(nlp, findings, limit_examples=limit_examples)
-
-
-def build_page(nlp: "Language", findings: Findings, *, limit_examples: int = 200) -> str:
-    """Write what was found as a page.
-
-    nlp (Language): The pipeline.
-    findings (Findings): What was found.
-    limit_examples (int): So many posts are shown at most, worst first; 0 for all.
-    RETURNS (str): HTML.
-    """
-    metrics, posts = findings.metrics["own"], findings.posts
+    metrics, posts, roles = findings.metrics["own"], findings.posts, findings.roles
     shown = sort_posts(posts)[: limit_examples or None]
-    types, relations = get_labels(shown, findings.roles.negative_label)
+    types, relations = get_labels(shown, roles.negative_label)
     compared = findings.compared
-    script = read_asset("spacy_mmib.visual.report", "report.js")
+    comparison = make_comparison(findings.metrics) if compared else None
+    script = read_asset("report.js")
     return (
         get_environment()
         .get_template("report.html")
@@ -69,24 +68,83 @@ def build_page(nlp: "Language", findings: Findings, *, limit_examples: int = 200
             picture_counts=PICTURE_COUNTS,
             leaks=metrics.get("leaks", []),
             tables=make_score_tables(metrics),
-            accuracy=(metrics.get("given_entities") or {}).get("rel_accuracy"),
-            comparison=make_comparison(findings.metrics) if compared else None,
-            notes=_get_notes(nlp, findings),
+            accuracy=_get_scores(metrics, given=True).get("rel_accuracy"),
+            comparison=comparison,
+            notes=_get_notes(nlp, findings, comparison),
             changed=sum(bool(post.added or post.repaired) for post in posts),
             errors=make_error_table(posts, compared=compared),
-            finds=bool(findings.roles.recognizers or findings.roles.extractors),
+            finds=bool(roles.recognizers or roles.extractors),
             confusions=_get_confusions(findings),
-            examples=[make_example(p, types, relations, compared=compared) for p in shown],
+            examples=[make_example(post, types, relations, compared=compared) for post in shown],
             types=types,
             relations=relations,
             left_out=len(posts) - len(shown),
             compared=compared,
-            post_css=read_asset("spacy_mmib.visual.rendering", "post.css"),
-            report_css=read_asset("spacy_mmib.visual.report", "report.css"),
+            post_css=read_asset("post.css"),
+            report_css=read_asset("report.css"),
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode("utf8")).digest()).decode(),
         )
     )
+
+
+def make_score_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """RETURNS (List[Dict[str, Any]]): Tables of P, R and F of everything that is scored, overall and by
+    label: "title", "header", and "rows" of a name and numbers.
+    """
+    tables = []
+    for title, name, per_type, given in SCORES:
+        scores = _get_scores(metrics, given=given)
+        if scores.get(f"{name}_f") is None:
+            continue
+        rows = [("all", [show(scores.get(f"{name}_{key}")) for key in "prf"])]
+        if name == "rel_micro" and not given:
+            rows.append(("all, with types", [show(scores.get(f"rel_strict_{key}")) for key in "prf"]))
+        for label, prf in (scores.get(per_type) or {}).items():
+            rows.append((label, [show(prf[key]) for key in "prf"]))
+        tables.append({"title": title, "header": ["Label", "P", "R", "F"], "rows": rows})
+    return tables
+
+
+def make_comparison(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): The table of F with, without, and with shuffled pictures."""
+    measures = [(title, f"{name}_f", given) for title, name, _, given in SCORES]
+    measures.insert(2, ("Relations, end to end, with types", "rel_strict_f", False))
+    rows = []
+    for title, key, given in measures:
+        own, *others = (
+            _get_scores(metrics[images], given=given).get(key) for images in ("own", "none", "shuffled")
+        )
+        if own is not None:
+            lost = [None if score is None else score - own for score in others]
+            rows.append((title, [*map(show, (own, *others)), *(show(x, sign=True) for x in lost)]))
+    columns = ["with pictures", "without", "shuffled", f"without {MINUS} with", f"shuffled {MINUS} with"]
+    title = "Scores with pictures, without, and with those of other posts"
+    return {"title": title, "header": ["F", *columns], "rows": rows}
+
+
+def make_error_table(posts: Iterable[PostChange], *, compared: bool) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): The table of errors of each kind, with and without pictures."""
+    posts = list(posts)
+    counts = [count_kinds([error for post in posts for error in post.errors])]
+    if compared:
+        counts.append(count_kinds([error for post in posts for error in post.errors_without]))
+    rows = [(kind, [str(count[kind]) for count in counts]) for kind in counts[0]]
+    header = ["Kind of error", *(["with pictures", "without"] if compared else ["errors"])]
+    rows = [row for row in rows if any(number != "0" for number in row[1])]
+    return {"title": "Errors by kind", "header": header, "rows": rows}
+
+
+def show(score: float | None, *, sign: bool = False) -> str:
+    """RETURNS (str): A score, 0-1, in percent; a difference with its sign."""
+    if score is None:
+        return "-"
+    text = f"{100 * score:+.2f}" if sign and round(score, 4) else f"{100 * abs(score):.2f}"
+    return text.replace("-", MINUS)
+
+
+def _get_scores(metrics: dict[str, Any], *, given: bool) -> dict[str, Any]:
+    return (metrics.get("given_entities") or {}) if given else metrics
 
 
 def _get_confusions(findings: Findings) -> list[tuple[str, Confusion]]:
@@ -102,22 +160,21 @@ def _get_confusions(findings: Findings) -> list[tuple[str, Confusion]]:
 
 def _get_name(nlp: "Language") -> str:
     """RETURNS (str): Language, name and version of a pipeline."""
-    meta: dict[str, Any] = nlp.meta
-    name = "_".join(filter(None, (meta.get("lang"), meta.get("name"))))
-    return f"{name} {meta.get('version', '')}".strip()
+    name = "_".join(filter(None, (nlp.meta.get("lang"), nlp.meta.get("name"))))
+    return f"{name} {nlp.meta.get('version', '')}".strip()
 
 
-def _get_notes(nlp: "Language", findings: Findings) -> list[str]:
+def _get_notes(nlp: "Language", findings: Findings, comparison: dict[str, Any] | None) -> list[str]:
     """RETURNS (List[str]): What has to be known about the comparison with and without pictures."""
-    if not findings.compared:
+    if comparison is None:
         return [
             "No post of this corpus has a picture that can be used, so nothing can be said about what "
             "pictures contribute."
         ]
     notes = []
     same = not any(post.added or post.repaired for post in findings.posts)
-    comparison = make_comparison(findings.metrics)
-    if same and comparison.rows and all(len(set(numbers[:3])) == 1 for _, numbers in comparison.rows):
+    rows = comparison["rows"]
+    if same and rows and all(len(set(numbers[:3])) == 1 for _, numbers in rows):
         notes.append(
             "The predictions are the same with pictures, without them, and with those of other posts. "
             "That is to be expected of a pipeline in which nothing looks at pictures."

@@ -1,0 +1,322 @@
+"""Check what is there of a published dataset before anything is converted: texts, pictures and crops, counts
+against the paper's Tables I and II, and which version it is. `python -m project.check twitter17 --data
+FOLDER`.
+"""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from spacy.tokens import Doc
+from spacy.vocab import Vocab
+from wasabi import msg
+
+from project import pictures as opts
+from project.convert import find_twitter_text
+from project.facts import PUBLISHED, SPLITS, Counts, Version, count_docs, digest_docs, name_version
+from project.mnre import find_mnre_text, group_rows, make_doc, read_mnre, to_doc
+from project.pictures import Folders, explain_texts, find_crops, find_folders, find_picture, guess_layout
+from project.tagged import FormatError, check_orphans, read_twitter_text, repair_tags
+from spacy_mmib.images.reading import ImageError, probe_image
+from spacy_mmib.regions.crops import LayoutError
+
+UNKNOWN = Version("unknown", "not looked at")
+LEAKING = (
+    "MNRE's published crops leak the label and are not used here; to compare with systems that use them see "
+    "'convert-mnre-leaking'."
+)
+
+
+@dataclass
+class Report:
+    """What was found.
+
+    problems (List[str]): Why it can't even be run on texts; nothing else was looked at then.
+    pictures (Dict[str, Dict[str, Any]]): By split: of how many "posts" they are "there" and can be opened (by
+        their header), "missing", "unreadable" or outside the folder; and an "example" of why not.
+    crops (Optional[Dict[str, Any]]): Their "layout" ("umgf" or "hvpnet"), "posts" with a crop by split,
+        "crops" that are there, those "missing", and the "problem" why they can't be used.
+    """
+
+    dataset: str
+    folders: Folders
+    texts: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    counts: Counts = field(default_factory=dict)
+    version: Version = UNKNOWN
+    digest: str = ""
+    pictures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    crops: dict[str, Any] | None = None
+
+    @property
+    def runs(self) -> list[str]:
+        """RETURNS (List[str]): "text", "pictures", "objects": what can be run with."""
+        if self.problems:
+            return []
+        found = ["text"]
+        # A picture in training and one in the test: less would say nothing about pictures.
+        if self.pictures and all(self.pictures[split]["there"] for split in ("train", "test")):
+            found.append("pictures")
+            if self.crops is not None and self.crops["problem"] is None:
+                found.append("objects")
+        return found
+
+
+def main(
+    dataset: Annotated[str, typer.Argument(help="twitter15, twitter17 or mnre")],
+    data: opts.Data = "",
+    images: opts.Images = "",
+    crops: opts.Crops = "",
+    crops_layout: opts.Layout = "auto",
+    dicts: opts.Dicts = "",
+    orphans: opts.OrphanTags = "drop",
+    tag_column: opts.TagColumn = 0,
+    metrics: Path = Path("project/metrics"),
+) -> None:
+    """Check a dataset, print and write what was found."""
+    if dataset not in PUBLISHED:
+        msg.fail(f"{dataset!r} is no published dataset: choose {', '.join(PUBLISHED)}.", exits=1)
+    folders = find_folders(dataset, data, images, crops, dicts)
+    report = check_data(dataset, folders, crops_layout, orphans, tag_column)
+    metrics.mkdir(parents=True, exist_ok=True)
+    path = metrics / f"check_{dataset}.json"
+    path.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf8")
+    print_report(report)
+    msg.text(f"Written to {path}")
+    sys.exit(1 if report.problems else 0)
+
+
+def check_data(
+    dataset: str, folders: Folders, crops_layout: str = "auto", orphans: str = "drop", tag_column: int = 0
+) -> Report:
+    """Check a dataset.
+
+    crops_layout (str): "umgf", "hvpnet", "none" (crops are not looked at), or "auto".
+    RETURNS (Report): What was found. Nothing raises that is wrong with the data.
+    """
+    report = Report(dataset, folders)
+    docs: dict[str, list[Doc]] = {}
+    names: dict[str, list[str]] = {}
+    begun: dict[str, int] = {}
+    find_text = find_mnre_text if dataset == "mnre" else find_twitter_text
+    for split in SPLITS:
+        try:
+            path = find_text(folders.data, split)
+            report.texts[split] = str(path)
+            docs[split], names[split], begun[split] = read_posts(dataset, path, orphans, tag_column)
+        except (FormatError, OSError) as err:
+            report.problems.append(str(err))
+    if report.problems:
+        return report
+    report.counts = count_docs(docs)
+    report.version = name_version(dataset, report.counts, begun if orphans == "begin" else None)
+    report.digest = digest_docs(docs)
+    if folders.images is not None and folders.images.is_dir():
+        in_splits = dataset == "mnre"
+        report.pictures = {
+            split: check_pictures(folders.images, found, split if in_splits else None)
+            for split, found in names.items()
+        }
+    if folders.crops is not None and dataset != "mnre" and crops_layout != "none":
+        report.crops = check_crops(folders, crops_layout, names)
+    return report
+
+
+def read_posts(
+    dataset: str, path: Path, orphans: str, tag_column: int = 0
+) -> tuple[list[Doc], list[str], int]:
+    """Read a text file as its converter does.
+
+    RETURNS (Tuple[List[Doc], List[str], int]): The posts, the file names of their pictures, and how many
+        entities begin with `I-`.
+    RAISES (FormatError): It is in another format.
+    """
+    vocab = Vocab()
+    if dataset == "mnre":
+        rows = read_mnre(path).rows
+        groups = group_rows(rows)
+        docs = [to_doc(vocab, [rows[i] for i in group], group)[0] for group in groups]
+        return docs, [rows[group[0]].image for group in groups], 0
+    docs, names, begun = [], [], 0
+    for post in read_twitter_text(path, tag_column):
+        if post.tokens:
+            tags, began = repair_tags(post.tags, check_orphans(orphans))
+            docs.append(make_doc(vocab, post.tokens, tags))
+            names.append(f"{post.id}.jpg")
+            begun += began
+    return docs, names, begun
+
+
+def check_pictures(images: Path, names: list[str], split: str | None) -> dict[str, Any]:
+    """Look for the picture of each post, and open it without decoding it.
+
+    split (Optional[str]): Look in the folder of this split first, as the converter of MNRE does.
+    """
+    root = images.resolve()
+    check: dict[str, Any] = {"posts": len(names), "there": 0, "missing": 0, "unreadable": 0, "example": None}
+    for name, posts in Counter(names).items():
+        try:
+            probe_image(str(root / find_picture(root, name, root, split)))
+            check["there"] += posts
+        except ImageError as err:
+            check["missing" if err.kind == "missing" else "unreadable"] += posts
+            check["example"] = check["example"] or str(err)
+    return check
+
+
+def check_crops(folders: Folders, layout: str, names: dict[str, list[str]]) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): What is there of the crops of tagged posts, whose pictures have these
+    names.
+    """
+    crops = folders.crops
+    assert crops is not None
+    check: dict[str, Any] = {"layout": layout, "posts": {}, "crops": 0, "missing": 0, "problem": None}
+    ids = {split: [name.removesuffix(".jpg") for name in found] for split, found in names.items()}
+    try:
+        if not crops.is_dir():
+            raise LayoutError(f"There is no folder {crops}.")
+        check["layout"] = layout if layout != "auto" else guess_layout(crops, ids["train"])
+        dicts, name = folders.dicts or folders.data, folders.data.resolve().name
+        for split, split_ids in ids.items():
+            find = find_crops(crops, check["layout"], dicts, name, split, crops.resolve())
+            found = [find(post_id) for post_id in split_ids]
+            check["posts"][split] = sum(bool(there) for there, _ in found)
+            check["crops"] += sum(len(there) for there, _ in found)
+            check["missing"] += sum(missing for _, missing in found)
+        if not check["crops"]:
+            raise LayoutError(f"None of the posts' crops is in {crops}.")
+    except LayoutError as err:
+        check["problem"] = str(err)
+    return check
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): Plain values."""
+    facts = PUBLISHED[report.dataset]
+    folders = report.folders._asdict()
+    return {
+        "dataset": report.dataset,
+        "runs_with": report.runs,
+        "folders": {k: None if v is None else str(v) for k, v in folders.items()},
+        "texts": report.texts,
+        "problems": report.problems,
+        "counts": report.counts,
+        "facts": {"as released": facts["files"], "paper": facts["paper"]},
+        "version": report.version.name,
+        "version_details": report.version.details,
+        "digest": report.digest,
+        "pictures": report.pictures,
+        "crops": report.crops,
+    }
+
+
+def compare_counts(report: Report) -> list[tuple[str, str, str, str, str]]:
+    """RETURNS (List[Tuple[str, ...]]): Lines of a table: split and what is counted, here, in the files in
+    circulation, in the paper, and the difference to the paper.
+    """
+    lines = []
+    files, paper = (PUBLISHED[report.dataset][which] for which in ("files", "paper"))
+    for split in (*SPLITS, "all"):
+        for what in dict.fromkeys([*files.get(split, {}), *paper.get(split, {})]):
+            number = report.counts.get(split, {}).get(what, 0)
+            known, printed = (facts.get(split, {}).get(what) for facts in (files, paper))
+            shown = ["" if value is None else f"{value:,}" for value in (known, printed)]
+            mark = "" if known in (None, number) else "! "
+            difference = "" if printed is None else f"{number - printed:+,}" if number != printed else "0"
+            lines.append((f"{split} {what}", f"{mark}{number:,}", *shown, difference))
+    return lines
+
+
+def print_report(report: Report) -> None:
+    """Print what was found: texts, counts, version, pictures, crops, and what to do."""
+    facts = PUBLISHED[report.dataset]
+    msg.divider(f"{facts['title']} in {report.folders.data}")
+    for split, path in report.texts.items():
+        msg.good(f"{split}: {path}")
+    for problem in report.problems:
+        msg.fail(problem)
+    if report.counts:
+        head = ("Counts", "here", "as released", f"paper, {facts['table']}", "difference")
+        msg.table(compare_counts(report), header=head, aligns=("l", "r", "r", "r", "r"), divider=True)
+        if facts["note"]:
+            msg.text(facts["note"])
+        released = report.version.name == "as released"
+        name = report.version.name if released else f"{report.version.name} version"
+        show = msg.good if released else msg.warn
+        show(f"Version: {name} ({report.version.details}); content {report.digest}")
+        _print_pictures(report)
+        _print_crops(report)
+    msg.divider("What can be run")
+    if not report.runs:
+        msg.fail(f"Nothing. {explain_texts(report.dataset, report.folders.data)}")
+        return
+    with_what = {1: "on its TEXT ONLY", 2: "with its pictures", 3: "with pictures and objects"}
+    show = msg.good if "pictures" in report.runs else msg.warn
+    show(f"{facts['title']} can be run {with_what[len(report.runs)]}.")
+    for line in list_missing(report):
+        msg.text(f"- {line}")
+
+
+def _print_pictures(report: Report) -> None:
+    images = report.folders.images
+    if images is None:
+        msg.warn("Pictures: no folder is known (--vars.images FOLDER).")
+    elif not images.is_dir():
+        msg.fail(f"Pictures: there is no folder {images}.")
+    for split, check in report.pictures.items():
+        line = f"{split} pictures: {check['there']:,} of {check['posts']:,} posts"
+        if check["there"] == check["posts"]:
+            msg.good(line)
+        else:
+            why = f"{check['missing']:,} missing, {check['unreadable']:,} unreadable ({check['example']})"
+            msg.warn(f"{line}; {why}")
+
+
+def _print_crops(report: Report) -> None:
+    crops = report.crops
+    if report.dataset == "mnre":
+        if report.folders.crops is not None:
+            msg.warn(LEAKING)
+    elif crops is None:
+        msg.warn("Objects: no folder of crops is known (--vars.crops FOLDER).")
+    elif crops["problem"] is not None:
+        msg.fail(f"Objects: {crops['problem']}")
+    else:
+        posts = ", ".join(f"{split} {number:,}" for split, number in crops["posts"].items())
+        show = msg.warn if crops["missing"] else msg.good
+        show(
+            f"Objects: {crops['crops']:,} crops in the layout of {crops['layout']}, {crops['missing']:,} "
+            f"missing; posts with a crop: {posts}"
+        )
+
+
+def list_missing(report: Report) -> list[str]:
+    """RETURNS (List[str]): What to get or to pass for what can't be run yet."""
+    lines = []
+    lacking = sum(check["posts"] - check["there"] for check in report.pictures.values())
+    if "pictures" not in report.runs:
+        lines.append(
+            "For the paper's setting get the pictures, and name their folder with --vars.images: "
+            f"{PUBLISHED[report.dataset]['source']}. Numbers without them are not the paper's."
+        )
+    elif lacking:
+        lines.append(f"{lacking:,} posts will be processed from their text alone: see above.")
+    if report.dataset == "mnre":
+        lines.append(
+            "For objects search for them: a region getter in the config (--vars.config), such as "
+            "spacy-mmib.grounding.v1."
+        )
+    elif "objects" not in report.runs:
+        lines.append(
+            "For objects get the crops in UMGF's or HVPNeT's layout (--vars.crops, for HVPNeT's --vars.dicts "
+            "too), or search for them: a region getter in the config (--vars.config). Both need the pictures."
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,225 @@
+"""Posts of the demo corpus: short noisy texts in which the words (phrases.yml) rarely tell the type of a
+name, or what two people have to do with each other.
+"""
+
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import srsly
+
+T = TypeVar("T")
+Kind: TypeAlias = Literal["undecided", "decided", "no_entity"]
+"""Whether the text alone leaves the type open, tells it, or names nothing."""
+RelationKind: TypeAlias = Literal["undecided", "decided", "no_pair"]
+"""Whether the text alone leaves the relation open, tells it (or a type that has none), or names no two."""
+
+PHRASES: Mapping[str, Any] = srsly.read_yaml(Path(__file__).with_name("phrases.yml"))
+LABELS: tuple[str, ...] = tuple(PHRASES["deciding"])
+RELATIONS: tuple[str, ...] = tuple(PHRASES["relations"])
+"""Labels of pairs, `NO_RELATION` among them."""
+NO_RELATION = "None"
+RELATED_LABEL = "PER"
+"""The only type whose entities have relations."""
+RESERVED = ("Rob", "Mia")
+"""Names that no post has: they are left to whoever tries the trained model."""
+
+
+class Mention(NamedTuple):
+    """A name in a text: offsets of its first character and behind its last, and its type."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a post is to be, before it has words.
+
+    label (str): The type that its picture, if it gets one, has to show. A post without an entity
+        has one too, so that no picture tells whether there is an entity.
+    shown (str): The relation that its picture has to show, `NO_RELATION` for none. Every post has
+        one, though it holds between two people only: so neither the picture nor what it shows tells
+        whether there is a pair.
+    tells_relation (bool): Whether the text tells what is shown, for posts about two people.
+    """
+
+    kind: Kind
+    label: str
+    shown: str = NO_RELATION
+    n_names: int = 1
+    tells_relation: bool = False
+
+    @property
+    def relation(self) -> str:
+        """RETURNS (str): The relation between any two names of the post, in both directions."""
+        return self.shown if self.n_names > 1 and self.label == RELATED_LABEL else NO_RELATION
+
+    @property
+    def relation_kind(self) -> RelationKind:
+        """RETURNS (RelationKind): What the text tells about the relation."""
+        if self.n_names < 2:
+            return "no_pair"
+        tells_other_type = self.kind == "decided" and self.label != RELATED_LABEL
+        return "decided" if self.tells_relation or tells_other_type else "undecided"
+
+
+class Post(NamedTuple):
+    """The text of a post, what it was to be, and its names in order, all of the plan's type."""
+
+    text: str
+    plan: Plan
+    mentions: tuple[Mention, ...]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How many posts are of which kind, each 0-1.
+
+    joined (float): Posts with two names, among those with entities of another type.
+    tells_relation (float): Posts whose text tells the relation, among those about two people whose
+        text tells the type. With the others' shares it is a fifth of all posts about two people.
+    one_syllable (float): Names of one syllable, among the words that names are made of.
+    without_picture (float): Training posts without a picture.
+    """
+
+    decided: float = 0.2
+    no_entity: float = 0.12
+    joined_people: float = 0.82
+    joined: float = 0.33
+    tells_relation: float = 0.9
+    two_words: float = 0.35
+    one_syllable: float = 0.25
+    without_picture: float = 0.08
+
+
+def make_names(
+    counts: Mapping[str, int], rng: random.Random, is_allowed: Callable[[str], bool]
+) -> dict[str, list[str]]:
+    """Make pronounceable names that say nothing about what they name, none in two splits.
+
+    is_allowed (Callable[[str], bool]): Says whether a capitalised name may be used, so that none is
+        also a word of the posts or cut in two by a tokenizer.
+    RETURNS (Dict[str, List[str]]): The names of each split, each a capitalised word.
+    """
+    seen = set(RESERVED)
+    names: dict[str, list[str]] = {}
+    for split, count in counts.items():
+        names[split] = []
+        while len(names[split]) < count:
+            name = _make_name(rng)
+            if name not in seen and is_allowed(name):
+                seen.add(name)
+                names[split].append(name)
+    return names
+
+
+def _make_name(rng: random.Random) -> str:
+    """RETURNS (str): Mostly 2-3 different syllables and 5-9 letters, sometimes a single closed syllable."""
+    onsets, vowels = PHRASES["onsets"], PHRASES["vowels"]
+    if rng.random() < Shares.one_syllable:
+        return (rng.choice(onsets) + rng.choice(vowels[:7]) + rng.choice(PHRASES["codas"])).capitalize()
+    while True:
+        syllables = rng.sample(onsets, rng.choice((2, 2, 3)))
+        name = "".join(onset + rng.choice(vowels) for onset in syllables) + rng.choice(PHRASES["endings"])
+        if 5 <= len(name) <= 9:
+            return name.capitalize()
+
+
+def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
+    """Share out what posts are to be. Types are spread evenly over posts of each kind, and what the
+    pictures show of relations evenly over posts of each kind, type and number of names.
+
+    rng (random.Random): Decides the order, and who gets what can't be divided.
+    """
+    decided, empty = round(n * shares.decided), round(n * shares.no_entity)
+    kinds: dict[Kind, int] = {"decided": decided, "no_entity": empty, "undecided": n - decided - empty}
+    plans = []
+    for kind, count in kinds.items():
+        labels = _spread(LABELS, count, rng)
+        for label in LABELS:
+            for n_names, tells, number in _share_out_names(kind, label, labels.count(label), shares):
+                for shown in _spread(RELATIONS, number, rng):
+                    plans.append(Plan(kind, label, shown, n_names, tells))
+    rng.shuffle(plans)
+    return plans
+
+
+def _share_out_names(kind: Kind, label: str, n: int, shares: Shares) -> list[tuple[int, bool, int]]:
+    """RETURNS (List[Tuple[int, bool, int]]): Number of names, whether the text tells the relation, and how
+    many of `n` posts of this kind and type are so.
+    """
+    if kind == "no_entity":
+        return [(0, False, n)]
+    people = label == RELATED_LABEL
+    n_two = round(n * (shares.joined_people if people else shares.joined))
+    n_telling = round(n_two * shares.tells_relation) if people and kind == "decided" else 0
+    return [(1, False, n - n_two), (2, False, n_two - n_telling), (2, True, n_telling)]
+
+
+def _spread(options: Sequence[T], n: int, rng: random.Random) -> list[T]:
+    """RETURNS (List[T]): `n` options, each as often as the others; chance decides which get one more."""
+    return [*options] * (n // len(options)) + rng.sample([*options], n % len(options))
+
+
+def make_post(plan: Plan, names: Sequence[str], shares: Shares, rng: random.Random) -> Post:
+    """Make one post.
+
+    plan (Plan): What it is to be. Its type changes the text of a post of kind `"decided"` only, and
+        what is shown that of a post that tells the relation.
+    """
+    if plan.kind == "no_entity":
+        remark = [rng.choice(PHRASES["misleading"])] if rng.random() < 0.5 else []
+        return Post(_add_noise([rng.choice(PHRASES["no_entity"]), *remark], rng), plan, ())
+    words = rng.sample(list(names), 2 * plan.n_names)
+    entities = [
+        f"{first} {second}" if rng.random() < shares.two_words else first
+        for first, second in zip(words[::2], words[1::2], strict=True)
+    ]
+    # The names are put in last, so that no noise can change them.
+    slot = "{e}"
+    if plan.tells_relation:
+        slot = rng.choice(PHRASES["relations"][plan.relation])
+    elif plan.kind == "decided":
+        slot = rng.choice(PHRASES["deciding"][plan.label])
+    parts = [rng.choice(PHRASES["cores"]).replace("{e}", slot)]
+    if plan.kind == "undecided" or rng.random() < 0.3:
+        parts += rng.sample(PHRASES["misleading"], rng.choice((1, 1, 2)))
+        rng.shuffle(parts)
+    text = _add_noise(parts, rng)
+    text = text.replace("{e}", f" {rng.choice(PHRASES['joiners'])} ".join(entities))
+    for place, entity in zip(("{a}", "{b}"), entities, strict=False):
+        text = text.replace(place, entity)
+    mentions = []
+    for entity in entities:
+        found = re.search(rf"\b{entity}\b", text)
+        assert found is not None
+        mentions.append(Mention(*found.span(), plan.label))
+    return Post(text, plan, tuple(mentions))
+
+
+def _add_noise(parts: Sequence[str], rng: random.Random) -> str:
+    """RETURNS (str): The parts of a post joined, with what posts have around them."""
+    text = rng.choice((" , ", " ... ", " - ", " ")).join(parts)
+    if rng.random() < 0.4:
+        text = f"{rng.choice(PHRASES['openers'])} {text}"
+    for tail in rng.sample(PHRASES["tails"], rng.choice((0, 1, 1, 2))):
+        text = f"{text} {tail}"
+    for slot, fillings in (("{user}", "users"), ("{tag}", "tags"), ("{emoji}", "emoji")):
+        while slot in text:
+            text = text.replace(slot, rng.choice(PHRASES[fillings]), 1)
+    if text[0].islower() and rng.random() < 0.3:
+        text = text[0].upper() + text[1:]
+    return text
+
+
+def known_words() -> set[str]:
+    """RETURNS (Set[str]): Every word of the posts that is no name, in lower case."""
+    groups: list[Any] = [PHRASES[name] for name in ("cores", "misleading", "joiners", "no_entity")]
+    groups += [PHRASES[name] for name in ("openers", "tails", "tags", "users")]
+    groups += [*PHRASES["deciding"].values(), *PHRASES["relations"].values()]
+    return {word for group in groups for phrase in group for word in re.findall(r"\w+", phrase.lower())}

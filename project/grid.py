@@ -1,0 +1,279 @@
+"""Train and test every cell of a table: rows (ablation, beta-sweep, text, noise, pairs) x seeds x datasets.
+
+What is finished is never run again: stop it, kill it, run the same command again, and it goes on. Results go
+to one table, project/metrics/grids.jsonl and .csv, a line a row, seed and task, made anew from the finished
+cells; 'spacy project run report' makes it readable.
+"""
+
+import csv
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from thinc.api import Config
+from tqdm import tqdm
+from wasabi import msg
+
+from project import planning
+from project.cell import CELL, CONFIG, RESULT, replace, write_json
+from project.config import dataset_paths, parse_overrides
+from project.facts import get_dataset_version
+from project.planning import Variant
+
+GRID_FOLDER, PLANS = planning.TRAINING / "grids", "plans"
+BETAS = (0.0, 0.01, 0.1, 0.5, 1.0, 1.5, 2.0)
+"""The candidates of section V-C, which lists 0 twice."""
+SERIES = ("both", "beta2", "beta1")
+"""Of Fig. 4, by what is tuned: both to the same value, or one while the other is 1."""
+NO_RR = {"kl_text": 0.0, "kl_image": 0.0}
+NO_AR = {"alignment": 0.0}
+ABLATION = [
+    Variant("MMIB"),
+    Variant("without L_rr", NO_RR),
+    Variant("without L_ar", NO_AR),
+    Variant("without both", {**NO_RR, **NO_AR}),
+]
+
+
+def make_beta_sweep() -> list[Variant]:
+    """RETURNS (List[Variant]): The points of Fig. 4; those that two series share, once."""
+    points: dict[tuple[float, float], list[str]] = {}
+    for series in SERIES:
+        for beta in BETAS:
+            pair = (1.0 if series == "beta2" else beta, 1.0 if series == "beta1" else beta)
+            points.setdefault(pair, []).append(series)
+    return [
+        Variant(f"beta1={b1:g} beta2={b2:g}", {"kl_text": b1, "kl_image": b2}, series=tuple(series))
+        for (b1, b2), series in points.items()
+    ]
+
+
+GRIDS: dict[str, list[Variant]] = {
+    # Table V; the first row is what the others are compared with.
+    "ablation": ABLATION,
+    "beta-sweep": make_beta_sweep(),
+    # What the core does where there is nothing to see: the text's part of L_rr is all that is left.
+    "text": [*ABLATION[:2], Variant("no core", core="none"), Variant("spaCy's ner", core="spacy")],
+    # With KLs that are means over dimensions, beta = 0.1 is next to nothing: see regularizer_gradients.py.
+    "noise": [*ABLATION, Variant("100 x L_rr", {"kl_text": 10.0, "kl_image": 10.0})],
+    # Relations of given pairs.
+    "pairs": [
+        Variant("mmib_rel, pool", entity_repr="pool"),
+        Variant("mmib_rel, marker", entity_repr="marker"),
+        Variant("without the core, pool", core="none", entity_repr="pool"),
+        Variant("without the core, marker", core="none", entity_repr="marker"),
+    ],
+}
+"""The rows of each grid."""
+
+
+COLUMNS = ("core", "regions", "epochs", "batch_size", "learn_rate", "limit", "transformer", "config")
+COLUMNS += ("config_hash", "dataset_version", "dataset_digest", "train_posts", "train_pictures")
+"""Of a cell, in the table of results."""
+
+
+class Cell(NamedTuple):
+    """One training: its folder, its config, and what cell.json and the table say of it."""
+
+    folder: Path
+    config: Config
+    about: dict[str, Any]
+
+
+def main(
+    grid: Annotated[str, typer.Argument(help=f"{', '.join(GRIDS)}")],
+    datasets: Annotated[list[str], typer.Argument(help="Folders below --data")],
+    data: Path = planning.DATA,
+    output: Annotated[Path, typer.Option(help="For the cells")] = GRID_FOLDER,
+    metrics: Annotated[Path, typer.Option(help="For the table")] = planning.METRICS,
+    name: Annotated[str, typer.Option(help="Of the table in the report [the grid]")] = "",
+    seeds: Annotated[int, typer.Option(help="How many: 0, 1, ...")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help="This row of the grid only; may be repeated")] = None,
+    config: planning.ConfigName = "",
+    transformer: planning.Transformer = "",
+    epochs: planning.Epochs = 0,
+    batch_size: planning.BatchSize = 0,
+    learn_rate: planning.LearnRate = 0.0,
+    limit: Annotated[int, typer.Option(help="Posts of each split; 0 for all")] = 0,
+    overrides: planning.Overrides = "",
+    gpu_id: int = -1,
+    jobs: Annotated[int, typer.Option(help="Trainings at a time")] = 1,
+    keep_models: Annotated[bool, typer.Option("--keep-models", help="Don't delete trained models")] = False,
+) -> None:
+    """Run what isn't finished."""
+    settings = parse_overrides(overrides)
+    options = planning.Options(config, transformer, epochs, batch_size, learn_rate, limit, settings)
+    cells: list[Cell] = []
+    try:
+        variants = choose_variants(grid, only or [])
+        for dataset in datasets:
+            corpus = planning.read_corpus(dataset, data / dataset, limit)
+            planned = list(plan_cells(corpus, variants, range(seeds), options, output))
+            path = output / PLANS / f"{name or grid}_{dataset.replace('/', '_')}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"grid": name or grid, "cells": [cell.about for cell in planned]})
+            if not corpus.pictures:
+                msg.warn(f"{dataset} has no pictures: everything is trained and tested on text only.")
+            cells += planned
+    except (FileNotFoundError, ValueError) as err:
+        msg.fail(str(err), exits=1)
+    # Each row gets its first seed before any gets a second: an unfinished table is a table.
+    cells.sort(key=lambda cell: cell.about["seed"])
+    cells = list({cell.folder: cell for cell in cells}.values())
+    failed = run_cells(cells, output, metrics, gpu_id, jobs, keep_models)
+    write_results(output, metrics)
+    msg.good(f"Results of all grids: {metrics / 'grids.jsonl'}, {metrics / 'grids.csv'}")
+    if failed:
+        names = "\n".join(f"  {cell.folder / 'output.txt'}" for cell in failed)
+        msg.fail(f"{len(failed)} trainings failed and will be tried again next time:\n{names}", exits=1)
+
+
+def choose_variants(grid: str, only: Sequence[str] = ()) -> list[Variant]:
+    """RETURNS (List[Variant]): The rows of a grid, or those of them that were named.
+    RAISES (ValueError): There is no such grid or row.
+    """
+    if grid not in GRIDS:
+        raise ValueError(f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}.")
+    unknown = set(only) - {variant.name for variant in GRIDS[grid]}
+    if unknown:
+        names = ", ".join(repr(variant.name) for variant in GRIDS[grid])
+        raise ValueError(f"{grid} has no rows {sorted(unknown)}; there are {names}")
+    return [variant for variant in GRIDS[grid] if not only or variant.name in only]
+
+
+def plan_cells(
+    corpus: planning.Corpus, variants: list[Variant], seeds: range, options: planning.Options, output: Path
+) -> Iterator[Cell]:
+    """YIELDS (Cell): Each training of a dataset, row by row.
+    RAISES (ValueError): A row doesn't fit the config.
+    """
+    dataset = get_dataset_version(corpus.folder)
+    transformer = Path(options.transformer)
+    for variant in variants:
+        for seed in seeds:
+            config = planning.make_config(corpus, variant, seed, options)
+            digest = planning.hash_config(config, dataset["digest"])
+            training = config["training"]
+            rate = training["optimizer"]["learn_rate"]
+            about = {
+                "variant": variant.name,
+                "settings": dict(variant.settings),
+                "core": variant.core,
+                "series": list(variant.series),
+                "seed": seed,
+                "cell": f"{corpus.name}/{digest}-{seed}",
+                "config": options.config or "the dataset's",
+                "config_hash": digest,
+                # A folder is on this machine only: its last two parts say enough.
+                "transformer": "/".join(transformer.parts[-2:])
+                if transformer.is_dir()
+                else options.transformer,
+                "dataset": corpus.name,
+                "dataset_version": dataset["version"],
+                "dataset_digest": dataset["digest"],
+                "regions": planning.describe_regions(config, corpus, str(dataset.get("regions") or "own")),
+                "epochs": training["max_epochs"],
+                "batch_size": training["batcher"].get("size"),
+                "learn_rate": rate.get("initial_rate") if isinstance(rate, dict) else rate,
+                "train_posts": corpus.posts,
+                "train_pictures": corpus.pictures,
+                "limit": options.limit,
+                "test": str((corpus.folder / "test.spacy").resolve()),
+                "image_root": dataset_paths(corpus.folder).get("paths.image_root"),
+            }
+            yield Cell(output / about["cell"], config, about)
+
+
+def run_cells(
+    cells: list[Cell], output: Path, metrics: Path, gpu_id: int, jobs: int, keep_models: bool
+) -> list[Cell]:
+    """Run the cells that have no result yet, and write the table after each."""
+    todo = [cell for cell in cells if not (cell.folder / RESULT).exists()]
+    msg.info(f"{len(cells)} trainings, {len(cells) - len(todo)} of them finished before")
+    more = ["--gpu-id", str(gpu_id), *(["--keep-model"] if keep_models else [])]
+    env = dict(os.environ)
+    if jobs > 1:
+        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+
+    def run_one(cell: Cell) -> str | None:
+        """A process of its own shares no state with others and can't take them down."""
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        cell.config.to_disk(cell.folder / CONFIG, interpolate=False)
+        write_json(cell.folder / CELL, cell.about)
+        command = [sys.executable, "-m", "project.cell", str(cell.folder), *more]
+        with (cell.folder / "output.txt").open("w", encoding="utf8") as file:
+            file.write(f"{shlex.join(command)}\n")
+            file.flush()
+            subprocess.run(command, env=env, stdout=file, stderr=subprocess.STDOUT, check=False)
+        path = cell.folder / RESULT
+        if not path.exists():
+            return None
+        tasks = json.loads(path.read_text(encoding="utf8"))["tasks"]
+        return ", ".join(f"{task} {100 * scores['f']:.2f}" for task, scores in tasks.items())
+
+    failed = []
+    bar = tqdm(total=len(cells), initial=len(cells) - len(todo), unit="training")
+    with bar, ThreadPoolExecutor(jobs) as pool:
+        for cell, scores in zip(todo, pool.map(run_one, todo)):
+            about = cell.about
+            bar.write(f"{about['dataset']}, {about['variant']}, seed {about['seed']}: {scores or 'FAILED'}")
+            bar.update()
+            if scores is None:
+                failed.append(cell)
+            else:
+                write_results(output, metrics)
+    return failed
+
+
+def read_plans(output: Path) -> list[dict[str, Any]]:
+    """RETURNS (List[Dict[str, Any]]): Which cells the table of each grid and dataset consists of, by name."""
+    paths = sorted((output / PLANS).glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf8")) for path in paths]
+
+
+def write_results(output: Path, metrics: Path) -> list[dict[str, Any]]:
+    """Write grids.jsonl and grids.csv: the rows of each plan in order, each with its seeds."""
+    rows = []
+    for plan in read_plans(output):
+        for cell in plan["cells"]:
+            path = output / cell["cell"] / RESULT
+            if path.exists():
+                result = json.loads(path.read_text(encoding="utf8"))
+                rows += [_make_row(plan["grid"], cell, result, task) for task in result["tasks"]]
+    metrics.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    replace(metrics / "grids.jsonl", lines)
+    table = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(table, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace(metrics / "grids.csv", table.getvalue())
+    return rows
+
+
+def _make_row(grid: str, cell: dict[str, Any], result: dict[str, Any], task: str) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): A line of the table, flat. Scores are those on test, 0-1."""
+    task_scores = {key: round(result["tasks"][task][key], 6) for key in "prf"}
+    # Empty where the config's own value holds.
+    columns = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
+    settings = {column: cell["settings"].get(loss, "") for column, loss in columns.items()}
+    row = {"grid": grid, "dataset": cell["dataset"], "task": task, "variant": cell["variant"]}
+    row |= {"seed": cell["seed"], **task_scores, **settings}
+    row |= {key: cell.get(key, "") for key in COLUMNS}
+    row |= {"series": " ".join(cell["series"]), "leaks": " | ".join(result["leaks"])}
+    row |= {key: result[key] for key in ("test_posts", "test_pictures", "device")}
+    row |= {f"version_{name}": number for name, number in sorted(result["packages"].items())}
+    return row | {"cell": cell["cell"]}
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,316 @@
+"""Tables and figures of all grids, as Markdown and PNG, beside the published figures: 'spacy project run
+report'. Runs on whatever is finished, and says what isn't.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+from wasabi import msg
+
+from project.cell import COUNTS, replace
+from project.facts import PUBLISHED, find_dataset
+from project.grid import BETAS, GRID_FOLDER, read_plans, write_results
+from project.planning import METRICS
+from spacy_mmib.evaluation.significance import compare_f1
+
+# The paper's colours, which are also told apart by line and marker.
+SERIES_STYLES = {
+    "both": ("β1 = β2", "tab:blue", "o-"),
+    "beta2": ("β2, with β1 = 1", "tab:orange", "s--"),
+    "beta1": ("β1, with β2 = 1", "tab:green", "^:"),
+}
+STYLES = ("o-", "s--", "^:", "D-.", "v-", "P--")
+NO_MATPLOTLIB = (
+    "Figures need matplotlib: install spacy-mmib with its extra 'analysis' (pip install "
+    "'spacy-mmib[analysis]')."
+)
+TITLES = {
+    "ablation": "Ablation (Table V)",
+    "beta-sweep": "Weights of the KL terms (Fig. 4)",
+    "text": "Text only",
+    "noise": "Noise",
+    "pairs": "Relations of given pairs",
+    "noise-longer": "Noise, trained longer",
+}
+MAX_PAIRS = 6
+"""Rows up to which all pairs of rows are compared; of more, each with the first."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: its name, its series of Fig. 4, and the lines of the results by seed."""
+
+    variant: str
+    series: tuple[str, ...]
+    runs: dict[int, dict[str, Any]]
+
+    def get(self, score: str) -> list[float]:
+        """RETURNS (List[float]): A score of each run, in percent."""
+        return [100 * run[score] for run in self.runs.values()]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a grid on a dataset with at least one finished run, for one task; and how many trainings
+    it is to have.
+    """
+
+    grid: str
+    dataset: str
+    task: str
+    rows: list[Row]
+    planned: int
+
+    @property
+    def stem(self) -> str:
+        """RETURNS (str): For file names."""
+        return "_".join((self.grid, self.dataset, self.task)).replace("/", "_").replace(" ", "_")
+
+
+def main(
+    grids: Annotated[Path, typer.Option(help="The folder of the cells")] = GRID_FOLDER,
+    metrics: Path = METRICS,
+    output: Annotated[Path, typer.Option(help="For the report [<metrics>/report]")] = METRICS / "report",
+) -> None:
+    """Write the report."""
+    tables = read_tables(grids, metrics)
+    if not tables:
+        msg.fail(f"No training below {grids} is finished. Run one first: spacy project run ablation", exits=1)
+    path = write_report(tables, grids, output)
+    print(path.read_text(encoding="utf8"))
+    msg.good(f"Saved to {path}, with its figures beside it")
+
+
+def read_tables(grids: Path, metrics: Path) -> list[Table]:
+    """RETURNS (List[Table]): All tables, in the order of the results."""
+    planned = {
+        (plan["grid"], plan["cells"][0]["dataset"]): len(plan["cells"])
+        for plan in read_plans(grids)
+        if plan["cells"]
+    }
+    groups: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for line in write_results(grids, metrics):
+        rows = groups.setdefault((line["grid"], line["dataset"], line["task"]), {})
+        row = rows.setdefault(line["variant"], Row(line["variant"], tuple(line["series"].split()), {}))
+        row.runs[line["seed"]] = line
+    return [Table(*key, list(rows.values()), planned[key[0], key[1]]) for key, rows in groups.items()]
+
+
+def write_report(tables: Sequence[Table], grids: Path, output: Path) -> Path:
+    """Write report.md and its figures.
+
+    grids (Path): The folder of the cells, for the counts of each document.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    parts = [
+        "# Results\n",
+        "F1, precision and recall on test in percent, mean ± standard deviation over seeds; the model of "
+        "each run was chosen on dev and tested once. *p*: approximate randomization over documents (9,999 "
+        "resamples, two-sided, not corrected for the number of comparisons): whether a difference would "
+        "hold on other documents, for these runs.\n",
+    ]
+    for table in tables:
+        parts.append(describe_table(table, grids))
+        if any(row.series for row in table.rows):
+            draw_beta_sweep(table, output / f"{table.stem}.png")
+            parts.append(f"![F1 by beta1 and beta2]({table.stem}.png)\n")
+    noisy = [table for table in tables if table.grid == "noise" and table.dataset.startswith("noise/")]
+    for task in dict.fromkeys(table.task for table in noisy):
+        name = f"noise_{task.replace(' ', '_')}.png"
+        draw_noise([table for table in noisy if table.task == task], output / name)
+        parts.append(f"## Noise: {task}\n\n![F1 by noise in text and picture]({name})\n")
+    parts.append(describe_published(tables))
+    path = output / "report.md"
+    replace(path, "\n".join(part for part in parts if part))
+    return path
+
+
+def describe_table(table: Table, grids: Path) -> str:
+    """RETURNS (str): A table as Markdown, with what has to be known about it."""
+    title = TITLES.get(table.grid, table.grid)
+    facts = PUBLISHED.get(find_dataset(table.dataset) or "", {})
+    paper = facts["ablation"] if table.task == facts.get("task") else {}
+    ps = get_p_values(table, grids)
+    header = ["", "P", "R", "F1", "seeds", "difference", "p"]
+    beside_paper = paper and table.grid == "ablation"
+    header += ["paper F1", "paper difference"] * bool(beside_paper)
+    lines = []
+    reference = table.rows[0]
+    for row in table.rows:
+        seeds = row.runs.keys() & reference.runs.keys()
+        differences = [row.runs[seed]["f"] - reference.runs[seed]["f"] for seed in seeds]
+        difference = f"{100 * mean(differences):+.2f}" if differences and row is not reference else ""
+        cells = [row.variant, *(spread(row.get(s)) for s in "prf"), str(len(row.runs)), difference]
+        cells.append(show_p(ps.get((reference.variant, row.variant))))
+        if beside_paper:
+            published = paper.get(row.variant)
+            cells += ["", ""] if published is None else [f"{published[2]:.2f}", ""]
+            if published and row is not reference:
+                cells[-1] = f"{published[2] - paper['MMIB'][2]:+.2f}"
+        lines.append(cells)
+    parts = [f"## {title}: {table.dataset}, {table.task}\n", make_markdown(header, lines)]
+    if 2 < len(table.rows) <= MAX_PAIRS:
+        names = [row.variant for row in table.rows]
+        pairs = [[name, *(show_p(ps.get((name, other))) for other in names[1:])] for name in names[:-1]]
+        parts.append("p of each pair of rows:\n\n" + make_markdown(["", *names[1:]], pairs))
+    parts.append(describe_setting(table))
+    return "\n".join(parts)
+
+
+def get_p_values(table: Table, grids: Path) -> dict[tuple[str, str], float]:
+    """RETURNS (Dict[Tuple[str, str], float]): p by pair of rows, over the seeds that both have."""
+    pairs = [(a, b) for i, a in enumerate(table.rows) for b in table.rows[i + 1 :]]
+    if len(table.rows) > MAX_PAIRS:
+        pairs = [(table.rows[0], row) for row in table.rows[1:]]
+    found = {}
+    for a, b in pairs:
+        seeds = sorted(a.runs.keys() & b.runs.keys())
+        if seeds:
+            paths = [[grids / row.runs[seed]["cell"] / COUNTS for seed in seeds] for row in (a, b)]
+            counts = [[json.loads(path.read_text(encoding="utf8"))[table.task] for path in p] for p in paths]
+            found[a.variant, b.variant] = compare_f1(*counts).p
+    return found
+
+
+def describe_setting(table: Table) -> str:
+    """RETURNS (str): How the numbers came about."""
+    runs = [run for row in table.rows for run in row.runs.values()]
+    notes = []
+    if len(runs) < table.planned:
+        notes.append(f"**Unfinished: {len(runs)} of {table.planned} trainings.**\n")
+    notes += [f"**{leak}**\n" for leak in dict.fromkeys(run["leaks"] for run in runs) if leak]
+    if not any(run["train_pictures"] for run in runs):
+        notes.append("No pictures were used: these are no figures of the paper's.\n")
+
+    def values(key: str) -> str:
+        return " / ".join(dict.fromkeys(str(run[key]) for run in runs if run.get(key)))
+
+    facts = {
+        "dataset": f"{table.dataset}, {values('dataset_version')} ({values('dataset_digest')})",
+        "first posts of each split only": values("limit"),
+        "regions": values("regions"),
+        "epochs": values("epochs"),
+        "batches of": values("batch_size"),
+        "learning rate": values("learn_rate"),
+        "text encoder": values("transformer"),
+        "config": values("config"),
+        "device": values("device"),
+        "versions": ", ".join(f"{key[8:]} {values(key)}" for key in runs[0] if key.startswith("version_")),
+    }
+    return "\n".join([*notes, "; ".join(f"{k}: {v}" for k, v in facts.items() if v) + ".\n"])
+
+
+def describe_published(tables: Sequence[Table]) -> str:
+    """RETURNS (str): Tables III and IV of the paper for the datasets of the report, as Markdown."""
+    parts = []
+    datasets = [find_dataset(table.dataset) for table in tables]
+    for name in dict.fromkeys(name for name in datasets if name):
+        facts = PUBLISHED[name]
+        lines = [[system, *(f"{score:.2f}" for score in prf)] for system, prf in facts["systems"].items()]
+        parts.append(f"## Published: {name}, {facts['task']} (Tables III and IV of the paper)\n")
+        parts += [make_markdown(["", "P", "R", "F1"], lines), f"{facts['caveat']}\n"]
+    return "\n".join(parts)
+
+
+def spread(scores: Sequence[float]) -> str:
+    """RETURNS (str): Mean and standard deviation, of one run its score."""
+    return f"{mean(scores):.2f}" + (f" ± {stdev(scores):.2f}" if len(scores) > 1 else "")
+
+
+def show_p(p: float | None) -> str:
+    """RETURNS (str): Such as 0.031; below a thousandth just that."""
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def make_markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """RETURNS (str): A table, its first column to the left, the others to the right."""
+    rows = [header, ["---", *("---:" for _ in header[1:])], *lines]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
+
+
+def make_axes(columns: int) -> tuple[Any, Any]:
+    """RETURNS (Tuple[Figure, numpy.ndarray]): A figure that needs no display, and its axes side by side.
+    RAISES (SystemExit): matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SystemExit(NO_MATPLOTLIB) from None
+    figure = Figure(figsize=(5.2 * columns, 3.6), dpi=120, layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    axes[0].set_ylabel("F1 (test, %)")
+    for one in axes:
+        one.grid(alpha=0.3)
+    return figure, axes
+
+
+def draw_beta_sweep(table: Table, path: Path) -> None:
+    """Draw Fig. 4: F1 by the value of one weight or both, a line a series."""
+    figure, (axes,) = make_axes(1)
+    for series, (label, colour, style) in SERIES_STYLES.items():
+        key = "beta1" if series != "beta2" else "beta2"
+        # The candidates are not evenly spaced; as places they can be told apart.
+        points = {
+            BETAS.index(float(next(iter(row.runs.values()))[key])): row.get("f")
+            for row in table.rows
+            if series in row.series
+        }
+        draw_line(axes, dict(sorted(points.items())), label, style, colour)
+    axes.set_xticks(range(len(BETAS)), [f"{beta:g}" for beta in BETAS])
+    axes.set_xlabel("value of β")
+    axes.set_title(f"{table.dataset}, {table.task}")
+    axes.legend()
+    figure.savefig(path, metadata={"Software": None})
+
+
+def draw_noise(tables: Sequence[Table], path: Path) -> None:
+    """Draw F1 over the noise: text on the left, pictures on the right, a line a row of the tables.
+
+    tables (Sequence[Table]): Of corpora called "noise/<modality>-<level>"; level 0 belongs to both.
+    """
+    levels: dict[str, dict[float, Table]] = {"text": {}, "picture": {}}
+    for table in tables:
+        modality, _, level = table.dataset.removeprefix("noise/").partition("-")
+        for name in levels if modality == "none" else [modality]:
+            levels[name][float(level or 0)] = table
+    figure, both = make_axes(2)
+    titles = {
+        "text": ("noise in the text", "share of words misspelt, and in random case"),
+        "picture": ("noise in the pictures", "random boxes added to each picture"),
+    }
+    for axes, (name, found) in zip(both, levels.items()):
+        known = sorted(found)
+        variants = dict.fromkeys(row.variant for table in found.values() for row in table.rows)
+        for i, variant in enumerate(variants):
+            # A little aside, so that bars don't cover each other.
+            aside = (i - 1.5) * (known[-1] - known[0]) * 0.008
+            points = {
+                level + aside: row.get("f")
+                for level in known
+                for row in found[level].rows
+                if row.variant == variant
+            }
+            draw_line(axes, points, variant, STYLES[i % 6])
+        axes.set_title(titles[name][0])
+        axes.set_xlabel(titles[name][1])
+        axes.set_xticks(known)
+    both[0].legend()
+    figure.savefig(path, metadata={"Software": None})
+
+
+def draw_line(
+    axes: Any, points: dict[float, list[float]], label: str, style: str, colour: str | None = None
+) -> None:
+    """Draw means over seeds with a bar of one standard deviation up and down."""
+    spreads = [stdev(s) if len(s) > 1 else 0.0 for s in points.values()]
+    means = [mean(s) for s in points.values()]
+    axes.errorbar(list(points), means, spreads, fmt=style, capsize=3, label=label, color=colour, markersize=4)
+
+
+if __name__ == "__main__":
+    typer.run(main)

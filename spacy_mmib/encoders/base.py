@@ -1,0 +1,201 @@
+"""What all networks for pictures have in common: how they are frozen, trained and run, and the rows that are
+made of what they compute.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from ..regions.vision import roi_align
+
+
+class VisionBackbone(nn.Module):
+    """A network for pictures. A subclass, one a family, builds the network (`_build`) and reads vectors and
+    feature maps out of it (`_encode`).
+
+    The network is in evaluation mode except in passes that it learns from, so any number of threads can
+    predict with it. A frozen one has no such passes: BatchNorm's statistics stay as they are.
+
+    preset (Dict[str, Any]): How pictures are prepared for it, see `encoders.picture_transform`. It belongs to
+        the weights and is stored with them, as all settings are.
+    memory_format (str): "auto" is channels last if frozen: optimizers give weights back in the other format.
+    rows (str): What is made of a picture; this and what isn't said here is as in `encoders.torchvision`.
+    rows_size (int): Parts a side of a grid or pyramid.
+    rois (bool): Whether objects will be cut out of the last feature map.
+    network (Optional[nn.Module]): If it has been built already.
+    own (Any): What the family builds the network from.
+    RAISES (ValueError): The network can't give these rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: dict[str, Any],
+        trainable: bool = False,
+        memory_format: str = "auto",
+        autocast: str | None = None,
+        rows: str = "regions",
+        rows_size: int = 7,
+        rois: bool = False,
+        network: nn.Module | None = None,
+        **own: Any,
+    ) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {
+            **own,
+            "preset": preset,
+            "trainable": trainable,
+            "memory_format": memory_format,
+            "autocast": autocast,
+            "rows": rows,
+            "rows_size": rows_size,
+            "rois": rois,
+        }
+        self.trainable, self.rows, self.rows_size = trainable, rows, rows_size
+        self.needs_map = rois or rows in ("patches", "grid")
+        self.autocast = None if autocast is None or trainable else getattr(torch, autocast)
+        self.memory_format = torch.contiguous_format
+        if memory_format == "channels_last" or (memory_format == "auto" and not trainable):
+            self.memory_format = torch.channels_last
+        self.network: Any = (self._build() if network is None else network).float()
+        self.network.to(memory_format=self.memory_format)
+        self.has_statistics = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
+        self.requires_grad_(trainable)
+        self.eval()
+        # Sizes are asked of the network itself, in evaluation mode: one picture has no batch statistics.
+        size = int(preset["crop_size"])
+        with torch.no_grad():
+            pooled, maps = self._encode(torch.zeros(1, 3, size, size))
+            if self.needs_map and not (maps and maps[-1].shape[1] == pooled.shape[1]):
+                setting = 'region_features = "roi"' if rois else f'rows = "{rows}"'
+                raise ValueError(
+                    f"{setting} needs a network whose last feature map is as wide as its vectors, such as a "
+                    f"ResNet; {own.get('arch', own.get('name'))!r} has none. Take another network or setting."
+                )
+            _, self.rows_per_picture, self.width = self._make_rows(pooled, maps).shape
+
+    def _build(self) -> nn.Module:
+        """RETURNS (nn.Module): The network with random weights, as `settings` describe it."""
+        raise NotImplementedError
+
+    def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """RETURNS (Tuple[torch.Tensor, List[torch.Tensor]]): Vectors, (r, width), and the feature maps that
+        are needed, the last one last: (r, channels, height, width) each, or (r, channels, patches).
+        """
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "VisionBackbone":
+        """Stay in evaluation mode, whatever `mode` says."""
+        super().train(False)
+        return self
+
+    def forward(
+        self,
+        pictures: torch.Tensor,
+        at_once: int,
+        boxes: Sequence[torch.Tensor] | None = None,
+        *,
+        training: bool = False,
+    ) -> torch.Tensor:
+        """Encode pictures, and objects in them: an object is the average of what RoIAlign cuts out of the
+        last feature map.
+
+        pictures (torch.Tensor): Prepared by the preset, (r, 3, height, width), at least one.
+        at_once (int): Pictures in one pass through the network.
+        boxes (Optional[Sequence[torch.Tensor]]): Objects of each picture, (k, 4): x0, y0, x1, y1 in pixels of
+            the prepared picture.
+        training (bool): Whether the network learns from this pass, if it is trainable.
+        RETURNS (torch.Tensor): (rows, width), float32: for each picture its own rows, then its objects'.
+        """
+        rows: list[torch.Tensor] = []
+        grad = torch.is_grad_enabled() and self.trainable
+        precision = torch.autocast(pictures.device.type, self.autocast) if self.autocast else nullcontext()
+        with torch.set_grad_enabled(grad), precision:
+            for start in range(0, len(pictures), at_once):
+                part = pictures[start : start + at_once].contiguous(memory_format=self.memory_format)
+                # A single picture has no batch statistics (BatchNorm raises): use the running ones.
+                alone = self.has_statistics and len(part) == 1
+                learns = training and self.trainable and not alone
+                if learns:  # networks that others wrote read their mode in the middle of a pass
+                    self.network.train()
+                try:
+                    pooled, maps = self._encode(part)
+                finally:
+                    if learns:
+                        self.network.eval()
+                own = self._make_rows(pooled, maps)
+                if boxes is None:
+                    rows.append(own.flatten(0, 1))
+                    continue
+                of_each = [one.to(part.device) for one in boxes[start : start + at_once]]
+                objects = roi_align(
+                    maps[-1].float().contiguous(),
+                    of_each,
+                    output_size=7,  # places a side of each object, looked at twice
+                    spatial_scale=maps[-1].shape[-1] / part.shape[-1],
+                    sampling_ratio=2,
+                    aligned=True,
+                ).mean((2, 3))
+                for pair in zip(own, objects.split([len(one) for one in of_each])):
+                    rows += pair
+        return torch.cat(rows)
+
+    def _make_rows(self, pooled: torch.Tensor, maps: list[torch.Tensor]) -> torch.Tensor:
+        """RETURNS (torch.Tensor): (r, rows, width), float32."""
+        if self.rows == "pyramid":
+            stages = [adaptive_avg_pool2d(stage.float(), self.rows_size) for stage in maps]
+            return torch.cat(stages, dim=1).flatten(2).transpose(1, 2)
+        whole = pooled.float().unsqueeze(1)
+        if self.rows == "regions":
+            return whole
+        parts = maps[-1].float()
+        if self.rows == "grid":
+            parts = adaptive_avg_pool2d(parts, self.rows_size)
+        return torch.cat((whole, parts.flatten(2).transpose(1, 2)), dim=1)
+
+
+def describe(err: Exception) -> str:
+    """RETURNS (str): An error in one line, for a message."""
+    return " ".join(f"{type(err).__name__}: {err}".split())[:300]
+
+
+def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
+    """Read a state dict that safetensors or `torch.save` wrote. Nothing but tensors is unpickled.
+
+    others (str): What else `weights` could have been, for the message.
+    RAISES (OSError, ValueError): There is no such file, or it holds no state dict.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"weights = {weights!r} is neither a file nor {others}. A relative path is looked for in the "
+            f"folder the command runs in ({Path.cwd()})."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            import safetensors.torch
+
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as err:
+        raise ValueError(
+            f"{path} can't be read as a state dict ({describe(err)}). Save one with "
+            "torch.save(model.state_dict(), path); files with anything else pickled in them are refused."
+        ) from err
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict.")
+    return state
+
+
+def explain_download(what: str, err: Exception, file: str) -> str:
+    """RETURNS (str): Why there are no weights, and which file to put where."""
+    return (
+        f"The weights {what} are neither on this machine nor could they be downloaded ({describe(err)}). Put "
+        f"the file {file} anywhere and set 'weights' to its path, or to null to start from random weights."
+    )

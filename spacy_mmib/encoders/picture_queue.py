@@ -1,0 +1,476 @@
+"""The queue in front of a picture encoder: which vectors are in the cache, which pictures are to be read, and
+reading them, some of them ahead of the network.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+import PIL.Image
+import srsly
+import torch
+from spacy.tokens import Doc
+
+from ..images.errors import ImageError, explain
+from ..images.files import URL, bind
+from ..images.threads import Job, Postponed
+from ..images.values import Pixels, StoredImage, image_key
+from ..post.extensions import (
+    describe_regions,
+    get_regions,
+    get_regions_source,
+    get_stored_image,
+    set_found_regions,
+)
+from ..post.regions import Region, clip_box, normalize_regions
+from .encoder_settings import EncoderSettings
+from .picture_transform import PictureTransform
+
+READING = 2
+"""Raised when the same file is read as other pixels than before: no cache has vectors of those then."""
+
+NOT_IDENTITY = ("trainable", "memory_format", "rois")
+"""Settings of a network that don't change what a frozen one computes."""
+
+REMEMBERED = 2**16
+"""Pictures whose objects are remembered in memory: each epoch of a training asks for them again."""
+
+SEARCHED_AT_ONCE = 16
+"""At most so many posts' decoded pictures are in memory while objects are searched in them."""
+
+
+class Problem(NamedTuple):
+    """Why a picture or an object was not used.
+
+    text (str): In one line.
+    kind (str): See `ImageError`.
+    region (Optional[int]): Which object it is about, from 0; `None` if it is the whole picture.
+    """
+
+    text: str
+    kind: str
+    region: int | None = None
+
+
+class Unit(NamedTuple):
+    """What goes through the network once.
+
+    picture (torch.Tensor): Prepared, (3, height, width).
+    boxes (torch.Tensor): Objects to be cut out of its feature map, in its pixels, (k, 4).
+    """
+
+    picture: torch.Tensor
+    boxes: torch.Tensor
+
+
+@dataclass
+class Request:
+    """The picture of a post, as an encoder is asked for it.
+
+    image (StoredImage): The picture.
+    digest (Optional[bytes]): Of the picture's content, if there is a cache.
+    regions (Optional[List[Region]]): The objects; `None` if they are to be searched for.
+    used (List[Region]): Those of them that the encoder looks at.
+    key (Hashable): Equal for equal pictures with equal objects.
+    cache_key (Optional[bytes]): Of the vectors in the cache.
+    vectors (Optional[Floats2d]): What was in the cache.
+    job (Optional[Job]): Prepares the picture, or only reads it while `regions` is `None`.
+    units (List[Unit]): What was prepared: together they give the post's rows. None if it can't be read.
+    order (Optional[List[int]]): Where the rows are among those of the units, if not in order.
+    problems (List[Problem]): What couldn't be used.
+    """
+
+    image: StoredImage
+    digest: bytes | None = None
+    regions: list[Region] | None = None
+    used: list[Region] = field(default_factory=list)
+    key: Hashable = None
+    cache_key: bytes | None = None
+    vectors: Any = None
+    job: Job | None = None
+    units: list[Unit] = field(default_factory=list)
+    order: list[int] | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+
+class PictureQueue:
+    """Reads pictures for one encoder. From any thread: a request is one caller's only, and what was begun
+    ahead is the first's that asks for it. Copies begin anew.
+
+    settings (EncoderSettings): The encoder's.
+    """
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        self.settings = settings
+        self.network: Any = None
+        self._identity: str | None = None
+        self._pending: dict[Hashable, Request] = {}  # begun ahead and not asked for yet
+        self._found: dict[Hashable, list[Region]] = {}
+
+    def __reduce__(self) -> Any:
+        return PictureQueue, (self.settings,)
+
+    def __deepcopy__(self, memo: Any) -> "PictureQueue":
+        return PictureQueue(self.settings)
+
+    def set_network(self, network: Any) -> None:
+        """Read for this network from now on, as the preset of pictures among its `settings` says."""
+        self._identity = None
+        self._pending = {}
+        self._transform = PictureTransform(network.settings["preset"])
+        self.network = network
+
+    def begin(self, docs: Sequence[Doc]) -> None:
+        """Begin to read the pictures of posts that will be asked for soon, as many as the reader may read
+        ahead. Those that are never asked for are forgotten when others are begun.
+        """
+        most = self.settings.reader.prefetch
+        begun: dict[Hashable, Request] = {}
+        for doc in docs if self.network is not None else ():
+            image = get_stored_image(doc)
+            if image is not None and len(begun) < most:
+                key = self._get_pending_key(doc, image)
+                if key not in self._pending and key not in begun:
+                    begun[key] = self._make_request(doc, image)
+        self._look_up(list(begun.values()))
+        for request in begun.values():
+            self._submit(request)
+        self._pending.update(begun)
+        for key in list(self._pending)[: max(0, len(self._pending) - most)]:
+            _cancel(self._pending.pop(key, None))
+
+    def ask(self, docs: Sequence[Doc]) -> dict[int, Request]:
+        """Ask for the pictures of a batch, going on from what was begun.
+
+        RETURNS (Dict[int, Request]): Of each post with a picture. Those that aren't in the cache, or whose
+            objects are to be searched for, have no vectors yet.
+        """
+        requests: dict[int, Request] = {}
+        fresh: list[Request] = []
+        for i, doc in enumerate(docs):
+            image = get_stored_image(doc)
+            if image is None:
+                continue
+            request = None
+            if self._pending:
+                request = self._pending.pop(self._get_pending_key(doc, image), None)
+            if request is None:
+                request = self._make_request(doc, image)
+                fresh.append(request)
+            requests[i] = request
+            if request.regions is not None and self.settings.get_regions.writes:
+                self._write_regions(doc, request.regions)
+        if self.settings.cache is not None:
+            self._look_up(fresh)
+        return requests
+
+    def read(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[tuple[int, Request]]:
+        """Read the pictures whose vectors aren't known, some of them ahead.
+
+        docs (Sequence[Doc]): The batch.
+        requests (Dict[int, Request]): From `ask`. With a frozen network only the first of those with the same
+            `key` is read, in whose place the others get it. A network that learns has to see each, since its
+            gradient and BatchNorm's statistics are of all.
+        YIELDS (Tuple[int, Request]): In the order in which they get ready for the network.
+        """
+        first: dict[Hashable, int] = {}  # by key
+        ahead: deque[int] = deque()
+        try:
+            for i in self._search(docs, requests):
+                request = requests[i]
+                if not self.settings.trainable and first.setdefault(request.key, i) != i:
+                    _cancel(request)
+                    requests[i] = requests[first[request.key]]
+                    continue
+                self._submit(request)
+                ahead.append(i)
+                if len(ahead) > self.settings.reader.prefetch:
+                    yield self._finish(ahead.popleft(), requests)
+            while ahead:
+                yield self._finish(ahead.popleft(), requests)
+        finally:
+            for i in ahead:
+                _cancel(requests[i])
+
+    def is_unchanged(self, request: Request) -> bool:
+        """RETURNS (bool): Whether the files of a picture are those that were there when it was asked for, so
+        that what was read may be kept under their content.
+        """
+        return request.key == (self._digest(request.image), *map(self._describe, request.used))
+
+    def _get_pending_key(self, doc: Doc, image: StoredImage) -> Hashable:
+        getter = self.settings.get_regions
+        regions = "" if getter.writes else describe_regions(doc)
+        return _get_key(image), regions, getter.get_query(doc)
+
+    def _make_request(self, doc: Doc, image: StoredImage) -> Request:
+        request = Request(image, self._digest(image) if self.settings.cache is not None else None)
+        try:
+            self._set_regions(request, self._get_regions(doc, request))
+        except TypeError as err:  # regions that never went through the setter
+            request.problems.append(Problem(str(err), "box"))
+            self._set_regions(request, [])
+        return request
+
+    def _digest(self, value: StoredImage) -> bytes | None:
+        """RETURNS (Optional[bytes]): Of the content of the file that the reader would read; `None` for what
+        it wouldn't read.
+        """
+        reader = self.settings.reader
+        if isinstance(value, str):
+            if URL.match(value):
+                return None
+            if reader.image_root is not None:
+                try:
+                    value = bind(value, reader.image_root)
+                except ImageError:
+                    return None
+        digest: bytes | None = self.settings.cache.digest(value, max_bytes=reader.limits.max_bytes)
+        return digest
+
+    def _set_regions(self, request: Request, regions: list[Region] | None) -> None:
+        request.regions = regions
+        if regions is None:
+            return
+        if self.settings.mode != "patches":
+            request.used = regions[: self.settings.max_regions]
+        described = [self._describe(region) for region in request.used]
+        request.key = (request.digest or _get_key(request.image), *described)
+        if request.digest is not None and None not in described:
+            if self._identity is None:
+                self._identity = get_identity(self.network, self.settings.mode)
+            make_key = self.settings.cache.make_key
+            request.cache_key = make_key("vectors", self._identity, request.digest, *described)
+
+    def _describe(self, region: Region) -> Any:
+        """RETURNS (Any): What of an object determines its vector; `None` for a crop that can't be read."""
+        if not isinstance(region, str):
+            return repr([float(x) for x in region["box"]])
+        return _get_key(region) if self.settings.cache is None else self._digest(region)
+
+    def _look_up(self, requests: Sequence[Request]) -> None:
+        wanted = [request for request in requests if request.cache_key is not None]
+        if wanted:
+            found = self.settings.cache.get_vectors([request.cache_key for request in wanted])
+            for request, vectors in zip(wanted, found):
+                request.vectors = vectors
+
+    # Reading
+
+    def _submit(self, request: Request) -> None:
+        """Begin to prepare a picture, or if its objects aren't known to read it, unless that has begun."""
+        if request.vectors is None and (request.job is None or request.job.was_postponed):
+            reader = self.settings.reader
+            if request.regions is None:
+                request.job = reader.submit(reader.read, request.image)
+            else:
+                request.job = reader.submit(self._prepare, request.image, request.used)
+
+    def _finish(self, i: int, requests: dict[int, Request]) -> tuple[int, Request]:
+        request = requests[i]
+        job, request.job = request.job, None
+        try:
+            if job is not None:
+                request.units, request.order, problems = job.result()
+                request.problems += problems
+        except ImageError as err:
+            request.problems.append(Problem(str(err), err.kind))
+        return i, request
+
+    def _prepare(
+        self, image: Any, regions: list[Region]
+    ) -> tuple[list[Unit], list[int] | None, list[Problem]]:
+        """Make a post's picture and objects tensors for the network. Runs in threads.
+
+        image (Any): The picture, or what was read of it already.
+        RETURNS (Tuple): See `Request`. With "roi" there is a unit for the picture with its boxes, and one for
+            each ready crop; otherwise one for the picture and one for each object.
+        """
+        read, rois = self.settings.reader.read, self.settings.mode == "roi"
+        transform: Any = self._transform.stretch if rois else self._transform
+        problems: list[Problem] = []
+        try:
+            whole = image if isinstance(image, PIL.Image.Image) else read(image)
+        except ImageError as err:
+            return [], None, [Problem(str(err), err.kind)]
+        none = torch.zeros(0, 4)
+        units, order = [Unit(transform(whole), none)], [0]
+        scale = 2 * [units[0].picture.shape[-1] / whole.width, units[0].picture.shape[-2] / whole.height]
+        boxes: list[list[float]] = []
+        for i, region in enumerate(regions):
+            try:
+                if isinstance(region, str):
+                    units.append(Unit(transform(read(region)), none))
+                    order.append(-len(units) + 1)  # behind the boxes, whose number isn't known yet
+                    continue
+                box = clip_box(region["box"], *whole.size)
+            except ValueError as err:
+                kind = err.kind if isinstance(err, ImageError) else "box"
+                problems.append(Problem(f"region {i}: {err}", kind, i))
+                continue
+            if rois:
+                boxes.append([x * factor for x, factor in zip(box, scale)])
+                order.append(len(boxes))
+            else:
+                units.append(Unit(transform(whole.crop(box)), none))
+                order.append(-len(units) + 1)
+        order = [at if at >= 0 else len(boxes) - at for at in order]
+        if boxes:
+            units[0] = units[0]._replace(boxes=torch.tensor(boxes, dtype=torch.float32))
+        return units, None if order == sorted(order) else order, problems
+
+    # Searching for objects
+
+    def _get_regions(self, doc: Doc, request: Request) -> list[Region] | None:
+        """RETURNS (Optional[List[Region]]): The objects, as far as they are known without the pixels."""
+        getter, cache = self.settings.get_regions, self.settings.cache
+        if not getter.needs_pictures:
+            found = getter([doc], [None])[0]
+            return found if getter.of_doc else normalize_regions(found)
+        source = self._get_source(doc)
+        if source is None:
+            return None
+        if get_regions_source(doc) == source:
+            return get_regions(doc)
+        if (remembered := self._found.get((_get_stamp(request), source))) is not None:
+            return remembered
+        if request.digest is None:
+            return None
+        known: list[Region] | None
+        (known,) = cache.get_regions([cache.make_key("regions", source, request.digest)])
+        return known
+
+    def _get_source(self, doc: Doc) -> str | None:
+        """RETURNS (Optional[str]): What determines the objects beside the picture."""
+        identity = self.settings.get_regions.get_identity()
+        return None if identity is None else f"{identity} {self.settings.get_regions.get_query(doc)}".strip()
+
+    def _write_regions(self, doc: Doc, regions: list[Region]) -> None:
+        set_found_regions(doc, regions, self._get_source(doc), self.settings.get_regions.note)
+
+    def _search(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[int]:
+        """Search for the objects of pictures in which they aren't known, in as many at a time as may be in
+        memory.
+
+        YIELDS (int): All posts whose pictures have to be prepared, their objects known.
+        """
+        unknown = deque(i for i, request in requests.items() if request.regions is None)
+        yield from (i for i, x in requests.items() if x.regions is not None and x.vectors is None)
+        while unknown:
+            for i in islice(unknown, SEARCHED_AT_ONCE):
+                self._submit(requests[i])
+            pictures: dict[int, Any] = {}
+            while unknown and len(pictures) < SEARCHED_AT_ONCE:
+                request = requests[unknown[0]]
+                if request.job is None:  # beyond the first ones
+                    self._submit(request)
+                assert request.job is not None
+                try:
+                    pictures[unknown[0]] = request.job.result(needed=not pictures)
+                except Postponed:
+                    break
+                except ImageError as err:
+                    request.problems.append(Problem(str(err), err.kind))
+                    request.regions = []
+                request.job = None
+                unknown.popleft()
+            if pictures:
+                self._find(docs, requests, pictures)
+            self._look_up([requests[i] for i in pictures])
+            for i in pictures:
+                if requests[i].vectors is None:
+                    submit = self.settings.reader.submit
+                    requests[i].job = submit(self._prepare, pictures[i], requests[i].used)
+            found = list(pictures)
+            pictures = {}  # the jobs have them, and let go of them when they are done
+            for i in found:
+                if (job := requests[i].job) is not None:
+                    with suppress(Exception):  # said when it is taken
+                        job.result()
+            yield from (i for i in found if requests[i].vectors is None)
+
+    def _find(self, docs: Sequence[Doc], requests: dict[int, Request], pictures: dict[int, Any]) -> None:
+        getter, cache = self.settings.get_regions, self.settings.cache
+        # Once a picture: the first post stands for all with the same picture and query.
+        asked: dict[Hashable, int] = {}
+        for i in pictures:
+            asked.setdefault((_get_key(requests[i].image), getter.get_query(docs[i])), i)
+        rows = list(asked.values())
+        found: dict[int, list[Region] | Problem] = {}
+        try:
+            answers = getter([docs[i] for i in rows], [pictures[i] for i in rows])
+            found.update((i, normalize_regions(regions)) for i, regions in zip(rows, answers))
+        except (ValueError, OSError, ImportError, TypeError):
+            raise  # settings, weights, packages: not about one picture
+        except Exception:
+            for i in rows:
+                try:
+                    found[i] = normalize_regions(getter([docs[i]], [pictures[i]])[0])
+                except Exception as err:
+                    found[i] = Problem(f"no objects could be searched for ({explain(err)})", "regions")
+        to_cache: dict[bytes, list[Region]] = {}
+        for i in pictures:
+            request, source = requests[i], self._get_source(docs[i])
+            regions = found[asked[_get_key(request.image), getter.get_query(docs[i])]]
+            if isinstance(regions, Problem):
+                request.problems.append(regions)
+                self._set_regions(request, [])
+                continue
+            self._set_regions(request, regions)
+            if getter.writes:
+                self._write_regions(docs[i], regions)
+            if source is not None:
+                if len(self._found) >= REMEMBERED:
+                    self._found.clear()
+                self._found[_get_stamp(request), source] = regions
+                if request.digest is not None:
+                    to_cache[cache.make_key("regions", source, request.digest)] = regions
+        if to_cache:
+            cache.put_regions(to_cache)
+
+
+def _get_key(value: Any) -> Hashable:
+    """RETURNS (Hashable): The same for values of `doc._.image` from which the same pictures are read."""
+    if isinstance(value, str):
+        return getattr(value, "root", None), value
+    return value if isinstance(value, (bytes, Pixels)) else id(value)  # a stranger may have stored anything
+
+
+def _get_stamp(request: Request) -> Hashable:
+    """RETURNS (Hashable): Equal for the same picture as long as its file isn't written to. Has no pixels: it
+    is remembered.
+    """
+    stamp: list[Hashable] = [request.digest or image_key(request.image)]
+    if request.digest is None and isinstance(request.image, str):
+        with suppress(OSError, ValueError):
+            info = os.stat(request.image)
+            stamp += [info.st_size, info.st_mtime_ns, info.st_ino]
+    return tuple(stamp)
+
+
+def _cancel(request: Request | None) -> None:
+    if request is not None and request.job is not None:
+        request.job.cancel()
+        request.job = None
+
+
+def get_identity(network: Any, mode: str) -> str:
+    """Tell a frozen network from all others.
+
+    network (nn.Module): The network.
+    mode (str): See `EncoderSettings`.
+    RETURNS (str): Equal for networks that compute the same: made of the class, the settings (the preset of
+        the pictures among them), the mode, and all weights.
+    """
+    kept = {key: value for key, value in network.settings.items() if key not in NOT_IDENTITY}
+    description = srsly.json_dumps([type(network).__name__, kept, mode, READING], sort_keys=True)
+    digest = hashlib.blake2b(description.encode("utf8"), digest_size=16)
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode("utf8"))
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""Score a pipeline on posts with their pictures, without, or with wrong ones."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from spacy.scorer import Scorer
+from spacy.training import Example
+
+from ..pipeline.instances import get_given_pairs
+from ..post.given import Given, give
+from ..post.relations import relations_to_json, set_relations
+from ..training.corpus import MultimodalCorpus
+from ..training.local_pictures import PictureCounts
+from . import EvaluationError
+from .ablation import remove_images, shuffle_images
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+
+
+def evaluate(
+    nlp: "Language",
+    corpus: str | Path,
+    *,
+    images: str = "own",
+    seed: int = 0,
+    image_root: str | Path | None = None,
+    gold_preproc: bool = False,
+    batch_size: int | None = None,
+    limit: int = 0,
+    see: Callable[[str, list[Example]], None] | None = None,
+) -> dict[str, Any]:
+    """Score a pipeline. What `spacy mmib evaluate` prints:
+
+        with_pictures = evaluate(nlp, "test.spacy")["ents_f"]
+        without = evaluate(nlp, "test.spacy", images="none")["ents_f"]
+
+    nlp (Language): The pipeline.
+    corpus (Union[str, Path]): A `.spacy` file, or a folder of them.
+    images (str): "own", "none" or "shuffled": which picture each post is shown with.
+    seed (int): Seed for "shuffled".
+    image_root (Optional[Union[str, Path]]): See `MultimodalCorpus`.
+    gold_preproc (bool): Use the tokens of the corpus.
+    batch_size (Optional[int]): Posts at a time.
+    limit (int): Score the first so many posts only; 0 for all.
+    see (Optional[Callable]): Is given the posts with their predictions: once as "end_to_end", and with a
+        component for relations once more as "given_entities".
+    RETURNS (Dict[str, Any]): Plain values: all scores of the pipeline, `speed` (words a second), `corpus`,
+        `images`, `seed` (if shuffled) and `pictures`: the counts of the corpus, `shown`, how many posts were
+        given a picture, and `kept`, how many of these their own. With a component for relations, its scores
+        are end to end (on predicted entities, if a component predicts entities), and `given_entities` has
+        those on the gold entities and annotated pairs, as published scores of MNRE are. `leaks`, if there
+        are any: what is known to leak the labels, of this corpus or the training data.
+    RAISES (EvaluationError): The corpus can't be read or has no posts.
+    RAISES (ValueError): Another value of `images`.
+    """
+    if images not in ("own", "none", "shuffled"):
+        raise ValueError(f"images is {images!r}; choose one of own, none, shuffled.")
+    examples, counts, leaks = read_corpus(
+        nlp, corpus, image_root=image_root, gold_preproc=gold_preproc, limit=limit
+    )
+    shown = kept = counts.with_picture
+    if images == "none":
+        examples, shown, kept = remove_images(examples), 0, 0
+    elif images == "shuffled":
+        examples, kept = shuffle_images(examples, seed)
+    see = see or (lambda stage, posts: None)
+    roles = get_roles(nlp)
+    # Relations of a pipeline that finds no entities have no end to end: nothing finds what to relate.
+    silent = [] if roles.end_to_end else roles.extractors
+    start = perf_counter()
+    found = _predict(nlp, examples, batch_size, disable=silent)
+    seconds = perf_counter() - start
+    see("end_to_end", found)
+    metrics = _score(nlp, found, disable=silent)
+    metrics["speed"] = sum(len(example.predicted) for example in found) / seconds
+    if roles.extractors:
+        answered = predict_given(nlp, examples, batch_size=batch_size)
+        see("given_entities", answered)
+        scores = _score(nlp, answered, disable=roles.recognizers)
+        metrics["given_entities"] = {key: scores[key] for key in scores if key.startswith("rel_")}
+    metrics.update(corpus=str(corpus), images=images, **({"seed": seed} if images == "shuffled" else {}))
+    metrics["pictures"] = {**asdict(counts), "shown": shown, "kept": kept}
+    del metrics["pictures"]["example"]  # names a file of this machine
+    leaks = {*leaks, *nlp.meta.get("spacy_mmib", {}).get("leaks", ())}
+    for _, component in nlp.pipeline:
+        leaks.update((getattr(component, "cfg", None) or {}).get("leaks", ()))
+    if leaks:
+        metrics["leaks"] = sorted(leaks)
+    return metrics
+
+
+def read_corpus(
+    nlp: "Language", corpus: str | Path, **settings: Any
+) -> tuple[list[Example], PictureCounts, set[str]]:
+    """Read posts for a pipeline, with the settings of `MultimodalCorpus`.
+
+    RETURNS (Tuple[List[Example], PictureCounts, Set[str]]): At least one post, what was found about their
+        pictures, and what is known to leak the labels.
+    RAISES (EvaluationError): The corpus can't be read, or has no posts.
+    """
+    try:
+        reader = MultimodalCorpus(corpus, **settings)
+        examples = list(reader(nlp))
+    except ValueError as err:
+        raise EvaluationError(str(err)) from err
+    if not examples or reader.counts is None:
+        raise EvaluationError(f"There are no posts in {corpus}.")
+    return examples, reader.counts, set(reader.notes)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who does what in a pipeline.
+
+    recognizers (List[str]): Components that find entities.
+    extractors (List[str]): Components that find relations.
+    end_to_end (bool): Whether relations are looked for between entities that the pipeline found; if not
+        they are asked for, pair by pair, between gold entities.
+    negative_label (str): What pairs without a relation are annotated with.
+    """
+
+    recognizers: list[str]
+    extractors: list[str]
+    end_to_end: bool
+    negative_label: str
+
+
+def get_roles(nlp: "Language") -> Roles:
+    """RETURNS (Roles): Of the components that are enabled, as they say themselves what they assign."""
+
+    def assigning(*what: str) -> list[str]:
+        return [name for name in nlp.pipe_names if set(what) & set(nlp.get_pipe_meta(name).assigns)]
+
+    extractors, recognizers = assigning("doc._.relations"), assigning("doc.ents", "doc.spans")
+    pipes = [nlp.get_pipe(name) for name in extractors]
+    asks = any(getattr(pipe, "get_instances", None) is get_given_pairs for pipe in pipes)
+    negative = [pipe.negative_label for pipe in pipes if hasattr(pipe, "negative_label")]
+    return Roles(recognizers, extractors, bool(recognizers) and not asks, (*negative, "None")[0])
+
+
+def predict_examples(
+    nlp: "Language", examples: Sequence[Example], *, batch_size: int | None = None
+) -> list[Example]:
+    """Predict copies of posts the way they are scored. Entities come from the components that find them;
+    relations too, unless there is no end to end: then see `predict_given`, and what it answers is put beside
+    the entities that the pipeline found.
+
+    nlp (Language): The pipeline.
+    examples (Sequence[Example]): The posts; left as they are.
+    batch_size (Optional[int]): Posts at a time.
+    RETURNS (List[Example]): Those with a prediction, in order: all, unless the pipeline's error handler
+        leaves posts out.
+    """
+    roles = get_roles(nlp)
+    if not roles.extractors or roles.end_to_end:
+        return _predict(nlp, examples, batch_size)
+    answered = predict_given(nlp, examples, batch_size=batch_size)
+    if not roles.recognizers:
+        return answered
+    found = _predict(nlp, examples, batch_size, disable=roles.extractors)
+    answers = {id(example.reference): example.predicted for example in answered}
+    for example in found:
+        if id(example.reference) in answers:
+            set_relations(example.predicted, relations_to_json(answers[id(example.reference)]))
+    return found
+
+
+def predict_given(
+    nlp: "Language", examples: Sequence[Example], *, batch_size: int | None = None
+) -> list[Example]:
+    """Predict the relations of copies of posts, given the gold entities and the pairs that are annotated, but
+    not their labels. Whatever the pipeline's candidates are otherwise, it is asked for just these.
+
+    RETURNS (List[Example]): See `predict_examples`.
+    """
+    own = [(pipe, pipe.get_instances) for _, pipe in nlp.pipeline if hasattr(pipe, "get_instances")]
+    try:
+        for pipe, _ in own:
+            pipe.get_instances = get_given_pairs
+        return _predict(nlp, examples, batch_size, given="pairs", disable=get_roles(nlp).recognizers)
+    finally:
+        for pipe, get_instances in own:
+            pipe.get_instances = get_instances
+
+
+def _predict(
+    nlp: "Language",
+    examples: Sequence[Example],
+    batch_size: int | None,
+    *,
+    given: Given = "none",
+    disable: Sequence[str] = (),
+) -> list[Example]:
+    copies = [Example(example.predicted.copy(), example.reference) for example in examples]
+    for example in copies:
+        give(example, given)
+    with nlp.select_pipes(disable=list(disable)):
+        docs = ((example.predicted, example.reference) for example in copies)
+        found = nlp.pipe(docs, as_tuples=True, batch_size=batch_size)
+        return [Example(doc, reference) for doc, reference in found]
+
+
+def _score(nlp: "Language", examples: list[Example], *, disable: list[str]) -> dict[str, Any]:
+    with nlp.select_pipes(disable=disable):
+        return dict(Scorer(nlp=nlp).score(examples))

@@ -1,0 +1,180 @@
+"""Tie the pictures of posts to a folder: make their paths absolute, check them, and give up those
+that can't be used. The reader and `spacy mmib predict` do this before a post meets a pipeline.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from spacy.tokens import Doc
+
+from ..images.errors import ImageError, MissingFileError, OutsideRootError
+from ..images.files import bind, refuse_url
+from ..images.kinds import describe_kinds
+from ..post.extensions import get_regions, get_stored_image, set_image, set_image_error, set_regions
+from ..post.regions import Region
+
+ImageCheck: TypeAlias = Literal["header", "decode", "none"]
+"""How closely pictures are looked at: opened by their header, decoded in full, or only looked
+up."""
+
+Outcome: TypeAlias = Literal["used", "absent", "missing", "unreadable", "refused"]
+"""What became of the picture of a post; "absent": it never had one."""
+
+
+@dataclass
+class PictureCounts:
+    """What was found while reading posts; all numbers are posts unless said otherwise.
+
+    posts (int): Posts read.
+    with_picture (int): Posts whose picture can be used.
+    missing (int): Posts whose picture file isn't there.
+    unreadable (int): Posts whose picture can't be opened.
+    refused (int): Posts whose picture path leads out of the image root.
+    dropped_crops (int): Crops (not posts) that were left out for any of these reasons.
+    reasons (Dict[str, int]): Pictures and crops that were not used, by kind of reason; see
+        `images.kinds.KINDS`.
+    example (Optional[str]): Why the first picture or crop that was not used was not.
+    """
+
+    posts: int = 0
+    with_picture: int = 0
+    missing: int = 0
+    unreadable: int = 0
+    refused: int = 0
+    dropped_crops: int = 0
+    reasons: dict[str, int] = field(default_factory=Counter)
+    example: str | None = field(default=None, compare=False)
+
+    @property
+    def not_used(self) -> int:
+        """RETURNS (int): Pictures and crops that were attached but not used."""
+        return self.missing + self.unreadable + self.refused + self.dropped_crops
+
+    def add(
+        self, outcome: Outcome, dropped_crops: int, reason: str | None, kinds: Iterable[str] = ()
+    ) -> None:
+        """Count a post: what became of its picture, how many of its crops were left out, why the first of
+        what wasn't used was not, and the kind of each reason.
+        """
+        self.posts += 1
+        self.with_picture += outcome == "used"
+        self.missing += outcome == "missing"
+        self.unreadable += outcome == "unreadable"
+        self.refused += outcome == "refused"
+        self.dropped_crops += dropped_crops
+        for kind in kinds:
+            self.reasons[kind] = self.reasons.get(kind, 0) + 1
+        self.example = self.example or reason
+
+    def summary(self) -> str:
+        """RETURNS (str): One line for people."""
+        parts = [
+            f"{self.posts} posts",
+            f"{self.with_picture} with a picture",
+            f"{self.missing} files missing",
+            f"{self.unreadable} unreadable",
+            f"{self.refused} outside the image root",
+        ]
+        if self.dropped_crops:
+            parts.append(f"{self.dropped_crops} crops of objects left out")
+        line = ", ".join(parts)
+        # Where only files are missing or outside, that has been said.
+        if self.unreadable or self.dropped_crops:
+            line += f" ({describe_kinds(self.reasons)})"
+        return line
+
+
+class PictureFolder:
+    """Makes the pictures of posts usable, or says why they are not. Their paths are bound to the folder:
+    whoever opens one later finds out whether it still leads to a file inside.
+
+    root (Union[str, Path]): The folder relative paths start from, and that no path may leave.
+    check (ImageCheck): "header" opens every picture without decoding it, "decode" reads it in full,
+        "none" only asks whether the file is there.
+    RAISES (ValueError): Another value of `check`.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], check: ImageCheck = "header") -> None:
+        if check not in get_args(ImageCheck):
+            raise ValueError(f"check_images is {check!r}; choose one of {', '.join(get_args(ImageCheck))}.")
+        self.root = Path(root)
+        self.check = check
+        # A corpus is read again at every evaluation. Good files are remembered; bad ones are looked
+        # at again, so that somebody who repairs them needs no new process.
+        self._good: set[str] = set()
+
+    def localize(self, doc: Doc, counts: PictureCounts | None = None) -> Outcome:
+        """Make the paths on a post absolute. A picture that can't be used is taken off together
+        with its objects, and `doc._.image_error` says why; a crop that can't be used is taken off
+        alone.
+
+        doc (Doc): The post, changed in place.
+        counts (Optional[PictureCounts]): Where the post is counted.
+        RETURNS (Outcome): What became of the picture.
+        """
+        outcome: Outcome = "absent"
+        reason: str | None = None
+        kinds: list[str] = []
+        dropped = 0
+        try:
+            stored = get_stored_image(doc)
+            if stored is not None:
+                set_image(doc, self._localize_value(stored), keep_regions=True)
+                outcome = "used"
+        except (TypeError, ValueError) as err:  # not an ImageError: written past the setter
+            reason = str(err)
+            kinds = [err.kind if isinstance(err, ImageError) else "not_a_picture"]
+            outcome = "unreadable"
+            if isinstance(err, OutsideRootError):
+                outcome = "refused"
+            elif isinstance(err, MissingFileError):
+                outcome = "missing"
+            set_image(doc, None)
+            set_regions(doc, None)
+            set_image_error(doc, reason)
+        else:
+            reason, kinds = self._localize_regions(doc)
+            dropped = len(kinds)
+            if reason is not None:
+                set_image_error(doc, f"some of its objects are left out, the first because: {reason}")
+        if counts is not None:
+            counts.add(outcome, dropped, reason, kinds)
+        return outcome
+
+    def _localize_regions(self, doc: Doc) -> tuple[str | None, list[str]]:
+        """RETURNS (Tuple[Optional[str], List[str]]): Why the first of those left out is, and the kind of
+        reason of each.
+        """
+        kept: list[Region] = []
+        reason: str | None = None
+        kinds: list[str] = []
+        try:
+            regions = get_regions(doc)
+        except TypeError as err:  # written past the setter, by hand or by a foreign program
+            set_regions(doc, None)
+            return str(err), ["box"]
+        for region in regions:
+            try:
+                kept.append(self._localize_value(region) if isinstance(region, str) else region)
+            except ImageError as err:
+                reason = reason or str(err)
+                kinds.append(err.kind)
+        if regions:
+            set_regions(doc, kept)
+        return reason, kinds
+
+    def _localize_value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            refuse_url(value)
+            value = bind(value, self.root)
+        if self.check != "none" and not (isinstance(value, str) and value in self._good):
+            from ..images.reading import probe_image, read_image  # imports Pillow
+
+            probe_image(value) if self.check == "header" else read_image(value)
+            if isinstance(value, str):
+                self._good.add(value)
+        return value

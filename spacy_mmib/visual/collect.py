@@ -1,0 +1,249 @@
+"""Collect what a page shows of a post, as templates take it."""
+
+import base64
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from spacy.tokens import Doc
+
+from ..images.errors import ImageError
+from ..post.extensions import (
+    get_confidence,
+    get_image_error,
+    get_region_weights,
+    get_regions,
+    get_stored_image,
+)
+from ..post.regions import Region, clip_box
+from ..post.relations import ASKED, get_relations
+from .arcs import get_hue, lay_out
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from ..evaluation.contributions import Contributions
+
+OBJECT = "object"
+"""What an object without a label is called."""
+QUALITY = 82
+SMALLEST = 160
+"""Pixels. Pictures whose longer side is less are shown enlarged, or their objects could not be told apart."""
+CROP_SIZE = 96
+"""Pixels, of the longer side of crops that are shown."""
+
+
+class SmallPicture(NamedTuple):
+    """A picture as it is shown: a data URI of a JPEG, width and height of the upright original in pixels
+    (which the boxes of objects are in), and the width at which it is shown.
+    """
+
+    uri: str
+    width: int
+    height: int
+    shown_width: int
+
+
+def make_post(
+    doc: Doc,
+    *,
+    max_size: int,
+    contributions: "Contributions | None" = None,
+    unrelated: bool = False,
+) -> dict[str, Any]:
+    """Collect what is shown of a post.
+
+    doc (Doc): The post.
+    max_size (int): Longer side of the picture, in pixels.
+    contributions (Optional[Contributions]): Shades of its tokens and regions.
+    unrelated (bool): Show relations whose label is "None" or "", too.
+    RETURNS (Dict[str, Any]): The post. Two with the same "key" show the same, so that they may share a page.
+    """
+    token_shares, region_shares = None, None
+    if contributions is not None:
+        from ..evaluation.contributions import shares
+
+        if len(contributions.tokens) != len(doc):
+            raise ValueError(
+                f"The contributions are of a post with {len(contributions.tokens)} tokens, but this one has "
+                f"{len(doc)}: {doc.text[:60]!r}. Give them in the order of the docs."
+            )
+        token_shares = shares(contributions.tokens)
+        region_shares = shares(list(contributions.regions)) if len(contributions.regions) else None
+    text = make_text(doc, shares=token_shares, unrelated=unrelated)
+    picture = make_picture(doc, max_size=max_size, shares=region_shares)
+    digest = hashlib.blake2b(repr((text, picture)).encode("utf8", "replace"), digest_size=8)
+    return {
+        "key": f"mmib-{digest.hexdigest()}",
+        "text": text,
+        "picture": picture,
+        "shaded": contributions is not None,
+        "has_weights": any(piece["weights"] is not None for piece in text["pieces"]),
+    }
+
+
+def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: bool = False) -> dict[str, Any]:
+    """Collect what is shown of the text of a post.
+
+    doc (Doc): The post.
+    shares (Optional[Sequence[float]]): Shades of its tokens, 0-1.
+    unrelated (bool): See `make_post`.
+    RETURNS (Dict[str, Any]): "pieces" (entities, and the text between them, whose "label" is `None`), "arcs",
+        "lang", and the "problem" if relations can't be read.
+    """
+    tokens = [(token.text_with_ws, None if shares is None else shares[token.i]) for token in doc]
+    pieces, at = [], 0
+    for ent in doc.ents:
+        weights = get_region_weights(ent)
+        # The space behind an entity is not a part of it.
+        last, (_, share) = doc[ent.end - 1], tokens[ent.end - 1]
+        pieces += [
+            _make_piece(tokens[at : ent.start]),
+            _make_piece(
+                [*tokens[ent.start : ent.end - 1], (last.text, share)],
+                label=ent.label_,
+                hue=get_hue(ent.label_),
+                confidence=get_confidence(ent),
+                weights=None if weights is None else [_percent(weight) for weight in weights],
+                after=last.whitespace_,
+            ),
+        ]
+        at = ent.end
+    pieces.append(_make_piece(tokens[at:]))
+    problem, relations = None, []
+    try:
+        relations = [r for r in get_relations(doc) if unrelated or r.label not in ("None", ASKED)]
+    except ValueError as err:  # written past the setter
+        problem = f"Relations that can't be read: {err}"
+    return {
+        "pieces": [piece for piece in pieces if piece["tokens"]],
+        "arcs": lay_out(relations),
+        "lang": doc.lang_,
+        "problem": problem,
+    }
+
+
+def _make_piece(tokens: list[tuple[str, float | None]], **entity: Any) -> dict[str, Any]:
+    return {"tokens": tokens, "label": None, "weights": None, **entity}
+
+
+def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = None) -> dict[str, Any]:
+    """Collect what is shown of the picture of a post.
+
+    doc (Doc): The post.
+    max_size (int): Longer side, in pixels.
+    shares (Optional[Sequence[float]]): Shades of the picture and its regions, 0-1, instead of the mean
+        weights that entities give them.
+    RETURNS (Dict[str, Any]): The "small" picture, its "regions" (number 0 is the whole picture), those
+        "named" (of which there is more to say than where they are), "errors", and whether one is "attached".
+    """
+    stored = get_stored_image(doc)
+    small, error = try_small(stored, max_size)
+    errors = [line for line in (get_image_error(doc),) if line is not None]
+    if error is not None and not any(error in line for line in errors):
+        errors.insert(0, error)
+    regions: list[Region] = []
+    if stored is not None:
+        try:
+            regions = get_regions(doc)
+        except TypeError as err:  # written past the setter
+            errors.append(str(err))
+    views = [_make_region(i, region, small) for i, region in enumerate(regions, 1)]
+    weights = shares if shares is not None else get_mean_weights(doc)
+    if weights is not None and len(weights) == len(regions) + 1:
+        views.insert(0, _describe(0, "the whole picture"))
+        for view, weight in zip(views, weights):
+            view["weight"] = _percent(weight)
+    return {
+        "small": small,
+        "regions": views,
+        "named": [view for view in views if not _is_bare(view)],
+        "errors": errors,
+        "attached": stored is not None,
+    }
+
+
+def get_mean_weights(doc: Doc) -> list[float] | None:
+    """RETURNS (Optional[List[float]]): The mean of `ent._.region_weights` over entities that have some."""
+    found = [weights for ent in doc.ents if (weights := get_region_weights(ent)) is not None]
+    if not found or len({len(weights) for weights in found}) > 1:
+        return None
+    return [sum(column) / len(found) for column in zip(*found)]
+
+
+def _is_bare(view: dict[str, Any]) -> bool:
+    """RETURNS (bool): Whether all that is known of a region is a box."""
+    more = (view[key] for key in ("score", "crop", "note", "weight"))
+    return view["box"] is not None and view["name"] == OBJECT and all(value is None for value in more)
+
+
+def _describe(number: int, name: str, **known: Any) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): A region: its "box" is left, top, width and height in percent of the picture,
+    as far as it is inside, "crop" the picture of a ready crop, "note" why it isn't shown, "weight" in
+    percent.
+    """
+    nothing = dict.fromkeys(("score", "box", "crop", "note", "weight"))
+    return {"number": number, "name": name, **nothing, **known}
+
+
+def _make_region(number: int, region: Region, small: SmallPicture | None) -> dict[str, Any]:
+    if isinstance(region, str):
+        crop, error = try_small(region, CROP_SIZE)
+        return _describe(number, "crop", crop=crop, note=error and f"can't be shown: {error}")
+    view = _describe(number, region["label"] or OBJECT, score=region["score"])
+    if small is not None:
+        try:
+            left, upper, right, lower = clip_box(region["box"], small.width, small.height)
+        except ValueError as err:
+            view["note"] = str(err)
+        else:
+            across, down = 100 / small.width, 100 / small.height
+            view["box"] = (left * across, upper * down, (right - left) * across, (lower - upper) * down)
+    return view
+
+
+def _percent(share: float) -> int:
+    return round(100 * min(1.0, max(0.0, share)))
+
+
+def try_small(value: Any, max_size: int) -> tuple[SmallPicture | None, str | None]:
+    """RETURNS (Tuple[Optional[SmallPicture], Optional[str]]): The picture, or why it can't be shown."""
+    if value is None:
+        return None, None
+    try:
+        return make_small(value, max_size), None
+    except ImageError as err:
+        return None, str(err)
+
+
+def make_small(value: Any, max_size: int) -> SmallPicture:
+    """Read a picture, within the limits and the time that pipelines give it, and make it small.
+
+    value (Any): What `doc._.image` takes. URLs are refused.
+    max_size (int): Longer side, in pixels. Smaller pictures stay as they are.
+    RETURNS (SmallPicture): The picture.
+    RAISES (ImageError): It can't be read; the message says why.
+    """
+    from ..images.reader import PictureReader
+
+    reader = PictureReader()
+    # In a thread of the pool, which gives up pictures that hang the decoder.
+    job = reader.submit(_read_and_shrink, reader, value, max_size)
+    small: SmallPicture = job.result()
+    return small
+
+
+def _read_and_shrink(reader: Any, value: Any, max_size: int) -> SmallPicture:
+    image: PIL.Image.Image = reader.read(value)
+    width, height = image.size
+    scale = min(1.0, max_size / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    if size != image.size:
+        image = image.resize(size, reducing_gap=2.0)
+    file = io.BytesIO()
+    # Nothing of the file goes along: neither EXIF data, which can tell a place, nor a colour profile.
+    image.save(file, "JPEG", quality=QUALITY, exif=b"", icc_profile=None)
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    enlarged = max(1.0, min(SMALLEST, max_size) / max(size))
+    return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, max(1, round(size[0] * enlarged)))

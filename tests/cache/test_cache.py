@@ -1,0 +1,134 @@
+"""The setting `cache` of picture encoders."""
+
+import copy
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy
+import pytest
+
+from spacy_mmib.cache.cache import FeatureCache, make_feature_cache_v1
+from spacy_mmib.util import MMIBWarning
+
+
+def key(i):
+    return hashlib.blake2b(str(i).encode(), digest_size=32).digest()
+
+
+def vectors(seed, rows=3):
+    return numpy.random.default_rng(seed).normal(size=(rows, 8)).astype("float32")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "features.sqlite"
+
+
+def test_make_feature_cache(path, monkeypatch):
+    assert make_feature_cache_v1() is None
+    assert make_feature_cache_v1("") is None
+    with pytest.raises(ValueError, match="int8"):
+        make_feature_cache_v1(path, dtype="int8")
+    monkeypatch.chdir(path.parent)
+    cache = make_feature_cache_v1("relative.sqlite")
+    assert os.listdir(path.parent) == []  # opened at the first use
+    monkeypatch.chdir("/")
+    cache.put_vectors({key(1): vectors(1)})
+    assert (path.parent / "relative.sqlite").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_cached_vectors_are_the_rounded_ones(path, dtype):
+    first, second = FeatureCache(path, dtype=dtype), FeatureCache(path, dtype=dtype)
+    items = {key(i): vectors(i, rows=i) for i in range(4)}
+    first.put_vectors(items)
+    keys = [key(2), None, key("missing"), *items, key(2)]
+    found = second.get_vectors(keys)
+    assert len(found) == len(keys)
+    assert found[1] is found[2] is None
+    for k, rows in zip(keys, found):
+        if k in items:
+            numpy.testing.assert_array_equal(rows, first.round(items[k]))
+    assert first.get_regions([key(2)]) == [None]  # of another kind
+
+
+def test_regions_are_cached(path):
+    cache = FeatureCache(path)
+    regions = ["crops/a.jpg", {"box": [0.1, 2.0, 3.0, 4e9], "label": "été", "score": 0.1}]
+    cache.put_regions({key(1): regions, key(2): []})
+    assert cache.get_regions([key(2), key(1), None, key(3)]) == [[], regions, None, None]
+
+
+def test_caches_of_different_precision_share_a_file(path):
+    half, full = FeatureCache(path, dtype="float16"), FeatureCache(path, dtype="float32")
+    rows = vectors(0)
+    half.put_vectors({key(0): rows})
+    assert full.get_vectors([key(0)]) == [None]
+    full.put_vectors({key(0): rows})
+    numpy.testing.assert_array_equal(full.get_vectors([key(0)])[0], rows)
+    numpy.testing.assert_array_equal(half.get_vectors([key(0)])[0], half.round(rows))
+
+
+def test_an_entry_that_is_sound_but_no_vectors(path):
+    cache = FeatureCache(path)
+    cache.store.put({key(1): b"something"}, "vectors")
+    cache.store.put({key(2): b'{"not": "regions"}'}, "regions")
+    assert cache.get_vectors([key(1)]) == cache.get_regions([key(2)]) == [None]
+    cache.put_vectors({key(1): vectors(1)})
+    assert cache.get_vectors([key(1)])[0].shape == (3, 8)
+
+
+def test_without_a_usable_file_there_is_one_warning(tmp_path):
+    cache = FeatureCache(tmp_path / "nowhere" / "f.sqlite")
+    with pytest.warns(MMIBWarning, match="there is no folder .*nowhere") as caught:
+        assert cache.digest(b"a picture") is None
+        assert cache.get_vectors([key(1), None]) == [None, None]
+        cache.put_vectors({key(1): vectors(1)})
+        cache.put_regions({key(1): []})
+    assert len(caught) == 1
+    assert cache.round(vectors(1)).shape == (3, 8)
+
+
+def test_a_relative_path_that_leads_nowhere_is_no_warning(tmp_path, monkeypatch, caplog):
+    """A pipeline remembers it, and is used in another folder than it was trained in."""
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", logger="spacy")
+    cache = FeatureCache(os.path.join("project", "features.sqlite"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            assert cache.get_vectors([bytes(32)]) == [None]
+    assert caplog.text.count("There is no feature cache at") == 1
+
+
+def test_copies_of_a_cache(path):
+    cache = FeatureCache(path, dtype="float32", max_gb=3)
+    cache.put_vectors({key(1): vectors(1)})
+    for other in (pickle.loads(pickle.dumps(cache)), copy.deepcopy(cache)):
+        assert (other.store.path, other.dtype, other.store.max_gb) == (path, "float32", 3)
+        numpy.testing.assert_array_equal(other.get_vectors([key(1)])[0], vectors(1))
+
+
+LIGHT = """
+import sys
+import spacy  # with torch, through other packages
+before = set(sys.modules)
+import spacy_mmib.cache.cache, spacy_mmib.cli.cache
+heavy = {"sqlite3", "torch", "torchvision", "PIL"} & (set(sys.modules) - before)
+assert not heavy, heavy
+# A Python without SQLite goes on without the cache.
+sys.modules["sqlite3"] = None
+assert spacy_mmib.cache.cache.make_feature_cache_v1(sys.argv[1]) is None
+print("light")
+"""
+
+
+def test_importing_the_setting_is_light(path):
+    command = [sys.executable, "-c", LIGHT, str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "light", result.stderr[-2000:]
+    assert "The feature cache is not used" in result.stderr

@@ -1,0 +1,111 @@
+import sys
+
+import pytest
+import spacy
+from spacy.tokens import Doc, DocBin, Span
+from spacy.training import Example
+
+import spacy_mmib.post.extensions  # noqa: F401 (registers doc._.relations)
+from project.benchmarks.bag_of_words import fit_bag_of_words, get_features, main, read
+
+VOCAB = spacy.blank("en").vocab
+PEOPLE, CLUBS = ["Ana", "Bo", "Cy", "Di"], ["Reds", "Blues", "Greens"]
+
+
+def make_doc(words, head, tail, label):
+    doc = Doc(VOCAB, words=words)
+    spans = [Span(doc, start, end, label="ENTITY") for start, end in (head, tail)]
+    doc.set_ents(spans)
+    doc._.relations = [(*spans, label)]
+    return doc
+
+
+def make_docs(people=PEOPLE):
+    docs = []
+    for person in people:
+        for club in CLUBS:
+            docs.append(make_doc([person, "plays", "for", club], (0, 1), (3, 4), "member"))
+            docs.append(make_doc([person, "hates", "the", club], (0, 1), (3, 4), "None"))
+            # The same words: only their order tells these two apart.
+            docs.append(make_doc([person, "beat", club], (0, 1), (2, 3), "won"))
+            docs.append(make_doc([club, "beat", person], (2, 3), (0, 1), "lost"))
+    return docs
+
+
+def ask(docs):
+    """Examples whose predicted docs have the pairs without their labels."""
+    examples = []
+    for gold in docs:
+        predicted = Doc(VOCAB, words=[token.text for token in gold])
+        predicted._.relations = [(r.head, r.tail, "") for r in gold._.relations]
+        examples.append(Example(predicted, gold))
+    return examples
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for split, people in (("train", PEOPLE), ("dev", ["Ed"]), ("test", ["Flo", "Gus"])):
+        DocBin(store_user_data=True, docs=make_docs(people)).to_disk(folder / f"{split}.spacy")
+    return folder
+
+
+def test_features_tell_head_from_tail_and_order():
+    relation = make_doc(["Ana", "beat", "Reds"], (0, 1), (2, 3), "won")._.relations[0]
+    head, tail = relation.head, relation.tail
+    plain = get_features(head, tail, between=False)
+    assert {"h=ana", "t=reds", "w=beat", "w=ana beat"} <= set(plain)
+    assert get_features(tail, head, between=False) != plain
+    apart = get_features(head, tail, between=True)
+    assert {"between=beat", "first=head"} <= set(apart)
+    assert "first=tail" in get_features(tail, head, between=True)
+
+
+def test_features_of_overlapping_spans():
+    relation = make_doc_overlapping()._.relations[0]
+    found = get_features(relation.head, relation.tail, between=True)
+    assert not [name for name in found if name.startswith("between=")]
+    assert {"h=ana", "h=reds", "t=reds"} <= set(found)
+
+
+def make_doc_overlapping():
+    doc = Doc(VOCAB, words=["Ana", "Reds", "play"])
+    doc._.relations = [((0, 2), (1, 2), "a")]
+    return doc
+
+
+def test_bag_of_words_learns_and_answers_every_pair():
+    pytest.importorskip("sklearn")
+    dev = ask(make_docs(["Ed"]))
+    annotate = fit_bag_of_words(ask(make_docs()), dev, between=True)
+    # Dev chose, but was not answered on the way.
+    assert {r.label for eg in dev for r in eg.predicted._.relations} == {""}
+    test = ask(make_docs(["Flo", "Gus"]))
+    annotate([eg.predicted for eg in test])
+    for example in test:
+        found, gold = example.predicted._.relations, example.reference._.relations
+        assert [(r.pair, r.label) for r in found] == [(r.pair, r.label) for r in gold]
+    nothing = Doc(VOCAB, words=["no", "pair"])
+    annotate([nothing])
+    assert nothing._.relations == []
+
+
+def test_gold_labels_are_not_seen(data):
+    for split in ("train", "dev", "test"):
+        examples = read(data, split)
+        assert {r.label for eg in examples for r in eg.predicted._.relations} == {""}
+        assert "" not in {r.label for eg in examples for r in eg.reference._.relations}
+    assert len(read(data, "train", 5)) == 5
+
+
+def test_the_table(data, capsys):
+    pytest.importorskip("sklearn")
+    main(data)
+    assert "words between head and tail apart" in capsys.readouterr().out
+
+
+def test_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction", None)
+    with pytest.raises(ImportError, match=r"spacy-mmib\[audit\]"):
+        fit_bag_of_words([], [], between=False)

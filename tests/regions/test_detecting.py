@@ -1,0 +1,81 @@
+"""What the getters with a detector have in common, whatever network it is."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import spacy
+from spacy.tokens import Doc, Span
+from spacy.util import registry
+from tiny_detectors import draw_picture, save_grounding_dino, save_owl, save_torchvision_detector
+
+import spacy_mmib.post.extensions  # noqa: F401
+from spacy_mmib.post.regions import normalize_regions
+
+EN = spacy.blank("en").vocab
+SSD = "ssdlite320_mobilenet_v3_large"
+
+
+@pytest.fixture(scope="module", params=["detector", "dino", "owl"])
+def make_getter(request, tmp_path_factory):
+    """Makes getters of one kind."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "detector":
+        weights = save_torchvision_detector(folder / "ssd.safetensors", SSD)
+        config = {"@region_getters": "spacy-mmib.detector.v1", "arch": SSD, "weights": str(weights)}
+    else:
+        save = save_grounding_dino if request.param == "dino" else save_owl
+        config = {"@region_getters": "spacy-mmib.grounding.v1", "name": str(save(folder))}
+    return lambda **settings: registry.resolve({"x": {**config, "threshold": 0.05, **settings}})["x"]
+
+
+def make_doc() -> Doc:
+    return Doc(EN, words=["Rob", "met", "Mia"])
+
+
+def test_regions_of_docs(make_getter):
+    getter = make_getter(max_regions=2)
+    docs = [make_doc() for _ in range(3)]
+    regions = getter(docs, [draw_picture(60, 40), None, draw_picture(40, 60, seed=1)])
+    assert [len(one) for one in regions] == [2, 0, 2]
+    assert normalize_regions(regions[0]) == regions[0]
+    assert regions[0][0]["score"] >= regions[0][1]["score"]
+    assert all(region["label"] for one in regions for region in one)
+    docs[0]._.regions = regions[0]
+    assert docs[0]._.regions == regions[0]
+    assert getter([], []) == []
+
+
+def test_the_text_and_its_annotations_change_nothing(make_getter):
+    getter = make_getter()
+    picture = draw_picture(60, 40)
+    annotated = make_doc()
+    annotated.ents = [Span(annotated, 0, 1, label="PER"), Span(annotated, 2, 3, label="PER")]
+    annotated._.relations = [(annotated.ents[0], annotated.ents[1], "couple")]
+    expected = getter([make_doc()], [picture])
+    assert expected[0]
+    # Nothing of a doc is looked at.
+    assert getter([annotated], [picture]) == getter([object()], [picture]) == expected
+    assert getter.get_query(annotated) == ""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_regions": 0}, {"batch_size": 0}, {"threshold": 1.5}, {"nms": -1.0}, {"nms": math.nan}],
+)
+def test_settings_are_checked(make_getter, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        make_getter(**settings)
+
+
+def test_pickled_without_the_network(make_getter):
+    getter = make_getter()
+    docs, pictures = [make_doc()], [draw_picture(60, 40)]
+    expected = getter(docs, pictures)
+    for other in (pickle.loads(pickle.dumps(getter)), copy.deepcopy(getter)):
+        assert other._detector is None
+        assert other(docs, pictures) == expected
+        assert other.get_identity() == getter.get_identity()
+    assert len(pickle.dumps(getter)) < 2000
+    assert getter._detector is not None
