@@ -2,7 +2,7 @@
 labels of relations.
 """
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from spacy.tokens import Doc, Span
 from spacy.training import Example
@@ -53,7 +53,7 @@ def give_pairs(example: Example) -> int:
     # Characters are the same even if the tokens differ; lower-casing leaves them where they are, too.
     same = len(predicted.text) == len(reference.text)
     same = same and predicted.text.lower() == reference.text.lower()
-    asked: dict[Pair, tuple[Any, Any, str]] = {}
+    asked: dict[Pair, tuple[Span, Span, str]] = {}
     lost = 0
     for relation in get_relations(reference):
         head, tail = (
