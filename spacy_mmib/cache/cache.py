@@ -74,9 +74,7 @@ class FeatureCache:
 
     def get_vectors(self, keys: Sequence[bytes | None]) -> "list[numpy.ndarray[Any, Any] | None]":
         """RETURNS (List[Optional[numpy.ndarray]]): The vectors under each of the keys, float32, a row a
-        region; `None` where there are none.
-
-        keys (Sequence[Optional[bytes]]): Keys made by `make_key`; `None` is never found.
+        region; `None` where there are none, as under a key that is `None`.
         """
         found = self.store.get([key for key in keys if key is not None], "vectors")
         return [decode_array(found[key], self.dtype) if key in found else None for key in keys]

@@ -39,8 +39,6 @@ def decode_array(data: bytes, dtype: str) -> Array | None:
     """The inverse of `encode_array`. Somebody with another dtype may use the same file: their float16 isn't
     enough for float32; the other way round it is rounded here, so that nothing depends on who was first.
 
-    data (bytes): What `encode_array` returned.
-    dtype (str): What is wanted.
     RETURNS (Optional[numpy.ndarray]): float32; `None` if it isn't precise enough, or something else.
     """
     try:

@@ -72,7 +72,7 @@ def get_stored_image(doc: Doc) -> StoredImage:
     """RETURNS (StoredImage): The picture without building an object for it, or whatever a foreign file has
     in its place: whoever reads it says so.
     """
-    return unpack_path(get_entry(doc, IMAGE_KEY))  # type: ignore[no-any-return]
+    return unpack_path(get_entry(doc, IMAGE_KEY))
 
 
 def get_image_key(doc: Doc) -> str | None:

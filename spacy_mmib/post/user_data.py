@@ -86,10 +86,9 @@ def get_rows(doc: Doc, key: Key, name: str | None = None) -> Iterator[tuple[str,
 
 def set_rows(doc: Doc, key: Key, name: str, rows: list[list[Any]]) -> None:
     """Keep the rows of a component, in place of its earlier ones and behind those of others."""
-    table: dict[str, list[Any]] = {}
-    for other, row in get_rows(doc, key):
-        if other != name:
-            table.setdefault(other, []).append(row)
+    before = doc.user_data.get(key)
+    table = dict(before) if isinstance(before, dict) else {}
+    table.pop(name, None)
     if rows:
         table[name] = rows
     set_entry(doc, key, table or None)
