@@ -29,6 +29,9 @@ UMGF_TYPES = ("person", "organization", "location", "miscellaneous")
 HVPNET_SPLITS = {"train": ("train",), "dev": ("val", "dev", "valid"), "test": ("test",)}
 """Names of the splits in HVPNeT's folders and dictionaries."""
 
+SPLITS = {f"{name}_dict.pth": split for split, names in HVPNET_SPLITS.items() for name in names}
+"""By the end of a dictionary's name."""
+
 MNRE_KEY = ("spacy_mmib", "mnre", None, None)
 """Where docs converted from MNRE have the rows and the split they come from."""
 
@@ -104,7 +107,7 @@ class Crops(RegionGetter):
             files += inside
         found: dict[str, tuple[Path, dict[Any, Any]]] = {}
         for path in files:
-            split = get_split(path.name)
+            split = next((SPLITS[end] for end in SPLITS if path.name.endswith(end)), None)
             if split is None:
                 raise LayoutError(
                     f"{path}: the name tells no split. HVPNeT's are <name>_<split>_dict.pth, with a split of "
@@ -285,12 +288,6 @@ def hvpnet_crops_folder(root: Path, split: str) -> Path:
     """RETURNS (Path): HVPNeT's folder of the crops of a split; where it should be if there is none."""
     folders = [root / name / "crops" for name in HVPNET_SPLITS[split]]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
-
-
-def get_split(file_name: str) -> str | None:
-    """RETURNS (Optional[str]): The split that a dictionary is of, by its name: `<anything>_val_dict.pth`."""
-    endings = {f"{name}_dict.pth": split for split, names in HVPNET_SPLITS.items() for name in names}
-    return next((split for ending, split in endings.items() if file_name.endswith(ending)), None)
 
 
 def load_dictionary(path: Path) -> dict[Any, Any]:

@@ -1,6 +1,7 @@
 """Objects found by phrases: zero-shot detection with a model of transformers."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -172,11 +173,11 @@ class GroundingRegions(DetectingGetter):
         def get_shape(job: tuple[int, Prompt]) -> tuple[Any, ...]:
             return pictures[job[0]].size, len(job[1].rows), len(job[1].rows[0])
 
-        answers: dict[int, list[Answer]] = {}
+        answers: defaultdict[int, list[Answer]] = defaultdict(list)
         with torch.inference_mode():
             for batch in group(jobs, get_shape, self.batch_size):
                 for (i, _), answer in zip(batch, self._run(batch, pictures)):
-                    answers.setdefault(i, []).append(answer)
+                    answers[i].append(answer)
         found: list[list[Region]] = [[] for _ in pictures]
         for i, parts in answers.items():
             boxes, scores, labels = zip(*parts)
@@ -234,30 +235,27 @@ def _make_dino_prompts(grounder: Grounder, queries: Sequence[str]) -> list[Promp
     (`max_text_len`, 256 tokens): what doesn't fit is asked in further passes, so that a long post is
     searched like a short one.
     """
+    tokenizer = grounder.tokenizer
+    period = tokenizer.convert_tokens_to_ids(".")
     limit = int(grounder.model.config.max_text_len) - 2  # [CLS] and [SEP]
-    parts: list[list[tuple[str, list[int]]]] = []
+    parts: list[tuple[list[str], list[int], list[tuple[int, int]]]] = []  # phrases, ids, spans
     room = 0
     for query in queries:
         # These two end a phrase for the model, wherever they stand: "u.s. army" would be three.
         text = query.lower().replace(".", " ").replace("?", " ")
-        tokens = grounder.tokenizer(text, add_special_tokens=False)["input_ids"][: limit - 1]
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"][: limit - 1]
         if not tokens:
             continue
         if len(tokens) + 1 > room:  # a full stop after each
-            parts.append([])
+            parts.append(([], [tokenizer.cls_token_id], []))
             room = limit
-        parts[-1].append((query, tokens))
+        phrases, ids, spans = parts[-1]
+        phrases.append(query)
+        spans.append((len(ids), len(ids) + len(tokens)))
+        ids += [*tokens, period]
         room -= len(tokens) + 1
-    period = grounder.tokenizer.convert_tokens_to_ids(".")
-    prompts = []
-    for part in parts:
-        ids, spans = [grounder.tokenizer.cls_token_id], []
-        for _, tokens in part:
-            spans.append((len(ids), len(ids) + len(tokens)))
-            ids += [*tokens, period]
-        ids.append(grounder.tokenizer.sep_token_id)
-        prompts.append(Prompt(tuple(query for query, _ in part), (tuple(ids),), tuple(spans)))
-    return prompts
+    end = tokenizer.sep_token_id
+    return [Prompt(tuple(phrases), ((*ids, end),), tuple(spans)) for phrases, ids, spans in parts]
 
 
 def _make_owl_prompts(grounder: Grounder, queries: Sequence[str]) -> list[Prompt]:
