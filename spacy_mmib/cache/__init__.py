@@ -1,5 +1,5 @@
 """Persistent cache of features from frozen picture encoders.
 
-`store` keeps checked bytes under keys in an SQLite file, `codec` turns vectors and regions into bytes and
-back, `digests` names pictures by their content, and `cache` is what the picture encoders use.
+`store` keeps checked bytes under keys in an SQLite file, `digests` names pictures by their content, and
+`cache` is what the picture encoders use.
 """

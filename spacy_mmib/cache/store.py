@@ -59,8 +59,7 @@ class FeatureStore:
     Several threads may use an object, and several processes a file: readers never wait, a second writer waits
     for the first. A process may be killed at any moment; what a `put` had finished is there.
 
-    path (Union[str, Path]): The file, made if need be. Relative to the current folder.
-    max_gb, read_only: See `make_feature_cache_v1`.
+    path, max_gb, read_only: See `make_feature_cache_v1`.
     warns (bool): Whether to warn of `problem`.
     RAISES (ValueError): A limit that isn't above 0.
     """
@@ -199,10 +198,7 @@ class FeatureStore:
         return bool(self._run(lambda connection: True))
 
     def check_writable(self) -> None:
-        """Open the file, and write to it.
-
-        RAISES (OSError): That is impossible; the message says why.
-        """
+        """RAISES (OSError): The file can't be opened or written to; the message says why."""
         if self.read_only:
             raise PermissionError(f"The feature cache {self.path} is only to be read (read_only = true).")
         self._run(self._write_limit)
@@ -213,12 +209,8 @@ class FeatureStore:
         connection.execute("UPDATE settings SET max_bytes = ?", (int(self.max_gb * 1e9),))
 
     def get(self, keys: Sequence[bytes], kind: str) -> dict[bytes, bytes]:
-        """Look entries up.
-
-        keys (Sequence[bytes]): Their keys, in any order.
-        kind (str): What sort of entries they are.
-        RETURNS (Dict[bytes, bytes]): Those there are. What is damaged isn't among them, and replaced by the
-            next `put`.
+        """RETURNS (Dict[bytes, bytes]): The entries of a kind that there are. Damaged ones aren't among them,
+        and are replaced by the next `put`.
         """
         found: dict[bytes, bytes] = {}
 
@@ -244,10 +236,8 @@ class FeatureStore:
         return {key: found[key] for key in keys if key in found}  # a damaged index leads to others, too
 
     def put(self, entries: Mapping[bytes, bytes], kind: str) -> None:
-        """Keep entries: all of them or, if that is impossible (a warning says why), none.
-
-        entries (Mapping[bytes, bytes]): Values by key. What there was under a key is replaced.
-        kind (str): What sort of entries they are.
+        """Keep entries of a kind, in place of what was under their keys: all of them or, if that is
+        impossible (a warning says why), none.
         """
         now = int(time.time())
         rows = [(key, kind, now, _checksum(key, kind.encode(), data), data) for key, data in entries.items()]
@@ -279,12 +269,10 @@ class FeatureStore:
     # What is in it
 
     def stats(self) -> dict[str, Any]:
-        """Count what is there.
-
-        RETURNS (Dict[str, Any]): `path`; `entries` and `bytes` by kind; `files` whose content is remembered;
-            `size_on_disk` and `max_bytes` (the limit of whoever wrote last, or `None`) in bytes; `oldest_use`
-            and `newest_use` in seconds since 1970, or `None`; `content_digest`, equal for caches with equal
-            entries, whenever and in whatever order they were put (`verify` says whether they are sound).
+        """RETURNS (Dict[str, Any]): `path`; `entries` and `bytes` by kind; `files` whose content is known;
+        `size_on_disk` and `max_bytes` (the limit of whoever wrote last, or `None`) in bytes; `oldest_use`
+        and `newest_use` in seconds since 1970, or `None`; `content_digest`, equal for caches with equal
+        entries, whenever and in whatever order they were put (`verify` says whether they are sound).
         """
         counts: dict[str, list[int]] = {}
         limits: list[tuple[int]] = []
@@ -318,9 +306,8 @@ class FeatureStore:
         }
 
     def verify(self, *, remove: bool = False) -> tuple[int, int, str | None]:
-        """Read everything.
+        """Read everything, and take out what is damaged if `remove` is set.
 
-        remove (bool): Take out what is damaged.
         RETURNS (Tuple[int, int, Optional[str]]): How many entries are as they were put, how many aren't, and
             what is wrong with the file itself.
         """
@@ -348,8 +335,6 @@ class FeatureStore:
 
 def is_feature_cache(path: Path) -> bool:
     """RETURNS (bool): Whether a file is a feature cache, of any version, sound or damaged.
-
-    path (Path): The file.
     RAISES (OSError): It isn't there, or can't be read.
     """
     if path.exists() and not path.is_file():
@@ -362,7 +347,6 @@ def is_feature_cache(path: Path) -> bool:
 def remove_files(path: Path) -> None:
     """Remove a feature cache with the files SQLite keeps beside it.
 
-    path (Path): The file.
     RAISES (ValueError): It is something else; it is left as it is.
     RAISES (OSError): A file can't be removed.
     """

@@ -14,7 +14,7 @@ import torch
 from spacy.util import registry
 from torch import nn
 
-from ..regions.zero_shot_detector import find_model_folder
+from ..regions.grounding import find_model_folder
 from ..util import warn
 from .base import VisionBackbone, describe
 from .builders import ImageEncoder, build_encoder

@@ -5,7 +5,7 @@ Everything is kept in `Doc.user_data` in immutable or plain form, so that `Doc.t
 for users: this package uses the functions here, which work whoever has an attribute of the same name.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from spacy.tokens import Doc, Span
@@ -69,11 +69,10 @@ def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
 
 
 def get_stored_image(doc: Doc) -> StoredImage:
-    """RETURNS (StoredImage): The picture without building an object for it. What a stranger stored instead of
-    a picture is returned, too: whoever reads it says so.
+    """RETURNS (StoredImage): The picture without building an object for it, or whatever a foreign file has
+    in its place: whoever reads it says so.
     """
-    stored: StoredImage = unpack_path(get_entry(doc, IMAGE_KEY))
-    return stored
+    return unpack_path(get_entry(doc, IMAGE_KEY))
 
 
 def get_image_key(doc: Doc) -> str | None:
@@ -93,9 +92,7 @@ def get_regions(doc: Doc) -> list[Region]:
 
 
 def read_regions(doc: Doc) -> list[Region]:
-    """RETURNS (List[Region]): The same for `doc._.regions`: none where they can't be read, which a
-    warning says.
-    """
+    """RETURNS (List[Region]): The same for `doc._.regions`: none, with a warning, if unreadable."""
     try:
         return get_regions(doc)
     except TypeError as err:  # written past the setter
@@ -137,9 +134,7 @@ def get_regions_note(doc: Doc) -> str | None:
 
 
 def set_regions_note(doc: Doc, note: str | None) -> None:
-    """Say where the regions that are attached now come from, or take it back with `None`; see
-    `set_regions`.
-    """
+    """Say where the regions that are attached now come from, or take it back with `None`."""
     set_line(doc, REGIONS_NOTE_KEY, note)
 
 
@@ -148,7 +143,6 @@ def set_found_regions(doc: Doc, regions: list[Region], source: str | None, note:
 
     regions (List[Region]): Normalized.
     source (Optional[str]): What determines them, beside the picture, so that they aren't searched for again.
-    note (Optional[str]): See `set_regions_note`.
     """
     set_regions(doc, regions)
     set_entry(doc, REGIONS_SOURCE_KEY, None if source is None else pack_text(source))
@@ -162,9 +156,7 @@ def get_regions_source(doc: Doc) -> str | None:
 
 
 def take_picture_findings(doc: Doc, copy: Doc) -> None:
-    """Write to a doc what a picture encoder wrote to a copy of it: regions, where they come from, and what
-    could not be used.
-    """
+    """Write to a doc what a picture encoder wrote to a copy of it."""
     if describe_regions(copy) != describe_regions(doc):
         set_regions(doc, get_regions(copy))
     for key in (REGIONS_SOURCE_KEY, REGIONS_NOTE_KEY, ENCODER_ERROR_KEY, ERROR_KINDS_KEY):
@@ -197,19 +189,17 @@ def get_image_error_kinds(doc: Doc) -> list[str]:
     return [kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, (list, tuple)) else []
 
 
-def get_predicted(doc: Doc, name: str) -> dict[tuple[int, int, str], float]:
-    """RETURNS (Dict[Tuple[int, int, str], float]): What a component predicted for a doc: confidences by first
-    character, one past the last character, and label.
+def get_predicted(doc: Doc, name: str | None = None) -> dict[tuple[int, int, str], float]:
+    """RETURNS (Dict[Tuple[int, int, str], float]): What a component (the first that has it, if `name` is
+    `None`) predicted: confidences by first character, one past the last, and label.
     """
-    return dict(_read_predicted(doc, name))
-
-
-def _read_predicted(doc: Doc, name: str | None = None) -> Iterator[tuple[tuple[int, int, str], float]]:
+    found: dict[tuple[int, int, str], float] = {}
     for _, row in get_rows(doc, PREDICTED_KEY, name):
         if len(row) == 4 and is_whole(row[0]) and is_whole(row[1]) and is_finite(row[3]):
             label = unpack_text(row[2])
             if label is not None and 0 <= row[3] <= 1:
-                yield (row[0], row[1], label), row[3]
+                found.setdefault((row[0], row[1], label), row[3])
+    return found
 
 
 def set_predicted(doc: Doc, name: str, predicted: dict[tuple[int, int, str], float]) -> None:
@@ -222,8 +212,7 @@ def get_confidence(span: Span) -> float | None:
     """RETURNS (Optional[float]): Probability, 0-1, of a span that a component of this package predicted as an
     entity of just this label; `None` for any other span.
     """
-    key = (span.start_char, span.end_char, span.label_)
-    return next((x for found, x in _read_predicted(span.doc) if found == key), None)
+    return get_predicted(span.doc).get((span.start_char, span.end_char, span.label_))
 
 
 def set_region_weights(doc: Doc, name: str, weights: dict[tuple[int, int], Sequence[float]]) -> None:
@@ -245,32 +234,28 @@ def _read_weights(doc: Doc) -> Iterator[tuple[str, tuple[int, int], list[float]]
 
 
 def get_weighted_spans(doc: Doc, *, without: str) -> set[tuple[int, int]]:
-    """RETURNS (Set[Tuple[int, int]]): First character and one past the last of spans that other components
-    than this one keep weights for.
-    """
+    """RETURNS (Set[Tuple[int, int]]): The spans that components other than this one keep weights for."""
     return {span for name, span, _ in _read_weights(doc) if name != without}
 
 
 def get_region_weights(span: Span) -> list[float] | None:
     """What an entity attended to in the picture when C was made (Eq. 17): mean over the attention heads and
-    the entity's tokens.
+    the entity's tokens, of the component that ran last.
 
     RETURNS (Optional[List[float]]): The weight of the whole picture, then that of each of `doc._.regions`, 0
         for those that could not be used; their sum is 1. `None` for a post without a (readable) picture and
-        for a span that no component of this package looked at. Of several components the one that ran last
-        counts.
+        for a span that no component of this package looked at.
     """
     doc = span.doc
-    if get_stored_image(doc) is None:
-        return None
-    result, wanted = None, (span.start_char, span.end_char)
-    for _, found, weights in _read_weights(doc):
-        if found == wanted and len(weights) == 1 + count_regions(doc):
-            result = weights
+    result = None
+    if get_stored_image(doc) is not None:
+        for _, found, weights in _read_weights(doc):
+            if found == (span.start_char, span.end_char) and len(weights) == 1 + count_regions(doc):
+                result = weights
     return result
 
 
-ATTRIBUTES: tuple[tuple[Any, str, Callable[[Any], Any], Callable[[Doc, Any], None] | None], ...] = (
+ATTRIBUTES: tuple[tuple[Any, str, Any, Any], ...] = (
     (Doc, "image", get_image, set_image),
     (Doc, "regions", read_regions, set_regions),
     (Doc, "image_error", get_image_error, set_image_error),

@@ -2,9 +2,9 @@
 labels of relations.
 """
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-from spacy.tokens import Doc, Span
+from spacy.tokens import Span
 from spacy.training import Example
 
 from .relations import ASKED, Pair, get_relations, has_relations, set_relations
@@ -53,26 +53,19 @@ def give_pairs(example: Example) -> int:
     # Characters are the same even if the tokens differ; lower-casing leaves them where they are, too.
     same = len(predicted.text) == len(reference.text)
     same = same and predicted.text.lower() == reference.text.lower()
-    asked: dict[Pair, tuple[Any, Any, str]] = {}
+    asked: dict[Pair, tuple[Span, Span, str]] = {}
     lost = 0
     for relation in get_relations(reference):
-        head, tail = (
-            _by_characters(predicted, span) if same else _by_tokens(example, span)
-            for span in (relation.head, relation.tail)
-        )
-        if head is None or tail is None:
+        spans = [relation.head, relation.tail]
+        if same:
+            found = [predicted.char_span(x.start_char, x.end_char, label=x.label_) for x in spans]
+        else:
+            found = [next(iter(example.get_aligned_spans_y2x([x], allow_overlap=True)), None) for x in spans]
+        if None in found:
             lost += 1
         else:
+            head, tail = found
             pair = (head.start_char, head.end_char, tail.start_char, tail.end_char)
             asked.setdefault(pair, (head, tail, ASKED))
     set_relations(predicted, list(asked.values()) if has_relations(reference) else None)
     return lost
-
-
-def _by_characters(doc: Doc, span: Span) -> Span | None:
-    return doc.char_span(span.start_char, span.end_char, label=span.label_, alignment_mode="strict")
-
-
-def _by_tokens(example: Example, span: Span) -> Span | None:
-    found = example.get_aligned_spans_y2x([span], allow_overlap=True)
-    return found[0] if found else None

@@ -51,9 +51,7 @@ def _normalize_region(value: Any, i: int) -> Region:
 
 
 def pack_region(region: Region) -> Any:
-    """RETURNS (Any): A normalized region as it is kept in `Doc.user_data`: texts by `pack_text`, paths by
-    `pack_path`.
-    """
+    """RETURNS (Any): A normalized region as it is kept in `Doc.user_data`."""
     if isinstance(region, str):
         return pack_path(region)
     return {**region, "label": None if region["label"] is None else pack_text(region["label"])}

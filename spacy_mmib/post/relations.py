@@ -98,9 +98,7 @@ def get_relations(doc: Doc) -> list[Relation]:
 
 
 def read_relations(doc: Doc) -> list[Relation]:
-    """RETURNS (List[Relation]): The same for `doc._.relations`: none where they can't be read, which a
-    warning says.
-    """
+    """RETURNS (List[Relation]): The same for `doc._.relations`: none, with a warning, if unreadable."""
     try:
         return get_relations(doc)
     except ValueError as err:  # written past the setter

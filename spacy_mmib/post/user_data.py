@@ -17,6 +17,12 @@ Key: TypeAlias = tuple[str, str, int | None, int | None]
 
 PREFIX = "spacy_mmib."
 
+OLD_KEYS: dict[Key, Key] = {
+    ("._.", PREFIX + name, None, None): ("._.", name, None, None)
+    for name in ("image", "regions", "image_error", "relations")
+}
+"""By key of an attribute of ours, where version 0.1 kept it."""
+
 
 def make_key(name: str) -> Key:
     """RETURNS (Key): Where the value of our attribute `doc._.<name>` is kept. spaCy treats it as a key of an
@@ -25,40 +31,28 @@ def make_key(name: str) -> Key:
     return ("._.", PREFIX + name, None, None)
 
 
-def is_ours(cls: type, name: str) -> bool:
+def is_ours(cls: Any, name: str) -> bool:
     """RETURNS (bool): Whether the attribute `_.<name>` of `Doc` or `Span` is that of this package."""
-    if not cls.has_extension(name):  # type: ignore[attr-defined]
-        return False
-    getter = cls.get_extension(name)[2]  # type: ignore[attr-defined]
+    getter = cls.get_extension(name)[2] if cls.has_extension(name) else None
     return (getattr(getter, "__module__", None) or "").startswith(PREFIX)
 
 
-def _find_old_key(doc: Doc, key: Key) -> Key | None:
-    """RETURNS (Optional[Key]): Where version 0.1 kept it, if it did: under the key of the attribute itself,
-    which counts unless the attribute is another package's.
-    """
-    old = ("._.", key[1].removeprefix(PREFIX), None, None)
-    return old if old in doc.user_data and is_ours(Doc, old[1]) else None
+def _is_old(doc: Doc, old: Key) -> bool:
+    """Version 0.1 kept values under the key of the attribute itself, which may be another package's now."""
+    return old in doc.user_data and is_ours(Doc, old[1])
 
 
 def get_entry(doc: Doc, key: Key) -> Any:
     """RETURNS (Any): What is kept, as it is there; `None` if there is nothing."""
     value = doc.user_data.get(key)
-    if value is None:
-        old = _find_old_key(doc, key)
-        value = None if old is None else doc.user_data[old]
-    return value
+    old = OLD_KEYS.get(key) if value is None else None
+    return doc.user_data[old] if old and _is_old(doc, old) else value
 
 
 def set_entry(doc: Doc, key: Key, value: Any) -> None:
-    """Keep something, in place of what was there.
-
-    doc (Doc): The post.
-    key (Key): See `make_key`.
-    value (Any): Plain values; `None` for nothing.
-    """
-    old = _find_old_key(doc, key)
-    if old is not None:
+    """Keep plain values in place of what was there; `None` for nothing."""
+    old = OLD_KEYS.get(key)
+    if old and _is_old(doc, old):
         del doc.user_data[old]
     if value is None:
         doc.user_data.pop(key, None)
@@ -78,11 +72,8 @@ def set_line(doc: Doc, key: Key, text: str | None) -> None:
 
 
 def get_rows(doc: Doc, key: Key, name: str | None = None) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Go through a table of rows by component: {name: [row, ...]}.
+    """Go through a table of rows by component, {name: [row, ...]}, or through those of one component.
 
-    doc (Doc): The post.
-    key (Key): Of the table.
-    name (Optional[str]): Those of this component only.
     YIELDS (Tuple[str, Sequence]): The name of a component, and a row. What has another form is passed over.
     """
     table = doc.user_data.get(key)
@@ -95,10 +86,9 @@ def get_rows(doc: Doc, key: Key, name: str | None = None) -> Iterator[tuple[str,
 
 def set_rows(doc: Doc, key: Key, name: str, rows: list[list[Any]]) -> None:
     """Keep the rows of a component, in place of its earlier ones and behind those of others."""
-    table: dict[str, list[Any]] = {}
-    for other, row in get_rows(doc, key):
-        if other != name:
-            table.setdefault(other, []).append(row)
+    before = doc.user_data.get(key)
+    table = dict(before) if isinstance(before, dict) else {}
+    table.pop(name, None)
     if rows:
         table[name] = rows
     set_entry(doc, key, table or None)

@@ -29,6 +29,9 @@ UMGF_TYPES = ("person", "organization", "location", "miscellaneous")
 HVPNET_SPLITS = {"train": ("train",), "dev": ("val", "dev", "valid"), "test": ("test",)}
 """Names of the splits in HVPNeT's folders and dictionaries."""
 
+SPLITS = {f"{name}_dict.pth": split for split, names in HVPNET_SPLITS.items() for name in names}
+"""By the end of a dictionary's name."""
+
 MNRE_KEY = ("spacy_mmib", "mnre", None, None)
 """Where docs converted from MNRE have the rows and the split they come from."""
 
@@ -36,12 +39,9 @@ LEAKING_MNRE_NOTE = (
     "crops from HVPNeT's dictionaries of MNRE, which LEAK THE LABEL: the number of crops of a row is a "
     "function of its gold relation"
 )
-"""The note of the regions, and what is logged when the crops are used."""
 
 AttachCrops: TypeAlias = Callable[[Doc, str, int], int]
-"""Attaches the crops of a row: the doc, the split and the row in it, from 0. Returns how many names are
-left out because they lead out of the folder of crops.
-"""
+"""From a doc, its split and its row there to the number of names left out, as they lead out of the folder."""
 
 
 class LayoutError(ValueError):
@@ -70,9 +70,7 @@ class Crops(RegionGetter):
         self._said: set[str] = set()
 
     def __call__(self, docs: Sequence[Doc], pictures: Pictures) -> list[list[Region]]:
-        """RETURNS (List[List[Region]]): Paths of the crops that are there. Others are left out, which is
-        said once.
-        """
+        """RETURNS (List[List[Region]]): Paths of the crops that are there; a warning says if some aren't."""
         if not self.root.is_dir():
             raise OSError(f"The folder of crops {str(self.root)!r} is not there (root).")
         return [self._keep_existing(self._list(doc)) for doc in docs]
@@ -109,7 +107,7 @@ class Crops(RegionGetter):
             files += inside
         found: dict[str, tuple[Path, dict[Any, Any]]] = {}
         for path in files:
-            split = get_split(path.name)
+            split = next((SPLITS[end] for end in SPLITS if path.name.endswith(end)), None)
             if split is None:
                 raise LayoutError(
                     f"{path}: the name tells no split. HVPNeT's are <name>_<split>_dict.pth, with a split of "
@@ -249,16 +247,15 @@ def leaking_mnre_crops(
     """Take the objects of MNRE's pictures from the dictionaries that HVPNeT published, for a converter.
 
     In them a row with the relation "None" has 2 crops (rarely 1), a related one up to 4, in the test split
-    too. A model that sees them sees the answer, and its scores can't be compared with others. This is said in
-    one line of the log here, and is the note of the regions of each doc. Crops are attached whether or not
-    their files exist: what is stated can be audited without them, and spacy-mmib.Corpus.v1 leaves out and
-    counts missing ones.
+    too: a model that sees them sees the answer. This is logged, and is the note of the regions of each doc.
+    Crops are attached whether or not their files exist: what is stated can be audited without them, and
+    spacy-mmib.Corpus.v1 leaves out and counts missing ones.
 
     dictionaries (Dict[str, Dict[int, List[str]]]): For each split, the file names of crops by row, from 0.
     folders (Dict[str, Path]): For each split the folder of its crops. No name may lead out of it.
     root (Path): The image root: the paths on the docs are relative to it.
     max_crops (int): So many of each row, from the first; 0: all. HVPNeT takes 3.
-    RETURNS (AttachCrops): Attaches the crops of a row to a doc, with the note.
+    RETURNS (AttachCrops): Attaches the crops of a row to a doc.
     RAISES (LayoutError): A dictionary is not by row.
     """
     for split, dictionary in dictionaries.items():
@@ -293,16 +290,9 @@ def hvpnet_crops_folder(root: Path, split: str) -> Path:
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def get_split(file_name: str) -> str | None:
-    """RETURNS (Optional[str]): The split that a dictionary is of, by its name: `<anything>_val_dict.pth`."""
-    endings = {f"{name}_dict.pth": split for split, names in HVPNET_SPLITS.items() for name in names}
-    return next((split for ending, split in endings.items() if file_name.endswith(ending)), None)
-
-
 def load_dictionary(path: Path) -> dict[Any, Any]:
-    """Load one of HVPNeT's dictionaries without running code in it.
+    """Load one of HVPNeT's dictionaries (`.pth`) without running code in it.
 
-    path (Path): The `.pth` file.
     RETURNS (Dict[str, List[str]]): Names of crops.
     RAISES (LayoutError): It is something else.
     """

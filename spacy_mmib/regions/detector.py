@@ -1,9 +1,26 @@
 """Objects of fixed classes, found by a detection network of torchvision."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy
+from spacy.tokens import Doc
+
+from ..post.regions import Region
 from ..util import warn
-from .base import DetectingGetter, region_getters
+from .base import region_getters
+from .detecting import DetectingGetter, choose_regions, group, tame
+
+if TYPE_CHECKING:
+    import PIL.Image
+    import torch
+
+
+class Detector(NamedTuple):
+    """A network, the names of its classes, and the numbers of those that are looked for."""
+
+    network: Any
+    classes: list[str]
+    wanted: "torch.Tensor"
 
 
 @region_getters("spacy-mmib.detector.v1")
@@ -44,25 +61,61 @@ class DetectorRegions(DetectingGetter):
         self.num_classes = num_classes
         self.labels = None if labels is None else sorted(set(labels))
 
-    def _load(self) -> Any:
-        from .torchvision_detector import TorchvisionDetector
+    def _load(self) -> Detector:
+        import torch
 
+        from .vision import load_network
+
+        device = self._check_device()
         if self.weights is None:
             warn(
                 f"the object detector ({self.arch}) has random weights, so its boxes mean nothing. Set "
                 "'weights' to \"DEFAULT\" or to a local state dict."
             )
-        return TorchvisionDetector(
-            self.arch,
-            self.weights,
-            num_classes=self.num_classes,
-            labels=self.labels,
-            device=self._get_device(),
-            batch_size=self.batch_size,
-        )
+        network, classes = load_network(self.arch, self.weights, self.num_classes)
+        named = {i: name for i, name in enumerate(classes) if name not in ("__background__", "N/A")}
+        unknown = [label for label in self.labels or () if label not in named.values()]
+        if unknown:
+            raise ValueError(
+                f"{self.arch} with these weights knows no class {unknown[0]!r} ('labels'). It knows: "
+                f"{', '.join(named.values())}."
+            )
+        wanted = [i for i, name in named.items() if self.labels is None or name in self.labels]
+        network.eval().requires_grad_(False).to(device)
+        return Detector(network, classes, torch.tensor(wanted))
 
     def _identify(self) -> str:
-        from .torchvision_detector import identify_weights
+        from .vision import identify_weights
 
         weights = identify_weights(self.arch, self.weights)
         return f"detector {self.arch} {weights} num_classes={self.num_classes} labels={self.labels}"
+
+    def _find(self, docs: list[Doc], pictures: "list[PIL.Image.Image]") -> list[list[Region]]:
+        import torch
+
+        network, classes, all_wanted = self.loaded
+        device = next(network.parameters()).device
+        threshold = self.threshold or 0.0
+        for module in (network, getattr(network, "roi_heads", network)):
+            if hasattr(module, "score_thresh"):  # below it the network drops boxes by itself
+                module.score_thresh = min(module.score_thresh, threshold)
+        found: list[list[Region]] = [[] for _ in pictures]
+        for batch in group(range(len(pictures)), lambda i: pictures[i].size, self.batch_size):
+            tamed = [tame(pictures[i]) for i in batch]
+            # A copy, since Pillow's own is read-only.
+            pixels = [torch.from_numpy(numpy.array(picture)).to(device) for picture, _ in tamed]
+            with torch.inference_mode():
+                outputs = network([one.permute(2, 0, 1).float() / 255 for one in pixels])
+            for i, (_, scale), output in zip(batch, tamed, outputs):
+                boxes, scores, numbers = (output[key].cpu() for key in ("boxes", "scores", "labels"))
+                wanted = torch.isin(numbers, all_wanted)
+                found[i] = choose_regions(
+                    boxes[wanted] * torch.tensor([*scale, *scale]),
+                    scores[wanted],
+                    [classes[j] for j in numbers[wanted].tolist()],
+                    size=pictures[i].size,
+                    threshold=threshold,
+                    nms=self.nms,
+                    most=self.max_regions,
+                )
+        return found

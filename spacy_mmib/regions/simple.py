@@ -48,9 +48,7 @@ class GridRegions(RegionGetter):
         self.k = k
 
     def __call__(self, docs: Sequence[Doc], pictures: Pictures) -> list[list[Region]]:
-        """RETURNS (List[List[Region]]): A box a part. Parts of pictures with fewer than k pixels a side
-        overlap.
-        """
+        """RETURNS (List[List[Region]]): A box a part; they overlap where a side has fewer than k pixels."""
         return [self._cut(*picture.size) if picture else [] for picture in pictures]
 
     def _cut(self, width: int, height: int) -> list[Region]:

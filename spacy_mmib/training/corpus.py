@@ -52,8 +52,8 @@ LOST_QUESTIONS = (
 )
 
 _SAID: set[tuple[str, str, str]] = set()
-"""What this process has said of which corpus: commands build the same reader more than once, and read it
-again at each evaluation. (Python's own record of warnings is emptied whenever a filter changes.)
+"""What this process has said of which corpus: commands build the same reader more than once, and Python's own
+record of warnings is emptied whenever a filter changes.
 """
 
 
@@ -123,7 +123,6 @@ class MultimodalCorpus(Corpus):
     def __call__(self, nlp: "Language") -> Iterator[Example]:
         """Read the posts.
 
-        nlp (Language): The pipeline they are read for.
         YIELDS (Example): The posts.
         RAISES (ValueError): The path can't be read; the message says why and what to do.
         """
@@ -152,10 +151,8 @@ class MultimodalCorpus(Corpus):
             )
 
     def read_docbin(self, vocab: Vocab, locs: Iterable[str | Path]) -> Iterator[Doc]:
-        """Read the reference docs, with absolute paths of pictures, and sum up at the end.
+        """Read the reference docs of `.spacy` files, with absolute paths of pictures, and sum up at the end.
 
-        vocab (Vocab): The vocabulary.
-        locs (Iterable[Union[str, Path]]): The `.spacy` files.
         YIELDS (Doc): The reference docs.
         """
         counts = PictureCounts()
@@ -178,9 +175,7 @@ class MultimodalCorpus(Corpus):
             yield doc
         self.counts = counts
         self.notes = dict(notes)
-        self._sum_up(counts)
-        for note, number in notes.items():
-            self._warn(f"{number} of {counts.posts} posts have regions with a note: {note}")
+        self._sum_up(counts, notes)
         if unreadable:
             self._warn(
                 f"{len(unreadable)} posts have relations that can't be read, and count as not annotated for "
@@ -194,7 +189,9 @@ class MultimodalCorpus(Corpus):
         for number, reference in enumerate(reference_docs, 1):
             for part in self._get_parts(reference):
                 if len(part) and self._fits(nlp, part, number):
-                    yield _with_picture(self._make_example(nlp, part, self.gold_preproc), part)
+                    example = self._make_example(nlp, part, self.gold_preproc)
+                    _add_picture(example, part)
+                    yield example
 
     make_examples_gold_preproc = make_examples
 
@@ -231,8 +228,9 @@ class MultimodalCorpus(Corpus):
         def augment(nlp: "Language", example: Example) -> Iterator[Example]:
             for augmented in augmenter(nlp, example):
                 # An augmenter that takes the picture off on purpose leaves it on the reference.
-                if not _has_picture(augmented.reference) and not _has_picture(augmented.predicted):
-                    augmented = _with_picture(augmented, example.reference)
+                sides = (augmented.reference, augmented.predicted)
+                if all(get_entry(doc, key) is None for doc in sides for key in PICTURE_KEYS):
+                    _add_picture(augmented, example.reference)
                 if not _keep_relations(example.reference, augmented.reference):
                     self._lost[LOST_POSTS] += 1
                 yield augmented
@@ -245,7 +243,7 @@ class MultimodalCorpus(Corpus):
             self._folders[root] = PictureFolder(root, self.check_images)
         return self._folders[root]
 
-    def _sum_up(self, counts: PictureCounts) -> None:
+    def _sum_up(self, counts: PictureCounts, notes: Counter[str]) -> None:
         line = counts.summary()
         if self._is_new(line):
             logger.info(f"{self.path.name}: {line}")
@@ -259,6 +257,8 @@ class MultimodalCorpus(Corpus):
                 f"The first: {counts.example}. Paths of pictures are looked up in the image root, which is "
                 f"{root}; set image_root if they are elsewhere"
             )
+        for note, number in notes.items():
+            self._warn(f"{number} of {counts.posts} posts have regions with a note: {note}")
 
     def _warn(self, line: str, about: str | None = None) -> None:
         if self._is_new(about or line):
@@ -289,10 +289,8 @@ def _check_path(path: Path) -> None:
 
 
 def read_docs(loc: Path, vocab: Vocab) -> Iterator[Doc]:
-    """Read the docs of a file, which may be damaged or made by a stranger.
+    """Read the docs of a `.spacy` file with user data, which may be damaged or made by a stranger.
 
-    loc (Path): A `.spacy` file with user data.
-    vocab (Vocab): The vocabulary.
     YIELDS (Doc): The docs.
     RAISES (ValueError): The file can't be read, or not to its end; the message says so, with its name.
     """
@@ -329,10 +327,7 @@ def read_docs(loc: Path, vocab: Vocab) -> Iterator[Doc]:
 
 
 def _check_strings(docbin: DocBin, vocab: Vocab) -> None:
-    """Tokens hold numbers for their strings, which spaCy looks up only when somebody asks.
-
-    RAISES (KeyError): A string isn't there.
-    """
+    """RAISES (KeyError): A string isn't there: tokens hold numbers, which spaCy looks up when asked."""
     for column, attribute in enumerate(docbin.attrs):
         if attribute in (ORTH, NORM, LEMMA, TAG, DEP, ENT_TYPE, ENT_ID, ENT_KB_ID, POS):
             values = [numpy.unique(tokens[:, column]) for tokens in docbin.tokens]
@@ -341,9 +336,7 @@ def _check_strings(docbin: DocBin, vocab: Vocab) -> None:
 
 
 def _check_doc(doc: Doc) -> None:
-    """RAISES (Exception): What the doc has beside its tokens is of another type than spaCy takes it for, or a
-    label is not there.
-    """
+    """RAISES (Exception): What the doc has beside its tokens is of another type, or a label isn't there."""
     if not isinstance(doc.cats, dict):
         raise TypeError(f"cats are {type(doc.cats).__name__}")
     if doc.spans:
@@ -353,15 +346,12 @@ def _check_doc(doc: Doc) -> None:
             _ = span.label_, span.kb_id_, span.id_
 
 
-def _with_picture(example: Example, reference: Doc) -> Example:
+def _add_picture(example: Example, source: Doc) -> None:
     for key in PICTURE_KEYS:
-        value = get_entry(reference, key)
+        value = get_entry(source, key)
         if value is not None:
             set_entry(example.predicted, key, value)
-            # The sentences of a post are docs of their own.
-            if get_entry(example.reference, key) is None:
-                set_entry(example.reference, key, value)
-    return example
+            set_entry(example.reference, key, value)
 
 
 def _make_part(sentence: Span) -> Doc:
@@ -397,7 +387,3 @@ def _keep_relations(reference: Doc, augmented: Doc) -> bool:
         return False
     set_entry(augmented, RELATIONS_KEY, list(get_entry(reference, RELATIONS_KEY)))
     return True
-
-
-def _has_picture(doc: Doc) -> bool:
-    return any(get_entry(doc, key) is not None for key in PICTURE_KEYS)

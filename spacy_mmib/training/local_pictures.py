@@ -1,10 +1,10 @@
-"""Tie the pictures of posts to a folder: make their paths absolute, check them, and give up those
-that can't be used. The reader and `spacy mmib predict` do this before a post meets a pipeline.
+"""Tie the pictures of posts to a folder, as the reader and `spacy mmib predict` do before a post meets a
+pipeline.
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -18,8 +18,7 @@ from ..post.extensions import get_regions, get_stored_image, set_image, set_imag
 from ..post.regions import Region
 
 ImageCheck: TypeAlias = Literal["header", "decode", "none"]
-"""How closely pictures are looked at: opened by their header, decoded in full, or only looked
-up."""
+"""How closely pictures are looked at: opened by their header, decoded in full, or only looked up."""
 
 Outcome: TypeAlias = Literal["used", "absent", "missing", "unreadable", "refused"]
 """What became of the picture of a post; "absent": it never had one."""
@@ -27,7 +26,7 @@ Outcome: TypeAlias = Literal["used", "absent", "missing", "unreadable", "refused
 
 @dataclass
 class PictureCounts:
-    """What was found while reading posts; all numbers are posts unless said otherwise.
+    """What was found while reading posts.
 
     posts (int): Posts read.
     with_picture (int): Posts whose picture can be used.
@@ -54,34 +53,27 @@ class PictureCounts:
         """RETURNS (int): Pictures and crops that were attached but not used."""
         return self.missing + self.unreadable + self.refused + self.dropped_crops
 
-    def add(
-        self, outcome: Outcome, dropped_crops: int, reason: str | None, kinds: Iterable[str] = ()
-    ) -> None:
-        """Count a post: what became of its picture, how many of its crops were left out, why the first of
-        what wasn't used was not, and the kind of each reason.
-        """
+    def add(self, outcome: Outcome, errors: Sequence[ImageError]) -> None:
+        """Count a post: what became of its picture, and why that, or its crops, can't be used."""
         self.posts += 1
-        self.with_picture += outcome == "used"
-        self.missing += outcome == "missing"
-        self.unreadable += outcome == "unreadable"
-        self.refused += outcome == "refused"
-        self.dropped_crops += dropped_crops
-        for kind in kinds:
-            self.reasons[kind] = self.reasons.get(kind, 0) + 1
-        self.example = self.example or reason
+        if outcome == "used":
+            self.with_picture += 1
+        elif outcome != "absent":
+            setattr(self, outcome, getattr(self, outcome) + 1)
+        if outcome in ("used", "absent"):
+            self.dropped_crops += len(errors)
+        for error in errors:
+            self.reasons[error.kind] = self.reasons.get(error.kind, 0) + 1
+            self.example = self.example or str(error)
 
     def summary(self) -> str:
         """RETURNS (str): One line for people."""
-        parts = [
-            f"{self.posts} posts",
-            f"{self.with_picture} with a picture",
-            f"{self.missing} files missing",
-            f"{self.unreadable} unreadable",
-            f"{self.refused} outside the image root",
-        ]
+        line = (
+            f"{self.posts} posts, {self.with_picture} with a picture, {self.missing} files missing, "
+            f"{self.unreadable} unreadable, {self.refused} outside the image root"
+        )
         if self.dropped_crops:
-            parts.append(f"{self.dropped_crops} crops of objects left out")
-        line = ", ".join(parts)
+            line += f", {self.dropped_crops} crops of objects left out"
         # Where only files are missing or outside, that has been said.
         if self.unreadable or self.dropped_crops:
             line += f" ({describe_kinds(self.reasons)})"
@@ -93,8 +85,6 @@ class PictureFolder:
     whoever opens one later finds out whether it still leads to a file inside.
 
     root (Union[str, Path]): The folder relative paths start from, and that no path may leave.
-    check (ImageCheck): "header" opens every picture without decoding it, "decode" reads it in full,
-        "none" only asks whether the file is there.
     RAISES (ValueError): Another value of `check`.
     """
 
@@ -108,64 +98,54 @@ class PictureFolder:
         self._good: set[str] = set()
 
     def localize(self, doc: Doc, counts: PictureCounts | None = None) -> Outcome:
-        """Make the paths on a post absolute. A picture that can't be used is taken off together
-        with its objects, and `doc._.image_error` says why; a crop that can't be used is taken off
-        alone.
+        """Make the paths on a post absolute. A picture that can't be used is taken off together with its
+        objects, a crop alone, and `doc._.image_error` says why.
 
         doc (Doc): The post, changed in place.
         counts (Optional[PictureCounts]): Where the post is counted.
         RETURNS (Outcome): What became of the picture.
         """
         outcome: Outcome = "absent"
-        reason: str | None = None
-        kinds: list[str] = []
-        dropped = 0
         try:
             stored = get_stored_image(doc)
             if stored is not None:
                 set_image(doc, self._localize_value(stored), keep_regions=True)
                 outcome = "used"
         except (TypeError, ValueError) as err:  # not an ImageError: written past the setter
-            reason = str(err)
-            kinds = [err.kind if isinstance(err, ImageError) else "not_a_picture"]
             outcome = "unreadable"
             if isinstance(err, OutsideRootError):
                 outcome = "refused"
             elif isinstance(err, MissingFileError):
                 outcome = "missing"
+            errors = [err if isinstance(err, ImageError) else ImageError(str(err), kind="not_a_picture")]
             set_image(doc, None)
             set_regions(doc, None)
-            set_image_error(doc, reason)
+            set_image_error(doc, str(err))
         else:
-            reason, kinds = self._localize_regions(doc)
-            dropped = len(kinds)
-            if reason is not None:
-                set_image_error(doc, f"some of its objects are left out, the first because: {reason}")
+            errors = self._localize_regions(doc)
+            if errors:
+                set_image_error(doc, f"some of its objects are left out, the first because: {errors[0]}")
         if counts is not None:
-            counts.add(outcome, dropped, reason, kinds)
+            counts.add(outcome, errors)
         return outcome
 
-    def _localize_regions(self, doc: Doc) -> tuple[str | None, list[str]]:
-        """RETURNS (Tuple[Optional[str], List[str]]): Why the first of those left out is, and the kind of
-        reason of each.
-        """
-        kept: list[Region] = []
-        reason: str | None = None
-        kinds: list[str] = []
+    def _localize_regions(self, doc: Doc) -> list[ImageError]:
+        """RETURNS (List[ImageError]): Why regions are left out, for each that is."""
         try:
             regions = get_regions(doc)
         except TypeError as err:  # written past the setter, by hand or by a foreign program
             set_regions(doc, None)
-            return str(err), ["box"]
+            return [ImageError(str(err), kind="box")]
+        kept: list[Region] = []
+        errors: list[ImageError] = []
         for region in regions:
             try:
                 kept.append(self._localize_value(region) if isinstance(region, str) else region)
             except ImageError as err:
-                reason = reason or str(err)
-                kinds.append(err.kind)
+                errors.append(err)
         if regions:
             set_regions(doc, kept)
-        return reason, kinds
+        return errors
 
     def _localize_value(self, value: Any) -> Any:
         if isinstance(value, str):

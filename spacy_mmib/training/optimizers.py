@@ -38,7 +38,6 @@ def make_adam_v1(
         grad_clip=grad_clip,
         L2_is_weight_decay=L2_is_weight_decay,
         use_averages=use_averages,
-        use_radam=False,
     )
 
 
@@ -46,9 +45,7 @@ class TorchAdam(Optimizer):
     """See `make_adam_v1`."""
 
     def __call__(self, key: Any, weights: Any, gradient: Any, *, lr_scale: float = 1.0) -> tuple[Any, Any]:
-        """RETURNS (Tuple[FloatsXd, FloatsXd]): The weights, updated in place, and the gradient set to
-        zero.
-        """
+        """RETURNS (Tuple[FloatsXd, FloatsXd]): The weights, updated in place, and the gradient set to 0."""
         if not (_fits(weights) and _fits(gradient)) or self.averages is not None:
             return super().__call__(key, weights, gradient, lr_scale=lr_scale)
         import torch

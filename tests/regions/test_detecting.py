@@ -74,8 +74,8 @@ def test_pickled_without_the_network(make_getter):
     docs, pictures = [make_doc()], [draw_picture(60, 40)]
     expected = getter(docs, pictures)
     for other in (pickle.loads(pickle.dumps(getter)), copy.deepcopy(getter)):
-        assert other._detector is None
+        assert other._loaded is None
         assert other(docs, pictures) == expected
         assert other.get_identity() == getter.get_identity()
     assert len(pickle.dumps(getter)) < 2000
-    assert getter._detector is not None
+    assert getter._loaded is not None

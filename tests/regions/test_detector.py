@@ -15,7 +15,8 @@ from tiny_detectors import draw_picture, save_torchvision_detector
 
 import spacy_mmib.post.extensions  # noqa: F401
 from spacy_mmib.post.regions import clip_box
-from spacy_mmib.regions.torchvision_detector import TorchvisionDetector, count_classes
+from spacy_mmib.regions.detector import DetectorRegions
+from spacy_mmib.regions.vision import count_classes
 from spacy_mmib.util import MMIBWarning
 
 VOCAB = Vocab()
@@ -34,12 +35,12 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def faster(weights):
-    return TorchvisionDetector(FASTER, weights[FASTER], batch_size=3)
+    return DetectorRegions(FASTER, weights[FASTER], batch_size=3)
 
 
 @pytest.fixture(scope="module")
 def ssd(weights):
-    return TorchvisionDetector(SSD, weights[SSD], batch_size=3)
+    return DetectorRegions(SSD, weights[SSD], batch_size=3)
 
 
 @pytest.fixture(params=["faster", "ssd"])
@@ -50,6 +51,11 @@ def detector(request):
 def make_getter(arch=SSD, **settings):
     config = {"@region_getters": "spacy-mmib.detector.v1", "arch": arch, **settings}
     return registry.resolve({"getter": config})["getter"]
+
+
+def detect(getter, pictures, threshold=0.5, nms=0.5, most=None):
+    getter.threshold, getter.nms, getter.max_regions = threshold, nms, most
+    return getter([make_doc() for _ in pictures], pictures)
 
 
 def make_doc() -> Doc:
@@ -69,14 +75,14 @@ def answer(monkeypatch, detector, boxes, labels, scores):
             for _ in pictures
         ]
 
-    monkeypatch.setattr(detector.network, "forward", forward)
+    monkeypatch.setattr(detector.loaded.network, "forward", forward)
 
 
 # --- boxes ------------------------------------------------------------------------------------------
 
 
 def test_boxes_labels_and_order(monkeypatch, weights):
-    detector = TorchvisionDetector(SSD, weights[SSD])
+    detector = DetectorRegions(SSD, weights[SSD])
     boxes = [
         [10.0, 10.0, 30.0, 30.0],
         [10.0, 10.0, 30.0, 29.0],  # nearly the same, another class
@@ -87,19 +93,19 @@ def test_boxes_labels_and_order(monkeypatch, weights):
     ]
     answer(monkeypatch, detector, boxes, [1, 2, 3, 1, 1, 2], [0.7, 0.8, 0.9, 0.99, 0.4, 0.6])
     picture = draw_picture(60, 40)
-    (found,) = detector.detect([picture], threshold=0.5)
+    (found,) = detect(detector, [picture], threshold=0.5)
     assert [(tuple(d["box"]), d["label"]) for d in found] == [
         ((35, 5, 60, 20), "3"),
         ((10, 10, 30, 29), "2"),
         ((12, 20, 22, 38), "2"),
     ]
     assert [d["score"] for d in found] == pytest.approx([0.9, 0.8, 0.6])
-    (found,) = detector.detect([picture], threshold=0.3, nms=None, most=4)
+    (found,) = detect(detector, [picture], threshold=0.3, nms=None, most=4)
     assert [round(d["score"], 1) for d in found] == [0.9, 0.8, 0.7, 0.6]
     # The other boxes don't count at all: neither for the limit nor for suppression.
-    only = TorchvisionDetector(SSD, weights[SSD], labels=["1"])
+    only = DetectorRegions(SSD, weights[SSD], labels=["1"])
     answer(monkeypatch, only, boxes, [1, 2, 3, 1, 1, 2], [0.7, 0.8, 0.9, 0.99, 0.4, 0.6])
-    (found,) = only.detect([picture], threshold=0.3, most=2)
+    (found,) = detect(only, [picture], threshold=0.3, most=2)
     assert [(tuple(d["box"]), d["label"]) for d in found] == [
         ((10, 10, 30, 30), "1"),
         ((1, 1, 5, 5), "1"),
@@ -108,14 +114,14 @@ def test_boxes_labels_and_order(monkeypatch, weights):
 
 def test_the_same_as_torchvision_alone(detector):
     picture = draw_picture(90, 60)
-    found = detector.detect([picture], threshold=0.3, nms=None)[0]
+    found = detect(detector, [picture], threshold=0.3, nms=None)[0]
     network = torchvision.models.get_model(
-        SSD if "SSD" in type(detector.network).__name__ else FASTER,
+        SSD if "SSD" in type(detector.loaded.network).__name__ else FASTER,
         weights=None,
         weights_backbone=None,
         num_classes=4,
     ).eval()
-    network.load_state_dict(detector.network.state_dict())
+    network.load_state_dict(detector.loaded.network.state_dict())
     pixels = torchvision.transforms.functional.to_tensor(picture)
     with torch.no_grad():
         (expected,) = network([pixels])
@@ -128,12 +134,12 @@ def test_the_same_as_torchvision_alone(detector):
 
 def test_low_thresholds_reach_the_network(detector, monkeypatch):
     picture = draw_picture(60, 40)
-    own = getattr(detector.network, "roi_heads", detector.network)
-    expected = detector.detect([picture], threshold=0.2, nms=None)
+    own = getattr(detector.loaded.network, "roi_heads", detector.loaded.network)
+    expected = detect(detector, [picture], threshold=0.2, nms=None)
     monkeypatch.setattr(own, "score_thresh", 0.5)
-    assert detector.detect([picture], threshold=0.2, nms=None) == expected
+    assert detect(detector, [picture], threshold=0.2, nms=None) == expected
     monkeypatch.setattr(own, "score_thresh", 0.5)
-    high = detector.detect([picture], threshold=0.5, nms=None)[0]
+    high = detect(detector, [picture], threshold=0.5, nms=None)[0]
     assert 0 < len(high) < len(expected[0])
 
 
@@ -143,9 +149,9 @@ def test_low_thresholds_reach_the_network(detector, monkeypatch):
 def test_neighbours_in_the_batch_change_nothing(detector):
     sizes = [(60, 40), (30, 80), (61, 40), (60, 40), (90, 60), (25, 25), (120, 80)]
     pictures = [draw_picture(*size, seed=i) for i, size in enumerate(sizes)]
-    together = detector.detect(pictures, threshold=0.1, most=5)
+    together = detect(detector, pictures, threshold=0.1, most=5)
     for picture, found in zip(pictures, together):
-        (alone,) = detector.detect([picture], threshold=0.1, most=5)
+        (alone,) = detect(detector, [picture], threshold=0.1, most=5)
         assert found
         assert [d["label"] for d in found] == [d["label"] for d in alone]
         for a, b in zip(found, alone):
@@ -155,7 +161,7 @@ def test_neighbours_in_the_batch_change_nothing(detector):
 
 
 def test_pictures_of_a_size_go_together(monkeypatch, weights):
-    detector = TorchvisionDetector(FASTER, weights[FASTER], batch_size=4)
+    detector = DetectorRegions(FASTER, weights[FASTER], batch_size=4)
     batches = []
 
     def forward(pictures):
@@ -163,9 +169,9 @@ def test_pictures_of_a_size_go_together(monkeypatch, weights):
         empty = torch.zeros(0)
         return [{"boxes": empty.view(0, 4), "labels": empty.long(), "scores": empty} for _ in pictures]
 
-    monkeypatch.setattr(detector.network, "forward", forward)
+    monkeypatch.setattr(detector.loaded.network, "forward", forward)
     sizes = [(60, 40), (40, 60), (120, 80), (60, 40), (40, 60)] + [(90, 90)] * 5
-    assert detector.detect([draw_picture(*size) for size in sizes]) == [[]] * 10
+    assert detect(detector, [draw_picture(*size) for size in sizes]) == [[]] * 10
     assert sorted(batches) == [
         [(40, 60), (40, 60)],
         [(60, 40), (60, 40)],
@@ -177,10 +183,10 @@ def test_pictures_of_a_size_go_together(monkeypatch, weights):
 
 @pytest.mark.gpu
 def test_the_same_on_a_gpu(detector, weights):
-    arch = SSD if "SSD" in type(detector.network).__name__ else FASTER
-    on_gpu = TorchvisionDetector(arch, weights[arch], device="cuda")
+    arch = SSD if "SSD" in type(detector.loaded.network).__name__ else FASTER
+    on_gpu = DetectorRegions(arch, weights[arch], device="cuda")
     picture = draw_picture(60, 40)
-    (a,), (b,) = (one.detect([picture], threshold=0.1, most=3) for one in (detector, on_gpu))
+    (a,), (b,) = (detect(one, [picture], threshold=0.1, most=3) for one in (detector, on_gpu))
     assert [d["label"] for d in a] == [d["label"] for d in b]
     for c, d in zip(a, b):
         assert c["box"] == pytest.approx(d["box"], abs=0.1)
@@ -196,14 +202,14 @@ def test_odd_pictures(detector):
         make_picture("white", (90, 60)),
         draw_picture(3000, 2100),
     ]
-    for picture, found in zip(odd, detector.detect(odd, threshold=0.0)):
+    for picture, found in zip(odd, detect(detector, odd, threshold=0.0)):
         for detection in found:
             x0, y0, x1, y1 = detection["box"]
             assert 0 <= x0 < x1 <= picture.width
             assert 0 <= y0 < y1 <= picture.height
             clip_box(detection["box"], *picture.size)
     # In the pixels of the picture, not of the smaller one that was looked at.
-    assert max(d["box"][2] for d in detector.detect([odd[-1]], threshold=0.0)[0]) > 2048
+    assert max(d["box"][2] for d in detect(detector, [odd[-1]], threshold=0.0)[0]) > 2048
 
 
 # --- the getter -------------------------------------------------------------------------------------
@@ -232,7 +238,7 @@ def test_the_number_of_classes_is_found_out(arch, classes, tmp_path):
         state = torchvision.models.get_model(
             arch, weights=None, weights_backbone=None, num_classes=classes
         ).state_dict()
-    assert count_classes(arch, state, tmp_path) == classes
+    assert count_classes(arch, state, "x.pth") == classes
 
 
 def test_no_weights_on_this_machine(monkeypatch, tmp_path):
@@ -266,16 +272,16 @@ def test_named_weights_have_named_classes(monkeypatch, tmp_path):
     file = tmp_path / "checkpoints" / entry.url.rsplit("/", 1)[-1]
     save_torchvision_detector(file, SSD, num_classes=91)
     for weights in ("DEFAULT", "COCO_V1", str(file)):
-        detector = TorchvisionDetector(SSD, weights, labels=["dog", "person"])
-        assert detector.wanted.tolist() == [1, 18]
-        assert detector.classes[18] == "dog"
-        found = detector.detect([draw_picture(60, 40)], threshold=0.0)[0]
+        detector = DetectorRegions(SSD, weights, labels=["dog", "person"])
+        assert detector.loaded.wanted.tolist() == [1, 18]
+        assert detector.loaded.classes[18] == "dog"
+        found = detect(detector, [draw_picture(60, 40)], threshold=0.0)[0]
         assert found
         assert {d["label"] for d in found} <= {"dog", "person"}
     with pytest.raises(ValueError, match="for 91 classes, not 4"):
-        TorchvisionDetector(SSD, "DEFAULT", num_classes=4)
+        _ = DetectorRegions(SSD, "DEFAULT", num_classes=4).loaded
     with pytest.raises(ValueError, match="knows no class 'N/A'"):
-        TorchvisionDetector(SSD, "DEFAULT", labels=["N/A"])
+        _ = DetectorRegions(SSD, "DEFAULT", labels=["N/A"]).loaded
 
 
 def test_files_with_other_things_in_them_are_refused(tmp_path):
@@ -289,7 +295,7 @@ def test_files_with_other_things_in_them_are_refused(tmp_path):
     (tmp_path / "empty.pth").write_bytes(b"")
     for name in ("bomb.pth", "list.pth", "numbers.pth", "empty.pth"):
         with pytest.raises(ValueError, match=name) as info:
-            TorchvisionDetector(SSD, str(tmp_path / name))
+            _ = DetectorRegions(SSD, str(tmp_path / name)).loaded
         assert "\n" not in str(info.value)
     assert not (tmp_path / "exploded").exists()
 
@@ -305,17 +311,17 @@ def test_a_published_file_with_other_things_in_it_is_refused(monkeypatch, tmp_pa
     file.parent.mkdir()
     torch.save({"x": Bomb()}, file)
     with pytest.raises(OSError, match="COCO_V1|DEFAULT"):
-        TorchvisionDetector(SSD, "DEFAULT")
+        _ = DetectorRegions(SSD, "DEFAULT").loaded
     assert not (tmp_path / "exploded").exists()
 
 
 def test_weights_that_dont_fit(weights, tmp_path):
     with pytest.raises(ValueError, match=f"don't fit a torchvision '{FASTER}'"):
-        TorchvisionDetector(FASTER, weights[SSD])
+        _ = DetectorRegions(FASTER, weights[SSD]).loaded
     with pytest.raises(ValueError, match=f"don't fit a torchvision '{SSD}'"):
-        TorchvisionDetector(SSD, weights[SSD], num_classes=7)
+        _ = DetectorRegions(SSD, weights[SSD], num_classes=7).loaded
     with pytest.raises(FileNotFoundError, match="neither a file nor one of torchvision's names"):
-        TorchvisionDetector(SSD, "nowhere.pth")
+        _ = DetectorRegions(SSD, "nowhere.pth").loaded
     with pytest.raises(ValueError, match=r"no detection model 'resnet50'. It has: .*retinanet"):
         make_getter("resnet50").get_identity()
 
@@ -356,4 +362,4 @@ def test_identity(weights, tmp_path):
     same = make_getter(weights=weights[SSD], device="cuda", batch_size=2)
     assert same.get_identity() == identities[0]
     assert make_getter(weights="COCO_V1").get_identity() == make_getter().get_identity()
-    assert base._detector is None
+    assert base._loaded is None

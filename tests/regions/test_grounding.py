@@ -17,13 +17,14 @@ from tiny_detectors import draw_picture, save_grounding_dino, save_owl
 
 import spacy_mmib.post.extensions  # noqa: F401
 from spacy_mmib.post.regions import clip_box
-from spacy_mmib.regions import zero_shot_detector
-from spacy_mmib.regions.grounding import FOUR_WORDS, get_noun_chunks
-from spacy_mmib.regions.torchvision_detector import choose_regions, group, tame
-from spacy_mmib.regions.zero_shot_detector import (
+from spacy_mmib.regions import grounding
+from spacy_mmib.regions.detecting import choose_regions, group, tame
+from spacy_mmib.regions.grounding import (
+    FOUR_WORDS,
     THRESHOLDS,
-    GroundingDetector,
+    GroundingRegions,
     find_model_folder,
+    get_noun_chunks,
     identify_model,
 )
 
@@ -54,7 +55,7 @@ def owl1(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["dino", "owl2", "owl1"])
 def detector(request):
-    return GroundingDetector(str(request.getfixturevalue(request.param)), batch_size=3)
+    return GroundingRegions(str(request.getfixturevalue(request.param)), batch_size=3)
 
 
 def make_getter(name, **settings):
@@ -75,6 +76,11 @@ def make_doc() -> Doc:
     )
 
 
+def detect(getter, pictures, queries, threshold=None, nms=0.5, most=None):
+    getter.threshold, getter.nms, getter.max_regions = threshold, nms, most
+    return getter.detect(pictures, queries)
+
+
 def answer(monkeypatch, detector, logits, boxes):
     """The model says this of every picture."""
 
@@ -85,7 +91,7 @@ def answer(monkeypatch, detector, logits, boxes):
             pred_boxes=torch.tensor(boxes).expand(count, -1, -1),
         )
 
-    monkeypatch.setattr(detector.model, "forward", forward)
+    monkeypatch.setattr(detector.loaded.model, "forward", forward)
 
 
 def sigmoid(x):
@@ -96,7 +102,7 @@ def sigmoid(x):
 
 
 def test_dino_boxes_and_phrases(monkeypatch, dino):
-    detector = GroundingDetector(str(dino))
+    detector = GroundingRegions(str(dino))
     # [CLS] person . old man . q-u-x . [SEP]: columns 1; 3, 4; 6, 7, 8
     prompt = detector.make_prompts(["person", "Old man", "qux"])[0]
     assert prompt.spans == ((1, 2), (3, 5), (6, 9))
@@ -117,16 +123,16 @@ def test_dino_boxes_and_phrases(monkeypatch, dino):
     ]
     answer(monkeypatch, detector, logits, boxes)
     queries = [["person", "Old man", "qux"]]
-    found = detector.detect([draw_picture(200, 100)], queries, threshold=0.3, nms=0.5)[0]
+    found = detect(detector, [draw_picture(200, 100)], queries, threshold=0.3, nms=0.5)[0]
     assert [d["label"] for d in found] == ["person", "Old man", "qux"]
     assert [d["score"] for d in found] == pytest.approx([sigmoid(2.0), sigmoid(1.0), sigmoid(0.0)])
     assert found[0]["box"] == pytest.approx((0, 0, 100, 50))
     assert found[1]["box"] == pytest.approx((50, 25, 150, 75))
     assert found[2]["box"] == pytest.approx((170, 40, 200, 60))
     # Without suppression, with a limit, with the threshold of the family (0.25).
-    both = detector.detect([draw_picture(200, 100)], queries, nms=None, most=2)[0]
+    both = detect(detector, [draw_picture(200, 100)], queries, nms=None, most=2)[0]
     assert [round(d["box"][0]) for d in both] == [0, 2]
-    assert THRESHOLDS[detector.family] == 0.25
+    assert THRESHOLDS[detector.loaded.family] == 0.25
 
 
 @pytest.mark.parametrize(
@@ -134,12 +140,12 @@ def test_dino_boxes_and_phrases(monkeypatch, dino):
     [("owl2", (200, 100), 200), ("owl2", (50, 100), 100), ("owl1", (200, 100), None)],
 )
 def test_owl_boxes_and_phrases(monkeypatch, request, name, size, frame):
-    detector = GroundingDetector(str(request.getfixturevalue(name)))
+    detector = GroundingRegions(str(request.getfixturevalue(name)))
     logits = [[-9.0, 1.0, -9.0], [0.5, -9.0, -9.0], [-9.0, -9.0, 3.0], [-9.0, -9.0, -9.0]]
     boxes = [[0.2, 0.2, 0.2, 0.2], [0.3, 0.4, 0.2, 0.1], [0.1, 0.1, 0.2, 0.2], [0.5, 0.5, 1.0, 1.0]]
     answer(monkeypatch, detector, logits, boxes)
     # The third column belongs to another picture of the batch, with more queries.
-    found = detector.detect([draw_picture(*size)], [["cat", "dog"]])[0]
+    found = detect(detector, [draw_picture(*size)], [["cat", "dog"]])[0]
     assert [d["label"] for d in found] == ["dog", "cat"]
     width, height = (frame, frame) if frame else size
     expected = [
@@ -148,12 +154,12 @@ def test_owl_boxes_and_phrases(monkeypatch, request, name, size, frame):
     ]
     assert [d["box"] for d in found] == [pytest.approx(box, rel=1e-4) for box in expected]
     assert [d["score"] for d in found] == pytest.approx([sigmoid(1.0), sigmoid(0.5)])
-    assert THRESHOLDS[detector.family] == 0.1
+    assert THRESHOLDS[detector.loaded.family] == 0.1
 
 
 def test_owlv2_sees_the_picture_in_the_corner_of_a_square(owl2):
-    detector = GroundingDetector(str(owl2))
-    framed = detector.frame(make_picture("red", (40, 30)))
+    detector = GroundingRegions(str(owl2))
+    framed = detector.loaded.frame(make_picture("red", (40, 30)))
     assert framed.size == (40, 40)
     assert framed.getpixel((0, 0)) == (255, 0, 0)
     assert framed.getpixel((39, 29)) == (255, 0, 0)
@@ -198,19 +204,19 @@ def test_best_boxes():
 
 
 def test_long_prompts_are_asked_in_parts(dino):
-    detector = GroundingDetector(str(dino))
+    detector = GroundingRegions(str(dino))
     queries = [f"the old man of {a}-{b}" for a in "abcd" for b in "efg"]
     prompts = detector.make_prompts(queries)
     assert len(prompts) > 1
     assert [query for prompt in prompts for query in prompt.queries] == queries
     for prompt in prompts:
-        assert len(prompt.rows[0]) <= detector.model.config.max_text_len
-        decode = detector.tokenizer.decode
+        assert len(prompt.rows[0]) <= detector.loaded.model.config.max_text_len
+        decode = detector.loaded.tokenizer.decode
         asked = [decode(prompt.rows[0][a:b]).replace(" ", "") for a, b in prompt.spans]
         assert asked == [query.replace(" ", "") for query in prompt.queries]
     # All are asked: the labels of the boxes come from all parts.
-    found = detector.detect([draw_picture(80, 60)], [queries], threshold=0.0, nms=None)[0]
-    assert len(found) > detector.model.config.num_queries
+    found = detect(detector, [draw_picture(80, 60)], [queries], threshold=0.0, nms=None)[0]
+    assert len(found) > detector.loaded.model.config.num_queries
     assert {queries.index(d["label"]) // 6 for d in found} == {0, 1}
     assert {d["label"] for d in found} <= set(queries)
 
@@ -218,22 +224,22 @@ def test_long_prompts_are_asked_in_parts(dino):
 def test_the_prompt_is_what_transformers_own_processor_makes(dino):
     from transformers import GroundingDinoProcessor
 
-    detector = GroundingDetector(str(dino))
-    processor = GroundingDinoProcessor(detector.image_processor, detector.tokenizer)
+    detector = GroundingRegions(str(dino))
+    processor = GroundingDinoProcessor(detector.loaded.image_processor, detector.loaded.tokenizer)
     expected = processor(text="person. organization. a red car.", return_tensors="pt")["input_ids"]
     prompts = detector.make_prompts(["person", "organization", "a red car"])
     assert [list(ids) for ids in prompts[0].rows] == expected.tolist()
 
 
 def test_one_very_long_phrase_is_cut(dino):
-    detector = GroundingDetector(str(dino))
+    detector = GroundingRegions(str(dino))
     prompts = detector.make_prompts(["cat " * 500, "dog"])
     assert [len(prompt.rows[0]) for prompt in prompts] == [32, 4]
 
 
 def test_full_stops_dont_split_a_phrase(dino):
-    detector = GroundingDetector(str(dino))
-    period, question = detector.tokenizer.convert_tokens_to_ids([".", "?"])
+    detector = GroundingRegions(str(dino))
+    period, question = detector.loaded.tokenizer.convert_tokens_to_ids([".", "?"])
     (prompt,) = detector.make_prompts(["u.s. cat?", "...", "dog"])
     assert prompt.queries == ("u.s. cat?", "dog")
     assert prompt.rows[0].count(period) == 2
@@ -242,11 +248,11 @@ def test_full_stops_dont_split_a_phrase(dino):
 
 def test_nothing_to_look_for(detector):
     pictures = [draw_picture(40, 30), draw_picture(40, 30, seed=1)]
-    found = detector.detect(pictures, [[], ["cat"]], threshold=0.0)
+    found = detect(detector, pictures, [[], ["cat"]], threshold=0.0)
     assert found[0] == []
     assert found[1]
-    assert detector.detect(pictures, [[" "], []], threshold=0.0) == [[], []]
-    assert detector.detect([], []) == []
+    assert detect(detector, pictures, [[" "], []], threshold=0.0) == [[], []]
+    assert detect(detector, [], []) == []
 
 
 # --- batches and odd pictures -----------------------------------------------------------------------
@@ -271,12 +277,12 @@ def test_neighbours_in_the_batch_change_nothing(detector):
         [f"cat of {letter}" for letter in "abcdefghijkl"],
         ["the red car"],
     ]
-    together = detector.detect(pictures, queries, threshold=0.0, nms=None)
-    alone = [detector.detect([p], [q], threshold=0.0, nms=None)[0] for p, q in zip(pictures, queries)]
+    together = detect(detector, pictures, queries, threshold=0.0, nms=None)
+    alone = [detect(detector, [p], [q], threshold=0.0, nms=None)[0] for p, q in zip(pictures, queries)]
     assert all(together)
     for a, b in zip(together, alone):
         assert sorted(as_numbers([a])[0]) == sorted(as_numbers([b])[0])
-    backwards = detector.detect(pictures[::-1], queries[::-1], threshold=0.0, nms=None)[::-1]
+    backwards = detect(detector, pictures[::-1], queries[::-1], threshold=0.0, nms=None)[::-1]
     for a, b in zip(together, backwards):
         assert sorted(as_numbers([a])[0]) == sorted(as_numbers([b])[0])
     # Other pictures and other phrases do: the results aren't constant.
@@ -292,12 +298,12 @@ def test_groups_are_of_one_size():
 
 @pytest.mark.gpu
 def test_the_same_on_a_gpu(detector):
-    folder = detector.model.config._name_or_path
-    on_gpu = GroundingDetector(str(folder), device="cuda")
+    folder = detector.loaded.model.config._name_or_path
+    on_gpu = GroundingRegions(str(folder), device="cuda")
     pictures = [draw_picture(60, 40), draw_picture(30, 80, seed=1)]
     queries = [["cat", "dog"], ["person"]]
-    expected = detector.detect(pictures, queries, threshold=0.0, most=3)
-    for a, b in zip(expected, on_gpu.detect(pictures, queries, threshold=0.0, most=3)):
+    expected = detect(detector, pictures, queries, threshold=0.0, most=3)
+    for a, b in zip(expected, detect(on_gpu, pictures, queries, threshold=0.0, most=3)):
         assert [d["label"] for d in a] == [d["label"] for d in b]
         for c, d in zip(a, b):
             assert c["box"] == pytest.approx(d["box"], abs=0.1)
@@ -307,12 +313,12 @@ def test_the_same_on_a_gpu(detector):
 @pytest.mark.parametrize("threshold", [0.0, None])
 def test_odd_pictures(detector, threshold):
     pictures = list(ODD)
-    if detector.is_dino:
+    if detector.loaded.is_dino:
         pictures += [
             draw_picture(5000, 3),
             draw_picture(3, 5000),
         ]  # slow for the others at this size
-    found = detector.detect(pictures, [["cat", "dog"]] * len(pictures), threshold=threshold)
+    found = detect(detector, pictures, [["cat", "dog"]] * len(pictures), threshold=threshold)
     for picture, one in zip(pictures, found):
         for detection in one:
             x0, y0, x1, y1 = detection["box"]
@@ -339,21 +345,21 @@ def test_pictures_are_brought_into_bounds(size):
 
 
 def test_boxes_of_huge_pictures_are_in_their_own_pixels(monkeypatch, dino):
-    detector = GroundingDetector(str(dino))
+    detector = GroundingRegions(str(dino))
     logits = [[-9.0] * 32]
     logits[0][1] = 3.0
     answer(monkeypatch, detector, logits, [[0.5, 0.5, 0.5, 0.5]])
-    (found,) = detector.detect([make_picture("red", (4096, 3000))], [["cat"]])
+    (found,) = detect(detector, [make_picture("red", (4096, 3000))], [["cat"]])
     assert found[0]["box"] == pytest.approx((1024, 750, 3072, 2250), rel=1e-3)
 
 
 def test_nothing_not_finite_comes_out(monkeypatch, dino):
-    detector = GroundingDetector(str(dino))
+    detector = GroundingRegions(str(dino))
     logits = [[2.0] * 32 for _ in range(3)]
     logits[0][1] = float("nan")
     boxes = [[0.5, 0.5, 0.5, 0.5], [float("nan"), 0.5, 0.5, 0.5], [0.5, 0.5, float("inf"), 0.5]]
     answer(monkeypatch, detector, logits, boxes)
-    assert detector.detect([draw_picture(40, 30)], [["cat"]]) == [[]]
+    assert detect(detector, [draw_picture(40, 30)], [["cat"]]) == [[]]
 
 
 # --- the getter -------------------------------------------------------------------------------------
@@ -546,25 +552,25 @@ def test_a_download_that_was_cut_short_goes_on(monkeypatch, dino, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert find_model_folder("some/detector") == folder
     assert "*.safetensors" in fetched
-    assert GroundingDetector("some/detector").family == "grounding-dino"
+    assert GroundingRegions("some/detector").loaded.family == "grounding-dino"
 
 
 def test_folders_that_hold_no_detector(tmp_path, dino):
     with pytest.raises(OSError, match=r"holds no transformers model.*config.json"):
-        GroundingDetector(str(tmp_path))
+        _ = GroundingRegions(str(tmp_path)).loaded
     import shutil
 
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"can't be loaded"):
-        GroundingDetector(str(tmp_path))
+        _ = GroundingRegions(str(tmp_path)).loaded
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match=r"'bert' doesn't look for phrases"):
-        GroundingDetector(str(tmp_path))
+        _ = GroundingRegions(str(tmp_path)).loaded
     shutil.copytree(dino, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="can't be loaded") as info:
-        GroundingDetector(str(tmp_path))
+        _ = GroundingRegions(str(tmp_path)).loaded
     assert "\n" not in str(info.value)
 
 
@@ -579,7 +585,7 @@ def test_weights_of_a_part_are_refused(tmp_path, dino):
     assert len(part) < len(state)
     safetensors.torch.save_file(part, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="2 tensors are missing"):
-        GroundingDetector(str(tmp_path))
+        _ = GroundingRegions(str(tmp_path)).loaded
 
 
 def test_pickled_weights_are_not_unpickled(tmp_path, dino):
@@ -594,20 +600,20 @@ def test_pickled_weights_are_not_unpickled(tmp_path, dino):
 
     torch.save({"weights": Bomb()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="can't be loaded"):
-        GroundingDetector(str(tmp_path))
+        _ = GroundingRegions(str(tmp_path)).loaded
     assert not (tmp_path / "exploded").exists()
 
 
 def test_a_missing_package_is_named(monkeypatch, owl2):
-    loaded = zero_shot_detector._load("x", owl2)
+    grounder = grounding.load_grounder(str(owl2))
 
     class Needy:
         def __call__(self, **kwargs):
             raise ImportError("Owlv2ImageProcessor requires the scipy library\nbut ...")
 
-    monkeypatch.setattr(zero_shot_detector, "_load", lambda *args: (loaded[0], Needy(), loaded[2]))
+    monkeypatch.setattr(grounding, "load_grounder", lambda name: grounder._replace(image_processor=Needy()))
     with pytest.raises(ImportError, match=r"pip install .spacy-mmib\[grounding\]") as info:
-        GroundingDetector(str(owl2))
+        _ = GroundingRegions(str(owl2)).loaded
     assert "\n" not in str(info.value)
 
 
@@ -618,26 +624,21 @@ def test_an_unusable_device_is_named(dino):
 
 def test_loading_draws_nothing_from_others_random_numbers(dino):
     state = torch.get_rng_state()
-    GroundingDetector(str(dino)).detect([draw_picture(40, 30)], [["cat"]])
+    detect(GroundingRegions(str(dino)), [draw_picture(40, 30)], [["cat"]])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_network_is_loaded_once_and_only_for_pictures(monkeypatch, dino):
     built = []
-    original = GroundingDetector.__init__
-
-    def init(self, *args, **kwargs):
-        built.append(kwargs["device"])
-        original(self, *args, **kwargs)
-
-    monkeypatch.setattr(GroundingDetector, "__init__", init)
+    load = grounding.load_grounder
+    monkeypatch.setattr(grounding, "load_grounder", lambda name: built.append(name) or load(name))
     getter = make_getter(dino)
     getter([Doc(EN)], [None])
     assert built == []
     for _ in range(2):
         getter([Doc(EN)], [draw_picture(40, 30)])
-    assert built == ["cpu"]
-    model = getter._detector.model
+    assert built == [str(dino)]
+    model = getter.loaded.model
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -661,7 +662,7 @@ def test_identity(dino, owl2, tmp_path):
     moved = shutil.copytree(dino, tmp_path / "moved")
     assert make_getter(moved).get_identity() == identities[0]
     assert make_getter(dino, device="cuda", batch_size=2).get_identity() == identities[0]
-    assert base._detector is None  # not loaded for it
+    assert base._loaded is None  # not loaded for it
 
 
 LIGHT = """
