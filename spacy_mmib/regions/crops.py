@@ -226,7 +226,7 @@ class LeakingMnreCrops(Crops):
         if not single or split not in tuple(HVPNET_SPLITS):
             raise LayoutError(
                 f"{doc.text[:60]!r} is not one instance of MNRE whose row and split are known: convert the "
-                "data with project/scripts/convert_mnre.py --leaking-crops, which makes a doc of each."
+                "data with python -m project.convert --leaking-crops, which makes a doc of each."
             )
         if split not in self._rows:
             raise LayoutError(
