@@ -17,9 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ImageError, explain
-from .kinds import KINDS
-from .limits import ReadingLimits
+from .errors import KINDS, ImageError, ReadingLimits, explain
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -36,12 +34,11 @@ SPARE = 10
 
 
 class DecoderProcess:
-    """The process, as the one that has started it sees it.
+    """The process, as the one that has started it sees it. It is `usable` when it can be given a picture.
 
     memory (int): Bytes it may take, beyond what it takes by itself; where the system has such a limit for
         address spaces (Linux).
     timeout (float): Seconds after which the parent will have killed it; may be infinite.
-    usable (bool): Whether it can be given another picture.
     RAISES (ImageError): It can't be started.
     """
 
@@ -114,12 +111,11 @@ class DecoderProcess:
             self._process.stdin.flush()
 
     def _receive(self, name: str) -> dict[str, Any]:
-        reply = None
         with suppress(ValueError):
             reply = json.loads(self._process.stdout.readline(100_000))
-        if not isinstance(reply, dict):
-            raise self._make_crash(name)
-        return reply
+            if isinstance(reply, dict):
+                return reply
+        raise self._make_crash(name)
 
     def _make_crash(self, name: str) -> ImageError:
         self.kill()
@@ -136,9 +132,8 @@ def serve() -> None:
     """Decode what comes in, until nothing does any more. Runs in the process."""
     from .reading import decode
 
-    # Libraries print where the answers go.
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # for libraries that print
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     warnings.simplefilter("ignore")
     _limit_memory(int(sys.argv[1]))

@@ -1,6 +1,7 @@
 """`spacy-mmib.picture_reader.v1`: which pictures are read, from where, and by how many threads."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,10 +9,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from spacy.util import registry
 
-from .errors import ImageError, explain, shorten
+from .errors import (
+    BYTES_A_PIXEL,
+    FORMATS,
+    MAX_BYTES,
+    MAX_FRAMES,
+    MAX_PIXELS,
+    ImageError,
+    ReadingLimits,
+    check_number,
+    explain,
+    shorten,
+)
 from .files import URL, open_file, read_bytes
-from .limits import BYTES_A_PIXEL, FORMATS, MAX_BYTES, MAX_FRAMES, MAX_PIXELS, ReadingLimits, check_number
 from .threads import Job, ReadingThreads
+from .values import Pixels
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -34,7 +46,7 @@ class PictureReader:
     max_bytes (int): Size of an image file, in bytes.
     max_pixels (int): Width times height; checked before a picture is decoded.
     max_frames (int): Frames of an animation, or pages. Only the first is read.
-    formats (Sequence[str]): Formats that are opened, of `limits.FORMATS`.
+    formats (Sequence[str]): Formats that are opened, of `errors.FORMATS`.
     timeout (float): Seconds after which a picture that is being read by a thread is given up. 0: never.
     threads (Optional[int]): Threads that read; `None` for as many as there are cores. 0: pictures are read by
         whoever asks for them, without a limit of time.
@@ -70,7 +82,10 @@ class PictureReader:
         max_process_bytes: int = MAX_PROCESS_BYTES,
     ) -> None:
         self.limits = ReadingLimits(max_bytes, max_pixels, max_frames, formats)
-        self.threads = _count_cores() if threads is None else threads
+        self.threads = threads
+        if threads is None:  # the cores that this process may use
+            has_affinity = hasattr(os, "sched_getaffinity")
+            self.threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
         self.prefetch = max(32, 8 * self.threads) if prefetch is None else prefetch
         check_number("timeout", timeout, at_least=0, whole=False)
         check_number("threads", self.threads, at_least=0)
@@ -111,35 +126,36 @@ class PictureReader:
         isolation "process" in another one.
 
         value (ImageValue): What `doc._.image` takes, or a URL if there is a resolver.
-        RETURNS (PIL.Image.Image): Mode RGB, upright; see `reading.read_image`.
-        RAISES (ImageError): It can't be read; the message says why.
+        RETURNS (PIL.Image.Image): See `reading.read_image`, also for what it raises.
         """
         from .reading import BYTES, as_stored, decode
 
         pool = self.pool
-        if self.isolation == "process" and not pool.are_here:
+        if self.isolation == "process" and threading.current_thread() not in pool.readers:
             picture: PIL.Image.Image = pool.submit(partial(self.read, value), needed=True).result()
             return picture
         stored = value if isinstance(value, (str, bytes)) else as_stored(value)
-        if isinstance(stored, str):
-            name = shorten(stored)
-            data = self._read_file(stored, name)
-        elif isinstance(stored, bytes):
-            name, data = BYTES, stored
-        else:
+        if isinstance(stored, Pixels):
             pool.claim(BYTES_A_PIXEL * stored.width * stored.height)
             return stored.to_pil()
+        if isinstance(stored, bytes):
+            name, data = BYTES, stored
+        else:
+            name = shorten(stored)
+            if self.resolver is not None and URL.match(stored):
+                data = self._resolve(stored, name)
+            else:
+                with open_file(stored, self.limits, self.image_root) as file:
+                    data = read_bytes(file, name, self.limits)
         if self.isolation == "process" and data:
             picture = pool.decode_in_process(data, name, self.limits, pool.claim)
             return picture
         return decode(data, name, self.limits, pool.claim)
 
-    def _read_file(self, path: str, name: str) -> bytes:
-        if self.resolver is None or not URL.match(path):
-            with open_file(path, self.limits, self.image_root) as file:
-                return read_bytes(file, name, self.limits)
+    def _resolve(self, url: str, name: str) -> bytes:
+        assert self.resolver is not None
         try:
-            data = self.resolver(path)
+            data = self.resolver(url)
         except ImageError:
             raise
         except Exception as err:
@@ -148,11 +164,6 @@ class PictureReader:
             kind = type(data).__name__
             raise ImageError(f"the resolver gave {kind}, not bytes, for {name}", kind="url")
         return data
-
-
-def _count_cores() -> int:
-    """RETURNS (int): Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 make_picture_reader_v1 = registry.misc("spacy-mmib.picture_reader.v1")(PictureReader)

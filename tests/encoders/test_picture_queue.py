@@ -128,4 +128,4 @@ def test_objects_are_cut_out_or_read_one_at_a_time(region_features, tmp_path):
     assert order == [0, 62, *range(1, 62)]
     numpy.testing.assert_allclose(units[0].boxes, [[5, 10 / 3, 7.5, 20 / 3]] * 61, rtol=1e-6)
     units, _, (problem,) = queue._prepare(b"", normalize_regions(boxes))
-    assert (units, problem.text) == ([], "the bytes of the picture are empty")
+    assert (units, problem.text) == ([], "the file is empty: the bytes of the picture")
