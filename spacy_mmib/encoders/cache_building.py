@@ -10,7 +10,7 @@ from spacy.tokens import Doc
 from spacy.util import minibatch
 
 from ..post.extensions import get_image_error_kinds, get_stored_image
-from .encoder_settings import find_encoder_layers, get_settings
+from .picture_queue import find_encoder_layers, get_settings
 
 if TYPE_CHECKING:
     from spacy.language import Language

@@ -17,7 +17,7 @@ from torch import nn
 from ..regions.zero_shot_detector import find_model_folder
 from ..util import warn
 from .base import VisionBackbone, describe
-from .builders import ImageEncoder, build_encoder
+from .img2vec import ImageEncoder, build_encoder
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -96,7 +96,6 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
     an attention implementation may name a repository that is downloaded and executed.
 
     config (Dict[str, Any]): As `PretrainedConfig.to_dict()` gives it.
-    RETURNS (Dict[str, Any]): "model_type" and what is this model's own.
     RAISES (ValueError): It is of no known vision model.
     """
     from transformers import PretrainedConfig
@@ -115,7 +114,7 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _get_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What transformers builds the model from."""
+    """What transformers builds the model from."""
     from transformers import AutoConfig
 
     pooler = {"add_pooling_layer": False} if config["model_type"] in WITHOUT_POOLER else {}
@@ -176,7 +175,6 @@ def _reading(what: str, name: str) -> Iterator[None]:
 
 
 def _read_preset(folder: Path, name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): See `picture_transform.PictureTransform`."""
     from transformers import AutoImageProcessor
 
     if (folder / PREPROCESSOR).is_file():
@@ -194,7 +192,7 @@ def _read_preset(folder: Path, name: str, config: dict[str, Any]) -> dict[str, A
 
 def to_preset(settings: dict[str, Any]) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): What the settings of an image processor ask for, see
-    `encoders.picture_transform`.
+    `base.PictureTransform`.
     RAISES (ValueError): It can't be expressed.
     """
     size = _as_dict(settings["size"])

@@ -10,7 +10,7 @@ from spacy.util import registry
 from torch import nn
 
 from .base import VisionBackbone, describe, explain_download, read_state_dict
-from .builders import ImageEncoder, build_encoder
+from .img2vec import ImageEncoder, build_encoder
 
 
 class TimmVision(VisionBackbone):
@@ -76,7 +76,7 @@ def load(name: str, weights: str | None, *, image_size: int | None, **settings: 
 
 
 def make_preset(name: str, image_size: int | None) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): How pictures are prepared, see `encoders.picture_transform`. `image_size`
+    """RETURNS (Dict[str, Any]): How pictures are prepared, see `base.PictureTransform`. `image_size`
     overrides both sizes.
     """
     data = _import_timm().data.resolve_data_config(pretrained_cfg=_get_config(name).to_dict())
@@ -105,8 +105,8 @@ def _import_timm() -> Any:
 
 
 def _get_config(name: str) -> Any:
-    """RETURNS (timm.models.PretrainedCfg): What timm knows of a model of its own and its weights. Names of
-    repositories, which it would take too, would make a stored pipeline download something.
+    """What timm knows of a model of its own and its weights. Names of repositories, which it would take too,
+    would make a stored pipeline download something.
     """
     timm = _import_timm()
     arch = name.partition(".")[0]

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..regions.vision import ImageClassification, models
 from .base import VisionBackbone, describe, explain_download, read_state_dict
-from .builders import ImageEncoder, build_encoder
+from .img2vec import ImageEncoder, build_encoder
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 
@@ -79,20 +79,17 @@ class Backbone(VisionBackbone):
 
 @torch.no_grad()
 def _find_feature_map(network: nn.Module, size: int) -> tuple[str, ...]:
-    """RETURNS (Tuple[str, ...]): Name of the layer whose output the network averages to its vectors, found by
-    trying; empty if there is none.
+    """The name of the layer whose output the network averages to its vectors, found by trying; empty if there
+    is none.
     """
     outputs: dict[str, torch.Tensor] = {}
 
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            outputs.pop(name, None)  # the last call counts, in the order of last calls
-            if isinstance(output, torch.Tensor) and output.dim() == 4:
-                outputs[name] = output.clone()
+    def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.pop(name, None)  # the last call counts, in the order of last calls
+        if isinstance(output, torch.Tensor) and output.dim() == 4:
+            outputs[name] = output.clone()
 
-        return hook
-
-    handles = [m.register_forward_hook(keep(name)) for name, m in network.named_modules() if name]
+    handles = [m.register_forward_hook(partial(keep, name)) for name, m in network.named_modules() if name]
     pooled = network(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
     for handle in handles:
         handle.remove()
@@ -136,7 +133,7 @@ def load(arch: str, weights: str | None, *, image_size: int | None, **settings: 
 
 def make_preset(arch: str, weights: str | None, image_size: int | None) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): How pictures are prepared for named weights, without a name as for ImageNet
-    (shorter side to 256, central 224), see `encoders.picture_transform`. `image_size` overrides both sizes.
+    (shorter side to 256, central 224), see `base.PictureTransform`. `image_size` overrides both sizes.
     """
     transform = ImageClassification(crop_size=224)
     if weights is not None:

@@ -66,10 +66,7 @@ class DecoderProcess:
     def decode(
         self, data: bytes, name: str, limits: ReadingLimits, claim: Callable[[int], None]
     ) -> "PIL.Image.Image":
-        """Decode the content of a picture file; see `reading.decode`.
-
-        RAISES (ImageError): It can't be decoded, or the process ended (kind "crashed").
-        """
+        """Do the same as `reading.decode`. Another reason is that the process ended (kind "crashed")."""
         import PIL.Image
 
         self.usable = False

@@ -82,28 +82,28 @@ class PictureReader:
         max_process_bytes: int = MAX_PROCESS_BYTES,
     ) -> None:
         self.limits = ReadingLimits(max_bytes, max_pixels, max_frames, formats)
-        self.threads = threads
         if threads is None:  # the cores that this process may use
             has_affinity = hasattr(os, "sched_getaffinity")
-            self.threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+            threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        self.threads = threads
         self.prefetch = max(32, 8 * self.threads) if prefetch is None else prefetch
+        self.timeout = timeout
+        self.max_decoded_bytes = max_decoded_bytes
+        self.max_process_bytes = max_process_bytes
         check_number("timeout", timeout, at_least=0, whole=False)
-        check_number("threads", self.threads, at_least=0)
-        check_number("prefetch", self.prefetch, at_least=0)
-        check_number("max_decoded_bytes", max_decoded_bytes, at_least=1)
-        check_number("max_process_bytes", max_process_bytes, at_least=1)
+        for name in ("threads", "prefetch"):
+            check_number(name, getattr(self, name), at_least=0)
+        for name in ("max_decoded_bytes", "max_process_bytes"):
+            check_number(name, getattr(self, name), at_least=1)
         if isolation not in ("thread", "process"):
             raise ValueError(f"isolation is {isolation!r}; it is 'thread' or 'process'.")
         if isolation == "process" and threads == 0:
             raise ValueError("isolation is 'process' and threads is 0; a process needs a thread.")
         if resolver is not None and not callable(resolver):
             raise ValueError(f"resolver is {resolver!r}; it is a function from a URL to bytes.")
-        self.timeout = timeout
         self.image_root = Path(image_root) if image_root not in (None, "") else None
         self.resolver = resolver
-        self.max_decoded_bytes = max_decoded_bytes
         self.isolation = isolation
-        self.max_process_bytes = max_process_bytes
         self.__setstate__({})
 
     def __getstate__(self) -> dict[str, Any]:

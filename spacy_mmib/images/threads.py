@@ -38,22 +38,16 @@ class Postponed(Exception):
 
 
 class Job(Future[Any]):
-    """Something that threads were asked to do; see `ReadingThreads.submit`.
-
-    needed (bool): Somebody waits for it: it is done even if there is no room for its pixels.
-    deadline (float): When it is given up.
-    claimed (int): Bytes of the pixels that it is making.
-    process (Optional[DecoderProcess]): What decodes for it.
-    """
+    """Something that threads were asked to do; see `ReadingThreads.submit`."""
 
     def __init__(self, threads: "ReadingThreads", call: Callable[[], Any], needed: bool) -> None:
         super().__init__()
         self._threads = threads
         self.call: Callable[[], Any] | None = call  # has pictures, perhaps: until it is answered
-        self.needed = needed
-        self.deadline = float("inf")
-        self.claimed = 0
-        self.process: DecoderProcess | None = None
+        self.needed = needed  # somebody waits for it: it is done even if there is no room for its pixels
+        self.deadline = float("inf")  # when it is given up
+        self.claimed = 0  # bytes of the pixels that it is making
+        self.process: DecoderProcess | None = None  # what decodes for it
 
     def result(self, timeout: float | None = None, *, needed: bool = True) -> Any:
         """Wait for what the function returned. Whatever it raised is raised.
@@ -186,7 +180,7 @@ class ReadingThreads:
         del job
 
     def _give_up(self) -> float:
-        """RETURNS (float): Seconds until there may be more to give up."""
+        """Give up what takes too long, and say in how many seconds there may be more of it."""
         now = time.monotonic()
         left = LOOK_EVERY
         with self._changed:

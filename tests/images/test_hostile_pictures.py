@@ -24,7 +24,7 @@ from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.encoders.encoder_settings import get_settings, read_ahead
+from spacy_mmib.encoders.picture_queue import get_settings, read_ahead
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError
 from spacy_mmib.regions.base import RegionGetter, region_getters
