@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ..images.errors import explain
 from ..regions.vision import ImageClassification, InterpolationMode, roi_align
 
 # Beyond this ratio of sides, what the central crop would discard anyway is cut off before resizing: a
@@ -202,11 +203,6 @@ class VisionBackbone(nn.Module):
         return torch.cat((whole, parts.flatten(2).transpose(1, 2)), dim=1)
 
 
-def describe(err: Exception) -> str:
-    """RETURNS (str): An error in one line."""
-    return " ".join(f"{type(err).__name__}: {err}".split())[:300]
-
-
 def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
     """Read a state dict that safetensors or `torch.save` wrote. Nothing but tensors is unpickled.
 
@@ -228,7 +224,7 @@ def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:
         raise ValueError(
-            f"{path} can't be read as a state dict ({describe(err)}). Save one with "
+            f"{path} can't be read as a state dict ({explain(err)}). Save one with "
             "torch.save(model.state_dict(), path); files with anything else pickled in them are refused."
         ) from err
     if not isinstance(state, dict):
@@ -239,6 +235,6 @@ def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
 def explain_download(what: str, err: Exception, file: str) -> str:
     """RETURNS (str): Why there are no weights, and which file to put where."""
     return (
-        f"The weights {what} are neither on this machine nor could they be downloaded ({describe(err)}). Put "
+        f"The weights {what} are neither on this machine nor could they be downloaded ({explain(err)}). Put "
         f"the file {file} anywhere and set 'weights' to its path, or to null to start from random weights."
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spacy.tokens import Doc
 from spacy.util import minibatch
 
+from ..images.errors import describe_kinds
 from ..post.extensions import get_image_error_kinds, get_stored_image
 from .picture_queue import find_encoder_layers, get_settings
 
@@ -34,8 +35,7 @@ class BuildResult:
 
     def explain(self) -> str:
         """RETURNS (str): The reasons, in brackets."""
-        why = ", ".join(f"{kind}: {n}" for kind, n in sorted(self.reasons.items()))
-        return f" ({why})" if why else ""
+        return f" ({describe_kinds(self.reasons)})" if self.reasons else ""
 
 
 def build_cache(

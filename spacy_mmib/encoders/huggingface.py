@@ -14,9 +14,10 @@ import torch
 from spacy.util import registry
 from torch import nn
 
+from ..images.errors import explain
 from ..regions.zero_shot_detector import find_model_folder
 from ..util import warn
-from .base import VisionBackbone, describe
+from .base import VisionBackbone
 from .img2vec import ImageEncoder, build_encoder
 
 CONFIG = "config.json"
@@ -168,7 +169,7 @@ def _reading(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as err:
-        reason = " ".join(str(err).split())[:500] if isinstance(err, ValueError) else describe(err)
+        reason = " ".join(str(err).split())[:500] if isinstance(err, ValueError) else explain(err)
         if "trust_remote_code" in reason:
             reason = "it needs Python code that comes with the model, which is never run here"
         raise ValueError(f"The {what} of the model {name!r} can't be used: {reason}") from None

@@ -9,7 +9,8 @@ import torch
 from spacy.util import registry
 from torch import nn
 
-from .base import VisionBackbone, describe, explain_download, read_state_dict
+from ..images.errors import explain
+from .base import VisionBackbone, explain_download, read_state_dict
 from .img2vec import ImageEncoder, build_encoder
 
 
@@ -70,7 +71,7 @@ def load(name: str, weights: str | None, *, image_size: int | None, **settings: 
         try:
             network = _create(name, preset, pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception as err:
-            raise ValueError(f"The weights {weights} don't fit timm's {name!r} ({describe(err)}).") from err
+            raise ValueError(f"The weights {weights} don't fit timm's {name!r} ({explain(err)}).") from err
         setattr(network, "pretrained_cfg", None)  # noqa: B010 it would keep all weights twice
     return TimmVision(name=name, preset=preset, network=network, **settings)
 
@@ -99,7 +100,7 @@ def _import_timm() -> Any:
     except ImportError as err:
         raise ImportError(
             "spacy-mmib.TimmEncoder.v1 needs the package timm, which can't be imported: "
-            f"pip install 'spacy-mmib[timm]' ({describe(err)})"
+            f"pip install 'spacy-mmib[timm]' ({explain(err)})"
         ) from err
     return timm
 

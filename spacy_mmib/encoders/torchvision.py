@@ -10,8 +10,9 @@ import torch
 from spacy.util import registry
 from torch import nn
 
+from ..images.errors import explain
 from ..regions.vision import ImageClassification, models
-from .base import VisionBackbone, describe, explain_download, read_state_dict
+from .base import VisionBackbone, explain_download, read_state_dict
 from .img2vec import ImageEncoder, build_encoder
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
@@ -74,7 +75,7 @@ class Backbone(VisionBackbone):
             self.network.load_state_dict(own)
         except (RuntimeError, TypeError, AttributeError) as err:
             arch = self.settings["arch"]
-            raise ValueError(f"The weights don't fit a torchvision {arch!r} ({describe(err)}).") from err
+            raise ValueError(f"The weights don't fit a torchvision {arch!r} ({explain(err)}).") from err
 
 
 @torch.no_grad()

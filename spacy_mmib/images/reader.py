@@ -9,21 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from spacy.util import registry
 
-from .errors import (
-    BYTES_A_PIXEL,
-    FORMATS,
-    MAX_BYTES,
-    MAX_FRAMES,
-    MAX_PIXELS,
-    ImageError,
-    ReadingLimits,
-    check_number,
-    explain,
-    shorten,
-)
-from .files import URL, open_file, read_bytes
+from .errors import FORMATS, MAX_BYTES, MAX_FRAMES, MAX_PIXELS, ReadingLimits, check_number
 from .threads import Job, ReadingThreads
-from .values import Pixels
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -128,42 +115,22 @@ class PictureReader:
         value (ImageValue): What `doc._.image` takes, or a URL if there is a resolver.
         RETURNS (PIL.Image.Image): See `reading.read_image`, also for what it raises.
         """
-        from .reading import BYTES, as_stored, decode
+        from .reading import read_image
 
-        pool = self.pool
-        if self.isolation == "process" and threading.current_thread() not in pool.readers:
-            picture: PIL.Image.Image = pool.submit(partial(self.read, value), needed=True).result()
-            return picture
-        stored = value if isinstance(value, (str, bytes)) else as_stored(value)
-        if isinstance(stored, Pixels):
-            pool.claim(BYTES_A_PIXEL * stored.width * stored.height)
-            return stored.to_pil()
-        if isinstance(stored, bytes):
-            name, data = BYTES, stored
-        else:
-            name = shorten(stored)
-            if self.resolver is not None and URL.match(stored):
-                data = self._resolve(stored, name)
-            else:
-                with open_file(stored, self.limits, self.image_root) as file:
-                    data = read_bytes(file, name, self.limits)
-        if self.isolation == "process" and data:
-            picture = pool.decode_in_process(data, name, self.limits, pool.claim)
-            return picture
-        return decode(data, name, self.limits, pool.claim)
-
-    def _resolve(self, url: str, name: str) -> bytes:
-        assert self.resolver is not None
-        try:
-            data = self.resolver(url)
-        except ImageError:
-            raise
-        except Exception as err:
-            raise ImageError(f"not resolved ({explain(err)}): {name}", kind="url") from err
-        if not isinstance(data, bytes):
-            kind = type(data).__name__
-            raise ImageError(f"the resolver gave {kind}, not bytes, for {name}", kind="url")
-        return data
+        decoder = None
+        if self.isolation == "process":
+            decoder = self.pool.decode_in_process
+            if threading.current_thread() not in self.pool.readers:
+                picture: PIL.Image.Image = self.pool.submit(partial(self.read, value), needed=True).result()
+                return picture
+        return read_image(
+            value,
+            self.limits,
+            root=self.image_root,
+            resolver=self.resolver,
+            claim=self.pool.claim,
+            decoder=decoder,
+        )
 
 
 make_picture_reader_v1 = registry.misc("spacy-mmib.picture_reader.v1")(PictureReader)

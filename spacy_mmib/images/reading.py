@@ -9,6 +9,7 @@ gives other pixels, and too few to cut objects out of.
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import PIL.Image
@@ -20,7 +21,7 @@ from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 from ..util import warn
 from .colours import check_colours, open_again, to_8_bits
 from .errors import BYTES_A_PIXEL, ImageError, Kind, ReadingLimits, explain, shorten
-from .files import open_file, read_bytes
+from .files import URL, open_file, read_bytes
 from .values import ACCEPTED, Pixels, to_stored
 
 __all__ = ["ImageError", "ReadingLimits", "decode", "probe_image", "read_image", "to_rgb"]
@@ -46,23 +47,59 @@ TURNS = {
 }
 
 
-def read_image(value: Any, limits: ReadingLimits = LIMITS) -> PIL.Image.Image:
+def read_image(
+    value: Any,
+    limits: ReadingLimits = LIMITS,
+    *,
+    root: Path | None = None,
+    resolver: Callable[[str], bytes] | None = None,
+    claim: Callable[[int], None] | None = None,
+    decoder: Callable[..., Any] | None = None,
+) -> PIL.Image.Image:
     """Read a picture, whatever it was attached as.
 
     value (Any): What `doc._.image` takes: a path, the bytes of an image file, an array, a PIL image.
     limits (ReadingLimits): What an image file may be at most; checked before it is decoded.
+    root (Optional[Path]): See `files.open_file`.
+    resolver (Optional[Callable[[str], bytes]]): See `PictureReader`.
+    claim (Optional[Callable[[int], None]]): Is told before how many bytes the pixels will take. Whatever it
+        raises is raised.
+    decoder (Optional[Callable]): Decodes files instead of `decode`.
     RETURNS (PIL.Image.Image): Mode RGB, upright (EXIF rotation applied), the first frame of an
         animation, transparency composited on white.
     RAISES (ImageError): It can't be read; the message says why.
     """
-    stored = as_stored(value)
+    stored = value if isinstance(value, (str, bytes)) else _as_stored(value)
     if isinstance(stored, Pixels):
+        if claim is not None:
+            claim(BYTES_A_PIXEL * stored.width * stored.height)
         return stored.to_pil()
     if isinstance(stored, bytes):
-        return decode(stored, BYTES, limits)
-    with open_file(stored, limits) as file:
-        data = read_bytes(file, shorten(stored), limits)
-    return decode(data, shorten(stored), limits)
+        name, data = BYTES, stored
+    else:
+        name = shorten(stored)
+        if resolver is not None and URL.match(stored):
+            data = _resolve(resolver, stored, name)
+        else:
+            with open_file(stored, limits, root) as file:
+                data = read_bytes(file, name, limits)
+    if not 0 < len(data) <= limits.max_bytes:
+        limits.refuse_size(len(data), name)
+    picture: PIL.Image.Image = (decoder or decode)(data, name, limits, claim)
+    return picture
+
+
+def _resolve(resolver: Callable[[str], bytes], url: str, name: str) -> bytes:
+    try:
+        data = resolver(url)
+    except ImageError:
+        raise
+    except Exception as err:
+        raise ImageError(f"not resolved ({explain(err)}): {name}", kind="url") from err
+    if not isinstance(data, bytes):
+        kind = type(data).__name__
+        raise ImageError(f"the resolver gave {kind}, not bytes, for {name}", kind="url")
+    return data
 
 
 def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
@@ -73,7 +110,7 @@ def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
     RETURNS (Tuple[int, int]): Width and height that `read_image` would give it, in pixels.
     RAISES (ImageError): It can't be opened; the message says why.
     """
-    stored = as_stored(value)
+    stored = _as_stored(value)
     if isinstance(stored, Pixels):
         return stored.width, stored.height
     if isinstance(stored, str):
@@ -87,13 +124,7 @@ def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
 def decode(
     data: bytes, name: str, limits: ReadingLimits = LIMITS, claim: Callable[[int], None] | None = None
 ) -> PIL.Image.Image:
-    """Decode the content of a picture file, which messages call `name`; see `read_image`.
-
-    claim (Optional[Callable[[int], None]]): Is told before how many bytes its pixels will take. Whatever it
-        raises is raised.
-    """
-    if not 0 < len(data) <= limits.max_bytes:
-        limits.refuse_size(len(data), name)
+    """Decode the content of a picture file of a size that was checked; see `read_image`."""
     with _open(io.BytesIO(data), name, limits) as image:
         if claim is not None:
             claim(BYTES_A_PIXEL * image.width * image.height)
@@ -105,10 +136,7 @@ def decode(
             raise _as_image_error(err, "can't be decoded", name, limits) from err
 
 
-def as_stored(value: Any) -> str | bytes | Pixels:
-    """RETURNS (Union[str, bytes, Pixels]): A value in the form in which docs keep it.
-    RAISES (ImageError): It is no picture.
-    """
+def _as_stored(value: Any) -> str | bytes | Pixels:
     try:
         stored = to_stored(value)
     except (TypeError, ValueError) as err:
