@@ -25,9 +25,8 @@ class PictureTransform:
     state between calls, so several threads may share one.
 
     preset (Dict[str, Any]): crop_size and resize_size (pixels), mean and std (of 0-1), interpolation. If
-        "resize" is "exact", pictures are first rescaled to a square of resize_size whatever their shape (as
-        for ViT and SigLIP), otherwise ("shortest", or no such key) their shorter side is. The central crop
-        follows either way.
+        "resize" is "exact", pictures are first rescaled to a square of resize_size (as for ViT and SigLIP),
+        otherwise ("shortest", or no such key) their shorter side is. The central crop follows either way.
     RAISES (ValueError): The preset asks for something else.
     """
 
@@ -109,8 +108,7 @@ class VisionBackbone(nn.Module):
         self.network: Any = (self._build() if network is None else network).float()
         self.network.to(memory_format=self.memory_format)
         self.has_statistics = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
-        self.requires_grad_(trainable)
-        self.eval()
+        self.requires_grad_(trainable).eval()
         # Sizes are asked of the network itself, in evaluation mode: one picture has no batch statistics.
         size = int(preset["crop_size"])
         with torch.no_grad():

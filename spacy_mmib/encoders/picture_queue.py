@@ -98,29 +98,17 @@ class Unit(NamedTuple):
 
 @dataclass
 class Request:
-    """The picture of a post, as an encoder is asked for it.
-
-    image (StoredImage): The picture.
-    digest (Optional[bytes]): Of the picture's content, if there is a cache.
-    regions (Optional[List[Region]]): The objects; `None` if they are to be searched for.
-    used (List[Region]): Those of them that the encoder looks at.
-    key (Hashable): Equal for equal pictures with equal objects.
-    cache_key (Optional[bytes]): Of the vectors in the cache.
-    vectors (Optional[Floats2d]): What was in the cache.
-    job (Optional[Job]): Prepares the picture, or only reads it while `regions` is `None`.
-    order (Optional[List[int]]): Where the rows are among those of the units, if not in order.
-    problems (List[Problem]): What couldn't be used.
-    """
+    """The picture of a post, as an encoder is asked for it."""
 
     image: StoredImage
-    digest: bytes | None = None
-    regions: list[Region] | None = None
-    used: list[Region] = field(default_factory=list)
-    key: Hashable = None
-    cache_key: bytes | None = None
-    vectors: Any = None
-    job: Job | None = None
-    order: list[int] | None = None
+    digest: bytes | None = None  # of the picture's content, if there is a cache
+    regions: list[Region] | None = None  # `None` if they are to be searched for
+    used: list[Region] = field(default_factory=list)  # those of them that the encoder looks at
+    key: Hashable = None  # equal for equal pictures with equal objects
+    cache_key: bytes | None = None  # of the vectors
+    vectors: Any = None  # from the cache, or when the network has run
+    job: Job | None = None  # prepares the picture, or only reads it while `regions` is `None`
+    order: list[int] | None = None  # where the rows are among those of the units, if not in order
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -179,9 +167,8 @@ class PictureQueue:
             image = get_stored_image(doc)
             if image is None:
                 continue
-            request = None
-            if self._pending:
-                request = self._pending.pop(self._get_pending_key(doc, image), None)
+            key = self._get_pending_key(doc, image) if self._pending else None
+            request = self._pending.pop(key, None)
             if request is None:
                 request = self._make_request(doc, image)
                 fresh.append(request)
@@ -306,12 +293,9 @@ class PictureQueue:
     def _prepare(
         self, image: StoredImage, regions: list[Region], whole: Any = None
     ) -> tuple[list[Unit], list[int] | None, list[Problem]]:
-        """Make a post's picture and objects tensors for the network. Runs in threads.
-
-        whole (Optional[PIL.Image.Image]): The picture, if it was read already.
-        RETURNS (Tuple): Together the units give the post's rows, there are none if it can't be read. With
-            "roi" there is one for the picture with its boxes, and one for each ready crop; otherwise one for
-            the picture and one for each object. For the others see `Request`.
+        """Make a post's picture, which may be read already (`whole`), and its objects tensors for the
+        network; none if it can't be read. With "roi" there is a unit for the picture with its boxes, and one
+        for each ready crop; otherwise one for the picture and one for each object. Runs in threads.
         """
         read, rois = self.settings.reader.read, self.settings.mode == "roi"
         transform: Any = self.network.transform.stretch if rois else self.network.transform
@@ -378,10 +362,8 @@ class PictureQueue:
         set_found_regions(doc, regions, self._get_source(doc), self.settings.get_regions.note)
 
     def _search(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[int]:
-        """Search for the objects of pictures in which they aren't known, in as many at a time as may be in
-        memory.
-
-        YIELDS (int): All posts whose pictures have to be prepared, their objects known.
+        """Search for objects where they aren't known, in as many pictures at a time as may be in memory, and
+        yield all posts whose pictures have to be prepared.
         """
         unknown = deque(i for i, request in requests.items() if request.regions is None)
         yield from (i for i, x in requests.items() if x.regions is not None and x.vectors is None)
@@ -411,13 +393,12 @@ class PictureQueue:
                     submit = self.settings.reader.submit
                     request = requests[i]
                     request.job = submit(self._prepare, request.image, request.used, pictures[i])
-            found = list(pictures)
+            found = [i for i in pictures if requests[i].job is not None]
             pictures = {}  # the jobs have them, and let go of them when they are done
             for i in found:
-                if (job := requests[i].job) is not None:
-                    with suppress(Exception):  # said when it is taken
-                        job.result()
-            yield from (i for i in found if requests[i].vectors is None)
+                with suppress(Exception):  # said when it is taken
+                    requests[i].job.result()  # type: ignore[union-attr]
+            yield from found
 
     def _find(self, docs: Sequence[Doc], requests: dict[int, Request], pictures: dict[int, Any]) -> None:
         getter, cache = self.settings.get_regions, self.settings.cache

@@ -66,7 +66,7 @@ class DecoderProcess:
     def decode(
         self, data: bytes, name: str, limits: ReadingLimits, claim: Callable[[int], None]
     ) -> "PIL.Image.Image":
-        """Do the same as `reading.decode`. Another reason is that the process ended (kind "crashed")."""
+        """Do what `reading.decode` does. It raises, too, if the process ends (kind "crashed")."""
         import PIL.Image
 
         self.usable = False

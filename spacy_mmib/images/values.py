@@ -28,17 +28,12 @@ ACCEPTED = (
 
 @dataclass(frozen=True)
 class Pixels:
-    """An RGB picture that was attached as an object rather than as a file.
+    """An RGB picture that was attached as an object rather than as a file."""
 
-    kind (Literal["pil", "array"]): What the user attached, and so what `doc._.image` gives back.
-    height, width (int): In pixels.
-    data (bytes): The pixels, 8 bits a channel, row by row, R G B.
-    """
-
-    kind: Literal["pil", "array"]
+    kind: Literal["pil", "array"]  # what the user attached, and so what `doc._.image` gives back
     height: int
     width: int
-    data: bytes
+    data: bytes  # 8 bits a channel, row by row, R G B
 
     def __post_init__(self) -> None:
         height, width = self.height, self.width
@@ -51,8 +46,7 @@ class Pixels:
             raise ValueError(f"{height} x {width} RGB pixels take {size} bytes, not {len(self.data)}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Pixels":
-        # Doc.copy deep-copies user_data at every training step; immutable data can be shared.
-        return self
+        return self  # immutable data can be shared: `Doc.copy` deep-copies at every training step
 
     def to_array(self) -> "numpy.ndarray[Any, Any]":
         """RETURNS (numpy.ndarray): uint8, height x width x 3, read-only."""
@@ -153,7 +147,7 @@ def _array_to_pixels(array: "numpy.ndarray[Any, Any]") -> Pixels:
             "PIL.Image.fromarray(array) takes greyscale and alpha."
         )
     height, width, _ = array.shape
-    return Pixels("array", height, width, numpy.ascontiguousarray(array).tobytes())
+    return Pixels("array", height, width, array.tobytes())
 
 
 def from_stored(stored: Any) -> Any:
