@@ -73,8 +73,7 @@ class VisionBackbone(nn.Module):
     preset (Dict[str, Any]): See `PictureTransform`. It belongs to the weights and is stored with them, as all
         settings are.
     memory_format (str): "auto" is channels last if frozen: optimizers give weights back in the other format.
-    rows (str): What is made of a picture; this and what isn't said here is as in `encoders.torchvision`.
-    rows_size (int): Parts a side of a grid or pyramid.
+    rows_size (int): Parts a side of a grid or pyramid. What isn't said here is as in `encoders.torchvision`.
     rois (bool): Whether objects will be cut out of the last feature map.
     network (Optional[nn.Module]): If it has been built already.
     own (Any): What the family builds the network from.
@@ -204,8 +203,7 @@ class VisionBackbone(nn.Module):
 def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
     """Read a state dict that safetensors or `torch.save` wrote. Nothing but tensors is unpickled.
 
-    others (str): What else `weights` could have been, for the message.
-    RAISES (OSError, ValueError): There is no such file, or it holds no state dict.
+    RAISES (OSError, ValueError): It holds none, or there is no such file; `others` could be meant then.
     """
     path = Path(weights)
     if not path.is_file():

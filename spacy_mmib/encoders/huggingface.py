@@ -96,7 +96,6 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
     transformers share (labels, settings of text generation), and what could make transformers run other code:
     an attention implementation may name a repository that is downloaded and executed.
 
-    config (Dict[str, Any]): As `PretrainedConfig.to_dict()` gives it.
     RAISES (ValueError): It is of no known vision model.
     """
     from transformers import PretrainedConfig
@@ -126,9 +125,7 @@ def load(name: str, *, image_size: int | None, **settings: Any) -> HFVision:
     """Build a model and read its weights, which `build_hf_vision_encoder_v1` describes. torch's random state
     is left as it was.
 
-    settings (Any): See `VisionBackbone`.
-    RAISES (OSError): The model is neither here nor can it be downloaded.
-    RAISES (ValueError): It is no vision model, or what is in its files can't be used.
+    RAISES (OSError, ValueError): There is no such model, or it can't be used.
     """
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
@@ -192,9 +189,8 @@ def _read_preset(folder: Path, name: str, config: dict[str, Any]) -> dict[str, A
 
 
 def to_preset(settings: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What the settings of an image processor ask for, see
-    `base.PictureTransform`.
-    RAISES (ValueError): It can't be expressed.
+    """RETURNS (Dict[str, Any]): What the settings of an image processor ask for, see `base.PictureTransform`.
+    RAISES (ValueError): That can't be expressed.
     """
     size = _as_dict(settings["size"])
     if "shortest_edge" in size and "longest_edge" not in size:

@@ -135,11 +135,9 @@ def _init(model: ImageEncoder, X: Any = None, Y: Any = None, *, load: Callable[[
 def forward(
     model: Model[list[Doc], list[Floats2d]], docs: Sequence[Doc], is_train: bool
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], list[Doc]]]:
-    """Encode the pictures of a batch of posts. With a frozen network equal pictures with equal objects are
-    encoded once, and not at all if the cache has their vectors.
-
-    RETURNS (Tuple): A row a region, row 0 the whole picture; no rows for a post without a (readable)
-        picture. And the callback for the gradient, which reaches the network only if it is trainable.
+    """Encode the pictures of a batch of posts: a row a region, row 0 the whole picture; no rows for a post
+    without a (readable) picture. With a frozen network, which no gradient reaches, equal pictures with equal
+    objects are encoded once, and not at all if the cache has their vectors.
     """
     queue: PictureQueue = model.attrs[QUEUE]
     settings, network = queue.settings, model.layers[0]

@@ -44,9 +44,7 @@ class TimmVision(VisionBackbone):
 def load(name: str, weights: str | None, *, image_size: int | None, **settings: Any) -> TimmVision:
     """Build a model and read its weights, which `build_timm_encoder_v1` describes.
 
-    settings (Any): See `VisionBackbone`.
-    RAISES (OSError): The weights are neither here nor can they be downloaded.
-    RAISES (ValueError): There is no such model, or the weights are none, or another's.
+    RAISES (OSError, ValueError): There is no such model, or there are no such weights for it.
     """
     tagged = f"{name.partition('.')[0]}.{weights}"
     if weights is not None and _import_timm().models.is_model_pretrained(tagged):

@@ -78,8 +78,7 @@ def open_again(image: PIL.Image.Image) -> PIL.Image.Image:
 def to_8_bits(image: PIL.Image.Image, *, share: bool) -> PIL.Image.Image:
     """Decode a picture, and convert it as its file says.
 
-    share (bool): Whether the picture is ours alone: it may be decoded in a way that suits us, and the
-        result may have its pixels.
+    share (bool): Whether the picture is ours alone, so that the result may have its pixels.
     RETURNS (PIL.Image.Image): Mode RGB, on white where it is transparent; not turned.
     """
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
@@ -260,7 +259,7 @@ def _leave_to_libtiff(image: Any) -> None:
 
 
 def _keep_premultiplied(image: Any) -> bool:
-    """Colours that are multiplied by their opacity are what a white page needs; dividing loses digits."""
+    """Colours multiplied by their opacity are what a white page needs; dividing loses digits."""
     raw = image.tile[0].args[0]
     if not raw.startswith("RGBa"):
         return False

@@ -26,13 +26,11 @@ _CAN_WALK = bool(_NO_LINK) and os.open in os.supports_dir_fd
 
 
 def open_file(path: str, limits: ReadingLimits, root: str | os.PathLike[str] | None = None) -> BinaryIO:
-    """Open a picture file.
+    """Open a picture file at its beginning.
 
-    path (str): Its path. A `PathInRoot` must not lead out of its own folder either.
-    limits (ReadingLimits): How large it may be.
+    path (str): A `PathInRoot` must not lead out of its own folder either.
     root (Optional[Union[str, Path]]): The folder that a relative path starts from and that no path may
         leave, by `..` or by symbolic links. `None`: the working directory, and any path.
-    RETURNS (BinaryIO): The file, at its beginning.
     RAISES (ImageError): There is none, or not such a one.
     """
     if URL.match(path):

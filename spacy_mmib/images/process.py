@@ -1,8 +1,7 @@
 """A process that decodes pictures: can be killed, has a memory of its own, and takes nobody down with it.
 
-It is not made by `multiprocessing`, which runs the main module of the program again, or copies a process
-that has threads. What it sends back is sizes, texts and pixels, nothing that is unpickled: whoever breaks
-into the decoder is in that process only.
+`multiprocessing` would run the main module of the program again, or copy a process that has threads. What
+comes back is sizes, texts and pixels, nothing that is unpickled: whoever breaks in is in that process only.
 """
 
 import json
@@ -126,7 +125,7 @@ class _Stopped(Exception):
 
 
 def serve() -> None:
-    """Decode what comes in, until nothing does any more. Runs in the process."""
+    """Decode what comes in, in the process."""
     from .reading import decode
 
     answers = os.fdopen(os.dup(1), "wb")

@@ -30,18 +30,14 @@ MAX_PROCESS_BYTES = 2 * 2**30
 class PictureReader:
     """Reads pictures that strangers made: within limits, and off the thread that waits for them.
 
-    max_bytes (int): Size of an image file, in bytes.
-    max_pixels (int): Width times height; checked before a picture is decoded.
-    max_frames (int): Frames of an animation, or pages. Only the first is read.
-    formats (Sequence[str]): Formats that are opened, of `errors.FORMATS`.
+    max_bytes, max_pixels, max_frames (int): See `ReadingLimits`, as for `formats`.
     timeout (float): Seconds after which a picture that is being read by a thread is given up. 0: never.
     threads (Optional[int]): Threads that read; `None` for as many as there are cores. 0: pictures are read by
         whoever asks for them, without a limit of time.
     prefetch (Optional[int]): At most so many pictures are read ahead, as far as `max_decoded_bytes` allows.
         `None`: 8 a thread, and at least 32.
     image_root (Optional[Union[str, Path]]): The folder that relative paths start from and that no path may
-        leave, by `..` or by symbolic links. `None` (or empty, as an unset variable of a project is): the
-        working directory, and any path.
+        leave, by `..` or by symbolic links. `None` or empty: the working directory, and any path.
     resolver (Optional[Callable[[str], bytes]]): Gets the content of the file at a URL, in a thread; it is
         its matter which URLs are allowed, and how long and how much is read. Whatever it raises is a reason
         why the picture is not used. `None`: URLs are refused.

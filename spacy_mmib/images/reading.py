@@ -65,8 +65,7 @@ def read_image(
     claim (Optional[Callable[[int], None]]): Is told before how many bytes the pixels will take. Whatever it
         raises is raised.
     decoder (Optional[Callable]): Decodes files instead of `decode`.
-    RETURNS (PIL.Image.Image): Mode RGB, upright (EXIF rotation applied), the first frame of an
-        animation, transparency composited on white.
+    RETURNS (PIL.Image.Image): See `to_rgb`; of an animation the first frame.
     RAISES (ImageError): It can't be read; the message says why.
     """
     stored = value if isinstance(value, (str, bytes)) else _as_stored(value)
@@ -103,12 +102,11 @@ def _resolve(resolver: Callable[[str], bytes], url: str, name: str) -> bytes:
 
 
 def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
-    """Check that a picture can be opened, by its header only: fast, and enough to find missing, empty
-    and foreign files, and those beyond the limits. A file that was cut short is only noticed by
-    `read_image`, whose arguments these are.
+    """Check that a picture can be opened, by its header only: fast, and enough to find missing, empty and
+    foreign files, and those beyond the limits, but none that was cut short.
 
-    RETURNS (Tuple[int, int]): Width and height that `read_image` would give it, in pixels.
-    RAISES (ImageError): It can't be opened; the message says why.
+    RETURNS (Tuple[int, int]): Width and height that `read_image` would give it.
+    RAISES (ImageError): As `read_image`.
     """
     stored = _as_stored(value)
     if isinstance(stored, Pixels):
@@ -248,19 +246,15 @@ def _as_image_error(err: Exception, what: str, name: str, limits: ReadingLimits)
 def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     """Convert to upright 8-bit RGB, whatever the mode.
 
-    image (PIL.Image.Image): Any mode; decoded here if it was opened lazily. For an animation the frame
-        it stands at. One opened from a file is read as the file says. One made by a program (also from an
-        opened one, by resizing it, say) is read by its mode: I;16 is 0 to 65,535; I is 0 to 255, if it goes
-        no further, else 0 to 65,535; F is 0 to 1, else 0 to 255; I and F beyond that are stretched from the
-        lowest to the highest value.
+    image (PIL.Image.Image): One opened from a file is read as the file says, of an animation the frame it
+        stands at. One made by a program (also from an opened one, by resizing it, say) is read by its mode:
+        I;16 is 0 to 65,535; I is 0 to 255, if it goes no further, else 0 to 65,535; F is 0 to 1, else 0 to
+        255; I and F beyond that are stretched from the lowest to the highest value.
     share (bool): Whether the picture is ours alone, so that the result may have its pixels: copying those
         of a photo takes half as long as decoding it.
-    RETURNS (PIL.Image.Image): Mode RGB. Transparency is composited on white (the colours behind
-        transparent pixels are arbitrary); more than 8 bits are scaled rather than clipped, what isn't
-        finite becomes black. A picture whose EXIF data says how it is turned is turned upright, also
-        if it is one that a program made, which warns.
-    RAISES (ImageError): The file doesn't say what its values mean, or says it of values that can't be
-        decoded (see `colours.check_colours`); or there are no pixels.
+    RETURNS (PIL.Image.Image): Mode RGB, upright as its EXIF data says, on white where it is transparent. More
+        than 8 bits are scaled rather than clipped, what isn't finite becomes black.
+    RAISES (ImageError): See `colours.check_colours`; or there are no pixels.
     """
     if 0 in image.size:
         raise ImageError(f"has no pixels ({image.width} x {image.height})")
