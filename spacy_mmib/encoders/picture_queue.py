@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import srsly
 import torch
@@ -29,9 +29,6 @@ from ..post.extensions import (
 )
 from ..post.regions import Region, clip_box, normalize_regions
 from ..regions.base import RegionGetter
-
-OnImageError: TypeAlias = Literal["warn", "raise"]
-Mode: TypeAlias = Literal["crop", "roi", "patches"]
 
 LAYER = "picture_encoder"
 """Name of the layers that are picture encoders."""
@@ -67,11 +64,11 @@ class EncoderSettings:
     """
 
     name: str
-    mode: Mode
+    mode: Literal["crop", "roi", "patches"]
     trainable: bool
     max_regions: int | None
     batch_size: int
-    on_image_error: OnImageError
+    on_image_error: Literal["warn", "raise"]
     mixed_precision: bool
     get_regions: RegionGetter
     reader: Any

@@ -3,12 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
-Kind: TypeAlias = str
-"""One of `KINDS`."""
-
-KINDS: dict[Kind, str] = {
+KINDS: dict[str, str] = {
     "missing": "missing",
     "empty": "empty",
     "not_a_file": "not a file",
@@ -56,9 +53,9 @@ class ImageError(ValueError):
     kind (str): What kind of reason it is, one of `KINDS`.
     """
 
-    kind: Kind = "damaged"
+    kind: str = "damaged"
 
-    def __init__(self, message: str, *, kind: Kind | None = None) -> None:
+    def __init__(self, message: str, *, kind: str | None = None) -> None:
         super().__init__(CONTROL.sub(_show, message))
         self.kind = kind or type(self).kind
 
@@ -66,13 +63,13 @@ class ImageError(ValueError):
 class OutsideRootError(ImageError):
     """A path that leads out of the folder pictures may come from."""
 
-    kind: Kind = "outside"
+    kind: str = "outside"
 
 
 class MissingFileError(ImageError):
     """A path with nothing there."""
 
-    kind: Kind = "missing"
+    kind: str = "missing"
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ def check_number(name: str, value: float, *, at_least: float, whole: bool = True
         raise ValueError(f"{name} is {value!r}; it is {kind} of at least {at_least}.")
 
 
-def describe_kinds(counts: Mapping[Kind, int]) -> str:
+def describe_kinds(counts: Mapping[str, int]) -> str:
     """RETURNS (str): "3 missing, 1 damaged", the most frequent first. A kind that isn't known, say of a
     pipeline saved by a later version, is shown as it is.
     """

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from spacy.util import registry
 
@@ -14,17 +14,6 @@ from .threads import Job, ReadingThreads
 
 if TYPE_CHECKING:
     import PIL.Image
-
-Isolation: TypeAlias = Literal["thread", "process"]
-
-TIMEOUT = 20.0
-"""Seconds. A photo takes 2 to 200 milliseconds; a slow disk or a network folder takes some more."""
-
-MAX_DECODED_BYTES = 256 * 2**20
-"""Five photos of 12 megapixels."""
-
-MAX_PROCESS_BYTES = 2 * 2**30
-"""The largest pictures that `MAX_PIXELS` allows take up to 1.7 GB while they are made RGB."""
 
 
 class PictureReader:
@@ -55,14 +44,14 @@ class PictureReader:
         max_pixels: int = MAX_PIXELS,
         max_frames: int = MAX_FRAMES,
         formats: Sequence[str] = FORMATS,
-        timeout: float = TIMEOUT,
+        timeout: float = 20.0,  # a photo takes 2 to 200 milliseconds, a slow disk some more
         threads: int | None = None,
         prefetch: int | None = None,
         image_root: str | Path | None = None,
         resolver: Callable[[str], bytes] | None = None,
-        max_decoded_bytes: int = MAX_DECODED_BYTES,
-        isolation: Isolation = "thread",
-        max_process_bytes: int = MAX_PROCESS_BYTES,
+        max_decoded_bytes: int = 256 * 2**20,  # five photos of 12 megapixels
+        isolation: Literal["thread", "process"] = "thread",
+        max_process_bytes: int = 2 * 2**30,  # `MAX_PIXELS` take up to 1.7 GB while they are made RGB
     ) -> None:
         self.limits = ReadingLimits(max_bytes, max_pixels, max_frames, formats)
         if threads is None:  # the cores that this process may use

@@ -20,7 +20,7 @@ from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from ..util import warn
 from .colours import check_colours, open_again, to_8_bits
-from .errors import BYTES_A_PIXEL, ImageError, Kind, ReadingLimits, explain, shorten
+from .errors import BYTES_A_PIXEL, ImageError, ReadingLimits, explain, shorten
 from .files import URL, open_file, read_bytes
 from .values import ACCEPTED, Pixels, to_stored
 
@@ -138,7 +138,7 @@ def _as_stored(value: Any) -> str | bytes | Pixels:
     try:
         stored = to_stored(value)
     except (TypeError, ValueError) as err:
-        kind: Kind = "damaged" if isinstance(value, PIL.Image.Image) else "not_a_picture"
+        kind = "damaged" if isinstance(value, PIL.Image.Image) else "not_a_picture"
         raise ImageError(str(err), kind=kind) from err
     if stored is None:
         raise ImageError(f"no picture: expected {ACCEPTED}", kind="not_a_picture")
@@ -239,7 +239,7 @@ def _as_image_error(err: Exception, what: str, name: str, limits: ReadingLimits)
     if isinstance(err, PIL.Image.DecompressionBombError):
         most = min(limits.max_pixels, 2 * (PIL.Image.MAX_IMAGE_PIXELS or limits.max_pixels))
         return ImageError(f"too large (at most {most} pixels): {name}", kind="too_many_pixels")
-    kind: Kind = "memory" if isinstance(err, MemoryError) else "damaged"
+    kind = "memory" if isinstance(err, MemoryError) else "damaged"
     return ImageError(f"{what} ({explain(err)}): {name}", kind=kind)
 
 
