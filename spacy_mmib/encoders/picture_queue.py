@@ -1,5 +1,5 @@
 """The queue in front of a picture encoder: which vectors are in the cache, which pictures are to be read, and
-reading them, some of them ahead of the network. Free of Pillow: components and batchers import it.
+reading them, some of them ahead of the network. Free of torch and Pillow: components and batchers import it.
 """
 
 import hashlib
@@ -9,10 +9,9 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import srsly
-import torch
 from spacy.tokens import Doc
 from thinc.api import Model
 
@@ -29,6 +28,9 @@ from ..post.extensions import (
 )
 from ..post.regions import Region, clip_box, normalize_regions
 from ..regions.base import RegionGetter
+
+if TYPE_CHECKING:
+    import torch
 
 LAYER = "picture_encoder"
 """Name of the layers that are picture encoders."""
@@ -89,8 +91,8 @@ class Unit(NamedTuple):
     (k, 4), to be cut out of its feature map.
     """
 
-    picture: torch.Tensor
-    boxes: torch.Tensor
+    picture: "torch.Tensor"
+    boxes: "torch.Tensor"
 
 
 @dataclass
@@ -294,6 +296,8 @@ class PictureQueue:
         network; none if it can't be read. With "roi" there is a unit for the picture with its boxes, and one
         for each ready crop; otherwise one for the picture and one for each object. Runs in threads.
         """
+        import torch
+
         read, rois = self.settings.reader.read, self.settings.mode == "roi"
         transform: Any = self.network.transform.stretch if rois else self.network.transform
         problems: list[Problem] = []
