@@ -58,15 +58,12 @@ def build_encoder(
     autocast: str | None,
     **others: Any,
 ) -> ImageEncoder:
-    """Build an encoder from a family of networks, with the settings that `build_torchvision_encoder_v1`
-    explains.
+    """Build an encoder from a family of networks (`network_class`), with the settings that
+    `build_torchvision_encoder_v1` explains.
 
-    network_class (Type[VisionBackbone]): The class of the family.
     load (Callable[..., VisionBackbone]): Makes one from `own`, `image_size` and the settings of
         `VisionBackbone`.
     own (Dict[str, Any]): The family's own settings, the first of which names the network.
-    RETURNS (Model[List[Doc], List[Floats2d]]): The rows of each post, none without a picture.
-    RAISES (ValueError): Settings that don't fit together.
     """
     numbers = {"image_size": image_size, "grid_size": grid_size, "pyramid_size": pyramid_size, **others}
     for setting in ("batch_size", "image_size", "grid_size", "pyramid_size", "max_regions"):
@@ -133,7 +130,7 @@ def _init(model: ImageEncoder, X: Any = None, Y: Any = None, *, load: Callable[[
 
 
 def forward(
-    model: Model[list[Doc], list[Floats2d]], docs: Sequence[Doc], is_train: bool
+    model: ImageEncoder, docs: Sequence[Doc], is_train: bool
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], list[Doc]]]:
     """Encode the pictures of a batch of posts: a row a region, row 0 the whole picture; no rows for a post
     without a (readable) picture. With a frozen network, which no gradient reaches, equal pictures with equal

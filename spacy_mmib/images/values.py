@@ -161,20 +161,18 @@ def image_key(stored: Any) -> str | None:
     """RETURNS (Optional[str]): Equal for equal files or pixels, `None` without a picture. Files are told
     apart by their path (symlinks followed), not by their content, everything else by its content.
     """
+    try:
+        stored = to_stored(stored)
+    except (TypeError, ValueError):
+        return None
     if stored is None:
         return None
-    if isinstance(stored, (str, os.PathLike)):
-        path = os.fsdecode(stored)
+    if isinstance(stored, str):
         try:
-            return "path:" + os.path.realpath(path)
+            return "path:" + os.path.realpath(stored)
         except ValueError:  # a NUL, half a surrogate pair: it leads nowhere
-            return f"path:{path}"
+            return f"path:{stored}"
     if isinstance(stored, bytes):
         return "bytes:" + hashlib.blake2b(stored, digest_size=16).hexdigest()
-    if not isinstance(stored, Pixels):
-        try:
-            return image_key(to_stored(stored))
-        except (TypeError, ValueError):
-            return None
     content = hashlib.blake2b(stored.data, digest_size=16).hexdigest()
     return f"pixels:{stored.height}x{stored.width}:{content}"
