@@ -5,8 +5,8 @@ import os
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from ..images.errors import MAX_BYTES, ReadingLimits
 from ..images.files import open_file
-from ..images.limits import MAX_BYTES, ReadingLimits
 from ..images.values import Pixels, StoredImage
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
-"""What all networks for pictures have in common: how they are frozen, trained and run, and the rows that are
-made of what they compute.
+"""What all networks for pictures have in common: how pictures are prepared for them, how they are frozen,
+trained and run, and the rows that are made of what they compute.
 """
 
 from collections.abc import Sequence
@@ -7,11 +7,60 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ..regions.vision import roi_align
+from ..images.errors import explain
+from ..regions.vision import ImageClassification, InterpolationMode, roi_align
+
+# Beyond this ratio of sides, what the central crop would discard anyway is cut off before resizing: a
+# picture of 1 x 20,000 pixels would first become one of 256 x 5,120,000.
+LARGEST_RATIO = 8
+
+
+class PictureTransform:
+    """torchvision's classification preset, made from stored numbers and safe for any shape. It keeps no
+    state between calls, so several threads may share one.
+
+    preset (Dict[str, Any]): crop_size and resize_size (pixels), mean and std (of 0-1), interpolation. If
+        "resize" is "exact", pictures are first rescaled to a square of resize_size (as for ViT and SigLIP),
+        otherwise ("shortest", or no such key) their shorter side is. The central crop follows either way.
+    RAISES (ValueError): The preset asks for something else.
+    """
+
+    def __init__(self, preset: dict[str, Any]) -> None:
+        resize = preset.get("resize", "shortest")
+        if resize not in ("shortest", "exact"):
+            raise ValueError(f"A preset's 'resize' is 'shortest' or 'exact', not {resize!r}.")
+        self._exact_size = int(preset["resize_size"]) if resize == "exact" else None
+        self._crop_size = int(preset["crop_size"])
+        self._resampling = PIL.Image.Resampling[str(preset["interpolation"]).upper()]
+        settings = {
+            "crop_size": self._crop_size,
+            "mean": tuple(preset["mean"]),
+            "std": tuple(preset["std"]),
+            "interpolation": InterpolationMode(preset["interpolation"]),
+        }
+        self._transform = ImageClassification(resize_size=preset["resize_size"], **settings)
+        self._convert = ImageClassification(resize_size=self._crop_size, **settings)
+
+    def __call__(self, picture: PIL.Image.Image) -> torch.Tensor:
+        """RETURNS (torch.Tensor): float32, (3, crop_size, crop_size)."""
+        keep = LARGEST_RATIO * min(picture.size)
+        if self._exact_size is not None:
+            picture = picture.resize((self._exact_size,) * 2, self._resampling)
+        elif max(picture.size) > keep:
+            left, upper = max(0, (picture.width - keep) // 2), max(0, (picture.height - keep) // 2)
+            picture = picture.crop((left, upper, picture.width - left, picture.height - upper))
+        tensor: torch.Tensor = self._transform(picture)
+        return tensor
+
+    def stretch(self, picture: PIL.Image.Image) -> torch.Tensor:
+        """RETURNS (torch.Tensor): The same, rescaled to that square without cutting anything off."""
+        tensor: torch.Tensor = self._convert(picture.resize((self._crop_size,) * 2, self._resampling))
+        return tensor
 
 
 class VisionBackbone(nn.Module):
@@ -21,11 +70,10 @@ class VisionBackbone(nn.Module):
     The network is in evaluation mode except in passes that it learns from, so any number of threads can
     predict with it. A frozen one has no such passes: BatchNorm's statistics stay as they are.
 
-    preset (Dict[str, Any]): How pictures are prepared for it, see `encoders.picture_transform`. It belongs to
-        the weights and is stored with them, as all settings are.
+    preset (Dict[str, Any]): See `PictureTransform`. It belongs to the weights and is stored with them, as all
+        settings are.
     memory_format (str): "auto" is channels last if frozen: optimizers give weights back in the other format.
-    rows (str): What is made of a picture; this and what isn't said here is as in `encoders.torchvision`.
-    rows_size (int): Parts a side of a grid or pyramid.
+    rows_size (int): Parts a side of a grid or pyramid. What isn't said here is as in `encoders.torchvision`.
     rois (bool): Whether objects will be cut out of the last feature map.
     network (Optional[nn.Module]): If it has been built already.
     own (Any): What the family builds the network from.
@@ -46,16 +94,10 @@ class VisionBackbone(nn.Module):
         **own: Any,
     ) -> None:
         super().__init__()
-        self.settings: dict[str, Any] = {
-            **own,
-            "preset": preset,
-            "trainable": trainable,
-            "memory_format": memory_format,
-            "autocast": autocast,
-            "rows": rows,
-            "rows_size": rows_size,
-            "rois": rois,
-        }
+        shared = {"preset": preset, "trainable": trainable, "memory_format": memory_format}
+        made = {"autocast": autocast, "rows": rows, "rows_size": rows_size, "rois": rois}
+        self.settings: dict[str, Any] = {**own, **shared, **made}
+        self.transform = PictureTransform(preset)
         self.trainable, self.rows, self.rows_size = trainable, rows, rows_size
         self.needs_map = rois or rows in ("patches", "grid")
         self.autocast = None if autocast is None or trainable else getattr(torch, autocast)
@@ -65,8 +107,7 @@ class VisionBackbone(nn.Module):
         self.network: Any = (self._build() if network is None else network).float()
         self.network.to(memory_format=self.memory_format)
         self.has_statistics = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
-        self.requires_grad_(trainable)
-        self.eval()
+        self.requires_grad_(trainable).eval()
         # Sizes are asked of the network itself, in evaluation mode: one picture has no batch statistics.
         size = int(preset["crop_size"])
         with torch.no_grad():
@@ -80,12 +121,12 @@ class VisionBackbone(nn.Module):
             _, self.rows_per_picture, self.width = self._make_rows(pooled, maps).shape
 
     def _build(self) -> nn.Module:
-        """RETURNS (nn.Module): The network with random weights, as `settings` describe it."""
+        """The network with random weights, as `settings` describe it."""
         raise NotImplementedError
 
     def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """RETURNS (Tuple[torch.Tensor, List[torch.Tensor]]): Vectors, (r, width), and the feature maps that
-        are needed, the last one last: (r, channels, height, width) each, or (r, channels, patches).
+        """RETURNS (Tuple): Vectors, (r, width), and a list of the feature maps that are needed, the last one
+        last: (r, channels, height, width) each, or (r, channels, patches).
         """
         raise NotImplementedError
 
@@ -159,16 +200,10 @@ class VisionBackbone(nn.Module):
         return torch.cat((whole, parts.flatten(2).transpose(1, 2)), dim=1)
 
 
-def describe(err: Exception) -> str:
-    """RETURNS (str): An error in one line, for a message."""
-    return " ".join(f"{type(err).__name__}: {err}".split())[:300]
-
-
 def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
     """Read a state dict that safetensors or `torch.save` wrote. Nothing but tensors is unpickled.
 
-    others (str): What else `weights` could have been, for the message.
-    RAISES (OSError, ValueError): There is no such file, or it holds no state dict.
+    RAISES (OSError, ValueError): It holds none, or there is no such file; `others` could be meant then.
     """
     path = Path(weights)
     if not path.is_file():
@@ -185,7 +220,7 @@ def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:
         raise ValueError(
-            f"{path} can't be read as a state dict ({describe(err)}). Save one with "
+            f"{path} can't be read as a state dict ({explain(err)}). Save one with "
             "torch.save(model.state_dict(), path); files with anything else pickled in them are refused."
         ) from err
     if not isinstance(state, dict):
@@ -196,6 +231,6 @@ def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
 def explain_download(what: str, err: Exception, file: str) -> str:
     """RETURNS (str): Why there are no weights, and which file to put where."""
     return (
-        f"The weights {what} are neither on this machine nor could they be downloaded ({describe(err)}). Put "
+        f"The weights {what} are neither on this machine nor could they be downloaded ({explain(err)}). Put "
         f"the file {file} anywhere and set 'weights' to its path, or to null to start from random weights."
     )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from spacy.tokens import Doc
 from spacy.util import minibatch
 
+from ..images.errors import describe_kinds
 from ..post.extensions import get_image_error_kinds, get_stored_image
-from .encoder_settings import find_encoder_layers, get_settings
+from .picture_queue import find_encoder_layers, get_settings
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -22,20 +23,17 @@ class BuildError(ValueError):
 
 @dataclass
 class BuildResult:
-    """Posts looked at, those with a picture, those with a picture or an object that couldn't be used, the
-    kinds of reasons, and the time taken.
-    """
+    """What was done so far."""
 
     posts: int = 0
     with_picture: int = 0
-    not_used: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    not_used: int = 0  # with a picture or an object that couldn't be used
+    reasons: Counter[str] = field(default_factory=Counter)  # by kind
     seconds: float = 0.0
 
     def explain(self) -> str:
         """RETURNS (str): The reasons, in brackets."""
-        why = ", ".join(f"{kind}: {n}" for kind, n in sorted(self.reasons.items()))
-        return f" ({why})" if why else ""
+        return f" ({describe_kinds(self.reasons)})" if self.reasons else ""
 
 
 def build_cache(
@@ -62,9 +60,8 @@ def build_cache(
             layer.predict(chunk)
         for store in stores:
             if store.problem is not None:
-                raise BuildError(
-                    f"What was encoded can't be kept, after {result.posts} posts: {store.problem}"
-                )
+                what = f"What was encoded can't be kept, after {result.posts} posts"
+                raise BuildError(f"{what}: {store.problem}")
         result.posts += len(chunk)
         for doc in chunk:
             result.with_picture += get_stored_image(doc) is not None

@@ -14,10 +14,11 @@ import torch
 from spacy.util import registry
 from torch import nn
 
+from ..images.errors import explain
 from ..regions.grounding import find_model_folder
 from ..util import warn
-from .base import VisionBackbone, describe
-from .builders import ImageEncoder, build_encoder
+from .base import VisionBackbone
+from .img2vec import ImageEncoder, build_encoder
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -95,8 +96,6 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
     transformers share (labels, settings of text generation), and what could make transformers run other code:
     an attention implementation may name a repository that is downloaded and executed.
 
-    config (Dict[str, Any]): As `PretrainedConfig.to_dict()` gives it.
-    RETURNS (Dict[str, Any]): "model_type" and what is this model's own.
     RAISES (ValueError): It is of no known vision model.
     """
     from transformers import PretrainedConfig
@@ -115,7 +114,7 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _get_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What transformers builds the model from."""
+    """What transformers builds the model from."""
     from transformers import AutoConfig
 
     pooler = {"add_pooling_layer": False} if config["model_type"] in WITHOUT_POOLER else {}
@@ -126,9 +125,7 @@ def load(name: str, *, image_size: int | None, **settings: Any) -> HFVision:
     """Build a model and read its weights, which `build_hf_vision_encoder_v1` describes. torch's random state
     is left as it was.
 
-    settings (Any): See `VisionBackbone`.
-    RAISES (OSError): The model is neither here nor can it be downloaded.
-    RAISES (ValueError): It is no vision model, or what is in its files can't be used.
+    RAISES (OSError, ValueError): There is no such model, or it can't be used.
     """
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
@@ -169,14 +166,13 @@ def _reading(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as err:
-        reason = " ".join(str(err).split())[:500] if isinstance(err, ValueError) else describe(err)
+        reason = " ".join(str(err).split())[:500] if isinstance(err, ValueError) else explain(err)
         if "trust_remote_code" in reason:
             reason = "it needs Python code that comes with the model, which is never run here"
         raise ValueError(f"The {what} of the model {name!r} can't be used: {reason}") from None
 
 
 def _read_preset(folder: Path, name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): See `picture_transform.PictureTransform`."""
     from transformers import AutoImageProcessor
 
     if (folder / PREPROCESSOR).is_file():
@@ -193,9 +189,8 @@ def _read_preset(folder: Path, name: str, config: dict[str, Any]) -> dict[str, A
 
 
 def to_preset(settings: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What the settings of an image processor ask for, see
-    `encoders.picture_transform`.
-    RAISES (ValueError): It can't be expressed.
+    """RETURNS (Dict[str, Any]): What the settings of an image processor ask for, see `base.PictureTransform`.
+    RAISES (ValueError): That can't be expressed.
     """
     size = _as_dict(settings["size"])
     if "shortest_edge" in size and "longest_edge" not in size:

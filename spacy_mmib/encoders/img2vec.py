@@ -1,10 +1,12 @@
-"""Pictures of posts to vectors, as a Thinc layer around a network for pictures."""
+"""Pictures of posts to vectors: the Thinc layer that all families of networks for pictures are in."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy
 import torch
@@ -16,28 +18,89 @@ from torch import nn
 from ..bridge.picture_vectors import PictureVectors
 from ..bridge.shim import get_module, set_module, wrap_module
 from ..images.errors import ImageError
+from ..images.reader import PictureReader
 from ..post.extensions import ENCODER_ERROR_KEY, get_regions, set_encoder_error
+from ..regions.base import as_getter, get_region_getters
+from ..regions.simple import GivenRegions
 from ..util import warn
-from .encoder_settings import FOLLOWING, LAYER, QUEUE, EncoderSettings, OnImageError, read_ahead
-from .picture_queue import PictureQueue, Problem, Request, Unit
+from .picture_queue import (
+    FOLLOWING,
+    LAYER,
+    QUEUE,
+    EncoderSettings,
+    PictureQueue,
+    Problem,
+    Request,
+    Unit,
+    read_ahead,
+)
+
+get_region_getters()  # configs with @region_getters are resolved from here
+
+ImageEncoder: TypeAlias = Model[list[Doc], list[Floats2d]]
 
 
-def PictureEncoderLayer(
-    settings: EncoderSettings,
-    network_class: Callable[..., nn.Module],
-    build: Callable[[], nn.Module],
-    runtime_settings: dict[str, Any],
-) -> Model[list[Doc], list[Floats2d]]:
-    """Make the layer.
+def build_encoder(
+    network_class: type[nn.Module],
+    load: Callable[..., nn.Module],
+    own: dict[str, Any],
+    *,
+    trainable: bool,
+    rows: str,
+    grid_size: int = 7,
+    pyramid_size: int = 2,
+    region_features: str = "crop",
+    image_size: int | None,
+    get_regions: Any,
+    read_picture: Any,
+    cache: Any,
+    memory_format: str,
+    autocast: str | None,
+    **others: Any,
+) -> ImageEncoder:
+    """Build an encoder from a family of networks (`network_class`), with the settings that
+    `build_torchvision_encoder_v1` explains.
 
-    settings (EncoderSettings): What all picture encoders share.
-    network_class (Callable[..., nn.Module]): The class of the network.
-    build (Callable[[], nn.Module]): Builds the network with its weights, on initialization: this is the only
-        place where weights are looked for, a saved pipeline brings its own.
-    runtime_settings (Dict[str, Any]): See `wrap_module`.
-    RETURNS (Model[List[Doc], List[Floats2d]]): A row a region, row 0 the whole picture, no rows for a post
-        without one; as `PictureVectors`.
+    load (Callable[..., VisionBackbone]): Makes one from `own`, `image_size` and the settings of
+        `VisionBackbone`.
+    own (Dict[str, Any]): The family's own settings, the first of which names the network.
     """
+    numbers = {"image_size": image_size, "grid_size": grid_size, "pyramid_size": pyramid_size, **others}
+    for setting in ("batch_size", "image_size", "grid_size", "pyramid_size", "max_regions"):
+        least = 0 if setting == "max_regions" else 1
+        if numbers[setting] is not None and numbers[setting] < least:
+            raise ValueError(f"{setting} has to be at least {least}, not {numbers[setting]}.")
+    is_whole = rows in ("patches", "grid")
+    if is_whole and get_regions is not None:
+        raise ValueError(f'With rows = "{rows}" no objects are encoded: set get_regions = null.')
+    if rows != "regions" and region_features == "roi":
+        raise ValueError(f'region_features = "roi" is for rows = "regions", not "{rows}".')
+    if trainable and autocast is not None:
+        raise ValueError("autocast is for a frozen network; to train one, set mixed_precision.")
+    if trainable and cache is not None:
+        raise ValueError(
+            "A cache holds vectors of a frozen network: set trainable = false, or cache = null (or its path)."
+        )
+    own = {key: os.fspath(value) if isinstance(value, Path) else value for key, value in own.items()}
+    settings = EncoderSettings(
+        name=next(iter(own.values())),
+        mode="patches" if is_whole else "roi" if region_features == "roi" else "crop",
+        trainable=trainable,
+        get_regions=GivenRegions() if get_regions is None else as_getter(get_regions),
+        reader=PictureReader() if read_picture is None else read_picture,
+        cache=cache,
+        random="weights" in own and own["weights"] is None,
+        **others,
+    )
+    runtime_settings = {
+        "trainable": trainable,
+        "memory_format": memory_format,
+        "autocast": autocast,
+        "rows": rows,
+        "rows_size": pyramid_size if rows == "pyramid" else grid_size,
+        "rois": region_features == "roi",
+    }
+    load = partial(load, **own, image_size=image_size, **runtime_settings)
     network = wrap_module(network_class, _convert_inputs, _convert_outputs, runtime_settings=runtime_settings)
     if settings.mixed_precision:
         network.shims[0].use_mixed_precision()
@@ -45,48 +108,33 @@ def PictureEncoderLayer(
     return Model(
         LAYER,
         forward,
-        init=partial(init, build=build),
+        init=partial(_init, load=load),
         layers=[network],
         dims={"nO": None},
         attrs={QUEUE: PictureQueue(settings)},
     )
 
 
-def init(
-    model: Model[list[Doc], list[Floats2d]],
-    X: list[Doc] | None = None,
-    Y: Any = None,
-    *,
-    build: Callable[[], nn.Module],
-) -> None:
-    """Build the network and read its weights."""
-    network: Any = build()
+def _init(model: ImageEncoder, X: Any = None, Y: Any = None, *, load: Callable[[], Any]) -> None:
+    """Build the network and read its weights: the only place where these are looked for, a saved pipeline
+    brings its own.
+    """
+    settings, network = model.attrs[QUEUE].settings, load()
+    if settings.random and not settings.trainable:
+        warn(
+            f"img2vec ({settings.name}) has random weights and is frozen, so it can tell little about a "
+            "picture. Set 'weights' to the name of published ones or to a local file, or 'trainable' to true."
+        )
     set_module(model.layers[0], network)
     model.set_dim("nO", network.width, force=True)
 
 
-@dataclass
-class NetworkInput:
-    """What goes through the network.
-
-    units (List[Unit]): At least one.
-    mode (str): See `EncoderSettings`.
-    at_once (int): Pictures in one forward.
-    """
-
-    units: list[Unit]
-    mode: str
-    at_once: int
-
-
 def forward(
-    model: Model[list[Doc], list[Floats2d]], docs: Sequence[Doc], is_train: bool
+    model: ImageEncoder, docs: Sequence[Doc], is_train: bool
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], list[Doc]]]:
-    """Encode the pictures of a batch of posts. With a frozen network equal pictures with equal objects are
-    encoded once, and not at all if the cache has their vectors.
-
-    RETURNS (Tuple): A row a region, row 0 the whole picture; no rows for a post without a (readable)
-        picture. And the callback for the gradient, which reaches the network only if it is trainable.
+    """Encode the pictures of a batch of posts: a row a region, row 0 the whole picture; no rows for a post
+    without a (readable) picture. With a frozen network, which no gradient reaches, equal pictures with equal
+    objects are encoded once, and not at all if the cache has their vectors.
     """
     queue: PictureQueue = model.attrs[QUEUE]
     settings, network = queue.settings, model.layers[0]
@@ -102,24 +150,35 @@ def forward(
     # Frozen: pictures are prepared only as the network gets to them, batch_size at a time. Training needs
     # all of them until its one backward pass (each pass of the shim unscales all gradients, so that a
     # second one would spoil those of the first in mixed precision).
-    read: list[tuple[int, Request, int]] = []
-    units = _get_units(queue.read(docs, requests), read)
+    units = queue.read(docs, requests)
+    asked: Counter[int] = Counter()  # rows, by post
     features: list[Floats2d] = []
     backprop_network: Callable[[Floats2d], Any] | None = None
     while batch := list(islice(units, None if train_network else settings.batch_size)):
-        rows, backprop_network = network(
-            NetworkInput(batch, settings.mode, settings.batch_size), train_network
-        )
+        for i, unit in batch:
+            asked[i] += 1 + len(unit.boxes)
+        rows, backprop_network = network(([unit for _, unit in batch], settings), train_network)
         features.append(rows)
     none = model.ops.alloc2f(0, model.get_dim("nO"))
     all_rows = model.ops.xp.concatenate(features) if features else none
-    where = _find_rows(read, len(all_rows))
-    for i, request, _ in read:
-        request.vectors = all_rows[where[i]]
+    each = len(all_rows) // max(1, asked.total())  # of the network's rows for one that was asked for
+    where: dict[int, Any] = {}
+    start = 0
+    for i, n in asked.items():
+        where[i] = slice(start, start + n * each)
+        if requests[i].order is not None:
+            own = numpy.arange(start, start + n * each).reshape(n, each)
+            where[i] = own[requests[i].order].ravel().tolist()
+        start += n * each
+        requests[i].vectors = all_rows[where[i]]
+    encoded = [requests[i] for i in asked]
     if not train_network and not bool(model.ops.xp.isfinite(all_rows).all()):
-        _drop_not_finite(model, [request for _, request, _ in read])
-    if settings.cache is not None and not settings.trainable:
-        _put_in_cache(model, queue, [request for _, request, _ in read])
+        for request in encoded:
+            if not bool(model.ops.xp.isfinite(request.vectors).all()):
+                request.vectors = none
+                request.problems.append(Problem("the network gives no finite numbers for it", "not_finite"))
+    if encoded and settings.cache is not None and not settings.trainable:
+        _put_in_cache(model, queue, encoded)
 
     result = PictureVectors([none] * len(docs), [None] * len(docs))
     for i, request in requests.items():
@@ -149,37 +208,8 @@ def forward(
     return result, backprop
 
 
-def _get_units(
-    requests: Iterator[tuple[int, Request]], read: list[tuple[int, Request, int]]
-) -> Iterator[Unit]:
-    """YIELDS (Unit): Those of all requests, which are noted with the number of their rows as the network
-    gets to them. Units are handed on, not kept: their pixels are needed only once.
-    """
-    for i, request in requests:
-        units, request.units = request.units, []
-        read.append((i, request, sum(1 + len(unit.boxes) for unit in units)))
-        yield from units
-
-
-def _find_rows(read: list[tuple[int, Request, int]], n_rows: int) -> dict[int, Any]:
-    """RETURNS (Dict[int, Union[slice, List[int]]]): Of each post that was read, where its rows are among all
-    of them, of which the network may give several for each that was asked for.
-    """
-    asked = sum(n for _, _, n in read)
-    each = n_rows // max(1, asked)
-    result: dict[int, Any] = {}
-    start = 0
-    for i, request, n in read:
-        result[i] = slice(start, start + n * each)
-        if request.order is not None:
-            own = numpy.arange(start, start + n * each).reshape(n, each)
-            result[i] = own[request.order].ravel().tolist()
-        start += n * each
-    return result
-
-
 def _get_rows(doc: Doc, queue: PictureQueue, request: Request, n_rows: int) -> list[int] | None:
-    """RETURNS (Optional[List[int]]): See `PictureVectors`; `None` if the objects aren't those of the doc."""
+    """What a post's rows stand for, see `PictureVectors`; `None` if the objects aren't those of the doc."""
     getter, used = queue.settings.get_regions, request.used
     if used and not (getter.of_doc or getter.writes) and used != get_regions(doc)[: len(used)]:
         return None
@@ -188,13 +218,6 @@ def _get_rows(doc: Doc, queue: PictureQueue, request: Request, n_rows: int) -> l
     if n_rows % len(numbers):
         return None
     return [number for number in numbers for _ in range(n_rows // len(numbers))]
-
-
-def _drop_not_finite(model: Model[Any, Any], requests: list[Request]) -> None:
-    for request in requests:
-        if not bool(model.ops.xp.isfinite(request.vectors).all()):
-            request.vectors = request.vectors[:0]
-            request.problems.append(Problem("the network gives no finite numbers for it", "not_finite"))
 
 
 def _put_in_cache(model: Model[Any, Any], queue: PictureQueue, requests: list[Request]) -> None:
@@ -211,7 +234,7 @@ def _put_in_cache(model: Model[Any, Any], queue: PictureQueue, requests: list[Re
         cache.put_vectors(fresh)
 
 
-def _report(policy: OnImageError, doc: Doc, problems: str, *, used: bool) -> None:
+def _report(policy: str, doc: Doc, problems: str, *, used: bool) -> None:
     text = doc.text if len(doc.text) <= 60 else doc.text[:57] + "..."
     message = f"picture of post {text!r}: {problems}"
     if policy == "raise":
@@ -221,16 +244,16 @@ def _report(policy: OnImageError, doc: Doc, problems: str, *, used: bool) -> Non
 
 
 def _convert_inputs(
-    model: Model[Any, Any], X: NetworkInput, is_train: bool
+    model: Model[Any, Any], X: tuple[list[Unit], EncoderSettings], is_train: bool
 ) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], None]]:
-    module: Any = get_module(model)
-    pictures = torch.stack([unit.picture for unit in X.units])
-    parameter = next(module.parameters(), None)
+    units, settings = X
+    pictures = torch.stack([unit.picture for unit in units])
+    parameter = next(get_module(model).parameters(), None)
     if parameter is not None:
         pictures = pictures.to(parameter.device)
-    kwargs: dict[str, Any] = {"at_once": X.at_once}
-    if X.mode == "roi":
-        kwargs["boxes"] = [unit.boxes for unit in X.units]
+    kwargs: dict[str, Any] = {"at_once": settings.batch_size}
+    if settings.mode == "roi":
+        kwargs["boxes"] = [unit.boxes for unit in units]
     return ArgsKwargs(args=(pictures,), kwargs=kwargs), lambda d_inputs: None
 
 

@@ -2,7 +2,7 @@
 pictures."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from spacy.errors import Errors
@@ -22,17 +22,6 @@ Saved with the weights: `nlp.rename_pipe` leaves the configs of other components
 """
 
 
-class _Kept(NamedTuple):
-    """The vectors of a post, and what they are of: with another picture or other objects they are
-    worthless.
-    """
-
-    image: StoredImage
-    regions: str
-    vectors: Floats2d
-    rows: list[int] | None
-
-
 class KeptVectors:
     """Picture vectors that a component computed, for its listeners, as long as the docs live. Beside the docs
     rather than in their `user_data`: they are found again in no time from the picture, and would be in every
@@ -40,7 +29,9 @@ class KeptVectors:
     """
 
     def __init__(self) -> None:
-        self._kept: WeakKeyDictionary[Doc, _Kept] = WeakKeyDictionary()
+        # With another picture or other objects (the first two) they are worthless.
+        self._kept: WeakKeyDictionary[Doc, tuple[StoredImage, str, Floats2d, list[int] | None]]
+        self._kept = WeakKeyDictionary()
 
     def __reduce__(self) -> Any:
         return KeptVectors, ()
@@ -52,16 +43,16 @@ class KeptVectors:
         """Keep the vectors of posts, instead of what was there before."""
         for doc, of_doc, rows in zip(docs, vectors, get_rows(vectors)):
             # A copy, not a view that would keep the vectors of the whole batch alive.
-            self._kept[doc] = _Kept(get_stored_image(doc), describe_regions(doc), of_doc.copy(), rows)
+            self._kept[doc] = get_stored_image(doc), describe_regions(doc), of_doc.copy(), rows
 
     def get(self, doc: Doc) -> tuple[Floats2d, list[int] | None] | None:
         """RETURNS (Optional[Tuple[Floats2d, Optional[List[int]]]]): The vectors of this very doc object, for
         the picture and the objects that it has now, and what their rows stand for.
         """
         kept = self._kept.get(doc)
-        if kept is None or kept.image != get_stored_image(doc) or kept.regions != describe_regions(doc):
+        if kept is None or kept[:2] != (get_stored_image(doc), describe_regions(doc)):
             return None
-        return kept.vectors, kept.rows
+        return kept[2:]
 
 
 class Img2VecListener(Model[list[Doc], list[Floats2d]]):
@@ -76,8 +67,9 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
     def __init__(self, upstream_name: str, width: int | None = None) -> None:
         super().__init__(name=self.name, forward=forward, dims={"nO": width}, attrs={RENAMED: {}})
         self._configured_name = upstream_name
-        self._linked: tuple[KeptVectors, str] | None = None
-        self._received = _Received()
+        self.kept: KeptVectors | None = None  # what the component that it belongs to has computed
+        self.component_name = upstream_name  # also where any component may be listened to
+        self.received = _Received()
 
     @property
     def upstream_name(self) -> str:
@@ -85,29 +77,15 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
         name: str = self.attrs[RENAMED].get(self._configured_name, self._configured_name)
         return name
 
-    @property
-    def component_name(self) -> str:
-        """RETURNS (str): The same, and in a pipeline which component "*" is."""
-        return self.upstream_name if self._linked is None else self._linked[1]
-
-    @property
-    def kept(self) -> KeptVectors | None:
-        """RETURNS (Optional[KeptVectors]): What the component that it belongs to has computed."""
-        return None if self._linked is None else self._linked[0]
-
     def link(self, kept: KeptVectors, name: str) -> None:
-        """Belong to a component from now on.
-
-        kept (KeptVectors): The component's, which tells it from others, whatever they are called.
-        name (str): The component's name.
-        """
-        self._linked = kept, name
+        """Belong to a component from now on. Its vectors tell it from others, whatever they are called."""
+        self.kept, self.component_name = kept, name
 
     def follow(self, kept: KeptVectors, name: str) -> None:
         """Take note that a component has another name, if this layer belongs to it."""
         if self.kept is not kept:
             return
-        self._linked = kept, name
+        self.component_name = name
         if self._configured_name != "*":
             same = name == self._configured_name
             self.attrs[RENAMED] = {} if same else {self._configured_name: name}
@@ -121,12 +99,7 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
         """Take what the component computed for a training batch (see `Tok2VecListener.get_batch_id`), to be
         used once.
         """
-        self._received.batch = batch_id, outputs, backprop
-
-    def take(self) -> tuple[int, list[Floats2d], Callable[..., Any]] | None:
-        """RETURNS (Optional[Tuple[int, List[Floats2d], Callable]]): What was received and not used yet."""
-        batch, self._received.batch = self._received.batch, None
-        return batch
+        self.received.batch = batch_id, outputs, backprop
 
 
 class _Received:
@@ -147,11 +120,11 @@ def forward(
     """RETURNS (Tuple[List[Floats2d], Callable]): The vectors of these docs, and where their gradient goes.
     RAISES (ValueError): The component has not seen these docs.
     """
-    batch = model.take() if is_train else None
-    if batch is not None:
+    if is_train and model.received.batch is not None:
+        expected, outputs, backprop = model.received.batch
         # Used up: with the encoder frozen from the next update on, a batch of the same texts with other
         # pictures would get these vectors.
-        expected, outputs, backprop = batch
+        model.received.batch = None
         batch_id = Tok2VecListener.get_batch_id(docs)
         if batch_id != expected:
             raise ValueError(Errors.E953.format(id1=batch_id, id2=expected))
@@ -189,7 +162,6 @@ def build_img2vec_listener_v1(
 
     upstream (str): The name of that component in the pipeline, in which it has to come first; "*" for any.
     width (Optional[int]): Width of its vectors. `None`: learned from it.
-    RETURNS (Model[List[Doc], List[Floats2d]]): A row a region, row 0 the whole picture, no rows without a
-        picture.
+    RETURNS (Model[List[Doc], List[Floats2d]]): As any picture encoder.
     """
     return Img2VecListener(upstream, width)

@@ -1,5 +1,5 @@
 """The queue in front of a picture encoder: which vectors are in the cache, which pictures are to be read, and
-reading them, some of them ahead of the network.
+reading them, some of them ahead of the network. Free of torch and Pillow: components and batchers import it.
 """
 
 import hashlib
@@ -9,12 +9,11 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import PIL.Image
 import srsly
-import torch
 from spacy.tokens import Doc
+from thinc.api import Model
 
 from ..images.errors import ImageError, explain
 from ..images.files import URL, bind
@@ -28,8 +27,19 @@ from ..post.extensions import (
     set_found_regions,
 )
 from ..post.regions import Region, clip_box, normalize_regions
-from .encoder_settings import EncoderSettings
-from .picture_transform import PictureTransform
+from ..regions.base import RegionGetter
+
+if TYPE_CHECKING:
+    import torch
+
+LAYER = "picture_encoder"
+"""Name of the layers that are picture encoders."""
+
+QUEUE = "queue"
+"""Their attribute with the `PictureQueue`."""
+
+FOLLOWING = "spacy_mmib_following"
+"""Among the hooks of a doc in training (`Doc.user_hooks`): gives the docs of the batch after its own."""
 
 READING = 2
 """Raised when the same file is read as other pixels than before: no cache has vectors of those then."""
@@ -44,13 +54,32 @@ SEARCHED_AT_ONCE = 16
 """At most so many posts' decoded pictures are in memory while objects are searched in them."""
 
 
-class Problem(NamedTuple):
-    """Why a picture or an object was not used.
+@dataclass(frozen=True)
+class EncoderSettings:
+    """Settings of a picture encoder's layer; see `encoders.torchvision.build_torchvision_encoder_v1`. Not
+    attributes of the Thinc model: those are restored from a saved model, over what the config says.
 
-    text (str): In one line.
-    kind (str): See `ImageError`.
-    region (Optional[int]): Which object it is about, from 0; `None` if it is the whole picture.
+    name (str): What messages call the encoder.
+    mode (str): "crop": the network runs on every object as a picture of its own; "roi": once a picture,
+        objects are cut out of its feature map; "patches": once a picture, a row a part of it.
+    random (bool): Whether the network's weights are random on initialization.
     """
+
+    name: str
+    mode: Literal["crop", "roi", "patches"]
+    trainable: bool
+    max_regions: int | None
+    batch_size: int
+    on_image_error: Literal["warn", "raise"]
+    mixed_precision: bool
+    get_regions: RegionGetter
+    reader: Any
+    cache: Any
+    random: bool
+
+
+class Problem(NamedTuple):
+    """Why a picture, or one of its objects (`region`, from 0), was not used; `kind` as of an `ImageError`."""
 
     text: str
     kind: str
@@ -58,51 +87,33 @@ class Problem(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What goes through the network once.
-
-    picture (torch.Tensor): Prepared, (3, height, width).
-    boxes (torch.Tensor): Objects to be cut out of its feature map, in its pixels, (k, 4).
+    """What goes through the network once: a prepared picture, (3, height, width), and objects in its pixels,
+    (k, 4), to be cut out of its feature map.
     """
 
-    picture: torch.Tensor
-    boxes: torch.Tensor
+    picture: "torch.Tensor"
+    boxes: "torch.Tensor"
 
 
 @dataclass
 class Request:
-    """The picture of a post, as an encoder is asked for it.
-
-    image (StoredImage): The picture.
-    digest (Optional[bytes]): Of the picture's content, if there is a cache.
-    regions (Optional[List[Region]]): The objects; `None` if they are to be searched for.
-    used (List[Region]): Those of them that the encoder looks at.
-    key (Hashable): Equal for equal pictures with equal objects.
-    cache_key (Optional[bytes]): Of the vectors in the cache.
-    vectors (Optional[Floats2d]): What was in the cache.
-    job (Optional[Job]): Prepares the picture, or only reads it while `regions` is `None`.
-    units (List[Unit]): What was prepared: together they give the post's rows. None if it can't be read.
-    order (Optional[List[int]]): Where the rows are among those of the units, if not in order.
-    problems (List[Problem]): What couldn't be used.
-    """
+    """The picture of a post, as an encoder is asked for it."""
 
     image: StoredImage
-    digest: bytes | None = None
-    regions: list[Region] | None = None
-    used: list[Region] = field(default_factory=list)
-    key: Hashable = None
-    cache_key: bytes | None = None
-    vectors: Any = None
-    job: Job | None = None
-    units: list[Unit] = field(default_factory=list)
-    order: list[int] | None = None
+    digest: bytes | None = None  # of the picture's content, if there is a cache
+    regions: list[Region] | None = None  # `None` if they are to be searched for
+    used: list[Region] = field(default_factory=list)  # those of them that the encoder looks at
+    key: Hashable = None  # equal for equal pictures with equal objects
+    cache_key: bytes | None = None  # of the vectors
+    vectors: Any = None  # from the cache, or when the network has run
+    job: Job | None = None  # prepares the picture, or only reads it while `regions` is `None`
+    order: list[int] | None = None  # where the rows are among those of the units, if not in order
     problems: list[Problem] = field(default_factory=list)
 
 
 class PictureQueue:
     """Reads pictures for one encoder. From any thread: a request is one caller's only, and what was begun
     ahead is the first's that asks for it. Copies begin anew.
-
-    settings (EncoderSettings): The encoder's.
     """
 
     def __init__(self, settings: EncoderSettings) -> None:
@@ -119,10 +130,9 @@ class PictureQueue:
         return PictureQueue(self.settings)
 
     def set_network(self, network: Any) -> None:
-        """Read for this network from now on, as the preset of pictures among its `settings` says."""
+        """Read for this network from now on, as its `transform` says."""
         self._identity = None
         self._pending = {}
-        self._transform = PictureTransform(network.settings["preset"])
         self.network = network
 
     def begin(self, docs: Sequence[Doc]) -> None:
@@ -156,9 +166,8 @@ class PictureQueue:
             image = get_stored_image(doc)
             if image is None:
                 continue
-            request = None
-            if self._pending:
-                request = self._pending.pop(self._get_pending_key(doc, image), None)
+            key = self._get_pending_key(doc, image) if self._pending else None
+            request = self._pending.pop(key, None)
             if request is None:
                 request = self._make_request(doc, image)
                 fresh.append(request)
@@ -169,14 +178,15 @@ class PictureQueue:
             self._look_up(fresh)
         return requests
 
-    def read(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[tuple[int, Request]]:
+    def read(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[tuple[int, Unit]]:
         """Read the pictures whose vectors aren't known, some of them ahead.
 
         docs (Sequence[Doc]): The batch.
         requests (Dict[int, Request]): From `ask`. With a frozen network only the first of those with the same
             `key` is read, in whose place the others get it. A network that learns has to see each, since its
             gradient and BatchNorm's statistics are of all.
-        YIELDS (Tuple[int, Request]): In the order in which they get ready for the network.
+        YIELDS (Tuple[int, Unit]): All that a post's rows are made of, as the network gets to it. Units are
+            handed on, not kept: their pixels are needed only once.
         """
         first: dict[Hashable, int] = {}  # by key
         ahead: deque[int] = deque()
@@ -190,16 +200,16 @@ class PictureQueue:
                 self._submit(request)
                 ahead.append(i)
                 if len(ahead) > self.settings.reader.prefetch:
-                    yield self._finish(ahead.popleft(), requests)
+                    yield from self._finish(ahead.popleft(), requests)
             while ahead:
-                yield self._finish(ahead.popleft(), requests)
+                yield from self._finish(ahead.popleft(), requests)
         finally:
             for i in ahead:
                 _cancel(requests[i])
 
     def is_unchanged(self, request: Request) -> bool:
-        """RETURNS (bool): Whether the files of a picture are those that were there when it was asked for, so
-        that what was read may be kept under their content.
+        """RETURNS (bool): Whether the files are those that were there when the picture was asked for, so that
+        what was read may be kept under their content.
         """
         return request.key == (self._digest(request.image), *map(self._describe, request.used))
 
@@ -218,9 +228,7 @@ class PictureQueue:
         return request
 
     def _digest(self, value: StoredImage) -> bytes | None:
-        """RETURNS (Optional[bytes]): Of the content of the file that the reader would read; `None` for what
-        it wouldn't read.
-        """
+        """Of the content of the file that the reader would read; `None` for what it wouldn't read."""
         reader = self.settings.reader
         if isinstance(value, str):
             if URL.match(value):
@@ -248,7 +256,7 @@ class PictureQueue:
             request.cache_key = make_key("vectors", self._identity, request.digest, *described)
 
     def _describe(self, region: Region) -> Any:
-        """RETURNS (Any): What of an object determines its vector; `None` for a crop that can't be read."""
+        """What of an object determines its vector; `None` for a crop that can't be read."""
         if not isinstance(region, str):
             return repr([float(x) for x in region["box"]])
         return _get_key(region) if self.settings.cache is None else self._digest(region)
@@ -271,31 +279,31 @@ class PictureQueue:
             else:
                 request.job = reader.submit(self._prepare, request.image, request.used)
 
-    def _finish(self, i: int, requests: dict[int, Request]) -> tuple[int, Request]:
-        request = requests[i]
-        job, request.job = request.job, None
+    def _finish(self, i: int, requests: dict[int, Request]) -> Iterator[tuple[int, Unit]]:
+        job, requests[i].job = requests[i].job, None
         try:
-            if job is not None:
-                request.units, request.order, problems = job.result()
-                request.problems += problems
+            units, requests[i].order, problems = job.result() if job is not None else ([], None, [])
+            requests[i].problems += problems
         except ImageError as err:
-            request.problems.append(Problem(str(err), err.kind))
-        return i, request
+            requests[i].problems.append(Problem(str(err), err.kind))
+        else:
+            yield from ((i, unit) for unit in units)
 
     def _prepare(
-        self, image: Any, regions: list[Region]
+        self, image: StoredImage, regions: list[Region], whole: Any = None
     ) -> tuple[list[Unit], list[int] | None, list[Problem]]:
-        """Make a post's picture and objects tensors for the network. Runs in threads.
-
-        image (Any): The picture, or what was read of it already.
-        RETURNS (Tuple): See `Request`. With "roi" there is a unit for the picture with its boxes, and one for
-            each ready crop; otherwise one for the picture and one for each object.
+        """Make a post's picture, which may be read already (`whole`), and its objects tensors for the
+        network; none if it can't be read. With "roi" there is a unit for the picture with its boxes, and one
+        for each ready crop; otherwise one for the picture and one for each object. Runs in threads.
         """
+        import torch
+
         read, rois = self.settings.reader.read, self.settings.mode == "roi"
-        transform: Any = self._transform.stretch if rois else self._transform
+        transform: Any = self.network.transform.stretch if rois else self.network.transform
         problems: list[Problem] = []
         try:
-            whole = image if isinstance(image, PIL.Image.Image) else read(image)
+            if whole is None:
+                whole = read(image)
         except ImageError as err:
             return [], None, [Problem(str(err), err.kind)]
         none = torch.zeros(0, 4)
@@ -327,7 +335,7 @@ class PictureQueue:
     # Searching for objects
 
     def _get_regions(self, doc: Doc, request: Request) -> list[Region] | None:
-        """RETURNS (Optional[List[Region]]): The objects, as far as they are known without the pixels."""
+        """The objects, as far as they are known without the pixels."""
         getter, cache = self.settings.get_regions, self.settings.cache
         if not getter.needs_pictures:
             found = getter([doc], [None])[0]
@@ -341,12 +349,13 @@ class PictureQueue:
             return remembered
         if request.digest is None:
             return None
-        known: list[Region] | None
-        (known,) = cache.get_regions([cache.make_key("regions", source, request.digest)])
-        return known
+        known: list[list[Region] | None] = cache.get_regions(
+            [cache.make_key("regions", source, request.digest)]
+        )
+        return known[0]
 
     def _get_source(self, doc: Doc) -> str | None:
-        """RETURNS (Optional[str]): What determines the objects beside the picture."""
+        """What determines the objects beside the picture."""
         identity = self.settings.get_regions.get_identity()
         return None if identity is None else f"{identity} {self.settings.get_regions.get_query(doc)}".strip()
 
@@ -354,10 +363,8 @@ class PictureQueue:
         set_found_regions(doc, regions, self._get_source(doc), self.settings.get_regions.note)
 
     def _search(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[int]:
-        """Search for the objects of pictures in which they aren't known, in as many at a time as may be in
-        memory.
-
-        YIELDS (int): All posts whose pictures have to be prepared, their objects known.
+        """Search for objects where they aren't known, in as many pictures at a time as may be in memory, and
+        yield all posts whose pictures have to be prepared.
         """
         unknown = deque(i for i, request in requests.items() if request.regions is None)
         yield from (i for i, x in requests.items() if x.regions is not None and x.vectors is None)
@@ -385,14 +392,14 @@ class PictureQueue:
             for i in pictures:
                 if requests[i].vectors is None:
                     submit = self.settings.reader.submit
-                    requests[i].job = submit(self._prepare, pictures[i], requests[i].used)
-            found = list(pictures)
+                    request = requests[i]
+                    request.job = submit(self._prepare, request.image, request.used, pictures[i])
+            found = [i for i in pictures if requests[i].job is not None]
             pictures = {}  # the jobs have them, and let go of them when they are done
             for i in found:
-                if (job := requests[i].job) is not None:
-                    with suppress(Exception):  # said when it is taken
-                        job.result()
-            yield from (i for i in found if requests[i].vectors is None)
+                with suppress(Exception):  # said when it is taken
+                    requests[i].job.result()  # type: ignore[union-attr]
+            yield from found
 
     def _find(self, docs: Sequence[Doc], requests: dict[int, Request], pictures: dict[int, Any]) -> None:
         getter, cache = self.settings.get_regions, self.settings.cache
@@ -435,16 +442,14 @@ class PictureQueue:
 
 
 def _get_key(value: Any) -> Hashable:
-    """RETURNS (Hashable): The same for values of `doc._.image` from which the same pictures are read."""
+    """The same for values of `doc._.image` from which the same pictures are read."""
     if isinstance(value, str):
         return getattr(value, "root", None), value
     return value if isinstance(value, (bytes, Pixels)) else id(value)  # a stranger may have stored anything
 
 
 def _get_stamp(request: Request) -> Hashable:
-    """RETURNS (Hashable): Equal for the same picture as long as its file isn't written to. Has no pixels: it
-    is remembered.
-    """
+    """Equal for the same picture as long as its file isn't written to. Has no pixels: it is remembered."""
     stamp: list[Hashable] = [request.digest or image_key(request.image)]
     if request.digest is None and isinstance(request.image, str):
         with suppress(OSError, ValueError):
@@ -459,13 +464,30 @@ def _cancel(request: Request | None) -> None:
         request.job = None
 
 
-def get_identity(network: Any, mode: str) -> str:
-    """Tell a frozen network from all others.
+def find_encoder_layers(model: Any) -> list[Any]:
+    """RETURNS (List[Model]): The layers of picture encoders in a model."""
+    return [node for node in model.walk() if node.name == LAYER] if isinstance(model, Model) else []
 
-    network (nn.Module): The network.
-    mode (str): See `EncoderSettings`.
-    RETURNS (str): Equal for networks that compute the same: made of the class, the settings (the preset of
-        the pictures among them), the mode, and all weights.
+
+def get_settings(layer: Model[Any, Any]) -> EncoderSettings:
+    """RETURNS (EncoderSettings): Of a picture encoder's layer."""
+    settings: EncoderSettings = layer.attrs[QUEUE].settings
+    return settings
+
+
+def read_ahead(layers: Sequence[Any], docs: Sequence[Doc]) -> None:
+    """Begin to read the pictures of posts that picture encoders will get soon. An encoder that hasn't been
+    used yet doesn't read ahead.
+    """
+    for layer in layers:
+        # What fails now fails again when it is asked for, where it belongs to a post.
+        with suppress(Exception):
+            layer.attrs[QUEUE].begin(docs)
+
+
+def get_identity(network: Any, mode: str) -> str:
+    """RETURNS (str): Equal for frozen networks that compute the same: made of the class, the settings (the
+    preset of the pictures among them), the mode, and all weights.
     """
     kept = {key: value for key, value in network.settings.items() if key not in NOT_IDENTITY}
     description = srsly.json_dumps([type(network).__name__, kept, mode, READING], sort_keys=True)

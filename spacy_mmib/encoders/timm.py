@@ -9,8 +9,9 @@ import torch
 from spacy.util import registry
 from torch import nn
 
-from .base import VisionBackbone, describe, explain_download, read_state_dict
-from .builders import ImageEncoder, build_encoder
+from ..images.errors import explain
+from .base import VisionBackbone, explain_download, read_state_dict
+from .img2vec import ImageEncoder, build_encoder
 
 
 class TimmVision(VisionBackbone):
@@ -43,9 +44,7 @@ class TimmVision(VisionBackbone):
 def load(name: str, weights: str | None, *, image_size: int | None, **settings: Any) -> TimmVision:
     """Build a model and read its weights, which `build_timm_encoder_v1` describes.
 
-    settings (Any): See `VisionBackbone`.
-    RAISES (OSError): The weights are neither here nor can they be downloaded.
-    RAISES (ValueError): There is no such model, or the weights are none, or another's.
+    RAISES (OSError, ValueError): There is no such model, or there are no such weights for it.
     """
     tagged = f"{name.partition('.')[0]}.{weights}"
     if weights is not None and _import_timm().models.is_model_pretrained(tagged):
@@ -70,13 +69,13 @@ def load(name: str, weights: str | None, *, image_size: int | None, **settings: 
         try:
             network = _create(name, preset, pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception as err:
-            raise ValueError(f"The weights {weights} don't fit timm's {name!r} ({describe(err)}).") from err
+            raise ValueError(f"The weights {weights} don't fit timm's {name!r} ({explain(err)}).") from err
         setattr(network, "pretrained_cfg", None)  # noqa: B010 it would keep all weights twice
     return TimmVision(name=name, preset=preset, network=network, **settings)
 
 
 def make_preset(name: str, image_size: int | None) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): How pictures are prepared, see `encoders.picture_transform`. `image_size`
+    """RETURNS (Dict[str, Any]): How pictures are prepared, see `base.PictureTransform`. `image_size`
     overrides both sizes.
     """
     data = _import_timm().data.resolve_data_config(pretrained_cfg=_get_config(name).to_dict())
@@ -99,14 +98,14 @@ def _import_timm() -> Any:
     except ImportError as err:
         raise ImportError(
             "spacy-mmib.TimmEncoder.v1 needs the package timm, which can't be imported: "
-            f"pip install 'spacy-mmib[timm]' ({describe(err)})"
+            f"pip install 'spacy-mmib[timm]' ({explain(err)})"
         ) from err
     return timm
 
 
 def _get_config(name: str) -> Any:
-    """RETURNS (timm.models.PretrainedCfg): What timm knows of a model of its own and its weights. Names of
-    repositories, which it would take too, would make a stored pipeline download something.
+    """What timm knows of a model of its own and its weights. Names of repositories, which it would take too,
+    would make a stored pipeline download something.
     """
     timm = _import_timm()
     arch = name.partition(".")[0]

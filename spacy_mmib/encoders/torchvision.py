@@ -10,9 +10,10 @@ import torch
 from spacy.util import registry
 from torch import nn
 
+from ..images.errors import explain
 from ..regions.vision import ImageClassification, models
-from .base import VisionBackbone, describe, explain_download, read_state_dict
-from .builders import ImageEncoder, build_encoder
+from .base import VisionBackbone, explain_download, read_state_dict
+from .img2vec import ImageEncoder, build_encoder
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 
@@ -64,35 +65,28 @@ class Backbone(VisionBackbone):
         return pooled, [outputs[name] for name in self.layers]
 
     def load_classifier_state(self, state: dict[str, Any]) -> None:
-        """Take the weights of a whole classification network; those of its head are left out.
-
-        RAISES (ValueError): They belong to another network.
-        """
+        """Take the weights of a whole classification network, but for those of its head."""
         left_out = (f"{self.head_name}.", "aux1.", "aux2.", "AuxLogits.")
         try:
-            own = {key: value for key, value in state.items() if not key.startswith(left_out)}
-            self.network.load_state_dict(own)
+            self.network.load_state_dict({k: x for k, x in state.items() if not k.startswith(left_out)})
         except (RuntimeError, TypeError, AttributeError) as err:
             arch = self.settings["arch"]
-            raise ValueError(f"The weights don't fit a torchvision {arch!r} ({describe(err)}).") from err
+            raise ValueError(f"The weights don't fit a torchvision {arch!r} ({explain(err)}).") from err
 
 
 @torch.no_grad()
 def _find_feature_map(network: nn.Module, size: int) -> tuple[str, ...]:
-    """RETURNS (Tuple[str, ...]): Name of the layer whose output the network averages to its vectors, found by
-    trying; empty if there is none.
+    """The name of the layer whose output the network averages to its vectors, found by trying; empty if there
+    is none.
     """
     outputs: dict[str, torch.Tensor] = {}
 
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            outputs.pop(name, None)  # the last call counts, in the order of last calls
-            if isinstance(output, torch.Tensor) and output.dim() == 4:
-                outputs[name] = output.clone()
+    def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.pop(name, None)  # the last call counts, in the order of last calls
+        if isinstance(output, torch.Tensor) and output.dim() == 4:
+            outputs[name] = output.clone()
 
-        return hook
-
-    handles = [m.register_forward_hook(keep(name)) for name, m in network.named_modules() if name]
+    handles = [m.register_forward_hook(partial(keep, name)) for name, m in network.named_modules() if name]
     pooled = network(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
     for handle in handles:
         handle.remove()
@@ -110,9 +104,7 @@ def _find_feature_map(network: nn.Module, size: int) -> tuple[str, ...]:
 def load(arch: str, weights: str | None, *, image_size: int | None, **settings: Any) -> Backbone:
     """Build a network and read its weights, which `build_torchvision_encoder_v1` describes.
 
-    settings (Any): See `VisionBackbone`.
-    RAISES (OSError): Named weights are neither here nor can they be downloaded.
-    RAISES (ValueError): There is no such network, or the weights are none, or another's.
+    RAISES (OSError, ValueError): There is no such network, or there are no such weights for it.
     """
     names: list[str] = []
     if arch in models.list_models(module=models):  # otherwise `Backbone` says what is wrong with the name
@@ -125,8 +117,8 @@ def load(arch: str, weights: str | None, *, image_size: int | None, **settings: 
         try:
             state = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except Exception as err:
-            what = f"{weights} of {arch}"
-            raise OSError(explain_download(what, err, f"{entry.url} at {file}, or")) from err
+            text = explain_download(f"{weights} of {arch}", err, f"{entry.url} at {file}, or")
+            raise OSError(text) from err
         backbone.load_classifier_state(state)
     elif weights is not None:
         others = f"one of torchvision's names for the weights of {arch} ({', '.join(names)})"
@@ -136,7 +128,7 @@ def load(arch: str, weights: str | None, *, image_size: int | None, **settings: 
 
 def make_preset(arch: str, weights: str | None, image_size: int | None) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): How pictures are prepared for named weights, without a name as for ImageNet
-    (shorter side to 256, central 224), see `encoders.picture_transform`. `image_size` overrides both sizes.
+    (shorter side to 256, central 224), see `base.PictureTransform`. `image_size` overrides both sizes.
     """
     transform = ImageClassification(crop_size=224)
     if weights is not None:
@@ -183,8 +175,6 @@ def build_torchvision_encoder_v1(
         picture and one for each of grid_size x grid_size parts of it, averages of the last feature map, row
         by row; objects aren't searched for. "pyramid": for the whole picture and for each object pyramid_size
         x pyramid_size rows, in each the averages of the maps of a ResNet's four stages over that part.
-    grid_size (int): Parts a side.
-    pyramid_size (int): Parts a side.
     trainable (bool): Train the network with the component. If `False` (the paper's) it is truly frozen,
         BatchNorm statistics included.
     image_size (Optional[int]): In pixels: scale the shorter side to this and take the central square.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spacy.tokens import Doc
 from spacy.util import ignore_error, raise_error
 
-from ..images.kinds import describe_kinds
+from ..images.errors import describe_kinds
 from ..post.extensions import get_image_error, get_image_error_kinds, get_stored_image
 from ..post.relations import read_relations
 from ..training.local_pictures import PictureCounts, PictureFolder
@@ -30,7 +30,7 @@ class PredictResult:
     with_picture (int): Posts whose picture was used.
     image_errors (int): Posts whose picture, or an object of it, was not used.
     reasons (Counter[str]): Pictures and objects that were not used, by kind of reason; see
-        `images.kinds.KINDS`.
+        `images.errors.KINDS`.
     entities (int): Entities found.
     relations (int): Relations on the docs.
     skipped (List[int]): Numbers of the lines that were skipped, from 1.

@@ -39,10 +39,8 @@ Array: TypeAlias = "numpy.ndarray[Any, Any]"
 
 
 def check_colours(image: PIL.Image.Image) -> None:
-    """Check that the file says what its values mean, and that Pillow can be made to decode them so.
-
-    image (PIL.Image.Image): The picture, opened; it may be decoded.
-    RAISES (ImageError): It doesn't.
+    """RAISES (ImageError): The file doesn't say what its values mean, or Pillow can't be made to decode them
+    so.
     """
     reason = None
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
@@ -64,9 +62,7 @@ def open_again(image: PIL.Image.Image) -> PIL.Image.Image:
     """Open a picture that somebody else has opened but not decoded, to decode it in our way: decoded in
     theirs, it no longer knows how many bits it had.
 
-    image (PIL.Image.Image): Any.
-    RETURNS (PIL.Image.Image): The same frame of the same file, or the picture itself if it is decoded, made
-        by a program, or of a format of which nothing gets lost.
+    RETURNS (PIL.Image.Image): The same frame of the same file, or the picture itself if nothing gets lost.
     """
     known: Any = image
     if image.format not in ("BMP", "PNG", "TIFF") or not getattr(image, "tile", None):
@@ -82,9 +78,7 @@ def open_again(image: PIL.Image.Image) -> PIL.Image.Image:
 def to_8_bits(image: PIL.Image.Image, *, share: bool) -> PIL.Image.Image:
     """Decode a picture, and convert it as its file says.
 
-    image (PIL.Image.Image): Any mode. One that was opened lazily is decoded here.
-    share (bool): Whether the picture is ours alone: it may be decoded in a way that suits us, and the
-        result may have its pixels.
+    share (bool): Whether the picture is ours alone, so that the result may have its pixels.
     RETURNS (PIL.Image.Image): Mode RGB, on white where it is transparent; not turned.
     """
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
@@ -120,8 +114,7 @@ def _flatten(image: PIL.Image.Image, share: bool) -> PIL.Image.Image:
         rgba = image.convert("RGBA")
         white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return PIL.Image.alpha_composite(white, rgba).convert("RGB")
-    if share and mode == "RGB":
-        # Not the picture itself: that of a file keeps the file, and some a decoder with its buffers.
+    if share and mode == "RGB":  # a picture that keeps neither the file nor a decoder with its buffers
         return image._new(image.im)
     return image.convert("RGB")
 
@@ -137,9 +130,8 @@ def _lab_to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     from PIL import ImageCms  # seldom needed
 
     lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    # Pillow's own conversion looks colours up in a coarse table: it is off by up to 7.
-    flags = ImageCms.Flags.NOOPTIMIZE
-    transform = ImageCms.buildTransform(lab, rgb, "LAB", "RGB", flags=flags)
+    # Optimized, it looks colours up in a coarse table: it is off by up to 7.
+    transform = ImageCms.buildTransform(lab, rgb, "LAB", "RGB", flags=ImageCms.Flags.NOOPTIMIZE)
     result: PIL.Image.Image = transform.apply(image)
     return result
 
@@ -267,7 +259,7 @@ def _leave_to_libtiff(image: Any) -> None:
 
 
 def _keep_premultiplied(image: Any) -> bool:
-    """Colours that are multiplied by their opacity are what a white page needs; dividing loses digits."""
+    """Colours multiplied by their opacity are what a white page needs; dividing loses digits."""
     raw = image.tile[0].args[0]
     if not raw.startswith("RGBa"):
         return False

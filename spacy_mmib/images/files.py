@@ -10,8 +10,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import ImageError, MissingFileError, OutsideRootError, explain_os, shorten
-from .limits import ReadingLimits
+from .errors import ImageError, MissingFileError, OutsideRootError, ReadingLimits, explain_os, shorten
 from .values import PathInRoot
 
 URL = re.compile(r"^((https?|ftp|s3|gs|data|file|blob):|[a-z][a-z0-9+.-]+://)", flags=re.IGNORECASE)
@@ -27,13 +26,11 @@ _CAN_WALK = bool(_NO_LINK) and os.open in os.supports_dir_fd
 
 
 def open_file(path: str, limits: ReadingLimits, root: str | os.PathLike[str] | None = None) -> BinaryIO:
-    """Open a picture file.
+    """Open a picture file at its beginning.
 
-    path (str): Its path. A `PathInRoot` must not lead out of its own folder either.
-    limits (ReadingLimits): How large it may be.
+    path (str): A `PathInRoot` must not lead out of its own folder either.
     root (Optional[Union[str, Path]]): The folder that a relative path starts from and that no path may
         leave, by `..` or by symbolic links. `None`: the working directory, and any path.
-    RETURNS (BinaryIO): The file, at its beginning.
     RAISES (ImageError): There is none, or not such a one.
     """
     if URL.match(path):
@@ -51,9 +48,13 @@ def open_file(path: str, limits: ReadingLimits, root: str | os.PathLike[str] | N
     except ImageError:
         raise
     except (OSError, ValueError) as err:
-        found = as_image_error(err, path)
+        found = _as_image_error(err, path)
         if anywhere and isinstance(found, MissingFileError) and not os.path.isabs(path):
-            found = MissingFileError(f"{found} (it starts from the current folder, {_here()})")
+            try:
+                here = shorten(os.getcwd())
+            except OSError:
+                here = "which isn't there any more"
+            found = MissingFileError(f"{found} (it starts from the current folder, {here})")
         raise found from None
     try:
         _check(os.fstat(descriptor), path, limits)
@@ -63,19 +64,10 @@ def open_file(path: str, limits: ReadingLimits, root: str | os.PathLike[str] | N
         raise
 
 
-def _here() -> str:
-    try:
-        return shorten(os.getcwd())
-    except OSError:
-        return "which isn't there any more"
-
-
 def bind(path: str, root: str | os.PathLike[str] | None = None) -> PathInRoot:
     """Look where a path leads, and bind it to the folder that it must not leave.
 
-    path (str): Its path.
-    root (Optional[Union[str, Path]]): The folder; see `open_file`. Not needed for a `PathInRoot`, which must
-        be inside both.
+    root (Optional[Union[str, Path]]): See `open_file`. A `PathInRoot`, which needs none, must be inside both.
     RETURNS (PathInRoot): The absolute path, free of symbolic links and `..`, and the innermost folder.
     RAISES (ImageError): As `existing_inside`.
     """
@@ -85,7 +77,7 @@ def bind(path: str, root: str | os.PathLike[str] | None = None) -> PathInRoot:
     try:
         folders = sorted((Path(os.path.realpath(x)) for x in roots), key=lambda x: len(x.parts))
     except ValueError as err:  # of a stranger's file
-        raise as_image_error(err, path) from None
+        raise _as_image_error(err, path) from None
     inside = existing_inside(folders[-1], path)
     for folder in folders[:-1]:
         if not inside.is_relative_to(folder):
@@ -95,13 +87,10 @@ def bind(path: str, root: str | os.PathLike[str] | None = None) -> PathInRoot:
 
 
 def resolve_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
-    """Resolve a picture path against a folder, symbolic links and `..` included. Whether the file exists is
-    not asked.
+    """Resolve the path of a file that need not exist against a folder, symbolic links and `..` included.
 
-    root (Union[str, Path]): The folder pictures may come from.
-    path (Union[str, Path]): Relative to `root`, or absolute and inside `root`.
-    RETURNS (Path): The absolute path, free of symbolic links and `..`.
-    RAISES (OutsideRootError): It leads out of `root`.
+    RETURNS (Path): The absolute path.
+    RAISES (OutsideRootError): It leads out of the folder.
     RAISES (ImageError): It can't be a path at all (empty, or with a NUL character).
     """
     name = os.fspath(path)
@@ -121,15 +110,15 @@ def resolve_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -
 
 
 def existing_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
-    """Like `resolve_inside`, for a path at which there has to be something.
+    """The same for a path at which there has to be something.
 
-    RAISES (MissingFileError): There is nothing at this path.
+    RAISES (MissingFileError): There is nothing.
     """
     resolved = resolve_inside(root, path)
     try:
         os.stat(resolved)
     except (OSError, ValueError) as err:
-        raise as_image_error(err, str(resolved)) from None
+        raise _as_image_error(err, str(resolved)) from None
     return resolved
 
 
@@ -142,14 +131,10 @@ def refuse_url(path: str) -> None:
 
 
 def read_bytes(file: BinaryIO, name: str, limits: ReadingLimits) -> bytes:
-    """Read an open file in full. From memory, Pillow doesn't map it: a process that reads a mapped file
-    which another one cuts short is killed.
+    """Read an open file, which messages call `name`, in full. From memory, Pillow doesn't map it: a process
+    that reads a mapped file which another one cuts short is killed.
 
-    file (BinaryIO): The file.
-    name (str): What messages call it.
-    limits (ReadingLimits): How large it may be, even if it has grown since.
-    RETURNS (bytes): Its content.
-    RAISES (ImageError): It can't be read, or is too large.
+    RAISES (ImageError): It can't be read, or has grown too large.
     """
     try:
         data = file.read(limits.max_bytes + 1)
@@ -160,10 +145,8 @@ def read_bytes(file: BinaryIO, name: str, limits: ReadingLimits) -> bytes:
     return data
 
 
-def as_image_error(err: OSError | ValueError, path: str) -> ImageError:
-    """RETURNS (ImageError): Why a file can't be opened, from what looking at it or opening it raised; a
-    `MissingFileError` if there is nothing at its path.
-    """
+def _as_image_error(err: OSError | ValueError, path: str) -> ImageError:
+    """Why a file can't be opened, from what looking at it or opening it raised."""
     if isinstance(err, (FileNotFoundError, NotADirectoryError)):
         return MissingFileError(f"no such file: {shorten(path)}")
     reason = f"can't open {shorten(path)}: {explain_os(err)}"

@@ -1,8 +1,7 @@
 """A process that decodes pictures: can be killed, has a memory of its own, and takes nobody down with it.
 
-It is not made by `multiprocessing`, which runs the main module of the program again, or copies a process
-that has threads. What it sends back is sizes, texts and pixels, nothing that is unpickled: whoever breaks
-into the decoder is in that process only.
+`multiprocessing` would run the main module of the program again, or copy a process that has threads. What
+comes back is sizes, texts and pixels, nothing that is unpickled: whoever breaks in is in that process only.
 """
 
 import json
@@ -17,9 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ImageError, explain
-from .kinds import KINDS
-from .limits import ReadingLimits
+from .errors import KINDS, ImageError, ReadingLimits, explain
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -36,12 +33,11 @@ SPARE = 10
 
 
 class DecoderProcess:
-    """The process, as the one that has started it sees it.
+    """The process, as the one that has started it sees it. It is `usable` when it can be given a picture.
 
     memory (int): Bytes it may take, beyond what it takes by itself; where the system has such a limit for
         address spaces (Linux).
     timeout (float): Seconds after which the parent will have killed it; may be infinite.
-    usable (bool): Whether it can be given another picture.
     RAISES (ImageError): It can't be started.
     """
 
@@ -69,10 +65,7 @@ class DecoderProcess:
     def decode(
         self, data: bytes, name: str, limits: ReadingLimits, claim: Callable[[int], None]
     ) -> "PIL.Image.Image":
-        """Decode the content of a picture file; see `reading.decode`.
-
-        RAISES (ImageError): It can't be decoded, or the process ended (kind "crashed").
-        """
+        """Do what `reading.decode` does. It raises, too, if the process ends (kind "crashed")."""
         import PIL.Image
 
         self.usable = False
@@ -114,12 +107,11 @@ class DecoderProcess:
             self._process.stdin.flush()
 
     def _receive(self, name: str) -> dict[str, Any]:
-        reply = None
         with suppress(ValueError):
             reply = json.loads(self._process.stdout.readline(100_000))
-        if not isinstance(reply, dict):
-            raise self._make_crash(name)
-        return reply
+            if isinstance(reply, dict):
+                return reply
+        raise self._make_crash(name)
 
     def _make_crash(self, name: str) -> ImageError:
         self.kill()
@@ -133,12 +125,11 @@ class _Stopped(Exception):
 
 
 def serve() -> None:
-    """Decode what comes in, until nothing does any more. Runs in the process."""
+    """Decode what comes in, in the process."""
     from .reading import decode
 
-    # Libraries print where the answers go.
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # for libraries that print
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     warnings.simplefilter("ignore")
     _limit_memory(int(sys.argv[1]))

@@ -1,48 +1,32 @@
 """`spacy-mmib.picture_reader.v1`: which pictures are read, from where, and by how many threads."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from spacy.util import registry
 
-from .errors import ImageError, explain, shorten
-from .files import URL, open_file, read_bytes
-from .limits import BYTES_A_PIXEL, FORMATS, MAX_BYTES, MAX_FRAMES, MAX_PIXELS, ReadingLimits, check_number
+from .errors import FORMATS, MAX_BYTES, MAX_FRAMES, MAX_PIXELS, ReadingLimits, check_number
 from .threads import Job, ReadingThreads
 
 if TYPE_CHECKING:
     import PIL.Image
 
-Isolation: TypeAlias = Literal["thread", "process"]
-
-TIMEOUT = 20.0
-"""Seconds. A photo takes 2 to 200 milliseconds; a slow disk or a network folder takes some more."""
-
-MAX_DECODED_BYTES = 256 * 2**20
-"""Five photos of 12 megapixels."""
-
-MAX_PROCESS_BYTES = 2 * 2**30
-"""The largest pictures that `MAX_PIXELS` allows take up to 1.7 GB while they are made RGB."""
-
 
 class PictureReader:
     """Reads pictures that strangers made: within limits, and off the thread that waits for them.
 
-    max_bytes (int): Size of an image file, in bytes.
-    max_pixels (int): Width times height; checked before a picture is decoded.
-    max_frames (int): Frames of an animation, or pages. Only the first is read.
-    formats (Sequence[str]): Formats that are opened, of `limits.FORMATS`.
+    max_bytes, max_pixels, max_frames (int): See `ReadingLimits`, as for `formats`.
     timeout (float): Seconds after which a picture that is being read by a thread is given up. 0: never.
     threads (Optional[int]): Threads that read; `None` for as many as there are cores. 0: pictures are read by
         whoever asks for them, without a limit of time.
     prefetch (Optional[int]): At most so many pictures are read ahead, as far as `max_decoded_bytes` allows.
         `None`: 8 a thread, and at least 32.
     image_root (Optional[Union[str, Path]]): The folder that relative paths start from and that no path may
-        leave, by `..` or by symbolic links. `None` (or empty, as an unset variable of a project is): the
-        working directory, and any path.
+        leave, by `..` or by symbolic links. `None` or empty: the working directory, and any path.
     resolver (Optional[Callable[[str], bytes]]): Gets the content of the file at a URL, in a thread; it is
         its matter which URLs are allowed, and how long and how much is read. Whatever it raises is a reason
         why the picture is not used. `None`: URLs are refused.
@@ -60,35 +44,38 @@ class PictureReader:
         max_pixels: int = MAX_PIXELS,
         max_frames: int = MAX_FRAMES,
         formats: Sequence[str] = FORMATS,
-        timeout: float = TIMEOUT,
+        timeout: float = 20.0,  # a photo takes 2 to 200 milliseconds, a slow disk some more
         threads: int | None = None,
         prefetch: int | None = None,
         image_root: str | Path | None = None,
         resolver: Callable[[str], bytes] | None = None,
-        max_decoded_bytes: int = MAX_DECODED_BYTES,
-        isolation: Isolation = "thread",
-        max_process_bytes: int = MAX_PROCESS_BYTES,
+        max_decoded_bytes: int = 256 * 2**20,  # five photos of 12 megapixels
+        isolation: Literal["thread", "process"] = "thread",
+        max_process_bytes: int = 2 * 2**30,  # `MAX_PIXELS` take up to 1.7 GB while they are made RGB
     ) -> None:
         self.limits = ReadingLimits(max_bytes, max_pixels, max_frames, formats)
-        self.threads = _count_cores() if threads is None else threads
+        if threads is None:  # the cores that this process may use
+            has_affinity = hasattr(os, "sched_getaffinity")
+            threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        self.threads = threads
         self.prefetch = max(32, 8 * self.threads) if prefetch is None else prefetch
+        self.timeout = timeout
+        self.max_decoded_bytes = max_decoded_bytes
+        self.max_process_bytes = max_process_bytes
         check_number("timeout", timeout, at_least=0, whole=False)
-        check_number("threads", self.threads, at_least=0)
-        check_number("prefetch", self.prefetch, at_least=0)
-        check_number("max_decoded_bytes", max_decoded_bytes, at_least=1)
-        check_number("max_process_bytes", max_process_bytes, at_least=1)
+        for name in ("threads", "prefetch"):
+            check_number(name, getattr(self, name), at_least=0)
+        for name in ("max_decoded_bytes", "max_process_bytes"):
+            check_number(name, getattr(self, name), at_least=1)
         if isolation not in ("thread", "process"):
             raise ValueError(f"isolation is {isolation!r}; it is 'thread' or 'process'.")
         if isolation == "process" and threads == 0:
             raise ValueError("isolation is 'process' and threads is 0; a process needs a thread.")
         if resolver is not None and not callable(resolver):
             raise ValueError(f"resolver is {resolver!r}; it is a function from a URL to bytes.")
-        self.timeout = timeout
         self.image_root = Path(image_root) if image_root not in (None, "") else None
         self.resolver = resolver
-        self.max_decoded_bytes = max_decoded_bytes
         self.isolation = isolation
-        self.max_process_bytes = max_process_bytes
         self.__setstate__({})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,48 +98,24 @@ class PictureReader:
         isolation "process" in another one.
 
         value (ImageValue): What `doc._.image` takes, or a URL if there is a resolver.
-        RETURNS (PIL.Image.Image): Mode RGB, upright; see `reading.read_image`.
-        RAISES (ImageError): It can't be read; the message says why.
+        RETURNS (PIL.Image.Image): See `reading.read_image`, also for what it raises.
         """
-        from .reading import BYTES, as_stored, decode
+        from .reading import read_image
 
-        pool = self.pool
-        if self.isolation == "process" and not pool.are_here:
-            picture: PIL.Image.Image = pool.submit(partial(self.read, value), needed=True).result()
-            return picture
-        stored = value if isinstance(value, (str, bytes)) else as_stored(value)
-        if isinstance(stored, str):
-            name = shorten(stored)
-            data = self._read_file(stored, name)
-        elif isinstance(stored, bytes):
-            name, data = BYTES, stored
-        else:
-            pool.claim(BYTES_A_PIXEL * stored.width * stored.height)
-            return stored.to_pil()
-        if self.isolation == "process" and data:
-            picture = pool.decode_in_process(data, name, self.limits, pool.claim)
-            return picture
-        return decode(data, name, self.limits, pool.claim)
-
-    def _read_file(self, path: str, name: str) -> bytes:
-        if self.resolver is None or not URL.match(path):
-            with open_file(path, self.limits, self.image_root) as file:
-                return read_bytes(file, name, self.limits)
-        try:
-            data = self.resolver(path)
-        except ImageError:
-            raise
-        except Exception as err:
-            raise ImageError(f"not resolved ({explain(err)}): {name}", kind="url") from err
-        if not isinstance(data, bytes):
-            kind = type(data).__name__
-            raise ImageError(f"the resolver gave {kind}, not bytes, for {name}", kind="url")
-        return data
-
-
-def _count_cores() -> int:
-    """RETURNS (int): Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        decoder = None
+        if self.isolation == "process":
+            decoder = self.pool.decode_in_process
+            if threading.current_thread() not in self.pool.readers:
+                picture: PIL.Image.Image = self.pool.submit(partial(self.read, value), needed=True).result()
+                return picture
+        return read_image(
+            value,
+            self.limits,
+            root=self.image_root,
+            resolver=self.resolver,
+            claim=self.pool.claim,
+            decoder=decoder,
+        )
 
 
 make_picture_reader_v1 = registry.misc("spacy-mmib.picture_reader.v1")(PictureReader)

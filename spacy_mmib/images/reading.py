@@ -2,14 +2,14 @@
 
 Every reason why a picture can't be used is one `ImageError` with one line of text.
 
-Pillow decodes all formats, in full. For JPEG it is as fast as torchvision's decoder (measured on one core:
-2.0 and 1.9 ms for 1024 x 768 pixels, 44 and 49 ms for 4000 x 3000), with the same pixels, and it tells the
-size before it decodes, which is where limits are checked. Its `draft`, decoding at a fraction of the size,
-takes two thirds and half of that time, but gives other pixels, and too few to cut objects out of.
+For JPEG, Pillow is as fast as torchvision's decoder, with the same pixels, and it tells the size before it
+decodes, which is where limits are checked. Its `draft`, decoding at a fraction of the size, is faster, but
+gives other pixels, and too few to cut objects out of.
 """
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import PIL.Image
@@ -20,10 +20,8 @@ from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from ..util import warn
 from .colours import check_colours, open_again, to_8_bits
-from .errors import ImageError, explain, shorten
-from .files import open_file, read_bytes
-from .kinds import Kind
-from .limits import BYTES_A_PIXEL, ReadingLimits
+from .errors import BYTES_A_PIXEL, ImageError, ReadingLimits, explain, shorten
+from .files import URL, open_file, read_bytes
 from .values import ACCEPTED, Pixels, to_stored
 
 __all__ = ["ImageError", "ReadingLimits", "decode", "probe_image", "read_image", "to_rgb"]
@@ -49,60 +47,82 @@ TURNS = {
 }
 
 
-def read_image(value: Any, limits: ReadingLimits = LIMITS) -> PIL.Image.Image:
+def read_image(
+    value: Any,
+    limits: ReadingLimits = LIMITS,
+    *,
+    root: Path | None = None,
+    resolver: Callable[[str], bytes] | None = None,
+    claim: Callable[[int], None] | None = None,
+    decoder: Callable[..., Any] | None = None,
+) -> PIL.Image.Image:
     """Read a picture, whatever it was attached as.
 
     value (Any): What `doc._.image` takes: a path, the bytes of an image file, an array, a PIL image.
     limits (ReadingLimits): What an image file may be at most; checked before it is decoded.
-    RETURNS (PIL.Image.Image): Mode RGB, upright (EXIF rotation applied), the first frame of an
-        animation, transparency composited on white.
+    root (Optional[Path]): See `files.open_file`.
+    resolver (Optional[Callable[[str], bytes]]): See `PictureReader`.
+    claim (Optional[Callable[[int], None]]): Is told before how many bytes the pixels will take. Whatever it
+        raises is raised.
+    decoder (Optional[Callable]): Decodes files instead of `decode`.
+    RETURNS (PIL.Image.Image): See `to_rgb`; of an animation the first frame.
     RAISES (ImageError): It can't be read; the message says why.
     """
-    stored = as_stored(value)
+    stored = value if isinstance(value, (str, bytes)) else _as_stored(value)
     if isinstance(stored, Pixels):
+        if claim is not None:
+            claim(BYTES_A_PIXEL * stored.width * stored.height)
         return stored.to_pil()
     if isinstance(stored, bytes):
-        return decode(stored, BYTES, limits)
-    with open_file(stored, limits) as file:
-        data = read_bytes(file, shorten(stored), limits)
-    return decode(data, shorten(stored), limits)
+        name, data = BYTES, stored
+    else:
+        name = shorten(stored)
+        if resolver is not None and URL.match(stored):
+            data = _resolve(resolver, stored, name)
+        else:
+            with open_file(stored, limits, root) as file:
+                data = read_bytes(file, name, limits)
+    if not 0 < len(data) <= limits.max_bytes:
+        limits.refuse_size(len(data), name)
+    picture: PIL.Image.Image = (decoder or decode)(data, name, limits, claim)
+    return picture
+
+
+def _resolve(resolver: Callable[[str], bytes], url: str, name: str) -> bytes:
+    try:
+        data = resolver(url)
+    except ImageError:
+        raise
+    except Exception as err:
+        raise ImageError(f"not resolved ({explain(err)}): {name}", kind="url") from err
+    if not isinstance(data, bytes):
+        kind = type(data).__name__
+        raise ImageError(f"the resolver gave {kind}, not bytes, for {name}", kind="url")
+    return data
 
 
 def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
-    """Check that a picture can be opened, by its header only: fast, and enough to find missing, empty
-    and foreign files, and those beyond the limits. A file that was cut short is only noticed by
-    `read_image`.
+    """Check that a picture can be opened, by its header only: fast, and enough to find missing, empty and
+    foreign files, and those beyond the limits, but none that was cut short.
 
-    value (Any): What `doc._.image` takes.
-    limits (ReadingLimits): What an image file may be at most.
-    RETURNS (Tuple[int, int]): Width and height that `read_image` would give it, in pixels.
-    RAISES (ImageError): It can't be opened; the message says why.
+    RETURNS (Tuple[int, int]): Width and height that `read_image` would give it.
+    RAISES (ImageError): As `read_image`.
     """
-    stored = as_stored(value)
+    stored = _as_stored(value)
     if isinstance(stored, Pixels):
         return stored.width, stored.height
     if isinstance(stored, str):
         with open_file(stored, limits) as file:
             return _probe(file, shorten(stored), limits)
-    _refuse_bytes(stored, BYTES, limits)
+    if not 0 < len(stored) <= limits.max_bytes:
+        limits.refuse_size(len(stored), BYTES)
     return _probe(io.BytesIO(stored), BYTES, limits)
 
 
 def decode(
     data: bytes, name: str, limits: ReadingLimits = LIMITS, claim: Callable[[int], None] | None = None
 ) -> PIL.Image.Image:
-    """Decode the content of a picture file.
-
-    data (bytes): The content.
-    name (str): What messages call it.
-    limits (ReadingLimits): What it may be at most.
-    claim (Optional[Callable[[int], None]]): Is told before how many bytes its pixels will take. Whatever it
-        raises is raised.
-    RETURNS (PIL.Image.Image): See `read_image`.
-    RAISES (ImageError): It can't be decoded.
-    """
-    if not 0 < len(data) <= limits.max_bytes:
-        _refuse_bytes(data, name, limits)
+    """Decode the content of a picture file of a size that was checked; see `read_image`."""
     with _open(io.BytesIO(data), name, limits) as image:
         if claim is not None:
             claim(BYTES_A_PIXEL * image.width * image.height)
@@ -114,24 +134,15 @@ def decode(
             raise _as_image_error(err, "can't be decoded", name, limits) from err
 
 
-def as_stored(value: Any) -> str | bytes | Pixels:
-    """RETURNS (Union[str, bytes, Pixels]): A value in the form in which docs keep it.
-    RAISES (ImageError): It is no picture.
-    """
+def _as_stored(value: Any) -> str | bytes | Pixels:
     try:
         stored = to_stored(value)
     except (TypeError, ValueError) as err:
-        kind: Kind = "damaged" if isinstance(value, PIL.Image.Image) else "not_a_picture"
+        kind = "damaged" if isinstance(value, PIL.Image.Image) else "not_a_picture"
         raise ImageError(str(err), kind=kind) from err
     if stored is None:
         raise ImageError(f"no picture: expected {ACCEPTED}", kind="not_a_picture")
     return stored
-
-
-def _refuse_bytes(data: bytes, name: str, limits: ReadingLimits) -> None:
-    if not data and name == BYTES:
-        raise ImageError(f"{name} are empty", kind="empty")
-    limits.refuse_size(len(data), name)
 
 
 def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int]:
@@ -146,9 +157,8 @@ def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int
                 stream.seek(0)
                 data = stream.read(limits.max_bytes)
                 whole = any(name in data for name in SAY_ORIENTATION)
-            return (
-                (height, width) if _get_orientation(image, whole=whole) in (5, 6, 7, 8) else (width, height)
-            )
+            is_turned = _get_orientation(image, whole=whole) in (5, 6, 7, 8)
+            return (height, width) if is_turned else (width, height)
         except Exception as err:
             raise _as_image_error(err, "can't be opened", name, limits) from err
 
@@ -216,9 +226,7 @@ def _largest(image: Any, tag: int) -> int:
 
 
 def _get_orientation(image: PIL.Image.Image, *, whole: bool = True) -> int | None:
-    """By the numbers of EXIF, if the picture says how it is turned; before its pixels, or anywhere
-    (`whole`).
-    """
+    """By the numbers of EXIF, if the picture says it before its pixels, or anywhere (`whole`)."""
     try:
         exif = image.getexif() if whole else PIL.Image.Image.getexif(image)
         orientation = exif.get(ORIENTATION)
@@ -231,26 +239,22 @@ def _as_image_error(err: Exception, what: str, name: str, limits: ReadingLimits)
     if isinstance(err, PIL.Image.DecompressionBombError):
         most = min(limits.max_pixels, 2 * (PIL.Image.MAX_IMAGE_PIXELS or limits.max_pixels))
         return ImageError(f"too large (at most {most} pixels): {name}", kind="too_many_pixels")
-    kind: Kind = "memory" if isinstance(err, MemoryError) else "damaged"
+    kind = "memory" if isinstance(err, MemoryError) else "damaged"
     return ImageError(f"{what} ({explain(err)}): {name}", kind=kind)
 
 
 def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     """Convert to upright 8-bit RGB, whatever the mode.
 
-    image (PIL.Image.Image): Any mode; decoded here if it was opened lazily. For an animation the frame
-        it stands at. One opened from a file is read as the file says. One made by a program (also from an
-        opened one, by resizing it, say) is read by its mode: I;16 is 0 to 65,535; I is 0 to 255, if it goes
-        no further, else 0 to 65,535; F is 0 to 1, else 0 to 255; I and F beyond that are stretched from the
-        lowest to the highest value.
+    image (PIL.Image.Image): One opened from a file is read as the file says, of an animation the frame it
+        stands at. One made by a program (also from an opened one, by resizing it, say) is read by its mode:
+        I;16 is 0 to 65,535; I is 0 to 255, if it goes no further, else 0 to 65,535; F is 0 to 1, else 0 to
+        255; I and F beyond that are stretched from the lowest to the highest value.
     share (bool): Whether the picture is ours alone, so that the result may have its pixels: copying those
         of a photo takes half as long as decoding it.
-    RETURNS (PIL.Image.Image): Mode RGB. Transparency is composited on white (the colours behind
-        transparent pixels are arbitrary); more than 8 bits are scaled rather than clipped, what isn't
-        finite becomes black. A picture whose EXIF data says how it is turned is turned upright, also
-        if it is one that a program made, which warns.
-    RAISES (ImageError): The file doesn't say what its values mean, or says it of values that can't be
-        decoded (see `colours.check_colours`); or there are no pixels.
+    RETURNS (PIL.Image.Image): Mode RGB, upright as its EXIF data says, on white where it is transparent. More
+        than 8 bits are scaled rather than clipped, what isn't finite becomes black.
+    RAISES (ImageError): See `colours.check_colours`; or there are no pixels.
     """
     if 0 in image.size:
         raise ImageError(f"has no pixels ({image.width} x {image.height})")

@@ -38,32 +38,24 @@ class Postponed(Exception):
 
 
 class Job(Future[Any]):
-    """Something that threads were asked to do; see `ReadingThreads.submit`.
-
-    needed (bool): Somebody waits for it: it is done even if there is no room for its pixels.
-    deadline (float): When it is given up.
-    claimed (int): Bytes of the pixels that it is making.
-    process (Optional[DecoderProcess]): What decodes for it.
-    """
+    """Something that threads were asked to do; see `ReadingThreads.submit`."""
 
     def __init__(self, threads: "ReadingThreads", call: Callable[[], Any], needed: bool) -> None:
         super().__init__()
         self._threads = threads
         self.call: Callable[[], Any] | None = call  # has pictures, perhaps: until it is answered
-        self.needed = needed
-        self.deadline = float("inf")
-        self.claimed = 0
-        self.process: DecoderProcess | None = None
+        self.needed = needed  # somebody waits for it: it is done even if there is no room for its pixels
+        self.deadline = float("inf")  # when it is given up
+        self.claimed = 0  # bytes of the pixels that it is making
+        self.process: DecoderProcess | None = None  # what decodes for it
 
     def result(self, timeout: float | None = None, *, needed: bool = True) -> Any:
-        """Wait for the result.
+        """Wait for what the function returned. Whatever it raised is raised.
 
         timeout (Optional[float]): Not looked at: each job has its limit.
         needed (bool): Whether it is read now if there was no room for its pixels ahead.
-        RETURNS (Any): What the function returned.
         RAISES (ImageError): It took too long (kind "timeout"), or its thread ended (kind "crashed").
         RAISES (Postponed): There was no room, and it isn't needed.
-        RAISES (Exception): What the function raised.
         """
         try:
             self._threads.wait_for(self, needed)
@@ -75,14 +67,11 @@ class Job(Future[Any]):
 
     @property
     def was_postponed(self) -> bool:
-        """RETURNS (bool): Whether there was no room for it."""
+        """Whether there was no room for it."""
         return self.done() and isinstance(self.exception(), Postponed)
 
     def run(self, reraise: type[BaseException] | tuple[()] = ()) -> None:
-        """Do it, in this thread.
-
-        reraise (Type[BaseException]): What is not about the job, but about this thread.
-        """
+        """Do it in this thread. What is about the thread, not the job, is raised (`reraise`)."""
         try:
             self._threads.settle(self, self.call() if self.call else None, None)
         except reraise:
@@ -115,24 +104,19 @@ class ReadingThreads:
         self._begin()
 
     def _begin(self) -> None:
-        """Begin without threads: the first time, and after a fork, when the threads are in the parent, and so
-        may be the lock.
-        """
+        """Begin without threads: at first, and after a fork, which leaves them (and the lock) behind."""
         self._pid = os.getpid()
         self._changed = threading.Condition()  # guards all that follows
         self._queue: deque[Job] = deque()
-        self._readers: dict[threading.Thread, Job | None] = {}
+        self.readers: dict[threading.Thread, Job | None] = {}
         self._hung = 0
         self._used = 0
         self._idle: list[DecoderProcess] = []
-        weakref.finalize(self, _end, self._pid, self._queue, self._readers, self._idle)
+        weakref.finalize(self, _end, self._pid, self._queue, self.readers, self._idle)
 
     def submit(self, call: Callable[[], Any], *, needed: bool = False) -> Job:
-        """Have something done. A job must not wait for another one.
-
-        call (Callable[[], Any]): What to do, in a thread.
-        needed (bool): See `Job`.
-        RETURNS (Job): Gives the result. One that is cancelled before its turn is not done.
+        """Have something done. A job must not wait for another one, and is not done if it is cancelled before
+        its turn.
         """
         if self._pid != os.getpid():
             self._begin()
@@ -145,38 +129,39 @@ class ReadingThreads:
 
     def _start_reader(self) -> None:
         """Start a thread, if there is something to do for one more."""
-        if self._hung >= MAX_HUNG and not self._readers:
+        if self._hung >= MAX_HUNG and not self.readers:
             reason = (
                 f"not read: {MAX_HUNG} pictures before it hang in their decoders; start the process anew, "
                 'and read with isolation = "process"'
             )
             while self._queue:
                 self.settle(self._queue.popleft(), None, ImageError(reason, kind="timeout"))
-        elif self._queue and len(self._readers) < self.n and self._hung < MAX_HUNG:
+        elif self._queue and len(self.readers) < self.n and self._hung < MAX_HUNG:
             thread = threading.Thread(target=self._work, name="spacy-mmib-pictures", daemon=True)
-            self._readers[thread] = None
+            self.readers[thread] = None
             try:
                 thread.start()
             except RuntimeError:  # no more threads in this process now, or it is about to end
-                del self._readers[thread]
+                del self.readers[thread]
 
     def _work(self) -> None:
         here = threading.current_thread()
         while True:
             with self._changed:
-                if here not in self._readers:  # its job was given up, and another thread is in its place
+                if here not in self.readers:  # its job was given up, and another thread is in its place
                     self._hung -= 1
                     return
                 while self._queue and self._queue[0].done():
                     self._queue.popleft()
                 if not self._queue:
-                    del self._readers[here]
+                    del self.readers[here]
                     return
-                job = self._readers[here] = self._queue.popleft()
+                job = self.readers[here] = self._queue.popleft()
                 job.deadline = time.monotonic() + self.timeout
             job.run()
             with self._changed:
-                self._free(job)
+                self._free(job.claimed)
+                job.claimed = 0
             del job
 
     def wait_for(self, job: Job, needed: bool) -> None:
@@ -187,7 +172,7 @@ class ReadingThreads:
             job.needed = needed
             self._changed.notify_all()
         while not job.done():
-            if not self._readers:  # no threads are wanted, or possible, or those that had it are the parent's
+            if not self.readers:  # no threads are wanted, or possible, or those that had it are the parent's
                 job.run(reraise=KeyboardInterrupt)
             else:
                 with suppress(TimeoutError):
@@ -195,16 +180,17 @@ class ReadingThreads:
         del job
 
     def _give_up(self) -> float:
-        """RETURNS (float): Seconds until there may be more to give up."""
+        """Give up what takes too long, and say in how many seconds there may be more of it."""
         now = time.monotonic()
         left = LOOK_EVERY
         with self._changed:
-            for thread, job in list(self._readers.items()):
+            for thread, job in list(self.readers.items()):
                 if job is not None and job.deadline <= now:
                     reason = f"reading it takes more than {self.timeout:g} seconds: given up"
                     self.settle(job, None, ImageError(reason, kind="timeout"))
-                    self._free(job)
-                    del self._readers[thread]
+                    self._free(job.claimed)
+                    job.claimed = 0
+                    del self.readers[thread]
                     self._hung += 1
                     if job.process is not None:
                         job.process.kill()
@@ -226,24 +212,23 @@ class ReadingThreads:
                 return
             job.set_result(value)
             if isinstance(size, tuple) and len(size) == 2 and job.claimed:
-                weakref.finalize(value, self._give_room, job.claimed).atexit = False
+                weakref.finalize(value, self._free, job.claimed).atexit = False
                 job.claimed = 0
                 self._changed.notify_all()
 
     def claim(self, n_bytes: int) -> None:
         """Wait until there is room for the pixels of a picture. Outside of these threads there is.
 
-        n_bytes (int): How many bytes.
         RAISES (Postponed): Nobody needs the picture yet, and results that are in memory leave no room.
         """
-        job = self._readers.get(threading.current_thread())
+        job = self.readers.get(threading.current_thread())
         if job is None:
             return
         with self._changed:
             job.deadline = float("inf")
             # A job's second picture doesn't wait: two such jobs would wait for each other.
             while self._used and self._used + n_bytes > self.max_bytes and not job.claimed:
-                if not any(other is not None and other.claimed for other in self._readers.values()):
+                if not any(other is not None and other.claimed for other in self.readers.values()):
                     if job.needed:
                         break
                     raise Postponed
@@ -252,25 +237,15 @@ class ReadingThreads:
             job.claimed += n_bytes
             job.deadline = time.monotonic() + self.timeout
 
-    def _free(self, job: Job) -> None:
-        self._used -= job.claimed
-        job.claimed = 0
-        self._changed.notify_all()
-
-    def _give_room(self, n_bytes: int) -> None:
+    def _free(self, n_bytes: int) -> None:
         with self._changed:
             self._used -= n_bytes
             self._changed.notify_all()
 
-    @property
-    def are_here(self) -> bool:
-        """RETURNS (bool): Whether the current thread is one of these."""
-        return threading.current_thread() in self._readers
-
     def decode_in_process(self, *args: Any) -> Any:
         """Have a picture decoded by a process, in one of these threads; see `DecoderProcess.decode`."""
         with self._changed:
-            job = self._readers.get(threading.current_thread())
+            job = self.readers.get(threading.current_thread())
             process = self._idle.pop() if self._idle else None
         if job is None or self.process_bytes is None:
             raise ImageError("given up", kind="timeout")

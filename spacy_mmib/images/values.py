@@ -28,35 +28,25 @@ ACCEPTED = (
 
 @dataclass(frozen=True)
 class Pixels:
-    """An RGB picture that was attached as an object rather than as a file.
+    """An RGB picture that was attached as an object rather than as a file."""
 
-    kind (Literal["pil", "array"]): What the user attached, and so what `doc._.image` gives back.
-    height (int): Height in pixels.
-    width (int): Width in pixels.
-    data (bytes): The pixels, 8 bits a channel, row by row, R G B.
-    """
-
-    kind: Literal["pil", "array"]
+    kind: Literal["pil", "array"]  # what the user attached, and so what `doc._.image` gives back
     height: int
     width: int
-    data: bytes
+    data: bytes  # 8 bits a channel, row by row, R G B
 
     def __post_init__(self) -> None:
-        sizes = (self.height, self.width)
-        if not (isinstance(self.data, bytes) and all(type(x) is int and x > 0 for x in sizes)):
+        height, width = self.height, self.width
+        if not (isinstance(self.data, bytes) and all(type(x) is int and x > 0 for x in (height, width))):
             raise ValueError(
-                f"a picture has a height and a width of at least 1 pixel, not {self.height!r} and "
-                f"{self.width!r}, and its data is bytes"
+                f"a picture has a height and a width of at least 1 pixel, not {height!r} and {width!r}, and "
+                "its data is bytes"
             )
-        if len(self.data) != self.height * self.width * 3:
-            raise ValueError(
-                f"{self.height} x {self.width} RGB pixels take {self.height * self.width * 3} bytes, "
-                f"not {len(self.data)}"
-            )
+        if len(self.data) != (size := height * width * 3):
+            raise ValueError(f"{height} x {width} RGB pixels take {size} bytes, not {len(self.data)}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Pixels":
-        # Doc.copy deep-copies user_data at every training step; immutable data can be shared.
-        return self
+        return self  # immutable data can be shared: `Doc.copy` deep-copies at every training step
 
     def to_array(self) -> "numpy.ndarray[Any, Any]":
         """RETURNS (numpy.ndarray): uint8, height x width x 3, read-only."""
@@ -92,11 +82,8 @@ _PATH = "path"
 
 
 def pack_path(path: str) -> Any:
-    """Turn a path into what is kept in `Doc.user_data`.
-
-    path (str): The path.
-    RETURNS (Union[str, Tuple]): The path itself, or ("path", path, folder or None) if it is bound to a folder
-        or can't be serialized as text, as names of files that aren't UTF-8.
+    """RETURNS (Union[str, Tuple]): What is kept of a path in `Doc.user_data`: itself, or ("path", path,
+    folder or None) if it is bound to a folder or can't be serialized as text, as not all file names can.
     """
     text, root = pack_text(str.__str__(path)), getattr(path, "root", None)
     if root is None and isinstance(text, str):
@@ -117,15 +104,15 @@ def unpack_path(stored: Any) -> Any:
 def to_stored(value: Any) -> StoredImage:
     """Turn a value assigned to `doc._.image` into the form that is kept.
 
-    value (Any): See `ImageValue`.
-    RETURNS (StoredImage): `None`, a path as `str` (see `PathInRoot`), the bytes of an image file, or
-        `Pixels`.
+    value (Any): See `ImageValue`; what a data frame has where there is nothing counts as `None`.
     RAISES (TypeError): Not one of the accepted kinds, or an array that is not uint8.
     RAISES (ValueError): An array of the wrong shape, or a PIL image that can't be decoded.
     """
     if value is None or isinstance(value, (bytes, Pixels)):
         return value
-    if _is_missing(value):
+    if isinstance(value, (float, numpy.floating)) and numpy.isnan(value):
+        return None
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' own
         return None
     if isinstance(value, (str, os.PathLike)):
         return os.fsdecode(value)
@@ -148,13 +135,6 @@ def to_stored(value: Any) -> StoredImage:
     raise TypeError(f"doc._.image takes {ACCEPTED}; got {type(value).__name__}.")
 
 
-def _is_missing(value: Any) -> bool:
-    """RETURNS (bool): Whether it is what a data frame has where there is nothing: NaN, or pandas' own."""
-    if isinstance(value, (float, numpy.floating)):
-        return bool(numpy.isnan(value))
-    return type(value).__name__ in ("NAType", "NaTType")
-
-
 def _array_to_pixels(array: "numpy.ndarray[Any, Any]") -> Pixels:
     if array.dtype != numpy.uint8:
         raise TypeError(
@@ -167,7 +147,7 @@ def _array_to_pixels(array: "numpy.ndarray[Any, Any]") -> Pixels:
             "PIL.Image.fromarray(array) takes greyscale and alpha."
         )
     height, width, _ = array.shape
-    return Pixels("array", height, width, numpy.ascontiguousarray(array).tobytes())
+    return Pixels("array", height, width, array.tobytes())
 
 
 def from_stored(stored: Any) -> Any:
@@ -178,26 +158,21 @@ def from_stored(stored: Any) -> Any:
 
 
 def image_key(stored: Any) -> str | None:
-    """Name a picture by what it is, so that two posts with the same picture can be told.
-
-    stored (Any): A stored or user-given value of `doc._.image`.
-    RETURNS (Optional[str]): Equal for equal files or pixels, `None` without a picture. Files are told
-        apart by their path (symlinks followed), not by their content, everything else by its content.
+    """RETURNS (Optional[str]): Equal for equal files or pixels, `None` without a picture. Files are told
+    apart by their path (symlinks followed), not by their content, everything else by its content.
     """
+    try:
+        stored = to_stored(stored)
+    except (TypeError, ValueError):
+        return None
     if stored is None:
         return None
-    if isinstance(stored, (str, os.PathLike)):
-        path = os.fsdecode(stored)
+    if isinstance(stored, str):
         try:
-            return "path:" + os.path.realpath(path)
+            return "path:" + os.path.realpath(stored)
         except ValueError:  # a NUL, half a surrogate pair: it leads nowhere
-            return f"path:{path}"
+            return f"path:{stored}"
     if isinstance(stored, bytes):
         return "bytes:" + hashlib.blake2b(stored, digest_size=16).hexdigest()
-    if not isinstance(stored, Pixels):
-        try:
-            return image_key(to_stored(stored))
-        except (TypeError, ValueError):
-            return None
     content = hashlib.blake2b(stored.data, digest_size=16).hexdigest()
     return f"pixels:{stored.height}x{stored.width}:{content}"

@@ -15,7 +15,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
 from ..bridge.data import PairScores, PostVectors
-from ..encoders.encoder_settings import find_encoder_layers, get_settings
+from ..encoders.picture_queue import find_encoder_layers, get_settings
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
 from ..util import warn

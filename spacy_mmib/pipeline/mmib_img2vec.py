@@ -11,8 +11,8 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 from thinc.types import Floats2d
 
-from ..encoders.encoder_settings import find_encoder_layers, get_settings
 from ..encoders.listener import Img2VecListener, KeptVectors
+from ..encoders.picture_queue import find_encoder_layers, get_settings
 from .base import NO_WEIGHTS
 from .checked_loading import CheckedLoading
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL

@@ -7,7 +7,7 @@ from typing import Any
 from spacy import util
 from spacy.tokens import Doc
 
-from ..encoders.encoder_settings import find_encoder_layers, read_ahead
+from ..encoders.picture_queue import find_encoder_layers, read_ahead
 
 
 class ResilientPipe:

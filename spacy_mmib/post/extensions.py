@@ -177,7 +177,7 @@ def set_image_error(doc: Doc, value: str | None) -> None:
 def set_encoder_error(doc: Doc, value: str | None, kinds: Sequence[str] = ()) -> None:
     """The same, from a picture encoder: beside what a reader said, instead of what an encoder said before.
 
-    kinds (Sequence[str]): The kind of each thing that can't be used, of `images.kinds.KINDS`.
+    kinds (Sequence[str]): The kind of each thing that can't be used, of `images.errors.KINDS`.
     """
     set_line(doc, ENCODER_ERROR_KEY, value)
     set_entry(doc, ERROR_KINDS_KEY, list(kinds) or None)

@@ -11,7 +11,7 @@ from spacy.training import Example
 from spacy.training.batchers import configure_minibatch
 from spacy.util import registry
 
-from ..encoders.encoder_settings import FOLLOWING
+from ..encoders.picture_queue import FOLLOWING
 
 
 @registry.batchers("spacy-mmib.batch_by_sequence.v1")

@@ -11,9 +11,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from spacy.tokens import Doc
 
-from ..images.errors import ImageError, MissingFileError, OutsideRootError
+from ..images.errors import ImageError, MissingFileError, OutsideRootError, describe_kinds
 from ..images.files import bind, refuse_url
-from ..images.kinds import describe_kinds
 from ..post.extensions import get_regions, get_stored_image, set_image, set_image_error, set_regions
 from ..post.regions import Region
 
@@ -35,7 +34,7 @@ class PictureCounts:
     refused (int): Posts whose picture path leads out of the image root.
     dropped_crops (int): Crops (not posts) that were left out for any of these reasons.
     reasons (Dict[str, int]): Pictures and crops that were not used, by kind of reason; see
-        `images.kinds.KINDS`.
+        `images.errors.KINDS`.
     example (Optional[str]): Why the first picture or crop that was not used was not.
     """
 

@@ -175,7 +175,7 @@ def test_unusable_pictures_are_counted(folder, tmp_path):
     args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(tmp_path)]
     result = CliRunner().invoke(app, [*args, "--paths.features", str(tmp_path / "f.sqlite")])
     assert result.exit_code == 0
-    assert "1 with something that can't be used (damaged: 1)" in result.output
+    assert "1 with something that can't be used (1 damaged)" in result.output
 
 
 FEATURES = "CONFIG TRAIN --paths.features TMP/f.sqlite"

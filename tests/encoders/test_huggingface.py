@@ -18,8 +18,8 @@ from conftest import MODEL, entities, make_examples, make_nlp, make_picture, new
 from tiny_vision import SAVED, save_bert, save_vit
 
 from spacy_mmib.encoders import huggingface
+from spacy_mmib.encoders.base import PictureTransform
 from spacy_mmib.encoders.huggingface import KNOWN, HFVision, to_preset
-from spacy_mmib.encoders.picture_transform import PictureTransform
 
 PRESET = {
     "crop_size": 32,

@@ -12,7 +12,7 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib.bridge.shim import get_module
-from spacy_mmib.encoders.picture_transform import PictureTransform
+from spacy_mmib.encoders.base import PictureTransform
 from spacy_mmib.encoders.torchvision import Backbone, make_preset
 from spacy_mmib.util import MMIBWarning
 

@@ -22,7 +22,7 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib.bridge.shim import get_module
-from spacy_mmib.encoders.encoder_settings import QUEUE, find_encoder_layers, read_ahead
+from spacy_mmib.encoders.picture_queue import QUEUE, find_encoder_layers, read_ahead
 from spacy_mmib.encoders.torchvision import Backbone
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.post.extensions import get_regions_note

@@ -12,7 +12,7 @@ from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.encoders.encoder_settings import QUEUE, find_encoder_layers, get_settings, read_ahead
+from spacy_mmib.encoders.picture_queue import QUEUE, find_encoder_layers, get_settings, read_ahead
 from spacy_mmib.images.values import to_stored
 from spacy_mmib.post.regions import normalize_regions
 
@@ -114,11 +114,11 @@ def test_objects_are_cut_out_or_read_one_at_a_time(region_features, tmp_path):
     make_picture("green", (7, 5)).save(tmp_path / "crop.png")
     boxes = [tmp_path / "crop.png", (20, 10, 30, 20), (5, 5, 1, 1), tmp_path / "no.png"]
     queue = encoder.attrs[QUEUE]
-    queue._transform = Transform()
+    queue.network.transform = Transform()
     units, order, problems = queue._prepare(to_stored(image), normalize_regions(boxes + boxes[1:2] * 60))
     assert [(problem.region, problem.kind) for problem in problems] == [(2, "box"), (3, "missing")]
     assert [problem.text.split(":")[0] for problem in problems] == ["region 2", "region 3"]
-    seen = [picture for _, picture in queue._transform.seen]
+    seen = [picture for _, picture in queue.network.transform.seen]
     assert seen[:2] == [((40, 30), (255, 0, 0)), ((7, 5), (0, 128, 0))]
     if region_features == "crop":
         assert order is None
@@ -128,4 +128,4 @@ def test_objects_are_cut_out_or_read_one_at_a_time(region_features, tmp_path):
     assert order == [0, 62, *range(1, 62)]
     numpy.testing.assert_allclose(units[0].boxes, [[5, 10 / 3, 7.5, 20 / 3]] * 61, rtol=1e-6)
     units, _, (problem,) = queue._prepare(b"", normalize_regions(boxes))
-    assert (units, problem.text) == ([], "the bytes of the picture are empty")
+    assert (units, problem.text) == ([], "the file is empty: the bytes of the picture")

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import torch
 
-from spacy_mmib.encoders.picture_transform import PictureTransform
+from spacy_mmib.encoders.base import PictureTransform
 from spacy_mmib.encoders.timm import TimmVision, load, make_preset
 
 timm = pytest.importorskip("timm")

@@ -26,7 +26,7 @@ from written_pictures import (
     write_tiff,
 )
 
-from spacy_mmib.images.limits import FORMATS
+from spacy_mmib.images.errors import FORMATS
 from spacy_mmib.images.reading import ImageError, probe_image, read_image, to_rgb
 from spacy_mmib.util import MMIBWarning
 

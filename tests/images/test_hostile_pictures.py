@@ -24,7 +24,7 @@ from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.encoders.encoder_settings import get_settings, read_ahead
+from spacy_mmib.encoders.picture_queue import get_settings, read_ahead
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError
 from spacy_mmib.regions.base import RegionGetter, region_getters
@@ -127,7 +127,7 @@ def test_hostile_posts_among_good_ones(isolation):
     vectors = [rows for doc, rows in zip(docs, found) if doc._.image in good]
     numpy.testing.assert_array_equal(vectors, expected)
     pool = get_settings(encoder).reader.pool
-    wait_until(lambda: not pool._readers)
+    wait_until(lambda: not pool.readers)
     wait_until(lambda: not pool._hung)
     if sys.platform.startswith("linux"):
         assert count_children() <= before + 2
@@ -142,7 +142,7 @@ data = open(sys.argv[1], "rb").read()
 jobs = [reader.submit(reader.read, data) for _ in "ab"]
 pool = reader.pool
 def get_processes():
-    jobs = list(pool._readers.values())
+    jobs = list(pool.readers.values())
     return [job.process for job in jobs if job and job.process and job.process.usable is False]
 while len(get_processes()) < 2:
     time.sleep(0.01)
@@ -211,8 +211,8 @@ def test_a_process_that_crashes_costs_one_picture():
     pool = reader.pool
     for stop in (signal.SIGKILL, signal.SIGSEGV):
         job = reader.submit(reader.read, slow_bmp())
-        wait_until(lambda: any(one and one.claimed for one in list(pool._readers.values())))
-        os.kill(next(iter(pool._readers.values())).process._process.pid, stop)
+        wait_until(lambda: any(one and one.claimed for one in list(pool.readers.values())))
+        os.kill(next(iter(pool.readers.values())).process._process.pid, stop)
         assert outcome(job.result) == (
             "crashed",
             f"the process that decoded it ended (signal {stop.value}): the bytes of the picture",

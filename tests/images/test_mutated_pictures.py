@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 from mutations import MAGICS, mutated_pictures, whole_pictures
 
-from spacy_mmib.images.kinds import KINDS
+from spacy_mmib.images.errors import KINDS
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError, probe_image
 

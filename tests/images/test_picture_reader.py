@@ -27,8 +27,7 @@ from spacy.vocab import Vocab
 
 from spacy_mmib.evaluation.predict import PredictResult
 from spacy_mmib.images import files
-from spacy_mmib.images.errors import OutsideRootError
-from spacy_mmib.images.kinds import KINDS, describe_kinds
+from spacy_mmib.images.errors import KINDS, OutsideRootError, describe_kinds
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import ImageError, ReadingLimits, probe_image, read_image
 from spacy_mmib.images.threads import Postponed, ReadingThreads
@@ -71,7 +70,7 @@ def spin() -> None:
 
 
 def is_idle(threads: ReadingThreads) -> bool:
-    return not threads._readers and not threads._hung
+    return not threads.readers and not threads._hung
 
 
 def make_threads(n: int = 1, timeout: float = 20, max_bytes: int = 1000) -> ReadingThreads:
@@ -81,7 +80,7 @@ def make_threads(n: int = 1, timeout: float = 20, max_bytes: int = 1000) -> Read
 def test_jobs_give_what_their_functions_give():
     threads = make_threads(3)
     results = [threads.submit(partial(divmod, i, 7)) for i in range(50)]
-    assert len(threads._readers) <= 3
+    assert len(threads.readers) <= 3
     assert [job.result() for job in results] == [divmod(i, 7) for i in range(50)]
     failing = threads.submit(partial(fail, KeyError("x")))
     for _ in range(2):

@@ -14,7 +14,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.util import registry
 from spacy.vocab import Vocab
 
-from spacy_mmib.encoders.encoder_settings import read_ahead
+from spacy_mmib.encoders.picture_queue import read_ahead
 from spacy_mmib.post.extensions import get_regions_note
 from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, MNRE_KEY
 from spacy_mmib.util import MMIBWarning
