@@ -1,11 +1,10 @@
 """`spacy mmib audit`: what of a corpus's labels can be told without looking at its content."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
-from .app import CorpusArg, ImageRootOpt, command, save
+from .app import CorpusArg, ImageRootOpt, ResultOpt, SeedOpt, command, save
 
 TASKS = {
     "relation": "Relation of a pair",
@@ -29,15 +28,11 @@ def audit_cli(
     corpus: CorpusArg,
     image_root: ImageRootOpt = None,
     negative_label: Annotated[
-        str, typer.Option("--negative-label", "-n", help="Label of pairs that are not related")
+        str, Option("--negative-label", "-n", help="Label of pairs that are not related")
     ] = "None",
-    folds: Annotated[int, typer.Option("--folds", "-k", min=2, help="Folds of the cross-validation")] = 5,
-    seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of folds and bootstrap")
-    ] = 0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result")
-    ] = None,
+    folds: Annotated[int, Option("--folds", "-k", min=2, help="Folds of the cross-validation")] = 5,
+    seed: SeedOpt = 0,
+    output: ResultOpt = None,
 ) -> None:
     """Tell how far things that are not content predict the labels of a corpus.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
+from typer import Argument, Option
 
 from .app import fail, mmib_cli
 
@@ -20,14 +21,14 @@ cache_app = typer.Typer(
 mmib_cli.add_typer(cache_app)
 
 CacheArg: TypeAlias = Annotated[
-    Path, typer.Argument(help="File of the feature cache, as in the config", metavar="PATH")
+    Path, Argument(help="File of the feature cache, as in the config", metavar="PATH")
 ]
 
 
 @cache_app.command("stats")
 def cache_stats_cli(
     path: CacheArg,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to the standard output")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON to the standard output")] = False,
 ) -> None:
     """Show how much of what is in a feature cache, and when it was used.
 
@@ -62,7 +63,7 @@ def cache_stats_cli(
 def cache_verify_cli(
     path: CacheArg,
     remove: Annotated[
-        bool, typer.Option("--remove", help="Take out what is damaged: it will be computed again")
+        bool, Option("--remove", help="Take out what is damaged: it will be computed again")
     ] = False,
 ) -> None:
     """Read everything in a feature cache and compare it with its checksums.
@@ -85,7 +86,7 @@ def cache_verify_cli(
 @cache_app.command("clear")
 def cache_clear_cli(
     path: CacheArg,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Don't ask")] = False,
 ) -> None:
     """Remove a feature cache, sound or damaged, with the files SQLite keeps beside it.
 

@@ -2,20 +2,16 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from .app import CodeOpt, GpuOpt, ImageRootOpt, check_image_root, fail, use_gpu
+from .app import CodeOpt, GpuOpt, ImageRootOpt, check_image_root, fail, load_pipeline, use_gpu
 from .cache import cache_app
 
-if TYPE_CHECKING:
-    from spacy.language import Language
-
-Pipeline = typer.Argument(
-    help="A config (.cfg), or the name or path of a trained pipeline", metavar="PIPELINE"
-)
-Corpus = typer.Argument(
+Pipeline = Argument(help="A config (.cfg), or the name or path of a trained pipeline", metavar="PIPELINE")
+Corpus = Argument(
     help=".spacy files made with DocBin(store_user_data=True), or folders of them", metavar="CORPUS"
 )
 
@@ -26,7 +22,7 @@ def cache_build_cli(
     pipeline: Annotated[str, Pipeline],
     corpus: Annotated[list[str], Corpus],
     image_root: ImageRootOpt = None,
-    chunk_size: Annotated[int, typer.Option(min=1, help="Posts encoded, and kept, at a time")] = 64,
+    chunk_size: Annotated[int, Option(min=1, help="Posts encoded, and kept, at a time")] = 64,
     gpu_id: GpuOpt = -1,
     code: CodeOpt = None,
 ) -> None:
@@ -36,7 +32,8 @@ def cache_build_cli(
     Everything the config says can be overridden as in spacy train: --paths.features FILE. What is in
     the cache already is passed over: an interrupted build goes on where it was.
     """
-    from spacy.cli._util import import_code, parse_config_overrides
+    from spacy.cli._util import import_code, parse_config_overrides, show_validation_error
+    from spacy.util import load_config, load_model_from_config
     from tqdm import tqdm
 
     from ..encoders.cache_building import build_cache
@@ -52,13 +49,21 @@ def cache_build_cli(
     check_image_root(image_root)
     import_code(code)
     use_gpu(gpu_id, silent=False)
-    nlp = _load(pipeline, overrides)
+    trained = not pipeline.endswith(".cfg")
+    if trained:
+        nlp = load_pipeline(pipeline, overrides)
+    else:
+        try:
+            with show_validation_error(Path(pipeline)):
+                config = load_config(Path(pipeline), overrides=overrides, interpolate=True)
+                nlp = load_model_from_config(config, auto_fill=True)
+        except OSError as err:
+            fail(f"Can't load {pipeline!r}: {err}")
     result = None
     try:
         with warnings.catch_warnings(), tqdm(desc="Features", unit=" posts") as bar:
             # The store's own: the command says the same, and its exit code too.
             warnings.filterwarnings("ignore", r"\[spacy-mmib\] The feature cache", MMIBWarning)
-            trained = not pipeline.endswith(".cfg")
             readers = [MultimodalCorpus(path, image_root=image_root or None) for path in paths]
             docs = (example.predicted for reader in readers for example in reader(nlp))
             for result in build_cache(nlp, docs, trained=trained, chunk_size=chunk_size):
@@ -71,17 +76,3 @@ def cache_build_cli(
         f"[spacy-mmib] {result.posts} posts, {result.with_picture} with a picture, {result.not_used} with "
         f"something that can't be used{result.explain()}; {result.posts / result.seconds:.1f} posts a second"
     )
-
-
-def _load(pipeline: str, overrides: dict[str, Any]) -> "Language":
-    from spacy.cli._util import show_validation_error
-    from spacy.util import load_config, load_model, load_model_from_config
-
-    try:
-        if not pipeline.endswith(".cfg"):
-            return load_model(pipeline, config=overrides)
-        with show_validation_error(Path(pipeline)):
-            config = load_config(Path(pipeline), overrides=overrides, interpolate=True)
-            return load_model_from_config(config, auto_fill=True)
-    except OSError as err:
-        fail(f"Can't load {pipeline!r}: {err}")

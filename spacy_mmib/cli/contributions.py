@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import typer
+from typer import Option
 
 from .app import ComponentOpt, CorpusArg, ImageRootOpt, ModelArg, command, fail, load_pipeline, save
 
@@ -41,15 +41,13 @@ def contributions_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path, typer.Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)")
+        Path, Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)")
     ],
     compare: Annotated[
         str | None,
-        typer.Option("--compare", help="Another pipeline, e.g. one trained without the bottleneck"),
+        Option("--compare", help="Another pipeline, e.g. one trained without the bottleneck"),
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=0, help="The first so many posts; 0 for all")
-    ] = 20,
+    limit: Annotated[int, Option("--limit", "-n", min=0, help="The first so many posts; 0 for all")] = 20,
     component: ComponentOpt = None,
     image_root: ImageRootOpt = None,
 ) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from .app import BatchSizeOpt, CorpusArg, ImageRootOpt, ModelArg, command, load_pipeline, save
 
@@ -18,11 +18,10 @@ def errors_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path, typer.Option("--output", "-o", dir_okay=False, help="File of JSON lines to write (.jsonl)")
+        Path, Option("--output", "-o", dir_okay=False, help="File of JSON lines to write (.jsonl)")
     ],
     limit: Annotated[
-        int,
-        typer.Option("--limit", "-n", min=0, help="Posts shown on the screen; the file has all that change"),
+        int, Option("--limit", "-n", min=0, help="Posts shown on the screen; the file has all that change")
     ] = 10,
     image_root: ImageRootOpt = None,
     batch_size: BatchSizeOpt = None,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spacy.scorer import Scorer
 from spacy.training import Example
@@ -19,6 +19,9 @@ from .ablation import remove_images, shuffle_images
 
 if TYPE_CHECKING:
     from spacy.language import Language
+
+PRF: TypeAlias = tuple[float | None, ...]
+"""Precision, recall and F, 0-1; `None` where nothing is annotated."""
 
 
 def evaluate(
@@ -159,14 +162,25 @@ def predict_examples(
     if not roles.extractors or roles.end_to_end:
         return _predict(nlp, examples, batch_size)
     answered = predict_given(nlp, examples, batch_size=batch_size)
+    found = _predict(nlp, examples, batch_size, disable=roles.extractors) if roles.recognizers else []
+    return join_stages(roles, found, answered)
+
+
+def join_stages(
+    roles: Roles, end_to_end: list[Example], given_entities: Sequence[Example] = ()
+) -> list[Example]:
+    """RETURNS (List[Example]): What a pipeline finds in posts, of its predictions end to end and for given
+    entities.
+    """
+    if not roles.extractors or roles.end_to_end:
+        return end_to_end
     if not roles.recognizers:
-        return answered
-    found = _predict(nlp, examples, batch_size, disable=roles.extractors)
-    answers = {id(example.reference): example.predicted for example in answered}
-    for example in found:
+        return list(given_entities)
+    answers = {id(example.reference): example.predicted for example in given_entities}
+    for example in end_to_end:
         if id(example.reference) in answers:
             set_relations(example.predicted, relations_to_json(answers[id(example.reference)]))
-    return found
+    return end_to_end
 
 
 def predict_given(
@@ -207,3 +221,31 @@ def _predict(
 def _score(nlp: "Language", examples: list[Example], *, disable: list[str]) -> dict[str, Any]:
     with nlp.select_pipes(disable=disable):
         return dict(Scorer(nlp=nlp).score(examples))
+
+
+def tabulate(metrics: dict[str, Any]) -> list[tuple[str, dict[str, PRF], dict[str, PRF]]]:
+    """RETURNS (List[Tuple[str, Dict[str, PRF], Dict[str, PRF]]]): Of what `evaluate` returns what is scored:
+    what it is of, "all" (of relations end to end also "all, with types"), and each label.
+    """
+    tables = []
+    for title, scores, name, per_type in (
+        ("Entities", metrics, "ents", "ents_per_type"),
+        ("Relations, end to end", metrics, "rel_micro", "rel_per_type"),
+        ("Relations of given entities", metrics.get("given_entities", {}), "rel_micro", "rel_per_type"),
+    ):
+        if f"{name}_f" in scores:
+            overall = {"all": _get_prf(scores, f"{name}_")}
+            if title == "Relations, end to end":
+                overall["all, with types"] = _get_prf(scores, "rel_strict_")
+            by_label = {label: _get_prf(prf) for label, prf in (scores.get(per_type) or {}).items()}
+            tables.append((title, overall, by_label))
+    return tables
+
+
+def show_score(score: float | None) -> str:
+    """RETURNS (str): A score, 0-1, in percent."""
+    return "-" if score is None else f"{100 * score:.2f}"
+
+
+def _get_prf(scores: dict[str, Any], name: str = "") -> PRF:
+    return tuple(scores.get(f"{name}{key}") for key in "prf")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...evaluation.errors import AnyError, EntityError, PostChange, find_errors
-from ...evaluation.evaluate import Roles, evaluate, get_roles
-from ...post.relations import ASKED, has_relations, read_relations, relations_to_json, set_relations
+from ...evaluation.evaluate import Roles, evaluate, get_roles, join_stages
+from ...post.relations import ASKED, has_relations, read_relations
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -95,7 +95,7 @@ def find(
             see=parts.__setitem__,
         )
         if images != "shuffled":
-            seen[images] = _join(roles, parts)
+            seen[images] = join_stages(roles, **parts)
         if not metrics["own"]["pictures"]["with_picture"]:
             break
     posts = []
@@ -104,17 +104,6 @@ def find(
         without = errors if other is example else find_errors(other, roles)
         posts.append(PostChange(i, example.reference, example.predicted, other.predicted, errors, without))
     return Findings(metrics, posts, roles)
-
-
-def _join(roles: Roles, parts: "dict[str, list[Example]]") -> "list[Example]":
-    """RETURNS (List[Example]): Predictions of entities and relations on the same docs."""
-    if not roles.extractors or roles.end_to_end:
-        return parts["end_to_end"]
-    if not roles.recognizers:
-        return parts["given_entities"]
-    for example, answer in zip(parts["end_to_end"], parts["given_entities"], strict=True):
-        set_relations(example.predicted, relations_to_json(answer.predicted))
-    return parts["end_to_end"]
 
 
 def count_entity_confusion(posts: Iterable[PostChange]) -> Confusion | None:

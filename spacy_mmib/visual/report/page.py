@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...evaluation.errors import PostChange, count_kinds
+from ...evaluation.evaluate import show_score, tabulate
 from ..rendering import get_environment, read_asset
 from .examples import get_labels, make_example, sort_posts
 from .findings import Confusion, Findings, count_entity_confusion, count_relation_confusion, find
@@ -23,13 +24,6 @@ PICTURE_COUNTS = (
     ("refused", "pictures outside the image root"),
     ("dropped_crops", "crops left out"),
 )
-
-SCORES = (
-    ("Entities", "ents", "ents_per_type", False),
-    ("Relations, end to end", "rel_micro", "rel_per_type", False),
-    ("Relations of given entities", "rel_micro", "rel_per_type", True),
-)
-"""Title, name of the score, name of the scores by label, and whether it is of given entities."""
 
 
 def make_report(
@@ -68,7 +62,7 @@ def make_report(
             picture_counts=PICTURE_COUNTS,
             leaks=metrics.get("leaks", []),
             tables=make_score_tables(metrics),
-            accuracy=_get_scores(metrics, given=True).get("rel_accuracy"),
+            accuracy=metrics.get("given_entities", {}).get("rel_accuracy"),
             comparison=comparison,
             notes=_get_notes(nlp, findings, comparison),
             changed=sum(bool(post.added or post.repaired) for post in posts),
@@ -89,33 +83,30 @@ def make_report(
 
 
 def make_score_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """RETURNS (List[Dict[str, Any]]): Tables of P, R and F of everything that is scored, overall and by
+    """RETURNS (List[Dict[str, Any]]): Tables of P, R and F of everything that is annotated, overall and by
     label: "title", "header", and "rows" of a name and numbers.
     """
-    tables = []
-    for title, name, per_type, given in SCORES:
-        scores = _get_scores(metrics, given=given)
-        if scores.get(f"{name}_f") is None:
-            continue
-        rows = [("all", [show(scores.get(f"{name}_{key}")) for key in "prf"])]
-        if name == "rel_micro" and not given:
-            rows.append(("all, with types", [show(scores.get(f"rel_strict_{key}")) for key in "prf"]))
-        for label, prf in (scores.get(per_type) or {}).items():
-            rows.append((label, [show(prf[key]) for key in "prf"]))
-        tables.append({"title": title, "header": ["Label", "P", "R", "F"], "rows": rows})
-    return tables
+    return [
+        {
+            "title": title,
+            "header": ["Label", "P", "R", "F"],
+            "rows": [(name, [*map(show, prf)]) for name, prf in (*overall.items(), *by_label.items())],
+        }
+        for title, overall, by_label in tabulate(metrics)
+        if overall["all"][2] is not None
+    ]
 
 
 def make_comparison(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): The table of F with, without, and with shuffled pictures."""
-    measures = [(title, f"{name}_f", given) for title, name, _, given in SCORES]
-    measures.insert(2, ("Relations, end to end, with types", "rel_strict_f", False))
+    f: dict[str, dict[str, float | None]] = {images: {} for images in metrics}
+    for images, found in metrics.items():
+        for title, overall, _ in tabulate(found):
+            f[images].update({title + name.removeprefix("all"): prf[2] for name, prf in overall.items()})
     rows = []
-    for title, key, given in measures:
-        own, *others = (
-            _get_scores(metrics[images], given=given).get(key) for images in ("own", "none", "shuffled")
-        )
+    for title, own in f["own"].items():
         if own is not None:
+            others = [f[images].get(title) for images in ("none", "shuffled")]
             lost = [None if score is None else score - own for score in others]
             rows.append((title, [*map(show, (own, *others)), *(show(x, sign=True) for x in lost)]))
     columns = ["with pictures", "without", "shuffled", f"without {MINUS} with", f"shuffled {MINUS} with"]
@@ -137,14 +128,11 @@ def make_error_table(posts: Iterable[PostChange], *, compared: bool) -> dict[str
 
 def show(score: float | None, *, sign: bool = False) -> str:
     """RETURNS (str): A score, 0-1, in percent; a difference with its sign."""
-    if score is None:
-        return "-"
-    text = f"{100 * score:+.2f}" if sign and round(score, 4) else f"{100 * abs(score):.2f}"
+    if score is None or not sign:
+        return show_score(score)
+    # A change that rounds to nothing has no sign.
+    text = f"{100 * score:+.2f}" if round(score, 4) else show_score(abs(score))
     return text.replace("-", MINUS)
-
-
-def _get_scores(metrics: dict[str, Any], *, given: bool) -> dict[str, Any]:
-    return (metrics.get("given_entities") or {}) if given else metrics
 
 
 def _get_confusions(findings: Findings) -> list[tuple[str, Confusion]]:
