@@ -1,5 +1,6 @@
 """`spacy mmib errors`: what a pipeline gets wrong, and what its pictures have to do with it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,8 +81,6 @@ def print_changes(changed: "list[PostChange]", limit: int) -> None:
 
 def describe(doc: "Doc", error: "AnyError") -> str:
     """RETURNS (str): An error in one line."""
-    from ..evaluation.errors import describe_type
-
     sides = []
     for side in (error.gold, error.predicted):
         if side is None:
@@ -90,7 +89,7 @@ def describe(doc: "Doc", error: "AnyError") -> str:
         *offsets, label = side
         spans = [doc[start:end].text for start, end in zip(offsets[::2], offsets[1::2])]
         sides.append(f"{_one_line(' -> '.join(spans), 60)!r} {label}")
-    return f"{error.kind} ({describe_type(error)}): gold {sides[0]}, predicted {sides[1]}"
+    return f"{error.kind} ({error.what}): gold {sides[0]}, predicted {sides[1]}"
 
 
 def _one_line(text: str, length: int) -> str:
@@ -103,14 +102,10 @@ def to_record(post: "PostChange") -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the file; offsets are those of characters and tokens of the
     predicted text.
     """
-    from ..evaluation.errors import describe_type
     from ..post.extensions import get_image_error, get_stored_image
 
     def predicted(doc: "Doc", errors: "list[AnyError]") -> dict[str, Any]:
-        values = [
-            {"what": describe_type(error), **error._asdict(), "said": describe(doc, error)}
-            for error in errors
-        ]
+        values = [{"what": error.what, **asdict(error), "said": describe(doc, error)} for error in errors]
         return {**annotations(doc), "errors": values}
 
     image = get_stored_image(post.doc)

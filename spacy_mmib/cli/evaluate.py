@@ -80,8 +80,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     msg.table(rows, header=("Pictures in the corpus", "#"), aligns=("l", "r"))
     tables = tabulate(metrics)
     for title, overall, by_label in tables:
-        rows = [(name, *map(show_score, prf)) for name, prf in (*overall.items(), *by_label.items())]
-        msg.table(rows, header=(title, "P", "R", "F"), aligns=("l", "r", "r", "r"))
+        scores = [(name, *map(show_score, prf)) for name, prf in (*overall.items(), *by_label.items())]
+        msg.table(scores, header=(title, "P", "R", "F"), aligns=("l", "r", "r", "r"))
     if given := metrics.get("given_entities"):
         msg.text(f"accuracy on annotated pairs: {show_score(given.get('rel_accuracy'))}")
     if not tables:

@@ -27,7 +27,7 @@ def report_cli(
     page needs nothing beside it: small copies of the pictures that it shows are inside.
     """
     nlp = load_pipeline(model)
-    from ..visual.report.page import make_report
+    from ..visual.report import make_report
 
     html = make_report(
         nlp, corpus, image_root=image_root, limit_examples=limit_examples, batch_size=batch_size

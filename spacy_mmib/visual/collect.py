@@ -51,10 +51,10 @@ def make_post(
     max_size: int,
     contributions: "Contributions | None" = None,
     unrelated: bool = False,
+    heading: str | None = None,
 ) -> dict[str, Any]:
     """Collect what is shown of a post.
 
-    doc (Doc): The post.
     max_size (int): Longer side of the picture, in pixels.
     contributions (Optional[Contributions]): Shades of its tokens and regions.
     unrelated (bool): Show relations whose label is "None" or "", too.
@@ -70,12 +70,13 @@ def make_post(
                 f"{len(doc)}: {doc.text[:60]!r}. Give them in the order of the docs."
             )
         token_shares = shares(contributions.tokens)
-        region_shares = shares(list(contributions.regions)) if len(contributions.regions) else None
+        region_shares = shares(contributions.regions) or None
     text = make_text(doc, shares=token_shares, unrelated=unrelated)
     picture = make_picture(doc, max_size=max_size, shares=region_shares)
     digest = hashlib.blake2b(repr((text, picture)).encode("utf8", "replace"), digest_size=8)
     return {
         "key": f"mmib-{digest.hexdigest()}",
+        "heading": heading,
         "text": text,
         "picture": picture,
         "shaded": contributions is not None,
@@ -86,9 +87,7 @@ def make_post(
 def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: bool = False) -> dict[str, Any]:
     """Collect what is shown of the text of a post.
 
-    doc (Doc): The post.
     shares (Optional[Sequence[float]]): Shades of its tokens, 0-1.
-    unrelated (bool): See `make_post`.
     RETURNS (Dict[str, Any]): "pieces" (entities, and the text between them, whose "label" is `None`), "arcs",
         "lang", and the "problem" if relations can't be read.
     """
@@ -131,8 +130,6 @@ def _make_piece(tokens: list[tuple[str, float | None]], **entity: Any) -> dict[s
 def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = None) -> dict[str, Any]:
     """Collect what is shown of the picture of a post.
 
-    doc (Doc): The post.
-    max_size (int): Longer side, in pixels.
     shares (Optional[Sequence[float]]): Shades of the picture and its regions, 0-1, instead of the mean
         weights that entities give them.
     RETURNS (Dict[str, Any]): The "small" picture, its "regions" (number 0 is the whole picture), those
@@ -237,13 +234,12 @@ def make_small(value: Any, max_size: int) -> SmallPicture:
 def _read_and_shrink(reader: Any, value: Any, max_size: int) -> SmallPicture:
     image: PIL.Image.Image = reader.read(value)
     width, height = image.size
-    scale = min(1.0, max_size / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    if size != image.size:
-        image = image.resize(size, reducing_gap=2.0)
+    image.thumbnail((max_size, max_size))
     file = io.BytesIO()
     # Nothing of the file goes along: neither EXIF data, which can tell a place, nor a colour profile.
     image.save(file, "JPEG", quality=QUALITY, exif=b"", icc_profile=None)
     data = base64.b64encode(file.getvalue()).decode("ascii")
-    enlarged = max(1.0, min(SMALLEST, max_size) / max(size))
-    return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, max(1, round(size[0] * enlarged)))
+    enlarged = max(1.0, min(SMALLEST, max_size) / max(image.size))
+    return SmallPicture(
+        f"data:image/jpeg;base64,{data}", width, height, max(1, round(image.width * enlarged))
+    )
