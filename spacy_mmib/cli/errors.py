@@ -43,7 +43,7 @@ def errors_cli(
     if not (roles.recognizers or roles.extractors):
         msg.warn("No component of this pipeline finds entities or relations.")
     examples, counts, _ = read_corpus(nlp, corpus, image_root=image_root)
-    posts = predict_both(nlp, lambda: examples, batch_size=batch_size)
+    posts = predict_both(nlp, examples, batch_size=batch_size)
     changed = sort_changes(posts)
     own = count_kinds([error for post in posts for error in post.errors])
     without = count_kinds([error for post in posts for error in post.errors_without])

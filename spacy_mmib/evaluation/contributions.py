@@ -3,9 +3,7 @@ paper's §V-B, which its Fig. 3 shows as shades."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy
 from spacy.language import Language
 from spacy.tokens import Doc
 
@@ -32,10 +30,8 @@ class Contributions:
 
 
 def shares(values: Sequence[float]) -> list[float]:
-    """Bring the values of a post into the range of a shade.
-
-    values (Sequence[float]): `Contributions.tokens` or `.regions`.
-    RETURNS (List[float]): From 0 for the smallest to 1 for the largest; all 0.5 if they are equal.
+    """RETURNS (List[float]): `Contributions.tokens` or `.regions` in the range of a shade: from 0 for the
+    smallest to 1 for the largest; all 0.5 if they are equal.
     """
     if not len(values):
         return []
@@ -51,9 +47,8 @@ def get_contributions(
     """Compute the contributions: with A = X Zᵀ, X being the vectors before and Z those after the bottleneck,
     that of row i is the sum of row i of A (§V-B).
 
-    nlp (Language): The pipeline. Components before the one that is looked into are run on copies of the docs.
-    docs (Iterable[Doc]): The posts, pictures at `doc._.image`. Nothing but `doc._.regions` and
-        `doc._.image_error`, which the picture encoder writes, is changed.
+    docs (Iterable[Doc]): The posts. Nothing but `doc._.regions` and `doc._.image_error`, which the picture
+        encoder writes, is changed; components before the one that is looked into run on copies.
     component (Optional[str]): `mmib_ner` or `mmib_rel`, or what it is called here; by default the first that
         has an MMIB core.
     RETURNS (List[Optional[Contributions]]): Of each post; `None` for one without tokens.
@@ -66,14 +61,10 @@ def get_contributions(
         if found is None:
             result.append(None)
             continue
-        tokens = sum_rows(found.text, found.z_text)
-        rows = sum_rows(found.image, found.z_image)[None]
-        regions = sum_by_region(rows, found.rows, count_regions(doc))[0]
+        tokens, rows = (
+            x.astype("float64") @ z.astype("float64").sum(axis=0)  # the sums of the rows of X Zᵀ
+            for x, z in ((found.text, found.z_text), (found.image, found.z_image))
+        )
+        regions = sum_by_region(rows[None], found.rows, count_regions(doc))[0]
         result.append(Contributions(name, tokens.tolist(), regions.tolist()))
-    return result
-
-
-def sum_rows(x: "numpy.ndarray[Any, Any]", z: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
-    """RETURNS (numpy.ndarray): The sums of the rows of X Zᵀ, which needn't be made for it, (n,)."""
-    result: numpy.ndarray[Any, Any] = x.astype("float64") @ z.astype("float64").sum(axis=0)
     return result

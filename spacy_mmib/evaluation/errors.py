@@ -154,10 +154,7 @@ class PostChange:
 
     index (int): Its number among the posts, from 0.
     reference (Doc): The gold annotations.
-    doc (Doc): The prediction with its picture.
-    without (Doc): The prediction without.
     errors (List[AnyError]): Of `doc`: entities, if the pipeline finds them, then relations.
-    errors_without (List[AnyError]): Of `without`.
     """
 
     index: int
@@ -181,22 +178,17 @@ class PostChange:
 def compare_pictures(
     nlp: Language, get_examples: Callable[[], Iterable[Example]], *, batch_size: int | None = None
 ) -> list[PostChange]:
-    """Find the posts on which the pictures make a difference.
-
-    nlp (Language): The pipeline; see `evaluate.predict_examples` for what it is asked.
-    get_examples (Callable[[], Iterable[Example]]): Reads the posts.
-    RETURNS (List[PostChange]): Those whose errors are others without the picture, worst first: by the number
-        of errors that the picture added, then by how few it repaired.
+    """RETURNS (List[PostChange]): Posts whose errors are others without the picture, worst first: by the
+    number of errors that the picture added, then by how few it repaired.
     """
-    return sort_changes(predict_both(nlp, get_examples, batch_size=batch_size))
+    return sort_changes(predict_both(nlp, list(get_examples()), batch_size=batch_size))
 
 
 def predict_both(
-    nlp: Language, get_examples: Callable[[], Iterable[Example]], *, batch_size: int | None = None
+    nlp: Language, examples: Sequence[Example], *, batch_size: int | None = None
 ) -> list[PostChange]:
-    """RETURNS (List[PostChange]): All posts, in order; see `compare_pictures`."""
+    """RETURNS (List[PostChange]): All posts, in order; see `predict_examples`."""
     roles = get_roles(nlp)
-    examples = list(get_examples())
     own, without = (
         {id(eg.reference): eg for eg in predict_examples(nlp, posts, batch_size=batch_size)}
         for posts in (examples, remove_images(examples))

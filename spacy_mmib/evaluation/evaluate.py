@@ -41,13 +41,11 @@ def evaluate(
         with_pictures = evaluate(nlp, "test.spacy")["ents_f"]
         without = evaluate(nlp, "test.spacy", images="none")["ents_f"]
 
-    nlp (Language): The pipeline.
     corpus (Union[str, Path]): A `.spacy` file, or a folder of them.
     images (str): "own", "none" or "shuffled": which picture each post is shown with.
     seed (int): Seed for "shuffled".
     image_root (Optional[Union[str, Path]]): See `MultimodalCorpus`.
     gold_preproc (bool): Use the tokens of the corpus.
-    batch_size (Optional[int]): Posts at a time.
     limit (int): Score the first so many posts only; 0 for all.
     see (Optional[Callable]): Is given the posts with their predictions: once as "end_to_end", and with a
         component for relations once more as "given_entities".
@@ -99,10 +97,8 @@ def evaluate(
 def read_corpus(
     nlp: "Language", corpus: str | Path, **settings: Any
 ) -> tuple[list[Example], PictureCounts, set[str]]:
-    """Read posts for a pipeline, with the settings of `MultimodalCorpus`.
-
-    RETURNS (Tuple[List[Example], PictureCounts, Set[str]]): At least one post, what was found about their
-        pictures, and what is known to leak the labels.
+    """RETURNS (Tuple[List[Example], PictureCounts, Set[str]]): At least one post, read with the settings of
+    `MultimodalCorpus`, what was found about their pictures, and what is known to leak the labels.
     RAISES (EvaluationError): The corpus can't be read, or has no posts.
     """
     try:
@@ -149,12 +145,8 @@ def predict_examples(
     nlp: "Language", examples: Sequence[Example], *, batch_size: int | None = None
 ) -> list[Example]:
     """Predict copies of posts the way they are scored. Entities come from the components that find them;
-    relations too, unless there is no end to end: then see `predict_given`, and what it answers is put beside
-    the entities that the pipeline found.
+    relations too, unless there is no end to end: then they are those of `predict_given`.
 
-    nlp (Language): The pipeline.
-    examples (Sequence[Example]): The posts; left as they are.
-    batch_size (Optional[int]): Posts at a time.
     RETURNS (List[Example]): Those with a prediction, in order: all, unless the pipeline's error handler
         leaves posts out.
     """
@@ -188,8 +180,6 @@ def predict_given(
 ) -> list[Example]:
     """Predict the relations of copies of posts, given the gold entities and the pairs that are annotated, but
     not their labels. Whatever the pipeline's candidates are otherwise, it is asked for just these.
-
-    RETURNS (List[Example]): See `predict_examples`.
     """
     own = [(pipe, pipe.get_instances) for _, pipe in nlp.pipeline if hasattr(pipe, "get_instances")]
     try:

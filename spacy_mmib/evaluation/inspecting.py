@@ -18,26 +18,19 @@ FACTORIES = ("mmib_ner", "mmib_rel")
 
 
 def find_component(nlp: Language, component: str | None = None) -> str:
-    """Find the component to look into.
-
-    nlp (Language): The pipeline.
-    component (Optional[str]): Its name; by default the first that can be looked into.
-    RETURNS (str): Its name.
+    """RETURNS (str): The component to look into: this one, by default the first that can be.
     RAISES (EvaluationError): There is none that can be looked into; the message says why.
     """
     names = [name for name in nlp.pipe_names if nlp.get_pipe_meta(name).factory in FACTORIES]
+    missing = None
     if component is not None:
         names = [component]
         if component not in nlp.pipe_names:
-            raise EvaluationError(
-                f"There is no component {component!r} in this pipeline (or it is disabled). It has: "
-                f"{', '.join(nlp.pipe_names) or 'none'}."
-            )
-    if not names:
-        raise EvaluationError(
-            "There is nothing to look into: the pipeline has neither mmib_ner nor mmib_rel. It has: "
-            f"{', '.join(nlp.pipe_names) or 'no component'}."
-        )
+            missing = f"There is no component {component!r} in this pipeline (or it is disabled)."
+    elif not names:
+        missing = "There is nothing to look into: the pipeline has neither mmib_ner nor mmib_rel."
+    if missing is not None:
+        raise EvaluationError(f"{missing} It has: {', '.join(nlp.pipe_names) or 'no component'}.")
     problems = [(*_find_problem(name, nlp.get_pipe(name)), name) for name in names]
     # Of several components the one is meant that lacks least.
     _, problem, name = max(problems, key=lambda found: found[0])
@@ -47,7 +40,7 @@ def find_component(nlp: Language, component: str | None = None) -> str:
 
 
 def _find_problem(name: str, pipe: Any) -> tuple[int, str | None]:
-    """RETURNS (Tuple[int, Optional[str]]): How much of what is needed is there, and what isn't."""
+    """How much of what is needed is there, and what isn't."""
     model: Any = getattr(pipe, "model", None)
     fusion = model.maybe_get_ref("fusion") if hasattr(model, "maybe_get_ref") else None
     if fusion is None or fusion.name not in ("MMIB", "mmib_core"):  # the latter in version 0.1
@@ -69,10 +62,8 @@ def _find_problem(name: str, pipe: Any) -> tuple[int, str | None]:
 def inspect_docs(nlp: Language, docs: Sequence[Doc], component: str) -> "list[Inspection | None]":
     """Run a component's encoders and core, after the components before it, to which its layers may listen.
 
-    nlp (Language): The pipeline.
     docs (Sequence[Doc]): The posts. Their annotations stay as they are; what the picture encoder finds
         (`doc._.regions`, `doc._.image_error`) is written to them, as in prediction.
-    component (str): See `find_component`.
     RETURNS (List[Optional[Inspection]]): Of each post; `None` for one without tokens.
     """
     from ..models.inspection import inspect_posts
