@@ -43,9 +43,8 @@ def contributions_cli(
     objects. With --compare each post is there twice, once for each pipeline.
     """
     from ..evaluation import EvaluationError
-    from ..evaluation.contributions import get_contributions
+    from ..evaluation.contributions import find_component, get_contributions
     from ..evaluation.evaluate import predict_examples, read_corpus
-    from ..evaluation.inspecting import find_component
 
     def compute(model: str, component: str | None) -> "list[Post]":
         nlp = load_pipeline(model)

@@ -81,19 +81,19 @@ def print_changes(changed: "list[PostChange]", limit: int) -> None:
 
 def describe(doc: "Doc", error: "AnyError") -> str:
     """RETURNS (str): An error in one line."""
-    sides = []
-    for side in (error.gold, error.predicted):
+
+    def show(side: "tuple[int | str, ...] | None") -> str:
         if side is None:
-            sides.append("nothing")
-            continue
+            return "nothing"
         *offsets, label = side
         spans = [doc[start:end].text for start, end in zip(offsets[::2], offsets[1::2])]
-        sides.append(f"{_one_line(' -> '.join(spans), 60)!r} {label}")
-    return f"{error.kind} ({error.what}): gold {sides[0]}, predicted {sides[1]}"
+        return f"{_one_line(' -> '.join(spans), 60)!r} {label}"
+
+    return f"{error.kind} ({error.what}): gold {show(error.gold)}, predicted {show(error.predicted)}"
 
 
 def _one_line(text: str, length: int) -> str:
-    """RETURNS (str): Printable, and not too long."""
+    """Printable, and not too long."""
     line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
     return line if len(line) <= length else line[: length - 3] + "..."
 

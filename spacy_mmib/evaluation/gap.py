@@ -16,7 +16,7 @@ from spacy.training import Example
 
 from ..post.extensions import get_image_key
 from . import EvaluationError, MissingExtraError
-from .inspecting import find_component, inspect_docs
+from .contributions import find_component, inspect_docs
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 

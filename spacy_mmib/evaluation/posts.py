@@ -84,7 +84,7 @@ def _is_object(line: bytes) -> bool:
 
 
 def _recognize(lines: list[bytes]) -> str | None:
-    """RETURNS (Optional[str]): What the first lines are of, if not of JSON lines."""
+    """What the first lines are of, if not of JSON lines."""
     lines = [line for line in lines if line]
     first = lines[0] if lines else b""
     try:
@@ -112,10 +112,9 @@ def _recognize(lines: list[bytes]) -> str | None:
 
 
 def parse_post(line: bytes | str | Record) -> Record:
-    """Parse one line. It is a post if it has a text, whatever else it has.
+    """Parse a line of JSON, or take what it holds: a post if it has a text, whatever else it has. NaN and
+    numbers out of range, which JSON doesn't have, are read as null.
 
-    line (Union[bytes, str, Dict[str, Any]]): UTF-8 JSON, or what it holds. NaN and numbers out of range,
-        which JSON doesn't have, are read as null.
     RETURNS (Dict[str, Any]): An object with "text" (a string) or "tokens" (strings, or objects with "text"),
         or both; or such an object under "data", as Label Studio has it.
     RAISES (PostError): It is something else.
@@ -155,7 +154,7 @@ def _to_number(digits: str) -> float | None:
 
 
 def _get_fields(record: Record) -> Record:
-    """RETURNS (Dict[str, Any]): The object with the text: the record, or its "data"."""
+    """The object with the text: the record, or its "data"."""
     data = record.get("data")
     if isinstance(data, dict) and _has_content(data) and not _has_content(record):
         return data
@@ -167,9 +166,7 @@ def _has_content(fields: Record) -> bool:
 
 
 def _get_words(tokens: Any) -> list[str] | None:
-    """RETURNS (Optional[List[str]]): Tokens as strings; `None` if they are of an unknown form. Prodigy's and
-    others' are objects with "text".
-    """
+    """Tokens as strings, if their form is known. Prodigy's and others' are objects with "text"."""
     if not isinstance(tokens, list):
         return None
     words: list[Any] = [t.get("text") if isinstance(t, dict) else t for t in tokens]
@@ -243,7 +240,7 @@ def _make_tokens(nlp: "Language", fields: Record) -> Doc:
 
 
 def _asks(relations: Any) -> bool:
-    """RETURNS (bool): Whether there is a question among relations, without whose answer a post is no use."""
+    """Whether there is a question among relations, without whose answer a post is no use."""
     return isinstance(relations, list) and any(
         relation.get("label") == ASKED if isinstance(relation, dict) else relation[2:3] == [ASKED]
         for relation in relations
@@ -252,7 +249,7 @@ def _asks(relations: Any) -> bool:
 
 
 def _read_image(value: Any) -> str | bytes | None:
-    """RETURNS (Union[str, bytes, None]): A path, or what a data URI holds. Nothing is fetched for it."""
+    """A path, or what a data URI holds. Nothing is fetched for it."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -284,11 +281,8 @@ def to_record(record: Record, doc: Doc) -> Record:
         were not. What the line said in another form under these names is at "as_given".
     """
     relations_error = doc.user_data.get(RELATIONS_ERROR_KEY)
-    found: Record = {
-        "text": doc.text,
-        "tokens": [token.text for token in doc],
-        "entities": [entity_to_json(ent) for ent in doc.ents],
-    }
+    entities = [entity_to_json(ent) for ent in doc.ents]
+    found: Record = {"text": doc.text, "tokens": [token.text for token in doc], "entities": entities}
     if has_relations(doc):
         found["relations"] = [relation.to_json() for relation in read_relations(doc)]
         for relation in found["relations"]:
@@ -312,7 +306,7 @@ def to_record(record: Record, doc: Doc) -> Record:
 
 
 def _is_own(key: str, value: Any) -> bool:
-    """RETURNS (bool): Whether a text, tokens or entities have the form in which they are written."""
+    """Whether a text, tokens or entities have the form in which they are written."""
     if key == "text":
         return isinstance(value, str)
     if key == "tokens":

@@ -137,9 +137,9 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
     """
     stored = get_stored_image(doc)
     small, error = try_small(stored, max_size)
-    errors = [line for line in (get_image_error(doc),) if line is not None]
-    if error is not None and not any(error in line for line in errors):
-        errors.insert(0, error)
+    known = get_image_error(doc)
+    errors = [error] if error is not None and error not in (known or "") else []
+    errors += [] if known is None else [known]
     regions: list[Region] = []
     if stored is not None:
         try:
@@ -170,15 +170,14 @@ def get_mean_weights(doc: Doc) -> list[float] | None:
 
 
 def _is_bare(view: dict[str, Any]) -> bool:
-    """RETURNS (bool): Whether all that is known of a region is a box."""
+    """Whether all that is known of a region is a box."""
     more = (view[key] for key in ("score", "crop", "note", "weight"))
     return view["box"] is not None and view["name"] == OBJECT and all(value is None for value in more)
 
 
 def _describe(number: int, name: str, **known: Any) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): A region: its "box" is left, top, width and height in percent of the picture,
-    as far as it is inside, "crop" the picture of a ready crop, "note" why it isn't shown, "weight" in
-    percent.
+    """A region: its "box" is left, top, width and height in percent of the picture, as far as it is inside,
+    "crop" the picture of a ready crop, "note" why it isn't shown, "weight" in percent.
     """
     nothing = dict.fromkeys(("score", "box", "crop", "note", "weight"))
     return {"number": number, "name": name, **nothing, **known}
@@ -219,15 +218,13 @@ def make_small(value: Any, max_size: int) -> SmallPicture:
 
     value (Any): What `doc._.image` takes. URLs are refused.
     max_size (int): Longer side, in pixels. Smaller pictures stay as they are.
-    RETURNS (SmallPicture): The picture.
     RAISES (ImageError): It can't be read; the message says why.
     """
     from ..images.reader import PictureReader
 
     reader = PictureReader()
     # In a thread of the pool, which gives up pictures that hang the decoder.
-    job = reader.submit(_read_and_shrink, reader, value, max_size)
-    small: SmallPicture = job.result()
+    small: SmallPicture = reader.submit(_read_and_shrink, reader, value, max_size).result()
     return small
 
 
@@ -240,6 +237,5 @@ def _read_and_shrink(reader: Any, value: Any, max_size: int) -> SmallPicture:
     image.save(file, "JPEG", quality=QUALITY, exif=b"", icc_profile=None)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     enlarged = max(1.0, min(SMALLEST, max_size) / max(image.size))
-    return SmallPicture(
-        f"data:image/jpeg;base64,{data}", width, height, max(1, round(image.width * enlarged))
-    )
+    shown_width = max(1, round(image.width * enlarged))
+    return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, shown_width)
