@@ -148,9 +148,7 @@ def check_image_root(image_root: str | None) -> None:
 
 
 def check_output(output: str | Path, *kinds: str, option: str = "--output") -> None:
-    """Make the folder of an output. End the command before its work if the name has none of these endings
-    (any will do if there are none), or the file can't be written afterwards.
-    """
+    """Make the folder of an output; end the command if its name ends otherwise, or it can't be written."""
     path = Path(output)
     if kinds and path.suffix.lower() not in kinds:
         fail(f"{option} {path}: the name has to end in {' or '.join(kinds)}.")
@@ -176,9 +174,7 @@ def writing(output: str | Path, option: str = "--output") -> Iterator[None]:
 
 
 def save(output: Path, content: object, what: str, option: str = "--output") -> None:
-    """Write a text, a list of JSON lines, or a value of JSON, and say so; end the command if it can't be
-    written.
-    """
+    """Write a text, a list of JSON lines, or a value of JSON, and say so, or that it can't be written."""
     import srsly
     from wasabi import msg
 

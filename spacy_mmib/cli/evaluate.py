@@ -64,9 +64,7 @@ def evaluate_cli(
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Print what `spacy_mmib.evaluation.evaluate.evaluate` returns: P, R and F of entities and relations,
-    overall and for each type, as tables.
-    """
+    """Print what `spacy_mmib.evaluation.evaluate.evaluate` returns, as tables."""
     from wasabi import msg
 
     from ..evaluation.evaluate import show_score, tabulate

@@ -99,11 +99,9 @@ def print_gaps(names: list[str], gaps: "list[Gap]") -> None:
     msg.divider(f"{first.posts} posts with a picture, {first.pictures} different pictures")
     for name, gap in zip(names, gaps):
         msg.text(f"{name}: {gap.component}")
+    own = [f"{gap.paired:.3f}" for gap in gaps]
     others = ["-" if gap.unpaired is None else f"{gap.unpaired:.3f}" for gap in gaps]
-    rows = [
-        ("cosine, own picture", "", *(f"{gap.paired:.3f}" for gap in gaps)),
-        ("cosine, other pictures", "", *others),
-    ]
+    rows = [("cosine, own picture", "", *own), ("cosine, other pictures", "", *others)]
     for title, k in (("own picture is nearest, %", 1), ("among the nearest 5, %", 5)):
         shares = [getattr(first, f"chance_at_{k}"), *(getattr(gap, f"recall_at_{k}") for gap in gaps)]
         rows.append((title, *(f"{100 * share:.1f}" for share in shares)))

@@ -113,13 +113,10 @@ def read_corpus(
 
 @dataclass(frozen=True)
 class Roles:
-    """Who does what in a pipeline.
+    """Who does what in a pipeline: which components find entities, and which relations.
 
-    recognizers (List[str]): Components that find entities.
-    extractors (List[str]): Components that find relations.
     end_to_end (bool): Whether relations are looked for between entities that the pipeline found; if not
         they are asked for, pair by pair, between gold entities.
-    negative_label (str): What pairs without a relation are annotated with.
     """
 
     recognizers: list[str]

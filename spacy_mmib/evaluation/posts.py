@@ -28,25 +28,21 @@ RELATIONS_ERROR_KEY = ("spacy_mmib", "relations_error", None, None)
 BOM = b"\xef\xbb\xbf"
 COMPRESSED = "compressed with {0} ({0} -dc FILE | spacy mmib predict MODEL -)"
 ZLIB = "a .spacy file (for spacy mmib evaluate, say) or something else compressed with zlib"
-BEGINNINGS: dict[bytes, str] = {
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow (Feather) file",
-    b"\x1f\x8b": COMPRESSED.format("gzip"),
-    b"BZh": COMPRESSED.format("bzip2"),
-    b"\xfd7zXZ\x00": COMPRESSED.format("xz"),
-    b"\x28\xb5\x2f\xfd": COMPRESSED.format("zstd"),
-    b"PK\x03\x04": "a ZIP archive, as Excel's .xlsx files are",
-    b"\xd0\xcf\x11\xe0": "an old Excel file",
-    b"SQLite format 3\x00": "an SQLite database",
-    b"\x89HDF": "an HDF5 file",
-    b"\x78\x9c": ZLIB,
-    b"\x78\xda": ZLIB,
-    b"%PDF": "a PDF file",
-    b"\xff\xfe": "text in UTF-16, not UTF-8",
-    b"\xfe\xff": "text in UTF-16, not UTF-8",
-    b"\x00\x00\xfe\xff": "text in UTF-32, not UTF-8",
-    b"{\x00": "text in UTF-16, not UTF-8",
-    b"\x00{": "text in UTF-16, not UTF-8",
+BEGINNINGS: dict[str, tuple[bytes, ...]] = {
+    "a Parquet file": (b"PAR1",),
+    "an Arrow (Feather) file": (b"ARROW1",),
+    COMPRESSED.format("gzip"): (b"\x1f\x8b",),
+    COMPRESSED.format("bzip2"): (b"BZh",),
+    COMPRESSED.format("xz"): (b"\xfd7zXZ\x00",),
+    COMPRESSED.format("zstd"): (b"\x28\xb5\x2f\xfd",),
+    "a ZIP archive, as Excel's .xlsx files are": (b"PK\x03\x04",),
+    "an old Excel file": (b"\xd0\xcf\x11\xe0",),
+    "an SQLite database": (b"SQLite format 3\x00",),
+    "an HDF5 file": (b"\x89HDF",),
+    ZLIB: (b"x\x9c", b"x\xda"),
+    "a PDF file": (b"%PDF",),
+    "text in UTF-16, not UTF-8": (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{"),
+    "text in UTF-32, not UTF-8": (b"\x00\x00\xfe\xff",),
 }
 LOOKED_AT = 10
 """Lines, if none of those before is an object."""
@@ -67,8 +63,8 @@ def open_json_lines(source: BinaryIO) -> Iterator[bytes]:
     RAISES (NotJsonLines): The beginning shows that it holds something else.
     """
     start = source.readline(AT_ONCE)
-    for magic, kind in BEGINNINGS.items():
-        if start.startswith(magic):
+    for kind, beginnings in BEGINNINGS.items():
+        if start.startswith(beginnings):
             raise NotJsonLines(f"it is {kind}")
     lines = [start if len(start) < AT_ONCE else start + source.readline()]
     while lines[-1] and not _is_object(lines[-1]) and len(lines) < LOOKED_AT:

@@ -131,9 +131,7 @@ def make_report(
 
 
 def make_score_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """RETURNS (List[Dict[str, Any]]): Tables of P, R and F of everything that is annotated, overall and by
-    label: "title", "header", and "rows" of a name and numbers.
-    """
+    """RETURNS (List[Dict[str, Any]]): Tables of P, R and F of everything that is annotated."""
     return [
         {
             "title": title,
