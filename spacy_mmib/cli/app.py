@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar
 
 import typer
 from spacy.cli._util import app as spacy_app
+from typer import Argument, Option
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -24,33 +25,40 @@ mmib_cli = typer.Typer(
 )
 spacy_app.add_typer(mmib_cli)
 
-ModelArg: TypeAlias = Annotated[str, typer.Argument(help="Name or path of the pipeline", metavar="MODEL")]
+ModelArg: TypeAlias = Annotated[str, Argument(help="Name or path of the pipeline", metavar="MODEL")]
 CorpusArg: TypeAlias = Annotated[
     Path,
-    typer.Argument(
+    Argument(
         help="A .spacy file made with DocBin(store_user_data=True), or a folder of them", metavar="CORPUS"
     ),
 ]
 ImageRootOpt: TypeAlias = Annotated[
     str | None,  # not a Path, so that an unset variable of a project ("") can be told from "."
-    typer.Option(
-        "--image-root",
-        "-r",
+    Option(
+        *("--image-root", "-r"),
         help="Folder that relative paths of pictures start from and that none may leave "
         "[default: the folder of the input]",
     ),
 ]
-GpuOpt: TypeAlias = Annotated[int, typer.Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")]
+GpuOpt: TypeAlias = Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")]
 BatchSizeOpt: TypeAlias = Annotated[
-    int | None, typer.Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]")
+    int | None, Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]")
+]
+SeedOpt: TypeAlias = Annotated[
+    int, Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of all that is drawn at random")
+]
+ResultOpt: TypeAlias = Annotated[
+    Path | None, Option("--output", "-o", dir_okay=False, help="JSON file for the result")
 ]
 ComponentOpt: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--component", help="The component to look into [default: the first that can be]"),
+    str | None, Option(help="The component to look into [default: the first that can be]")
+]
+CompareOpt: TypeAlias = Annotated[
+    str | None, Option(help="Another pipeline, e.g. one trained without alignment or bottleneck")
 ]
 CodeOpt: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--code", "-c", help="Python file with additional code (registered functions) to import"),
+    Option("--code", "-c", help="Python file with additional code (registered functions) to import"),
 ]
 STANDARD = "-"
 """Named as an output: the standard output."""
@@ -61,10 +69,8 @@ def command(name: str, **outputs: tuple[str, ...]) -> Callable[[T], T]:
     work, and what can't be measured is said in one line. A command with a pipeline (its parameter `model`)
     gets the options `--gpu-id` and `--code`, which have had their effect when it is called.
 
-    name (str): What it is called.
     outputs (Tuple[str, ...]): For each parameter that names a file to write the endings its name may have;
         any if there are none.
-    RETURNS (Callable[[Callable], Callable]): The decorator.
     """
 
     def register(function: T) -> T:
@@ -109,12 +115,12 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def load_pipeline(model: str) -> "Language":
+def load_pipeline(model: str, overrides: dict[str, Any] | None = None) -> "Language":
     """RETURNS (Language): The pipeline of this name or path, if there is one; else the command ends."""
     from spacy.util import load_model
 
     try:
-        return load_model(model)
+        return load_model(model, config=overrides or {})
     except OSError as err:
         fail(
             f"Can't load the pipeline {model!r}: {err} (After spacy train, pass the folder "
@@ -142,9 +148,7 @@ def check_image_root(image_root: str | None) -> None:
 
 
 def check_output(output: str | Path, *kinds: str, option: str = "--output") -> None:
-    """Make the folder of an output. End the command before its work if the name has none of these endings
-    (any will do if there are none), or the file can't be written afterwards.
-    """
+    """Make the folder of an output; end the command if its name ends otherwise, or it can't be written."""
     path = Path(output)
     if kinds and path.suffix.lower() not in kinds:
         fail(f"{option} {path}: the name has to end in {' or '.join(kinds)}.")
@@ -170,9 +174,7 @@ def writing(output: str | Path, option: str = "--output") -> Iterator[None]:
 
 
 def save(output: Path, content: object, what: str, option: str = "--output") -> None:
-    """Write a text, a list of JSON lines, or a value of JSON, and say so; end the command if it can't be
-    written.
-    """
+    """Write a text, a list of JSON lines, or a value of JSON, and say so, or that it can't be written."""
     import srsly
     from wasabi import msg
 

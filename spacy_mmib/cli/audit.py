@@ -1,26 +1,11 @@
 """`spacy mmib audit`: what of a corpus's labels can be told without looking at its content."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
-from .app import CorpusArg, ImageRootOpt, command, save
+from .app import CorpusArg, ImageRootOpt, ResultOpt, SeedOpt, command, save
 
-TASKS = {
-    "relation": "Relation of a pair",
-    "related": "Related or not",
-    "entity_type": "Type of an entity",
-    "has_entity": "Any entity in a post",
-}
-FEATURES = {
-    "region_count": "region count",
-    "picture_presence": "picture or not",
-    "picture_size": "picture size",
-    "text_length": "text length",
-    "pair_order": "order of head and tail",
-    "all_together": "all together",
-}
 HEADER = ("Feature", "Accuracy", "Majority", "Gain", "95 %", "Information", "")
 
 
@@ -29,15 +14,11 @@ def audit_cli(
     corpus: CorpusArg,
     image_root: ImageRootOpt = None,
     negative_label: Annotated[
-        str, typer.Option("--negative-label", "-n", help="Label of pairs that are not related")
+        str, Option("--negative-label", "-n", help="Label of pairs that are not related")
     ] = "None",
-    folds: Annotated[int, typer.Option("--folds", "-k", min=2, help="Folds of the cross-validation")] = 5,
-    seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of folds and bootstrap")
-    ] = 0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result")
-    ] = None,
+    folds: Annotated[int, Option("--folds", "-k", min=2, help="Folds of the cross-validation")] = 5,
+    seed: SeedOpt = 0,
+    output: ResultOpt = None,
 ) -> None:
     """Tell how far things that are not content predict the labels of a corpus.
 
@@ -60,6 +41,8 @@ def audit_cli(
 def print_audit(result: dict[str, Any]) -> None:
     """Print what `spacy_mmib.evaluation.audit.audit` returns, as tables."""
     from wasabi import msg
+
+    from ..evaluation.audit import TASKS
 
     posts, different, pictures = result["posts"], result["different_posts"], result["pictures"]
     msg.divider(f"{posts} posts")
@@ -98,6 +81,8 @@ def print_audit(result: dict[str, Any]) -> None:
 def _print_task(title: str, task: dict[str, Any]) -> None:
     from wasabi import msg
 
+    from ..evaluation.audit import FEATURES
+
     msg.divider(title)
     msg.text(
         f"{task['instances']} {task['unit']} of {task['posts']} different posts, {task['labels']} labels; "
@@ -106,20 +91,18 @@ def _print_task(title: str, task: dict[str, Any]) -> None:
     rows, rules = [], {}
     not_measured: dict[str, list[str]] = {}
     for name, feature in task["features"].items():
+        title, _ = FEATURES[name]
         if not feature["measured"]:
-            not_measured.setdefault(feature["why"], []).append(FEATURES[name])
+            not_measured.setdefault(feature["why"], []).append(title)
             continue
-        numbers = [f"{100 * feature[key]:.1f}" for key in ("accuracy", "majority")]
-        low, high = (f"{100 * bound:+.1f}" for bound in feature["gain_interval"])
-        numbers += [
-            f"{100 * feature['gain']:+.1f}",
-            f"[{low}, {high}]",
-            f"{100 * feature['information']:.1f}",
-        ]
+        accuracy, majority, information = (
+            f"{100 * feature[key]:.1f}" for key in ("accuracy", "majority", "information")
+        )
+        gain, low, high = (f"{100 * share:+.1f}" for share in (feature["gain"], *feature["gain_interval"]))
         found = "FLAGGED" if feature["flagged"] else "shift" if feature["shift"] else ""
-        rows.append((FEATURES[name], *numbers, found))
+        rows.append((title, accuracy, majority, gain, f"[{low}, {high}]", information, found))
         if feature["rule"] is not None:
-            rules[name] = f"{FEATURES[name]}: {feature['rule']['text']}"
+            rules[name] = f"{title}: {feature['rule']['text']}"
     if rows:
         msg.table(rows, header=HEADER, aligns=("l", "r", "r", "r", "r", "r", "l"))
     for name, line in rules.items():

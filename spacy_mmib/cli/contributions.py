@@ -1,12 +1,21 @@
 """`spacy mmib contributions`: what of the text and the picture reaches the latents of posts."""
 
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import typer
+from typer import Option
 
-from .app import ComponentOpt, CorpusArg, ImageRootOpt, ModelArg, command, fail, load_pipeline, save
+from .app import (
+    CompareOpt,
+    ComponentOpt,
+    CorpusArg,
+    ImageRootOpt,
+    ModelArg,
+    command,
+    fail,
+    load_pipeline,
+    save,
+)
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc
@@ -15,41 +24,16 @@ if TYPE_CHECKING:
 
     Post: TypeAlias = tuple[Doc, Contributions | None]
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Contributions - spacy-mmib</title>
-<style>:root {{ color-scheme: light dark; }}
-body {{ margin: 0 auto; max-width: 70rem; padding: 1rem; font-family: sans-serif; }}
-h2 {{ font-size: 1rem; overflow-wrap: anywhere; }}</style>
-</head>
-<body>
-<main aria-label="Posts, by pipeline">
-{body}
-</main>
-</body>
-</html>
-"""
-
 
 @command("contributions", output=(".html", ".jsonl"))
 def contributions_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path, typer.Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)")
+        Path, Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)")
     ],
-    compare: Annotated[
-        str | None,
-        typer.Option("--compare", help="Another pipeline, e.g. one trained without the bottleneck"),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=0, help="The first so many posts; 0 for all")
-    ] = 20,
+    compare: CompareOpt = None,
+    limit: Annotated[int, Option("--limit", "-n", min=0, help="The first so many posts; 0 for all")] = 20,
     component: ComponentOpt = None,
     image_root: ImageRootOpt = None,
 ) -> None:
@@ -59,9 +43,8 @@ def contributions_cli(
     objects. With --compare each post is there twice, once for each pipeline.
     """
     from ..evaluation import EvaluationError
-    from ..evaluation.contributions import get_contributions
+    from ..evaluation.contributions import find_component, get_contributions
     from ..evaluation.evaluate import predict_examples, read_corpus
-    from ..evaluation.inspecting import find_component
 
     def compute(model: str, component: str | None) -> "list[Post]":
         nlp = load_pipeline(model)
@@ -78,10 +61,8 @@ def contributions_cli(
         found.append((compare, compute(compare, None)))
     n = len(found[0][1])
     posts = [(name, every[i]) for i in range(n) for name, every in found if i < len(every)]
-    content: object
-    if output.suffix.lower() == ".jsonl":
-        content = [to_record(name, *post) for name, post in posts]
-    else:
+    content: object = [to_record(name, *post) for name, post in posts]
+    if output.suffix.lower() != ".jsonl":
         content = to_page(posts, named=compare is not None)
     save(output, content, f"the contributions of {n} posts")
 
@@ -109,15 +90,11 @@ def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str
 
 def to_page(posts: "list[tuple[str, Post]]", *, named: bool) -> str:
     """RETURNS (str): The posts as a page; if there are two pipelines, each below the name of its own."""
-    from .. import render
+    from ..visual.collect import make_post
+    from ..visual.rendering import to_html
 
-    if not named:
-        docs, found = zip(*(post for _, post in posts))
-        html = render(docs, page=True, jupyter=False, contributions=found)
-        assert html is not None
-        return html
-    parts = [
-        f"<h2>{escape(name)}</h2>\n{render(doc, jupyter=False, contributions=[shades])}"
-        for name, (doc, shades) in posts
+    made = [
+        make_post(doc, max_size=400, contributions=found, heading=name if named else None)
+        for name, (doc, found) in posts
     ]
-    return PAGE.format(body="\n".join(parts))
+    return to_html(made, page=True)

@@ -1,9 +1,10 @@
 """`spacy mmib errors`: what a pipeline gets wrong, and what its pictures have to do with it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from .app import BatchSizeOpt, CorpusArg, ImageRootOpt, ModelArg, command, load_pipeline, save
 
@@ -18,11 +19,10 @@ def errors_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path, typer.Option("--output", "-o", dir_okay=False, help="File of JSON lines to write (.jsonl)")
+        Path, Option("--output", "-o", dir_okay=False, help="File of JSON lines to write (.jsonl)")
     ],
     limit: Annotated[
-        int,
-        typer.Option("--limit", "-n", min=0, help="Posts shown on the screen; the file has all that change"),
+        int, Option("--limit", "-n", min=0, help="Posts shown on the screen; the file has all that change")
     ] = 10,
     image_root: ImageRootOpt = None,
     batch_size: BatchSizeOpt = None,
@@ -43,7 +43,7 @@ def errors_cli(
     if not (roles.recognizers or roles.extractors):
         msg.warn("No component of this pipeline finds entities or relations.")
     examples, counts, _ = read_corpus(nlp, corpus, image_root=image_root)
-    posts = predict_both(nlp, lambda: examples, batch_size=batch_size)
+    posts = predict_both(nlp, examples, batch_size=batch_size)
     changed = sort_changes(posts)
     own = count_kinds([error for post in posts for error in post.errors])
     without = count_kinds([error for post in posts for error in post.errors_without])
@@ -81,21 +81,19 @@ def print_changes(changed: "list[PostChange]", limit: int) -> None:
 
 def describe(doc: "Doc", error: "AnyError") -> str:
     """RETURNS (str): An error in one line."""
-    from ..evaluation.errors import describe_type
 
-    sides = []
-    for side in (error.gold, error.predicted):
+    def show(side: "tuple[int | str, ...] | None") -> str:
         if side is None:
-            sides.append("nothing")
-            continue
+            return "nothing"
         *offsets, label = side
         spans = [doc[start:end].text for start, end in zip(offsets[::2], offsets[1::2])]
-        sides.append(f"{_one_line(' -> '.join(spans), 60)!r} {label}")
-    return f"{error.kind} ({describe_type(error)}): gold {sides[0]}, predicted {sides[1]}"
+        return f"{_one_line(' -> '.join(spans), 60)!r} {label}"
+
+    return f"{error.kind} ({error.what}): gold {show(error.gold)}, predicted {show(error.predicted)}"
 
 
 def _one_line(text: str, length: int) -> str:
-    """RETURNS (str): Printable, and not too long."""
+    """Printable, and not too long."""
     line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
     return line if len(line) <= length else line[: length - 3] + "..."
 
@@ -104,14 +102,10 @@ def to_record(post: "PostChange") -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the file; offsets are those of characters and tokens of the
     predicted text.
     """
-    from ..evaluation.errors import describe_type
     from ..post.extensions import get_image_error, get_stored_image
 
     def predicted(doc: "Doc", errors: "list[AnyError]") -> dict[str, Any]:
-        values = [
-            {"what": describe_type(error), **error._asdict(), "said": describe(doc, error)}
-            for error in errors
-        ]
+        values = [{"what": error.what, **asdict(error), "said": describe(doc, error)} for error in errors]
         return {**annotations(doc), "errors": values}
 
     image = get_stored_image(post.doc)

@@ -4,9 +4,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
-from .app import ComponentOpt, CorpusArg, ImageRootOpt, ModelArg, command, fail, load_pipeline, save, writing
+from .app import (
+    CompareOpt,
+    ComponentOpt,
+    CorpusArg,
+    ImageRootOpt,
+    ModelArg,
+    SeedOpt,
+    command,
+    fail,
+    load_pipeline,
+    save,
+    writing,
+)
 
 if TYPE_CHECKING:
     from ..evaluation.gap import EntityRegionPairs, Gap
@@ -17,23 +29,13 @@ def gap_cli(
     model: ModelArg,
     corpus: CorpusArg,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", dir_okay=False, help="Figure (.png, .svg or .pdf)")
+        Path | None, Option("--output", "-o", dir_okay=False, help="Figure (.png, .svg or .pdf)")
     ] = None,
-    json: Annotated[
-        Path | None, typer.Option("--json", dir_okay=False, help="JSON file for the numbers")
-    ] = None,
-    compare: Annotated[
-        str | None, typer.Option("--compare", help="Another pipeline, e.g. one trained without alignment")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option("--labels", help="Types in the figure, e.g. PER,LOC,ORG [default: all]")
-    ] = None,
-    pairs: Annotated[
-        int, typer.Option("--pairs", min=2, help="At most so many entities of a type in the figure")
-    ] = 150,
-    seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Of the sample and the figure")
-    ] = 0,
+    json: Annotated[Path | None, Option(dir_okay=False, help="JSON file for the numbers")] = None,
+    compare: CompareOpt = None,
+    labels: Annotated[str | None, Option(help="Types in the figure, e.g. PER,LOC,ORG [default: all]")] = None,
+    pairs: Annotated[int, Option(min=2, help="At most so many entities of a type in the figure")] = 150,
+    seed: SeedOpt = 0,
     component: ComponentOpt = None,
     image_root: ImageRootOpt = None,
 ) -> None:
@@ -97,14 +99,9 @@ def print_gaps(names: list[str], gaps: "list[Gap]") -> None:
     msg.divider(f"{first.posts} posts with a picture, {first.pictures} different pictures")
     for name, gap in zip(names, gaps):
         msg.text(f"{name}: {gap.component}")
-    rows = [
-        ("cosine, own picture", "", *(f"{gap.paired:.3f}" for gap in gaps)),
-        (
-            "cosine, other pictures",
-            "",
-            *("-" if gap.unpaired is None else f"{gap.unpaired:.3f}" for gap in gaps),
-        ),
-    ]
+    own = [f"{gap.paired:.3f}" for gap in gaps]
+    others = ["-" if gap.unpaired is None else f"{gap.unpaired:.3f}" for gap in gaps]
+    rows = [("cosine, own picture", "", *own), ("cosine, other pictures", "", *others)]
     for title, k in (("own picture is nearest, %", 1), ("among the nearest 5, %", 5)):
         shares = [getattr(first, f"chance_at_{k}"), *(getattr(gap, f"recall_at_{k}") for gap in gaps)]
         rows.append((title, *(f"{100 * share:.1f}" for share in shares)))

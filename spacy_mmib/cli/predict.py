@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, TextIO
 
 import typer
+from typer import Argument, Option
 
 from .app import STANDARD, BatchSizeOpt, ImageRootOpt, ModelArg, command, fail, load_pipeline, writing
 
@@ -20,14 +21,14 @@ MOST_SKIPS_SHOWN = 100
 def predict_cli(
     model: ModelArg,
     posts: Annotated[
-        str, typer.Argument(help='JSON lines of posts, or "-" for the standard input', metavar="POSTS")
+        str, Argument(help='JSON lines of posts, or "-" for the standard input', metavar="POSTS")
     ],
     output: Annotated[
-        str, typer.Option("--output", "-o", help='File to write, "-" for the standard output')
+        str, Option("--output", "-o", help='File to write, "-" for the standard output')
     ] = STANDARD,
     image_root: ImageRootOpt = None,
     batch_size: BatchSizeOpt = None,
-    n_process: Annotated[int, typer.Option("--n-process", "-n", min=1, help="Number of processes")] = 1,
+    n_process: Annotated[int, Option("--n-process", "-n", min=1, help="Number of processes")] = 1,
 ) -> None:
     """Find the entities in posts, and the relations between them.
 

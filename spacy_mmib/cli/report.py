@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from .app import BatchSizeOpt, CorpusArg, ImageRootOpt, ModelArg, command, load_pipeline, save
 
@@ -12,12 +12,12 @@ from .app import BatchSizeOpt, CorpusArg, ImageRootOpt, ModelArg, command, load_
 def report_cli(
     model: ModelArg,
     corpus: CorpusArg,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", dir_okay=False, help="HTML file for the report")
-    ] = Path("report.html"),
+    output: Annotated[Path, Option("--output", "-o", dir_okay=False, help="HTML file for the report")] = Path(
+        "report.html"
+    ),
     image_root: ImageRootOpt = None,
     limit_examples: Annotated[
-        int, typer.Option("--limit-examples", "-n", min=0, help="Show so many posts, worst first; 0 for all")
+        int, Option("--limit-examples", "-n", min=0, help="Show so many posts, worst first; 0 for all")
     ] = 200,
     batch_size: BatchSizeOpt = None,
 ) -> None:
@@ -27,7 +27,7 @@ def report_cli(
     page needs nothing beside it: small copies of the pictures that it shows are inside.
     """
     nlp = load_pipeline(model)
-    from ..visual.report.page import make_report
+    from ..visual.report import make_report
 
     html = make_report(
         nlp, corpus, image_root=image_root, limit_examples=limit_examples, batch_size=batch_size

@@ -25,16 +25,23 @@ from . import EvaluationError, MissingExtraError
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 Size: TypeAlias = tuple[float, float]
 
-REGIONS, PRESENCE, WIDTH, HEIGHT, LENGTH, ORDER = range(6)
-FEATURES: dict[str, tuple[int, ...]] = {
-    "region_count": (REGIONS,),
-    "picture_presence": (PRESENCE,),
-    "picture_size": (WIDTH, HEIGHT),
-    "text_length": (LENGTH,),
-    "pair_order": (ORDER,),
-    "all_together": (REGIONS, PRESENCE, WIDTH, HEIGHT, LENGTH, ORDER),
+COLUMNS = REGIONS, PRESENCE, WIDTH, HEIGHT, LENGTH, ORDER = range(6)
+"""The last is of pairs only, the others are of their post."""
+FEATURES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "region_count": ("region count", (REGIONS,)),
+    "picture_presence": ("picture or not", (PRESENCE,)),
+    "picture_size": ("picture size", (WIDTH, HEIGHT)),
+    "text_length": ("text length", (LENGTH,)),
+    "pair_order": ("order of head and tail", (ORDER,)),
+    "all_together": ("all together", tuple(COLUMNS)),
 }
-"""Each feature and its columns. The last column is of pairs only, the others are of their post."""
+"""What each feature is called, and its columns."""
+TASKS = {
+    "relation": "Relation of a pair",
+    "related": "Related or not",
+    "entity_type": "Type of an entity",
+    "has_entity": "Any entity in a post",
+}
 QUESTIONS = {
     REGIONS: "region count < {}",
     PRESENCE: "no picture",
@@ -72,12 +79,11 @@ def audit(
     labels' entropy that it takes away), which also tells where the most frequent label stays the best
     guess throughout.
 
-    corpus (Union[str, Path]): A `.spacy` file made with `DocBin(store_user_data=True)`, or a folder of
-        them. Counted is what it states, whether or not the files of its crops are there.
-    image_root (Optional[Union[str, Path]]): The folder that relative paths of pictures start from and
-        that none may leave; by default the folder of each `.spacy` file.
+    corpus (Union[str, Path]): A `.spacy` file, or a folder of them. Counted is what it states, whether or not
+        the files of its crops are there.
+    image_root (Optional[Union[str, Path]]): See `MultimodalCorpus`.
     negative_label (str): The label of pairs that are not related.
-    folds (int): Folds of the cross-validation, at least 2; fewer are used where there are too few posts.
+    folds (int): Of the cross-validation, at least 2; fewer are used where there are too few posts.
     RETURNS (Dict[str, Any]): Plain values: `corpus`, `posts`, `different_posts`, `pictures`, `leaks`
         (what is noted on regions), `problems`, `tasks` (by name; each with `features`), `left_out`
         (names of tasks that can't be measured, and why), `settings`.
@@ -141,7 +147,7 @@ class _Post(NamedTuple):
 
 
 def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Counter[str], Counter[str]]:
-    """RETURNS (Tuple[List[_Post], Counter[str], Counter[str]]): Posts, notes on regions, and problems."""
+    """RETURNS (Tuple): Posts, notes on regions, and problems."""
     from spacy.training.corpus import FILE_TYPE, walk_corpus
 
     from ..training.corpus import _check_path, read_docs
@@ -149,7 +155,7 @@ def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Coun
     posts: list[_Post] = []
     notes: Counter[str] = Counter()
     problems: Counter[str] = Counter()
-    sizes: dict[str, Size] = {}
+    sizes: dict[str | None, Size] = {}
     try:
         _check_path(path)
         with warnings.catch_warnings():
@@ -168,7 +174,7 @@ def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Coun
     return posts, notes, problems
 
 
-def _read_post(doc: Doc, root: Path, sizes: dict[str, Size], problems: Counter[str]) -> _Post:
+def _read_post(doc: Doc, root: Path, sizes: dict[str | None, Size], problems: Counter[str]) -> _Post:
     regions, pairs = 0, []
     try:
         regions = len(get_regions(doc))
@@ -189,34 +195,30 @@ def _get_order(relation: Relation) -> float:
     return HEAD_FIRST if head_end <= tail_start else TAIL_FIRST if tail_end <= head_start else OVERLAPPING
 
 
-def look_up_picture(doc: Doc, root: Path, sizes: dict[str, Size]) -> tuple[str | None, Size]:
+def look_up_picture(doc: Doc, root: Path, sizes: dict[str | None, Size]) -> tuple[str | None, Size]:
     """RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells the picture of a post from others, and
-    its width and height, which are kept in `sizes`: a file is opened once.
+    its width and height, which are kept in `sizes`: a picture is opened once.
     """
     from ..images.files import bind
+    from ..images.reading import probe_image
 
     stored: Any = get_stored_image(doc)
     if stored is None:
         return None, (ABSENT, ABSENT)
     if not isinstance(stored, str):
-        return get_image_key(doc), _get_size(stored)
+        key = get_image_key(doc)
+    else:
+        try:
+            key = stored = bind(stored, root)
+        except ImageError:
+            return f"{root}: {stored}", (UNREADABLE, UNREADABLE)
+    if key in sizes:
+        return key, sizes[key]
     try:
-        path = bind(stored, root)
+        width, height = map(float, probe_image(stored))
     except ImageError:
-        return f"{root}: {stored}", (UNREADABLE, UNREADABLE)
-    if path not in sizes:
-        sizes[path] = _get_size(path)
-    return path, sizes[path]
-
-
-def _get_size(stored: Any) -> Size:
-    from ..images.reading import probe_image
-
-    try:
-        width, height = probe_image(stored)
-    except ImageError:
-        return UNREADABLE, UNREADABLE
-    return float(width), float(height)
+        width = height = UNREADABLE
+    return key, sizes.setdefault(key, (width, height))
 
 
 def _group(posts: Sequence[_Post]) -> Array:
@@ -278,7 +280,7 @@ def _make_tasks(posts: Sequence[_Post], negative_label: str) -> dict[str, _Task]
 
 
 def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int) -> dict[str, Any] | str:
-    """RETURNS (Union[Dict[str, Any], str]): What was measured, or why nothing can be."""
+    """RETURNS (Union[Dict[str, Any], str]): What was measured, or why nothing was."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     if not task.labels:
@@ -299,7 +301,7 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
         fold[test] = k
     found: dict[str, dict[str, Any]] = {}
     sums: dict[str, Array] = {}
-    for name, columns in FEATURES.items():
+    for name, (_, columns) in FEATURES.items():
         if name == "pair_order" and task.order is None:
             continue
         # A size is only had by a picture: whether there is one is another feature's matter.
@@ -324,21 +326,18 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
         sums[name] = numpy.stack([numpy.bincount(of, w, groups.max() + 1) for w in weights], axis=1)
         gain, information = (float(g.mean()) for g in gains)
         majority = float((labels == _majority(labels)).mean())
+        scores = {"accuracy": majority + gain, "majority": majority, "gain": gain, "information": information}
         found[name] = {
             "measured": True,
             "instances": len(labels),
-            "accuracy": round(majority + gain, 6),
-            "majority": round(majority, 6),
-            "gain": round(gain, 6),
-            "information": round(information, 6),
+            **{key: round(score, 6) for key, score in scores.items()},
             "rule": _best_rule(values, labels, columns, names, task.unit),
         }
     for name, intervals in _bootstrap(sums, seed).items():
         flagged, shift = (low > 0 for low, _ in intervals)
         found[name].update(flagged=flagged, shift=shift)
         found[name].update(gain_interval=intervals[0], information_interval=intervals[1])
-        if not (flagged or shift):
-            found[name]["rule"] = None
+        found[name]["rule"] = found[name]["rule"] if flagged or shift else None
     return {
         "unit": task.unit,
         "instances": len(y),
@@ -377,8 +376,8 @@ def _cross_validate(x: Array, y: Array, fold: Array, seed: int) -> tuple[Array, 
     Both measures are against constants that know the frequencies in the whole corpus: those of the
     training folds are a little off, and always to the wrong side, which would look like a gain.
 
-    RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): For each instance how much more right the tree is than the
-        most frequent label (-1 to 1), and how many bits it tells of the label, as a share of the entropy.
+    RETURNS (Tuple): For each instance how much more right the tree is than the most frequent label (-1 to 1),
+        and how many bits it tells of the label, as a share of the entropy.
     """
     from sklearn.tree import DecisionTreeClassifier
 
@@ -406,10 +405,9 @@ def _bootstrap(sums: dict[str, Array], seed: int) -> dict[str, list[list[float]]
     """The Bayesian bootstrap (Rubin 1981): posts get random weights again and again, all instances of a post
     the same.
 
-    sums (Dict[str, numpy.ndarray]): For each feature and post the sum of the gains in accuracy, of those in
-        information, and the number of instances.
-    RETURNS (Dict[str, List[List[float]]]): For each feature the intervals of both gains; all of them hold
-        together with `CONFIDENCE` (Bonferroni).
+    sums: For each feature and post the sum of the gains in accuracy, of those in information, and the number
+        of instances.
+    RETURNS (Dict): For each feature the intervals of both gains, which hold together with `CONFIDENCE`.
     """
     if not sums:
         return {}
@@ -429,11 +427,7 @@ def _bootstrap(sums: dict[str, Array], seed: int) -> dict[str, list[list[float]]
 
 
 def _best_rule(x: Array, y: Array, columns: Sequence[int], names: Array, unit: str) -> dict[str, Any] | None:
-    """The one question that tells most, over the whole corpus: a tree of depth 1.
-
-    RETURNS (Optional[Dict[str, Any]]): "text" and what it is made of; `None` if no question leaves
-        enough instances on both sides.
-    """
+    """The one question that tells most, if any leaves enough instances on both sides: a tree of depth 1."""
     from sklearn.tree import DecisionTreeClassifier
 
     stump = DecisionTreeClassifier(

@@ -3,15 +3,21 @@ paper's §V-B, which its Fig. 3 shows as shades."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy
 from spacy.language import Language
 from spacy.tokens import Doc
 
 from ..bridge.picture_vectors import sum_by_region
-from ..post.extensions import count_regions
-from .inspecting import find_component, inspect_docs
+from ..pipeline.batching import batches_by_length
+from ..post.extensions import count_regions, take_picture_findings
+from . import EvaluationError
+
+if TYPE_CHECKING:
+    from ..models.inspection import Inspection
+
+FACTORIES = ("mmib_ner", "mmib_rel")
+"""Of the components that have an MMIB core in their models."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,8 @@ class Contributions:
 
 
 def shares(values: Sequence[float]) -> list[float]:
-    """Bring the values of a post into the range of a shade.
-
-    values (Sequence[float]): `Contributions.tokens` or `.regions`.
-    RETURNS (List[float]): From 0 for the smallest to 1 for the largest; all 0.5 if they are equal.
+    """RETURNS (List[float]): `Contributions.tokens` or `.regions` in the range of a shade: from 0 for the
+    smallest to 1 for the largest; all 0.5 if they are equal.
     """
     if not len(values):
         return []
@@ -51,9 +55,8 @@ def get_contributions(
     """Compute the contributions: with A = X Zᵀ, X being the vectors before and Z those after the bottleneck,
     that of row i is the sum of row i of A (§V-B).
 
-    nlp (Language): The pipeline. Components before the one that is looked into are run on copies of the docs.
-    docs (Iterable[Doc]): The posts, pictures at `doc._.image`. Nothing but `doc._.regions` and
-        `doc._.image_error`, which the picture encoder writes, is changed.
+    docs (Iterable[Doc]): The posts. Nothing but `doc._.regions` and `doc._.image_error`, which the picture
+        encoder writes, is changed; components before the one that is looked into run on copies.
     component (Optional[str]): `mmib_ner` or `mmib_rel`, or what it is called here; by default the first that
         has an MMIB core.
     RETURNS (List[Optional[Contributions]]): Of each post; `None` for one without tokens.
@@ -66,14 +69,77 @@ def get_contributions(
         if found is None:
             result.append(None)
             continue
-        tokens = sum_rows(found.text, found.z_text)
-        rows = sum_rows(found.image, found.z_image)[None]
-        regions = sum_by_region(rows, found.rows, count_regions(doc))[0]
+        tokens, rows = (
+            x.astype("float64") @ z.astype("float64").sum(axis=0)  # the sums of the rows of X Zᵀ
+            for x, z in ((found.text, found.z_text), (found.image, found.z_image))
+        )
+        regions = sum_by_region(rows[None], found.rows, count_regions(doc))[0]
         result.append(Contributions(name, tokens.tolist(), regions.tolist()))
     return result
 
 
-def sum_rows(x: "numpy.ndarray[Any, Any]", z: "numpy.ndarray[Any, Any]") -> "numpy.ndarray[Any, Any]":
-    """RETURNS (numpy.ndarray): The sums of the rows of X Zᵀ, which needn't be made for it, (n,)."""
-    result: numpy.ndarray[Any, Any] = x.astype("float64") @ z.astype("float64").sum(axis=0)
+def find_component(nlp: Language, component: str | None = None) -> str:
+    """RETURNS (str): The component to look into: this one, by default the first that can be.
+    RAISES (EvaluationError): There is none that can be looked into; the message says why.
+    """
+    names = [name for name in nlp.pipe_names if nlp.get_pipe_meta(name).factory in FACTORIES]
+    missing = None
+    if component is not None:
+        names = [component]
+        if component not in nlp.pipe_names:
+            missing = f"There is no component {component!r} in this pipeline (or it is disabled)."
+    elif not names:
+        missing = "There is nothing to look into: the pipeline has neither mmib_ner nor mmib_rel."
+    if missing is not None:
+        raise EvaluationError(f"{missing} It has: {', '.join(nlp.pipe_names) or 'no component'}.")
+    problems = [(*_find_problem(name, nlp.get_pipe(name)), name) for name in names]
+    # Of several components the one is meant that lacks least.
+    _, problem, name = max(problems, key=lambda found: found[0])
+    if problem is not None:
+        raise EvaluationError(problem)
+    return name
+
+
+def _find_problem(name: str, pipe: Any) -> tuple[int, str | None]:
+    """How much of what is needed is there, and what isn't."""
+    model: Any = getattr(pipe, "model", None)
+    fusion = model.maybe_get_ref("fusion") if hasattr(model, "maybe_get_ref") else None
+    if fusion is None or fusion.name not in ("MMIB", "mmib_core"):  # the latter in version 0.1
+        return 0, (
+            f"The component {name!r} has no bottleneck to look into: its model has to have the fusion "
+            "spacy-mmib.MMIB.v1."
+        )
+    if model.attrs.get("entity_repr") == "marker":
+        return 1, (
+            f"The component {name!r} writes each post anew for each pair of entities (entity_repr = "
+            '"marker"), so its posts as they are never reach its bottleneck. Looking into it needs '
+            'entity_repr = "pool".'
+        )
+    if not pipe._is_initialized:
+        return 2, f"The component {name!r} has no weights yet: train it, or load a trained one."
+    return 3, None
+
+
+def inspect_docs(nlp: Language, docs: Sequence[Doc], component: str) -> "list[Inspection | None]":
+    """Run a component's encoders and core, after the components before it, to which its layers may listen.
+
+    docs (Sequence[Doc]): The posts. Their annotations stay as they are; what the picture encoder finds
+        (`doc._.regions`, `doc._.image_error`) is written to them, as in prediction.
+    RETURNS (List[Optional[Inspection]]): Of each post; `None` for one without tokens.
+    """
+    from ..models.inspection import inspect_posts
+
+    copies = [doc.copy() for doc in docs]
+    later = nlp.pipe_names[nlp.pipe_names.index(component) :]
+    pipe: Any = nlp.get_pipe(component)
+    with nlp.select_pipes(disable=later):
+        if nlp.pipe_names:
+            for _ in nlp.pipe(copies):
+                pass
+    result: list[Inspection | None] = [None] * len(docs)
+    for group in batches_by_length(copies, pipe.max_batch_tokens):
+        for i, found in zip(group, inspect_posts(pipe.model, [copies[i] for i in group])):
+            result[i] = found
+    for doc, copy in zip(docs, copies):
+        take_picture_findings(doc, copy)
     return result

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -26,12 +26,15 @@ from .ablation import remove_images
 from .evaluate import Roles, get_roles, predict_examples
 from .scorers import Entity, align_entities, match_pairs
 
-ENTITY_KINDS = ("boundary", "type", "missed", "spurious")
-RELATION_KINDS = ("type", "missed", "spurious")
+KINDS = (
+    *(f"entity {kind}" for kind in ("boundary", "type", "missed", "spurious")),
+    *(f"relation {kind}" for kind in ("type", "missed", "spurious")),
+)
 
 
-class EntityError(NamedTuple):
-    """An error.
+@dataclass(frozen=True)
+class EntityError:
+    """An error of an entity.
 
     kind (str): "boundary", "type", "missed" or "spurious".
     gold (Optional[Tuple[int, int, str]]): First token and one past the last, both of the predicted doc, and
@@ -39,14 +42,17 @@ class EntityError(NamedTuple):
     predicted (Optional[Tuple[int, int, str]]): The same of the prediction; `None` if it is missed.
     """
 
+    what: ClassVar[str] = "entity"
     kind: str
     gold: Entity | None
     predicted: Entity | None
 
 
-class RelationError(NamedTuple):
+@dataclass(frozen=True)
+class RelationError:
     """The same of a relation: its tuples have the tokens of the head, then those of the tail."""
 
+    what: ClassVar[str] = "relation"
     kind: str
     gold: tuple[int, int, int, int, str] | None
     predicted: tuple[int, int, int, int, str] | None
@@ -148,10 +154,7 @@ class PostChange:
 
     index (int): Its number among the posts, from 0.
     reference (Doc): The gold annotations.
-    doc (Doc): The prediction with its picture.
-    without (Doc): The prediction without.
     errors (List[AnyError]): Of `doc`: entities, if the pipeline finds them, then relations.
-    errors_without (List[AnyError]): Of `without`.
     """
 
     index: int
@@ -175,22 +178,17 @@ class PostChange:
 def compare_pictures(
     nlp: Language, get_examples: Callable[[], Iterable[Example]], *, batch_size: int | None = None
 ) -> list[PostChange]:
-    """Find the posts on which the pictures make a difference.
-
-    nlp (Language): The pipeline; see `evaluate.predict_examples` for what it is asked.
-    get_examples (Callable[[], Iterable[Example]]): Reads the posts.
-    RETURNS (List[PostChange]): Those whose errors are others without the picture, worst first: by the number
-        of errors that the picture added, then by how few it repaired.
+    """RETURNS (List[PostChange]): Posts whose errors are others without the picture, worst first: by the
+    number of errors that the picture added, then by how few it repaired.
     """
-    return sort_changes(predict_both(nlp, get_examples, batch_size=batch_size))
+    return sort_changes(predict_both(nlp, list(get_examples()), batch_size=batch_size))
 
 
 def predict_both(
-    nlp: Language, get_examples: Callable[[], Iterable[Example]], *, batch_size: int | None = None
+    nlp: Language, examples: Sequence[Example], *, batch_size: int | None = None
 ) -> list[PostChange]:
-    """RETURNS (List[PostChange]): All posts, in order; see `compare_pictures`."""
+    """RETURNS (List[PostChange]): All posts, in order; see `predict_examples`."""
     roles = get_roles(nlp)
-    examples = list(get_examples())
     own, without = (
         {id(eg.reference): eg for eg in predict_examples(nlp, posts, batch_size=batch_size)}
         for posts in (examples, remove_images(examples))
@@ -199,9 +197,14 @@ def predict_both(
     for i, reference in enumerate(example.reference for example in examples):
         example, other = own.get(id(reference)), without.get(id(reference))
         if example is not None and other is not None:
-            errors = find_errors(example, roles), find_errors(other, roles)
-            result.append(PostChange(i, reference, example.predicted, other.predicted, *errors))
+            result.append(compare(i, example, other, roles))
     return result
+
+
+def compare(index: int, own: Example, without: Example, roles: Roles) -> PostChange:
+    """RETURNS (PostChange): A post, of its predictions with its picture and without."""
+    errors = (find_errors(example, roles) for example in (own, without))
+    return PostChange(index, own.reference, own.predicted, without.predicted, *errors)
 
 
 def sort_changes(posts: Iterable[PostChange]) -> list[PostChange]:
@@ -222,13 +225,7 @@ def find_errors(example: Example, roles: Roles) -> list[AnyError]:
 
 def count_kinds(errors: Sequence[AnyError]) -> dict[str, int]:
     """RETURNS (Dict[str, int]): Errors of each kind, under "entity boundary", "relation missed" and so on."""
-    counts = {f"entity {kind}": 0 for kind in ENTITY_KINDS}
-    counts.update({f"relation {kind}": 0 for kind in RELATION_KINDS})
+    counts = dict.fromkeys(KINDS, 0)
     for error in errors:
-        counts[f"{describe_type(error)} {error.kind}"] += 1
+        counts[f"{error.what} {error.kind}"] += 1
     return counts
-
-
-def describe_type(error: AnyError) -> str:
-    """RETURNS (str): "entity" or "relation"."""
-    return "entity" if isinstance(error, EntityError) else "relation"

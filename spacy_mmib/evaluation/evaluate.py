@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spacy.scorer import Scorer
 from spacy.training import Example
@@ -19,6 +19,9 @@ from .ablation import remove_images, shuffle_images
 
 if TYPE_CHECKING:
     from spacy.language import Language
+
+PRF: TypeAlias = tuple[float | None, ...]
+"""Precision, recall and F, 0-1; `None` where nothing is annotated."""
 
 
 def evaluate(
@@ -38,13 +41,11 @@ def evaluate(
         with_pictures = evaluate(nlp, "test.spacy")["ents_f"]
         without = evaluate(nlp, "test.spacy", images="none")["ents_f"]
 
-    nlp (Language): The pipeline.
     corpus (Union[str, Path]): A `.spacy` file, or a folder of them.
     images (str): "own", "none" or "shuffled": which picture each post is shown with.
     seed (int): Seed for "shuffled".
     image_root (Optional[Union[str, Path]]): See `MultimodalCorpus`.
     gold_preproc (bool): Use the tokens of the corpus.
-    batch_size (Optional[int]): Posts at a time.
     limit (int): Score the first so many posts only; 0 for all.
     see (Optional[Callable]): Is given the posts with their predictions: once as "end_to_end", and with a
         component for relations once more as "given_entities".
@@ -96,10 +97,8 @@ def evaluate(
 def read_corpus(
     nlp: "Language", corpus: str | Path, **settings: Any
 ) -> tuple[list[Example], PictureCounts, set[str]]:
-    """Read posts for a pipeline, with the settings of `MultimodalCorpus`.
-
-    RETURNS (Tuple[List[Example], PictureCounts, Set[str]]): At least one post, what was found about their
-        pictures, and what is known to leak the labels.
+    """RETURNS (Tuple[List[Example], PictureCounts, Set[str]]): At least one post, read with the settings of
+    `MultimodalCorpus`, what was found about their pictures, and what is known to leak the labels.
     RAISES (EvaluationError): The corpus can't be read, or has no posts.
     """
     try:
@@ -114,13 +113,10 @@ def read_corpus(
 
 @dataclass(frozen=True)
 class Roles:
-    """Who does what in a pipeline.
+    """Who does what in a pipeline: which components find entities, and which relations.
 
-    recognizers (List[str]): Components that find entities.
-    extractors (List[str]): Components that find relations.
     end_to_end (bool): Whether relations are looked for between entities that the pipeline found; if not
         they are asked for, pair by pair, between gold entities.
-    negative_label (str): What pairs without a relation are annotated with.
     """
 
     recognizers: list[str]
@@ -146,12 +142,8 @@ def predict_examples(
     nlp: "Language", examples: Sequence[Example], *, batch_size: int | None = None
 ) -> list[Example]:
     """Predict copies of posts the way they are scored. Entities come from the components that find them;
-    relations too, unless there is no end to end: then see `predict_given`, and what it answers is put beside
-    the entities that the pipeline found.
+    relations too, unless there is no end to end: then they are those of `predict_given`.
 
-    nlp (Language): The pipeline.
-    examples (Sequence[Example]): The posts; left as they are.
-    batch_size (Optional[int]): Posts at a time.
     RETURNS (List[Example]): Those with a prediction, in order: all, unless the pipeline's error handler
         leaves posts out.
     """
@@ -159,14 +151,25 @@ def predict_examples(
     if not roles.extractors or roles.end_to_end:
         return _predict(nlp, examples, batch_size)
     answered = predict_given(nlp, examples, batch_size=batch_size)
+    found = _predict(nlp, examples, batch_size, disable=roles.extractors) if roles.recognizers else []
+    return join_stages(roles, found, answered)
+
+
+def join_stages(
+    roles: Roles, end_to_end: list[Example], given_entities: Sequence[Example] = ()
+) -> list[Example]:
+    """RETURNS (List[Example]): What a pipeline finds in posts, of its predictions end to end and for given
+    entities.
+    """
+    if not roles.extractors or roles.end_to_end:
+        return end_to_end
     if not roles.recognizers:
-        return answered
-    found = _predict(nlp, examples, batch_size, disable=roles.extractors)
-    answers = {id(example.reference): example.predicted for example in answered}
-    for example in found:
+        return list(given_entities)
+    answers = {id(example.reference): example.predicted for example in given_entities}
+    for example in end_to_end:
         if id(example.reference) in answers:
             set_relations(example.predicted, relations_to_json(answers[id(example.reference)]))
-    return found
+    return end_to_end
 
 
 def predict_given(
@@ -174,8 +177,6 @@ def predict_given(
 ) -> list[Example]:
     """Predict the relations of copies of posts, given the gold entities and the pairs that are annotated, but
     not their labels. Whatever the pipeline's candidates are otherwise, it is asked for just these.
-
-    RETURNS (List[Example]): See `predict_examples`.
     """
     own = [(pipe, pipe.get_instances) for _, pipe in nlp.pipeline if hasattr(pipe, "get_instances")]
     try:
@@ -207,3 +208,31 @@ def _predict(
 def _score(nlp: "Language", examples: list[Example], *, disable: list[str]) -> dict[str, Any]:
     with nlp.select_pipes(disable=disable):
         return dict(Scorer(nlp=nlp).score(examples))
+
+
+def tabulate(metrics: dict[str, Any]) -> list[tuple[str, dict[str, PRF], dict[str, PRF]]]:
+    """RETURNS (List[Tuple[str, Dict[str, PRF], Dict[str, PRF]]]): Of what `evaluate` returns what is scored:
+    what it is of, "all" (of relations end to end also "all, with types"), and each label.
+    """
+    tables = []
+    for title, scores, name, per_type in (
+        ("Entities", metrics, "ents", "ents_per_type"),
+        ("Relations, end to end", metrics, "rel_micro", "rel_per_type"),
+        ("Relations of given entities", metrics.get("given_entities", {}), "rel_micro", "rel_per_type"),
+    ):
+        if f"{name}_f" in scores:
+            overall = {"all": _get_prf(scores, f"{name}_")}
+            if title == "Relations, end to end":
+                overall["all, with types"] = _get_prf(scores, "rel_strict_")
+            by_label = {label: _get_prf(prf) for label, prf in (scores.get(per_type) or {}).items()}
+            tables.append((title, overall, by_label))
+    return tables
+
+
+def show_score(score: float | None) -> str:
+    """RETURNS (str): A score, 0-1, in percent."""
+    return "-" if score is None else f"{100 * score:.2f}"
+
+
+def _get_prf(scores: dict[str, Any], name: str = "") -> PRF:
+    return tuple(scores.get(f"{name}{key}") for key in "prf")

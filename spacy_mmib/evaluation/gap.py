@@ -16,7 +16,7 @@ from spacy.training import Example
 
 from ..post.extensions import get_image_key
 from . import EvaluationError, MissingExtraError
-from .inspecting import find_component, inspect_docs
+from .contributions import find_component, inspect_docs
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 
@@ -32,15 +32,13 @@ class Gap:
     of its picture.
 
     component (str): Whose latents they are.
-    posts (int): How many posts.
-    pictures (int): How many different pictures they have.
+    pictures (int): How many different pictures the posts have.
     paired (float): Mean cosine of a text and its own picture, -1 to 1.
     unpaired (Optional[float]): Mean cosine of a text and each other picture; `None` with a single picture.
     recall_at_1 (float): How often the own picture is the nearest to a text of all different pictures, 0-1. Of
         equally near pictures each is as likely to be the nearest.
     recall_at_5 (float): How often it is among the nearest five.
-    chance_at_1 (float): The same for guessing: 1 / pictures.
-    chance_at_5 (float): The same: 5 / pictures, at most 1.
+    chance_at_1, chance_at_5 (float): The same for guessing.
     """
 
     component: str
@@ -55,13 +53,10 @@ class Gap:
 
 
 def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None) -> Gap:
-    """Measure how near texts are to their own pictures, compared with other pictures.
+    """Measure how near texts are to their own pictures, compared with other pictures. Posts with the same
+    picture (the same file, or the same pixels) count as having one, with the objects of the first of them.
 
-    docs (Iterable[Doc]): The posts, see `get_contributions`. Posts with the same picture (the same file, or
-        the same pixels) count as having one picture, with the objects it has in the first of them.
-    component (Optional[str]): See `get_contributions`.
-    RETURNS (Gap): The numbers.
-    RAISES (EvaluationError): No post has a picture that can be read, or see `get_contributions`.
+    RAISES (EvaluationError): No post has a picture that can be read, or no component can be looked into.
     """
     name = find_component(nlp, component)
     docs = list(docs)
@@ -103,9 +98,8 @@ def _summarize(name: str, cosines: Array, own: Array) -> Gap:
 
 
 def _to_unit(vectors: Sequence[Array]) -> Array:
-    """RETURNS (numpy.ndarray): As rows of length 1; zeros stay zeros."""
     rows = numpy.stack(vectors)
-    lengths = numpy.linalg.norm(rows, axis=1, keepdims=True)
+    lengths = numpy.linalg.norm(rows, axis=1, keepdims=True)  # zeros stay zeros
     return numpy.divide(rows, lengths, out=rows, where=lengths > 0)
 
 
@@ -139,9 +133,7 @@ def entity_region_vectors(
 
     labels (Optional[Sequence[str]]): The types wanted; by default all, the most frequent first.
     limit (int): At most so many pairs a type.
-    component (Optional[str]): See `get_contributions`.
     RETURNS (List[EntityRegionPairs]): One a type, those without any entity included if they were asked for.
-    RAISES (EvaluationError): See `get_contributions`.
     """
     name = find_component(nlp, component)
     examples = list(examples)
@@ -184,11 +176,8 @@ def require_extra(*, plot: bool = True) -> None:
 
 
 def lay_out(pairs: EntityRegionPairs, seed: int = 0) -> Array:
-    """Bring entities and objects, at least `FEWEST` of each, into the plane, together, with t-SNE: the same
-    seed gives the same plane on one machine.
-
-    RETURNS (numpy.ndarray): x and y of the entities, then of the objects, (2 k, 2).
-    RAISES (MissingExtraError): scikit-learn can't be imported.
+    """RETURNS (numpy.ndarray): x and y of entities and then of objects, at least `FEWEST` of each, by t-SNE,
+    (2 k, 2). The same seed gives the same plane on one machine.
     """
     require_extra(plot=False)
     from sklearn.manifold import TSNE
@@ -205,8 +194,7 @@ def plot_gap(
 ) -> None:
     """Draw a panel for each type (a row) and model (a column).
 
-    models (Sequence[Tuple[str, Sequence[EntityRegionPairs]]]): Names of models and their pairs, of the same
-        types.
+    models: Names of models and their pairs, of the same types.
     path (Union[str, Path]): An image file; its ending says of what kind (.png, .svg, .pdf).
     RAISES (MissingExtraError): scikit-learn or matplotlib can't be imported.
     """
@@ -230,11 +218,11 @@ def plot_gap(
             points = lay_out(pairs, seed)
             panel.scatter(*points[:k].T, s=9, c="#0072b2", marker="o", label="entity")
             panel.scatter(*points[k:].T, s=11, c="#d55e00", marker="^", label="object")
-    legends = [panel.get_legend_handles_labels() for panel in axes.flat]
-    if any(handles for handles, _ in legends):
-        figure.legend(
-            *max(legends, key=lambda found: len(found[0])), loc="outside lower center", ncols=2, frameon=False
-        )
+    handles, labels = max(
+        (panel.get_legend_handles_labels() for panel in axes.flat), key=lambda legend: len(legend[0])
+    )
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     # Without the date the same figure is the same file.
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     figure.savefig(path, dpi=150, metadata=undated.get(Path(path).suffix.lower()))

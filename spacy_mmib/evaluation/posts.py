@@ -28,25 +28,21 @@ RELATIONS_ERROR_KEY = ("spacy_mmib", "relations_error", None, None)
 BOM = b"\xef\xbb\xbf"
 COMPRESSED = "compressed with {0} ({0} -dc FILE | spacy mmib predict MODEL -)"
 ZLIB = "a .spacy file (for spacy mmib evaluate, say) or something else compressed with zlib"
-BEGINNINGS: dict[bytes, str] = {
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow (Feather) file",
-    b"\x1f\x8b": COMPRESSED.format("gzip"),
-    b"BZh": COMPRESSED.format("bzip2"),
-    b"\xfd7zXZ\x00": COMPRESSED.format("xz"),
-    b"\x28\xb5\x2f\xfd": COMPRESSED.format("zstd"),
-    b"PK\x03\x04": "a ZIP archive, as Excel's .xlsx files are",
-    b"\xd0\xcf\x11\xe0": "an old Excel file",
-    b"SQLite format 3\x00": "an SQLite database",
-    b"\x89HDF": "an HDF5 file",
-    b"\x78\x9c": ZLIB,
-    b"\x78\xda": ZLIB,
-    b"%PDF": "a PDF file",
-    b"\xff\xfe": "text in UTF-16, not UTF-8",
-    b"\xfe\xff": "text in UTF-16, not UTF-8",
-    b"\x00\x00\xfe\xff": "text in UTF-32, not UTF-8",
-    b"{\x00": "text in UTF-16, not UTF-8",
-    b"\x00{": "text in UTF-16, not UTF-8",
+BEGINNINGS: dict[str, tuple[bytes, ...]] = {
+    "a Parquet file": (b"PAR1",),
+    "an Arrow (Feather) file": (b"ARROW1",),
+    COMPRESSED.format("gzip"): (b"\x1f\x8b",),
+    COMPRESSED.format("bzip2"): (b"BZh",),
+    COMPRESSED.format("xz"): (b"\xfd7zXZ\x00",),
+    COMPRESSED.format("zstd"): (b"\x28\xb5\x2f\xfd",),
+    "a ZIP archive, as Excel's .xlsx files are": (b"PK\x03\x04",),
+    "an old Excel file": (b"\xd0\xcf\x11\xe0",),
+    "an SQLite database": (b"SQLite format 3\x00",),
+    "an HDF5 file": (b"\x89HDF",),
+    ZLIB: (b"x\x9c", b"x\xda"),
+    "a PDF file": (b"%PDF",),
+    "text in UTF-16, not UTF-8": (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{"),
+    "text in UTF-32, not UTF-8": (b"\x00\x00\xfe\xff",),
 }
 LOOKED_AT = 10
 """Lines, if none of those before is an object."""
@@ -67,8 +63,8 @@ def open_json_lines(source: BinaryIO) -> Iterator[bytes]:
     RAISES (NotJsonLines): The beginning shows that it holds something else.
     """
     start = source.readline(AT_ONCE)
-    for magic, kind in BEGINNINGS.items():
-        if start.startswith(magic):
+    for kind, beginnings in BEGINNINGS.items():
+        if start.startswith(beginnings):
             raise NotJsonLines(f"it is {kind}")
     lines = [start if len(start) < AT_ONCE else start + source.readline()]
     while lines[-1] and not _is_object(lines[-1]) and len(lines) < LOOKED_AT:
@@ -84,7 +80,7 @@ def _is_object(line: bytes) -> bool:
 
 
 def _recognize(lines: list[bytes]) -> str | None:
-    """RETURNS (Optional[str]): What the first lines are of, if not of JSON lines."""
+    """What the first lines are of, if not of JSON lines."""
     lines = [line for line in lines if line]
     first = lines[0] if lines else b""
     try:
@@ -112,10 +108,9 @@ def _recognize(lines: list[bytes]) -> str | None:
 
 
 def parse_post(line: bytes | str | Record) -> Record:
-    """Parse one line. It is a post if it has a text, whatever else it has.
+    """Parse a line of JSON, or take what it holds: a post if it has a text, whatever else it has. NaN and
+    numbers out of range, which JSON doesn't have, are read as null.
 
-    line (Union[bytes, str, Dict[str, Any]]): UTF-8 JSON, or what it holds. NaN and numbers out of range,
-        which JSON doesn't have, are read as null.
     RETURNS (Dict[str, Any]): An object with "text" (a string) or "tokens" (strings, or objects with "text"),
         or both; or such an object under "data", as Label Studio has it.
     RAISES (PostError): It is something else.
@@ -155,7 +150,7 @@ def _to_number(digits: str) -> float | None:
 
 
 def _get_fields(record: Record) -> Record:
-    """RETURNS (Dict[str, Any]): The object with the text: the record, or its "data"."""
+    """The object with the text: the record, or its "data"."""
     data = record.get("data")
     if isinstance(data, dict) and _has_content(data) and not _has_content(record):
         return data
@@ -167,9 +162,7 @@ def _has_content(fields: Record) -> bool:
 
 
 def _get_words(tokens: Any) -> list[str] | None:
-    """RETURNS (Optional[List[str]]): Tokens as strings; `None` if they are of an unknown form. Prodigy's and
-    others' are objects with "text".
-    """
+    """Tokens as strings, if their form is known. Prodigy's and others' are objects with "text"."""
     if not isinstance(tokens, list):
         return None
     words: list[Any] = [t.get("text") if isinstance(t, dict) else t for t in tokens]
@@ -243,7 +236,7 @@ def _make_tokens(nlp: "Language", fields: Record) -> Doc:
 
 
 def _asks(relations: Any) -> bool:
-    """RETURNS (bool): Whether there is a question among relations, without whose answer a post is no use."""
+    """Whether there is a question among relations, without whose answer a post is no use."""
     return isinstance(relations, list) and any(
         relation.get("label") == ASKED if isinstance(relation, dict) else relation[2:3] == [ASKED]
         for relation in relations
@@ -252,7 +245,7 @@ def _asks(relations: Any) -> bool:
 
 
 def _read_image(value: Any) -> str | bytes | None:
-    """RETURNS (Union[str, bytes, None]): A path, or what a data URI holds. Nothing is fetched for it."""
+    """A path, or what a data URI holds. Nothing is fetched for it."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -284,11 +277,8 @@ def to_record(record: Record, doc: Doc) -> Record:
         were not. What the line said in another form under these names is at "as_given".
     """
     relations_error = doc.user_data.get(RELATIONS_ERROR_KEY)
-    found: Record = {
-        "text": doc.text,
-        "tokens": [token.text for token in doc],
-        "entities": [entity_to_json(ent) for ent in doc.ents],
-    }
+    entities = [entity_to_json(ent) for ent in doc.ents]
+    found: Record = {"text": doc.text, "tokens": [token.text for token in doc], "entities": entities}
     if has_relations(doc):
         found["relations"] = [relation.to_json() for relation in read_relations(doc)]
         for relation in found["relations"]:
@@ -312,7 +302,7 @@ def to_record(record: Record, doc: Doc) -> Record:
 
 
 def _is_own(key: str, value: Any) -> bool:
-    """RETURNS (bool): Whether a text, tokens or entities have the form in which they are written."""
+    """Whether a text, tokens or entities have the form in which they are written."""
     if key == "text":
         return isinstance(value, str)
     if key == "tokens":

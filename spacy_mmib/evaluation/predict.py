@@ -26,13 +26,9 @@ T = TypeVar("T")
 class PredictResult:
     """What came of a stream of posts.
 
-    posts (int): Posts predicted.
     with_picture (int): Posts whose picture was used.
     image_errors (int): Posts whose picture, or an object of it, was not used.
-    reasons (Counter[str]): Pictures and objects that were not used, by kind of reason; see
-        `images.errors.KINDS`.
-    entities (int): Entities found.
-    relations (int): Relations on the docs.
+    reasons (Counter[str]): Pictures and objects that were not used, by kind of reason.
     skipped (List[int]): Numbers of the lines that were skipped, from 1.
     """
 
@@ -86,13 +82,10 @@ def predict(
         for record in predict(nlp, posts, image_root="images"):
             print(record["text"], record["entities"])
 
-    nlp (Language): The pipeline.
     posts (Iterable[Union[bytes, str, Dict[str, Any]]]): Lines of JSON, or what they hold: objects with "text"
         or "tokens", and optionally "image" (a path, or a data URI), "regions" and "relations". Blank lines
         are passed over.
     image_root (Union[str, Path]): The folder relative paths of pictures start from, and that none may leave.
-    batch_size (Optional[int]): Posts at a time.
-    n_process (int): Processes.
     skip (Optional[Callable[[int, str], None]]): Is told the number of each line that can't be used, or makes
         the pipeline fail, and why; by default it is a warning.
     result (Optional[PredictResult]): Where posts are counted.
@@ -150,8 +143,6 @@ def pipe_each(
     nlp (Language): The pipeline. Its error handlers are replaced while this runs.
     items (Iterable): What to process; read as the pipeline asks for it.
     make_doc (Callable): Makes the doc of an item; called again if the doc has to be run alone.
-    batch_size (Optional[int]): Docs at a time.
-    n_process (int): Processes.
     YIELDS (Tuple[Any, Union[Doc, Exception]]): Each item, in order, and its doc or why there is none.
     """
     numbered = enumerate(items)

@@ -43,9 +43,7 @@ def sum_counts(counts: Iterable[Sequence[int]]) -> DocumentCounts:
 
 
 def get_prf(counts: Iterable[int]) -> tuple[float, float, float]:
-    """RETURNS (Tuple[float, float, float]): Precision, recall and F, 0-1; 0 where there is nothing to divide
-    by.
-    """
+    """RETURNS (Tuple[float, float, float]): Precision, recall and F, 0-1; 0 for a division by 0."""
     predicted, right, gold, found = map(int, counts)
     p = right / predicted if predicted else 0.0
     r = found / gold if gold else 0.0
@@ -65,7 +63,6 @@ def score_entities(examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]
     """Precision, recall and F of `doc.ents`, exactly as spaCy counts them: an entity is right if its label
     and both ends are; predictions where the gold annotation is missing count neither way.
 
-    examples (Iterable[Example]): The gold and the predicted docs.
     RETURNS (Dict[str, Any]): `ents_p`, `ents_r`, `ents_f` (0-1) and `ents_per_type`, which has `p`, `r` and
         `f` for each label, in alphabetical order. All are `None` if nothing was annotated.
     """
@@ -109,10 +106,8 @@ def count_document_entities(example: Example) -> DocumentCounts:
 
 @registry.scorers("spacy-mmib.rel_scorer.v1")
 def make_rel_scorer_v1(negative_label: str = "None") -> Callable[..., dict[str, Any]]:
-    """Build the scorer `spacy-mmib.rel_scorer.v1`.
-
-    negative_label (str): The label of pairs without a relation; the same as that of `mmib_rel`.
-    RETURNS (Callable[[Iterable[Example]], Dict[str, Any]]): See `score_relations`.
+    """RETURNS (Callable[[Iterable[Example]], Dict[str, Any]]): `score_relations` with the negative label
+    of `mmib_rel`.
     RAISES (ValueError): The label is empty, which means "not known".
     """
     if negative_label == ASKED:
@@ -133,8 +128,6 @@ def score_relations(
     predictions. Left out are posts that are not annotated for relations, and pairs of which a gold label
     is "" (not known), with what is predicted for them.
 
-    examples (Iterable[Example]): The gold and the predicted docs.
-    negative_label (str): The label of pairs without a relation.
     RETURNS (Dict[str, Any]): All 0-1, and all `None` if no post is annotated:
         `rel_micro_p/r/f`: over all relations.
         `rel_macro_p/r/f`: means of the labels' own, over labels that are gold or predicted.
@@ -221,6 +214,6 @@ class _RelationTally:
 
 
 def _have_types(gold: Relation, predicted: Relation) -> bool:
-    """RETURNS (bool): Whether head and tail have the gold types, as far as those are known."""
+    """Whether head and tail have the gold types, as far as those are known."""
     spans = ((gold.head, predicted.head), (gold.tail, predicted.tail))
     return all(known.label_ in ("", found.label_) for known, found in spans)

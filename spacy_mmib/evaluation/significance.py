@@ -33,10 +33,8 @@ def compare_f1(
     together, so that the documents are the units: this says whether the difference would hold on other
     documents, for these trained models. It does not say whether other seeds would show it.
 
-    first (Sequence[Counts]): Of each run of the first system, the counts of each document.
-    second (Sequence[Counts]): The same of the second system.
+    first, second (Sequence[Counts]): Of each run of a system, the counts of each document.
     resamples (int): How often everything is exchanged at random. The smallest p is 1 / (resamples + 1).
-    seed (int): The same seed gives the same p.
     RETURNS (Difference): Of the F1 of the counts of all runs together.
     RAISES (ValueError): Not the same documents, or not the same number of runs.
     RAISES (MissingExtraError): scipy is not installed.
@@ -80,7 +78,7 @@ def compare_f1(
 
 
 def _add_runs(runs: Sequence[Counts]) -> Any:
-    """RETURNS (numpy.ndarray): Counts of each document, over all runs, (documents, 4)."""
+    """Counts of each document, over all runs, (documents, 4)."""
     if not runs:
         raise ValueError("There is no run to compare.")
     lengths = {len(run) for run in runs}
@@ -90,7 +88,7 @@ def _add_runs(runs: Sequence[Counts]) -> Any:
 
 
 def _f1(counts: Any) -> Any:
-    """RETURNS (numpy.ndarray): F1 of counts in the last dimension, 0 where there is nothing to divide by."""
+    """F1 of counts in the last dimension, 0 where there is nothing to divide by."""
     predicted, right, gold, found = (counts[..., i] for i in range(4))
     p = right / numpy.maximum(predicted, 1)
     r = found / numpy.maximum(gold, 1)

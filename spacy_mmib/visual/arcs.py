@@ -41,7 +41,7 @@ def lay_out(relations: Sequence[Relation]) -> dict[str, Any] | None:
     """
     if not relations:
         return None
-    widest = max(_measure(_get_text(relation), 6.8) for relation in relations)
+    widest = max(_measure(_get_label(relation), 6.8) for relation in relations)
     gap = min(max(widest, GAP[0]), GAP[1])
     nodes: dict[Any, dict[str, Any]] = {}
     right = -gap
@@ -59,10 +59,7 @@ def lay_out(relations: Sequence[Relation]) -> dict[str, Any] | None:
             "title": f"{text} ({label})" if label else text,
         }
         right += gap + width
-    arcs = [
-        _make_arc(relation, nodes[_get_key(relation.head)], nodes[_get_key(relation.tail)])
-        for relation in relations
-    ]
+    arcs = [_make_arc(rel, nodes[_get_key(rel.head)], nodes[_get_key(rel.tail)]) for rel in relations]
     levels: list[list[tuple[float, float]]] = []
     # Short arcs first, as deep as there is room: long ones pass over them.
     for arc in sorted(arcs, key=lambda arc: abs(arc["end"] - arc["start"])):
@@ -103,16 +100,16 @@ def _make_arc(relation: Relation, head: dict[str, Any], tail: dict[str, Any]) ->
     start, end = head["middle"] + 4.0 * side, tail["middle"] - 13.0 * side
     if head is tail:
         start, end = head["middle"] - 10, head["middle"] + 10
-    half, middle = _measure(_get_text(relation), 6.8) / 2 + 6, (start + end) / 2
+    text = _get_label(relation)
+    half, middle = _measure(text, 6.8) / 2 + 6, (start + end) / 2
     return {
         "start": start,
         "end": end,
         "low": min(start, end, middle - half),
         "high": max(start, end, middle + half),
         "x": middle,
-        "text": _get_text(relation),
-        "title": f"{relation.head.text} → {relation.tail.text}: "
-        f"{relation.label or '?'}{_get_score(relation)}",
+        "text": text,
+        "title": f"{relation.head.text} → {relation.tail.text}: {_get_label(relation, whole=True)}",
     }
 
 
@@ -120,12 +117,10 @@ def _get_key(span: Span) -> tuple[int, int, str, str]:
     return span.start, span.end, span.text, span.label_
 
 
-def _get_text(relation: Relation) -> str:
-    return _shorten(relation.label or "?") + _get_score(relation)
-
-
-def _get_score(relation: Relation) -> str:
-    return "" if relation.score is None else f" {relation.score * 100:.0f} %"
+def _get_label(relation: Relation, *, whole: bool = False) -> str:
+    label = relation.label or "?"
+    score = "" if relation.score is None else f" {relation.score * 100:.0f} %"
+    return (label if whole else _shorten(label)) + score
 
 
 def _shorten(text: str) -> str:
@@ -134,6 +129,6 @@ def _shorten(text: str) -> str:
 
 
 def _measure(text: str, width: float) -> float:
-    """RETURNS (float): About how many pixels a text takes."""
+    """About how many pixels a text takes."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return width * (len(text) + 0.9 * wide)

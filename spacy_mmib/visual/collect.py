@@ -51,10 +51,10 @@ def make_post(
     max_size: int,
     contributions: "Contributions | None" = None,
     unrelated: bool = False,
+    heading: str | None = None,
 ) -> dict[str, Any]:
     """Collect what is shown of a post.
 
-    doc (Doc): The post.
     max_size (int): Longer side of the picture, in pixels.
     contributions (Optional[Contributions]): Shades of its tokens and regions.
     unrelated (bool): Show relations whose label is "None" or "", too.
@@ -70,12 +70,13 @@ def make_post(
                 f"{len(doc)}: {doc.text[:60]!r}. Give them in the order of the docs."
             )
         token_shares = shares(contributions.tokens)
-        region_shares = shares(list(contributions.regions)) if len(contributions.regions) else None
+        region_shares = shares(contributions.regions) or None
     text = make_text(doc, shares=token_shares, unrelated=unrelated)
     picture = make_picture(doc, max_size=max_size, shares=region_shares)
     digest = hashlib.blake2b(repr((text, picture)).encode("utf8", "replace"), digest_size=8)
     return {
         "key": f"mmib-{digest.hexdigest()}",
+        "heading": heading,
         "text": text,
         "picture": picture,
         "shaded": contributions is not None,
@@ -86,9 +87,7 @@ def make_post(
 def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: bool = False) -> dict[str, Any]:
     """Collect what is shown of the text of a post.
 
-    doc (Doc): The post.
     shares (Optional[Sequence[float]]): Shades of its tokens, 0-1.
-    unrelated (bool): See `make_post`.
     RETURNS (Dict[str, Any]): "pieces" (entities, and the text between them, whose "label" is `None`), "arcs",
         "lang", and the "problem" if relations can't be read.
     """
@@ -131,8 +130,6 @@ def _make_piece(tokens: list[tuple[str, float | None]], **entity: Any) -> dict[s
 def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = None) -> dict[str, Any]:
     """Collect what is shown of the picture of a post.
 
-    doc (Doc): The post.
-    max_size (int): Longer side, in pixels.
     shares (Optional[Sequence[float]]): Shades of the picture and its regions, 0-1, instead of the mean
         weights that entities give them.
     RETURNS (Dict[str, Any]): The "small" picture, its "regions" (number 0 is the whole picture), those
@@ -140,9 +137,9 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
     """
     stored = get_stored_image(doc)
     small, error = try_small(stored, max_size)
-    errors = [line for line in (get_image_error(doc),) if line is not None]
-    if error is not None and not any(error in line for line in errors):
-        errors.insert(0, error)
+    known = get_image_error(doc)
+    errors = [error] if error is not None and error not in (known or "") else []
+    errors += [] if known is None else [known]
     regions: list[Region] = []
     if stored is not None:
         try:
@@ -173,15 +170,14 @@ def get_mean_weights(doc: Doc) -> list[float] | None:
 
 
 def _is_bare(view: dict[str, Any]) -> bool:
-    """RETURNS (bool): Whether all that is known of a region is a box."""
+    """Whether all that is known of a region is a box."""
     more = (view[key] for key in ("score", "crop", "note", "weight"))
     return view["box"] is not None and view["name"] == OBJECT and all(value is None for value in more)
 
 
 def _describe(number: int, name: str, **known: Any) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): A region: its "box" is left, top, width and height in percent of the picture,
-    as far as it is inside, "crop" the picture of a ready crop, "note" why it isn't shown, "weight" in
-    percent.
+    """A region: its "box" is left, top, width and height in percent of the picture, as far as it is inside,
+    "crop" the picture of a ready crop, "note" why it isn't shown, "weight" in percent.
     """
     nothing = dict.fromkeys(("score", "box", "crop", "note", "weight"))
     return {"number": number, "name": name, **nothing, **known}
@@ -222,28 +218,24 @@ def make_small(value: Any, max_size: int) -> SmallPicture:
 
     value (Any): What `doc._.image` takes. URLs are refused.
     max_size (int): Longer side, in pixels. Smaller pictures stay as they are.
-    RETURNS (SmallPicture): The picture.
     RAISES (ImageError): It can't be read; the message says why.
     """
     from ..images.reader import PictureReader
 
     reader = PictureReader()
     # In a thread of the pool, which gives up pictures that hang the decoder.
-    job = reader.submit(_read_and_shrink, reader, value, max_size)
-    small: SmallPicture = job.result()
+    small: SmallPicture = reader.submit(_read_and_shrink, reader, value, max_size).result()
     return small
 
 
 def _read_and_shrink(reader: Any, value: Any, max_size: int) -> SmallPicture:
     image: PIL.Image.Image = reader.read(value)
     width, height = image.size
-    scale = min(1.0, max_size / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    if size != image.size:
-        image = image.resize(size, reducing_gap=2.0)
+    image.thumbnail((max_size, max_size))
     file = io.BytesIO()
     # Nothing of the file goes along: neither EXIF data, which can tell a place, nor a colour profile.
     image.save(file, "JPEG", quality=QUALITY, exif=b"", icc_profile=None)
     data = base64.b64encode(file.getvalue()).decode("ascii")
-    enlarged = max(1.0, min(SMALLEST, max_size) / max(size))
-    return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, max(1, round(size[0] * enlarged)))
+    enlarged = max(1.0, min(SMALLEST, max_size) / max(image.size))
+    shown_width = max(1, round(image.width * enlarged))
+    return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, shown_width)

@@ -71,8 +71,7 @@ def render(
         make_post(doc, max_size=max_size, contributions=shade, unrelated=unrelated)
         for doc, shade in zip(docs, shades)
     ]
-    template = get_environment().get_template("page.html" if page else "posts.html")
-    html = template.render(posts=posts, css=read_asset("post.css")).strip()
+    html = to_html(posts, page=page)
     from spacy.util import is_in_jupyter
 
     if jupyter or (jupyter is None and is_in_jupyter()):
@@ -82,6 +81,12 @@ def render(
         display(HTML(f'<div class="tex2jax_ignore">{html}</div>'))
         return None
     return html
+
+
+def to_html(posts: Sequence[dict[str, Any]], *, page: bool) -> str:
+    """RETURNS (str): Posts that `make_post` made, as a page or a part of one."""
+    template = get_environment().get_template("page.html" if page else "posts.html")
+    return template.render(posts=posts, css=read_asset("post.css")).strip()
 
 
 @lru_cache(maxsize=1)

@@ -182,7 +182,7 @@ FEATURES = "CONFIG TRAIN --paths.features TMP/f.sqlite"
 FAILURES = [
     ("CONFIG TRAIN", "No picture encoder of this pipeline has a cache", False),
     ("TMP/blank TRAIN", "No component of this pipeline has a picture encoder", False),
-    ("nothing TRAIN", "Can't load 'nothing'", False),
+    ("nothing TRAIN", "Can't load the pipeline 'nothing'", False),
     (f"{FEATURES} --components.mmib_img2vec.model.weights null", "Random ones are others in each", False),
     (f"{FEATURES} --components.mmib_img2vec.model.cache.read_only true", "read_only = true", False),
     ("CONFIG TRAIN --paths.features TMP/no/f.sqlite", "there is no folder", False),

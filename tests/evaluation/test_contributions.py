@@ -24,8 +24,7 @@ from typer.testing import CliRunner
 
 from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.cli import mmib_cli
-from spacy_mmib.evaluation.contributions import get_contributions, shares
-from spacy_mmib.evaluation.inspecting import find_component
+from spacy_mmib.evaluation.contributions import find_component, get_contributions, shares
 from spacy_mmib.fusion.mmib import MMIB
 from spacy_mmib.models.inspection import inspect_posts
 

@@ -202,7 +202,7 @@ def shown_wrong(nlp) -> list[Example]:
 
 
 def test_compare_pictures_end_to_end(trained_joint):
-    posts = predict_both(trained_joint, lambda: shown_wrong(trained_joint))
+    posts = predict_both(trained_joint, shown_wrong(trained_joint))
     assert [post.index for post in posts] == list(range(len(PAIRS)))
     assert all(post.doc.text == post.without.text == PAIRS[post.index][0] for post in posts)
     assert all(post.without._.image is None for post in posts)
@@ -222,7 +222,7 @@ def test_compare_pictures_end_to_end(trained_joint):
 def test_given_pairs(trained_rel):
     roles = get_roles(trained_rel)
     assert (roles.recognizers, roles.extractors, roles.end_to_end) == ([], ["mmib_rel"], False)
-    posts = predict_both(trained_rel, lambda: make_rel_examples(trained_rel))
+    posts = predict_both(trained_rel, make_rel_examples(trained_rel))
     assert all(post.errors == [] for post in posts)
     assert sum(bool(post.errors_without) for post in posts) >= 2
     assert all(type(e) is RelationError for post in posts for e in post.errors_without)
@@ -245,7 +245,7 @@ def test_entities_found_beside_given_pairs(trained_joint):
 
 
 def test_texts_only(trained):
-    posts = predict_both(trained, lambda: make_examples(trained)[4:5])
+    posts = predict_both(trained, make_examples(trained)[4:5])
     assert compare_pictures(trained, lambda: make_examples(trained)[4:5]) == []
     assert posts[0].errors == posts[0].errors_without
 
@@ -341,13 +341,10 @@ def test_a_pipeline_that_finds_nothing(folder):
 
 
 def test_bad_posts_dont_stop_the_others(trained_joint):
-    def read():
-        examples = make_rel_examples(trained_joint)
-        examples[1].predicted._.image = b"no picture"
-        examples[2].predicted._.image = numpy.zeros((3, 3, 3), dtype="uint8")
-        return examples
-
+    examples = make_rel_examples(trained_joint)
+    examples[1].predicted._.image = b"no picture"
+    examples[2].predicted._.image = numpy.zeros((3, 3, 3), dtype="uint8")
     with pytest.warns(MMIBWarning):
-        posts = predict_both(trained_joint, read)
+        posts = predict_both(trained_joint, examples)
     assert len(posts) == len(PAIRS)
     assert posts[1].errors == posts[1].errors_without

@@ -13,7 +13,7 @@ from test_report import make_post, write
 
 import spacy_mmib
 import spacy_mmib.post.extensions
-from spacy_mmib.visual.report.page import make_report
+from spacy_mmib.visual.report import make_report
 
 pytestmark = pytest.mark.browser
 

@@ -21,9 +21,15 @@ from spacy_mmib.evaluation.errors import PostChange, find_entity_errors, find_re
 from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.evaluation.scorers import score_entities
 from spacy_mmib.util import MMIBWarning
-from spacy_mmib.visual.report.examples import sort_posts
-from spacy_mmib.visual.report.findings import count_entity_confusion, count_relation_confusion, find
-from spacy_mmib.visual.report.page import make_comparison, make_report, show
+from spacy_mmib.visual.report import (
+    count_entity_confusion,
+    count_relation_confusion,
+    find,
+    make_comparison,
+    make_report,
+    show,
+    sort_posts,
+)
 
 
 class PictureNER:
