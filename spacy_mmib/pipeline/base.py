@@ -4,8 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
@@ -19,10 +18,9 @@ from ..encoders.encoder_settings import find_encoder_layers, get_settings
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
 from ..util import warn
-from .checked_loading import CheckedLoading
 from .collapse import CollapseMonitor
 from .evaluations import warn_if_evaluated_once
-from .resilient_pipe import ResilientPipe
+from .robust import RobustPipe
 
 NO_WEIGHTS = (
     "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
@@ -40,10 +38,8 @@ LossWeight: TypeAlias = float | Iterable[float]
 ALIASES = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
 """Settings of version 0.1, and the losses of MMIB that they are the weights of."""
 
-PipeT = TypeVar("PipeT", bound="MMIBPipe")
 
-
-class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
+class MMIBPipe(RobustPipe, TrainablePipe):
     """A trainable component with a fusion in its model. Subclasses say what its labels are, and what
     it predicts, annotates and learns.
     """
@@ -240,36 +236,33 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
                 return
 
     def _forget_sizes(self) -> list[tuple[Model[Any, Any], str, int | None]]:
-        """Take back the sizes of the weights: Thinc refuses to change one that is set.
-
-        RETURNS (List[Tuple[Model, str, Optional[int]]]): What they were.
-        """
+        """Take back the sizes of the weights, which Thinc refuses to change, and return what they were."""
         head = self.model.get_ref("head")
-        sizes = [
-            (node, dim, node.maybe_get_dim(dim))
-            for node, dim in ((self.model, "nO"), (head, "nI"), (head, "nO"))
-        ]
-        for node, dim, _ in sizes:
+        nodes = [(self.model, "nO"), (head, "nI"), (head, "nO")]
+        sizes = [(node, dim, node.maybe_get_dim(dim)) for node, dim in nodes]
+        for node, dim in nodes:
             node.set_dim(dim, None, force=True)
         return sizes
 
     @contextmanager
-    def _new_sizes(self, exclude: Iterable[str]) -> Iterator[None]:
-        """While loading: let the weights have other sizes than before, unless they stay or loading fails."""
-        if "model" in exclude:
-            yield
-            return
-        sizes, cfg = self._forget_sizes(), copy.deepcopy(self.cfg)
-        self.cfg.pop("leaks", None)  # said of the weights that go
-        if "cfg" not in exclude:
-            self.cfg.pop("updates", None)  # not in pipelines of version 0.1
+    def _loading(self, exclude: Iterable[str]) -> Iterator[None]:
+        """Let the weights have other sizes than before, unless they stay or loading fails."""
+        cfg, sizes = copy.deepcopy(self.cfg), []
+        if "model" not in exclude:
+            sizes = self._forget_sizes()
+            self.cfg.pop("leaks", None)  # said of the weights that go
+            if "cfg" not in exclude:
+                self.cfg.pop("updates", None)  # not in pipelines of version 0.1
         try:
-            yield
+            with super()._loading(exclude):
+                yield
         except Exception:
-            self.cfg = cfg
+            if sizes:
+                self.cfg = cfg
             for node, dim, size in sizes:
                 node.set_dim(dim, size, force=True)
             raise
+        self._restore_schedules()
 
     def _restore_schedules(self) -> None:
         """Let the loss weights go on where the updates that the component has seen have left them: training
@@ -279,32 +272,8 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         for weight in self._weights.values():
             weight.go_to(self.cfg.get("updates", 0))
 
-    def from_bytes(self: PipeT, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> PipeT:
-        """Load from a bytestring, whatever sizes the component had before.
-
-        bytes_data (bytes): From `to_bytes`.
-        exclude (Iterable[str]): Names of serialization fields to leave out.
-        RETURNS (MMIBPipe): The component.
-        """
-        with self._new_sizes(exclude):
-            super().from_bytes(bytes_data, exclude=exclude)
-        self._restore_schedules()
-        return self
-
-    def from_disk(self: PipeT, path: str | Path, *, exclude: Iterable[str] = ()) -> PipeT:
-        """Load from a folder, whatever sizes the component had before.
-
-        path (Union[str, Path]): The folder.
-        exclude (Iterable[str]): Names of serialization fields to leave out.
-        RETURNS (MMIBPipe): The component.
-        """
-        with self._new_sizes(exclude):
-            super().from_disk(path, exclude=exclude)
-        self._restore_schedules()
-        return self
-
-    def check_loaded(self) -> None:
-        """RAISES (ValueError): Labels and weights don't belong together, or the weights can't predict."""
+    def _check_loaded(self) -> None:
+        """Refuse labels and weights that don't belong together, or can't predict."""
         labels = self.cfg.get("labels")
         problem = None
         if not isinstance(labels, list) or not all(isinstance(x, str) and x.strip() for x in labels):
@@ -323,7 +292,7 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
                 f"{self.name}: {problem}. The component's cfg was damaged, or is of another component: take "
                 "both from a copy, or train again."
             )
-        super().check_loaded()
+        super()._check_loaded()
 
     def update(
         self,

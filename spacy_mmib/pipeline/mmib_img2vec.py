@@ -14,10 +14,9 @@ from thinc.types import Floats2d
 from ..encoders.encoder_settings import find_encoder_layers, get_settings
 from ..encoders.listener import Img2VecListener, KeptVectors
 from .base import NO_WEIGHTS
-from .checked_loading import CheckedLoading
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .replacing import replace_listeners_by_path
-from .resilient_pipe import ResilientPipe
+from .robust import RobustPipe
 
 DEFAULT_MODEL = NER_MODEL["img2vec"]
 
@@ -29,7 +28,7 @@ def make_mmib_img2vec(nlp: Language, name: str, model: Model[list[Doc], list[Flo
     return PictureEncoder(nlp.vocab, model, name)
 
 
-class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
+class PictureEncoder(RobustPipe, Tok2Vec):
     """Encodes the pictures of posts for all components whose `img2vec` is a
     `spacy-mmib.Img2VecListener.v1`. To pictures what spaCy's `tok2vec` component is to text: it learns from
     the gradients of its listeners if its encoder is trainable, can be frozen (then list it among the

@@ -178,15 +178,14 @@ class MMIBRelationExtractor(MMIBPipe):
     def _get_output_size(self) -> int:
         return len(self.labels) + 1
 
-    def check_loaded(self) -> None:
-        """RAISES (ValueError): See `MMIBPipe.check_loaded`; or the negative label is none."""
+    def _check_loaded(self) -> None:
         negative = self.cfg.get("negative_label")
         if not isinstance(negative, str) or not negative or negative in (self.cfg["labels"] or ()):
             raise ValueError(
                 f"{self.name}: the negative label {negative!r} is empty, or one of the labels "
                 f"{self.cfg['labels']}. The component's cfg was damaged: take it from a copy."
             )
-        super().check_loaded()
+        super()._check_loaded()
 
     def _find_labels(self, example: Example) -> Iterable[str]:
         self._count_lost_pairs(example)
