@@ -1,7 +1,7 @@
 """What passes between components and layers. Free of torch, so that components can import it."""
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 from spacy.tokens import Doc
@@ -78,6 +78,23 @@ class NERInput:
 
     context: list[Floats2d]
     tags: list["numpy.ndarray[Any, Any]"] | None = None
+
+
+class DecodedEntities(NamedTuple):
+    """The entities of one post.
+
+    starts (List[int]): First token of each.
+    ends (List[int]): One past the last token of each.
+    labels (List[int]): Index of the label of each.
+    confidences (List[float]): Probability of exactly this entity under the CRF, 0-1.
+    weights (Optional[numpy.ndarray]): What each token attended to in the picture, as in `PostVectors`.
+    """
+
+    starts: list[int]
+    ends: list[int]
+    labels: list[int]
+    confidences: list[float]
+    weights: "numpy.ndarray[Any, Any] | None" = None
 
 
 PairArray: TypeAlias = "numpy.ndarray[Any, Any]"

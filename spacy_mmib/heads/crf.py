@@ -1,7 +1,7 @@
 """The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import torch
@@ -10,28 +10,13 @@ from thinc.types import Floats1d, Floats2d
 from torch import nn
 from torchcrf import CRF
 
-from ..bridge.data import NERInput
+from ..bridge.data import DecodedEntities, NERInput
 from ..bridge.padding import pad, unpad
 from ..bridge.shim import build_module, set_module, wrap_module
 from ..fusion.blocks import at_least_float32
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
 FORBIDDEN = -10_000.0
-
-
-class DecodedEntities(NamedTuple):
-    """The entities of one post.
-
-    starts (List[int]): First token of each.
-    ends (List[int]): One past the last token of each.
-    labels (List[int]): Index of the label of each.
-    confidences (List[float]): Probability of exactly this entity under the CRF, 0-1.
-    """
-
-    starts: list[int]
-    ends: list[int]
-    labels: list[int]
-    confidences: list[float]
 
 
 class NERHead(nn.Module):

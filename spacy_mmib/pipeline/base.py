@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
@@ -13,7 +13,6 @@ from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
-from ..bridge.data import PairScores, PostVectors
 from ..encoders.encoder_settings import find_encoder_layers, get_settings
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
@@ -136,12 +135,13 @@ class MMIBPipe(RobustPipe, TrainablePipe):
                 "in annotating_components in [training], if this component is."
             )
 
+    annotations: ClassVar[str]
+    """What the examples have to hold, for a message."""
+
     def _find_labels(self, example: Example) -> Iterable[str]:
-        """RETURNS (Iterable[str]): Labels of the gold annotations."""
         raise NotImplementedError
 
     def _get_output_size(self) -> int:
-        """RETURNS (int): The model's dimension nO, once all labels are known."""
         return len(self.labels)
 
     def initialize(
@@ -163,9 +163,9 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         # Initializing again starts over.
         self._forget_sizes()
         self.cfg.pop("leaks", None)
+        self.cfg.pop("updates", None)
         self._monitor.reset()
         self._said.clear()
-        self.cfg.pop("updates", None)
         self._restore_schedules()
         found: set[str] = set()
         notes: set[str | None] = set()
@@ -181,16 +181,18 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         for label in sorted(found - {""}) if labels is None else labels:
             self.add_label(label)
         if not self.labels:
-            raise ValueError(self._say_no_labels())
+            raise ValueError(
+                f"{self.name} has no labels: the examples hold no {self.annotations}, and neither add_label nor "
+                "'spacy init labels' gave any."
+            )
         self._note_leaks(notes)
-        # Once for all components.
-        if nlp is not None and self is next(
-            (pipe for _, pipe in nlp.pipeline if isinstance(pipe, MMIBPipe)), None
-        ):
-            warn_if_evaluated_once(nlp, lengths)
-        if nlp is not None and self.cfg.get("leaks"):
-            meta = nlp.meta.setdefault("spacy_mmib", {})
-            meta["leaks"] = sorted({*self.cfg["leaks"], *meta.get("leaks", ())})
+        if nlp is not None:
+            # Once for all components.
+            if self is next((pipe for _, pipe in nlp.pipeline if isinstance(pipe, MMIBPipe)), None):
+                warn_if_evaluated_once(nlp, lengths)
+            if self.cfg.get("leaks"):
+                meta = nlp.meta.setdefault("spacy_mmib", {})
+                meta["leaks"] = sorted({*self.cfg["leaks"], *meta.get("leaks", ())})
         self._warn_about_lost_pictures(islice(get_examples(), 100), "trains on text only")
         docs = list(islice((eg.predicted for eg in get_examples() if len(eg.predicted)), 10))
         self.model.set_dim("nO", self._get_output_size(), force=True)
@@ -204,16 +206,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         if leaks:
             self.cfg["leaks"] = sorted({*self.cfg.get("leaks", ()), *leaks})
 
-    def _say_no_labels(self) -> str:
-        """RETURNS (str): What to do if the examples have no annotations."""
-        raise NotImplementedError
-
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
-        """Score a batch of examples with the component's scorer.
-
-        examples (Iterable[Example]): Gold and predicted docs.
-        RETURNS (Dict[str, Any]): The scores.
-        """
+        """RETURNS (Dict[str, Any]): The scores that the component's scorer gives the predicted docs."""
         examples = list(examples)
         self._warn_about_lost_pictures(examples[:100], "is scored on text only")
         scores: dict[str, Any] = super().score(examples, **kwargs)
@@ -247,7 +241,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
     @contextmanager
     def _loading(self, exclude: Iterable[str]) -> Iterator[None]:
         """Let the weights have other sizes than before, unless they stay or loading fails."""
-        cfg, sizes = copy.deepcopy(self.cfg), []
+        cfg = copy.deepcopy(self.cfg)
+        sizes: list[tuple[Model[Any, Any], str, int | None]] = []
         if "model" not in exclude:
             sizes = self._forget_sizes()
             self.cfg.pop("leaks", None)  # said of the weights that go
@@ -257,8 +252,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
             with super()._loading(exclude):
                 yield
         except Exception:
-            if sizes:
-                self.cfg = cfg
+            self.cfg = cfg
             for node, dim, size in sizes:
                 node.set_dim(dim, size, force=True)
             raise
@@ -323,17 +317,22 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         set_dropout_rate(self.model, drop)
         if self._step_weights is None:
             self._step_weights = {loss: weight.next() for loss, weight in self._weights.items()}
-        weights = self._step_weights
+        weights = {loss: weight for loss, weight in self._step_weights.items() if weight}
         fusion = self.model.maybe_get_ref("fusion")
         if fusion is not None:
             fusion.attrs["watch"] = self._monitor.watching
-        task_loss, output = self._learn(examples, weights)
+        X, gold = self._get_batch(examples)
+        output, backprop = self.model.begin_update(X)
+        task_loss, gradient = self._get_loss(gold, output)
+        full_like = self.model.ops.xp.full_like
+        d_losses = {k: full_like(value, weights[k]) for k, value in output.losses.items() if k in weights}
+        backprop(type(output)(gradient, d_losses))
         # Afterwards: a picture encoder may have searched for the regions.
         self._note_leaks({get_regions_note(doc) for doc in docs})
         losses[f"{self.name}_task"] += task_loss
         losses[self.name] += task_loss
         for loss, value in output.losses.items():
-            if weights[loss]:
+            if loss in weights:
                 key = f"{self.name}_{loss}"
                 losses[key] = losses.get(key, 0.0) + float(value[0])
                 losses[self.name] += weights[loss] * float(value[0])
@@ -343,27 +342,35 @@ class MMIBPipe(RobustPipe, TrainablePipe):
             self.finish_update(sgd)
         return losses
 
-    def _learn(
-        self, examples: list[Example], weights: dict[str, float]
-    ) -> tuple[float, PostVectors | PairScores]:
-        """Compute the gradients of a batch and hand them to the model.
-
-        examples (List[Example]): The batch.
-        weights (Dict[str, float]): Of the fusion's losses.
-        RETURNS (Tuple[float, Union[PostVectors, PairScores]]): The task loss, and what the model gave.
-        """
+    def _get_batch(self, examples: list[Example]) -> tuple[Any, list[Any]]:
+        """RETURNS (Tuple[Any, List[numpy.ndarray]]): What goes into the model, and the gold of each post."""
         raise NotImplementedError
 
-    def _get_d_losses(self, losses: dict[str, Any], weights: dict[str, float]) -> dict[str, Any]:
-        """RETURNS (Dict[str, Floats1d]): The gradient with respect to each loss of the fusion that counts."""
-        xp = self.model.ops.xp
-        return {loss: xp.full_like(value, weights[loss]) for loss, value in losses.items() if weights[loss]}
+    def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
+        """Compute the task loss.
+
+        examples (Iterable[Example]): The batch.
+        scores (Union[PostVectors, PairScores]): What the model gave for it.
+        RETURNS (Tuple[float, Any]): The loss, and its gradient with respect to what the model gave first.
+        """
+        _, gold = self._get_batch(list(examples))
+        return self._get_loss(gold, scores)
+
+    def _get_loss(self, gold: list[Any], output: Any) -> tuple[float, Any]:
+        raise NotImplementedError
+
+    def _find_label(self, label: str, reference: Doc) -> int:
+        """RETURNS (int): The number of a gold label."""
+        if label not in self.cfg["labels"]:
+            raise ValueError(
+                f"{self.name}: the label {label!r} in the training data is not one of {list(self.labels)}, "
+                f"which it was initialized with (post: {reference.text[:60]!r}). Initialize with data that "
+                "has all labels, or with add_label."
+            )
+        return int(self.cfg["labels"].index(label))
 
     def finish_update(self, sgd: Optimizer) -> None:
-        """Update the weights with what was accumulated, and take the schedules a step further.
-
-        sgd (Optimizer): The optimizer.
-        """
+        """Update the weights with what was accumulated, and take the schedules a step further."""
         super().finish_update(sgd)
         if self._step_weights is not None:
             self.cfg["updates"] = self.cfg.get("updates", 0) + 1

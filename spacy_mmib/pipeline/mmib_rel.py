@@ -187,16 +187,12 @@ class MMIBRelationExtractor(MMIBPipe):
             )
         super()._check_loaded()
 
+    annotations = "relations (doc._.relations)"
+
     def _find_labels(self, example: Example) -> Iterable[str]:
         self._count_lost_pairs(example)
         found = {relation.label for relation in get_relations(example.reference)}
         return found - {ASKED, self.negative_label}
-
-    def _say_no_labels(self) -> str:
-        return (
-            f"{self.name} has no labels: the examples hold no relations (doc._.relations), and neither "
-            "add_label nor 'spacy init labels' gave any."
-        )
 
     def initialize(
         self,
@@ -369,38 +365,24 @@ class MMIBRelationExtractor(MMIBPipe):
         set_relations(doc, [*kept, *found])
         set_predicted_relations(doc, self.name, {(rel.pair, rel.label): rel.pair in asked for rel in found})
 
-    def _learn(self, examples: list[Example], weights: dict[str, float]) -> tuple[float, PairScores]:
+    def _get_batch(self, examples: list[Example]) -> tuple[PairInput, list[Any]]:
         gold = [self._get_gold(example) for example in examples]
         X = PairInput([eg.predicted for eg in examples], [pairs for pairs, _ in gold])
-        scores, backprop = self.model.begin_update(X)
-        task_loss, d_scores = self._get_loss([targets for _, targets in gold], scores)
-        backprop(PairScores(d_scores, self._get_d_losses(scores.losses, weights)))
-        return task_loss, scores
+        return X, [targets for _, targets in gold]
 
-    def get_loss(self, examples: Iterable[Example], scores: PairScores) -> tuple[float, Any]:
-        """The task loss: negative log-likelihood of the gold relation, mean over pairs (Eq. 28).
-
-        examples (Iterable[Example]): The batch.
-        scores (PairScores): What the model gave for its pairs.
-        RETURNS (Tuple[float, Floats2d]): The loss (0 without any pair), and its gradient with respect to the
-            logits.
-        """
-        return self._get_loss([self._get_gold(example)[1] for example in examples], scores)
-
-    def _get_loss(self, targets: "list[numpy.ndarray[Any, Any]]", scores: PairScores) -> tuple[float, Any]:
-        gold = numpy.concatenate(targets)
-        ops = self.model.ops
-        if not len(gold):
-            return 0.0, ops.xp.zeros_like(scores.scores)
-        d_scores = ops.softmax(scores.scores)
-        rows = ops.xp.arange(len(gold))
-        columns = ops.asarray(gold)
+    def _get_loss(self, gold: list[Any], output: PairScores) -> tuple[float, Any]:
+        """Negative log-likelihood of the gold relation, mean over pairs (Eq. 28); 0 without any pair."""
+        ops, scores = self.model.ops, output.scores
+        if not len(scores):
+            return 0.0, ops.xp.zeros_like(scores)
+        d_scores = ops.softmax(scores)
+        rows, columns = ops.xp.arange(len(scores)), ops.asarray(numpy.concatenate(gold))
         # As a difference, so that the loss of a certain but wrong prediction stays finite.
-        shifted = scores.scores - scores.scores.max(axis=1, keepdims=True)
+        shifted = scores - scores.max(axis=1, keepdims=True)
         log_sum = ops.xp.log(ops.xp.exp(shifted).sum(axis=1))
         loss = (log_sum - shifted[rows, columns]).mean()
         d_scores[rows, columns] -= 1
-        return float(loss), d_scores / len(gold)
+        return float(loss), d_scores / len(scores)
 
     def _get_gold(self, example: Example) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
         """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of
@@ -421,19 +403,9 @@ class MMIBRelationExtractor(MMIBPipe):
                     continue
                 for label in labels:
                     instances.append((x_head, x_tail))
-                    targets.append(self._get_column(label, reference))
+                    negative = label == self.negative_label
+                    targets.append(0 if negative else 1 + self._find_label(label, reference))
         return _to_array(instances), numpy.asarray(targets, dtype="int64")
-
-    def _get_column(self, label: str, reference: Doc) -> int:
-        if label == self.negative_label:
-            return 0
-        if label not in self.cfg["labels"]:
-            raise ValueError(
-                f"{self.name}: the label {label!r} in the training data is not one of {list(self.labels)}, "
-                f"which it was initialized with (post: {reference.text[:60]!r}). Initialize with data that "
-                "has all labels, or with add_label."
-            )
-        return 1 + int(self.cfg["labels"].index(label))
 
 
 def _pair_of(head: Span, tail: Span) -> Pair:
