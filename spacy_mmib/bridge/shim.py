@@ -95,30 +95,40 @@ def wrap_module(
     convert_inputs: Callable[..., Any],
     convert_outputs: Callable[..., Any],
     *,
+    settings: Mapping[str, Any] | None = None,
     runtime_settings: Mapping[str, Any] | None = None,
 ) -> Model[Any, Any]:
-    """Make a Thinc layer around a module that will be built by `build_module` or by loading.
+    """Make a Thinc layer around a module that will be built by loading, or by the layer's `initialize` when
+    that gets a dictionary: the settings that are known only then, sizes for example.
 
     module_class (Callable[..., nn.Module]): The module's class, which takes its settings as keywords. Its
         attribute `stored_names`, if there is one, has the names that pipelines of earlier versions know it
         by.
     convert_inputs (Callable): As in `thinc.api.PyTorchWrapper_v3`. The module gets `training` besides.
     convert_outputs (Callable): As in `thinc.api.PyTorchWrapper_v3`.
+    settings (Optional[Mapping[str, Any]]): Settings of the module that are known already.
     runtime_settings (Optional[Mapping[str, Any]]): Settings of the module that its weights don't depend on:
         when it is loaded these hold, not those it was saved with, so that a config can change them.
     RETURNS (Model): The layer.
     """
-    load = partial(
-        deserialize_module, module_class=module_class, runtime_settings=dict(runtime_settings or {})
-    )
+    runtime_settings = dict(runtime_settings or {})
+    load = partial(deserialize_module, module_class=module_class, runtime_settings=runtime_settings)
     shim = Shim(Unbuilt(), serialize_model=serialize_module, deserialize_model=load)
     return Model(
         "pytorch",
         forward_wrapped,
+        init=partial(_init, module_class=module_class, settings=dict(settings or {})),
         attrs={"convert_inputs": convert_inputs, "convert_outputs": convert_outputs},
         shims=[shim],
         dims={"nI": None, "nO": None},
     )
+
+
+def _init(
+    layer: Model[Any, Any], X: Any = None, Y: Any = None, *, module_class: Any, settings: Mapping[str, Any]
+) -> None:
+    if X is not None:
+        set_module(layer, build_module(module_class, {**X, **settings}))
 
 
 def get_module(layer: Model[Any, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from ..bridge.data import FusionInput, Posterior, Posteriors, PostVectors
 from ..bridge.padding import pad, unpad
-from ..bridge.shim import build_module, get_module, set_module, wrap_module
+from ..bridge.shim import get_module, wrap_module
 from .blocks import at_least_float32
 
 WATCHED_ROWS = 16
@@ -94,22 +93,12 @@ def fusion_layer(fusion: type[Fusion], **settings: Any) -> Model[FusionInput, Po
         fusion,
         _convert_inputs,
         _convert_outputs,
+        settings=settings,
         runtime_settings={name: settings[name] for name in fusion.runtime},
     )
     layer.name = fusion.__name__
     layer.attrs.update(losses=dict(fusion.losses), watch=False, uses_pictures=fusion.uses_pictures)
-
-    layer.init = partial(_init, fusion=fusion, settings=settings)
     return layer
-
-
-def _init(
-    layer: Model[Any, Any], X: Any = None, Y: Any = None, *, fusion: type[Fusion], settings: dict[str, Any]
-) -> None:
-    if X is not None:  # the widths
-        module = build_module(fusion, {**X, **settings})
-        set_module(layer, module)
-        layer.set_dim("nO", module.context_width, force=True)
 
 
 def build_fusion(
@@ -124,7 +113,8 @@ def build_fusion(
     RAISES (ValueError): Settings that don't fit, e.g. heads that don't divide the hidden size.
     """
     layer.initialize(X={"text_width": text_width, "image_width": image_width, "width": width})
-    context_width: int = layer.get_dim("nO")
+    context_width: int = get_module(layer).context_width
+    layer.set_dim("nO", context_width, force=True)
     return context_width
 
 

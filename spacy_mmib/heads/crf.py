@@ -12,7 +12,7 @@ from torchcrf import CRF
 
 from ..bridge.data import DecodedEntities, NERInput
 from ..bridge.padding import pad, unpad
-from ..bridge.shim import build_module, set_module, wrap_module
+from ..bridge.shim import wrap_module
 from ..fusion.blocks import at_least_float32
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
@@ -239,13 +239,6 @@ def crf_layer() -> Model[NERInput, Any]:
     layer = wrap_module(NERHead, _convert_inputs, _convert_outputs)
     layer.name = "ner_head"
     return layer
-
-
-def build_crf(layer: Model[NERInput, Any], *, width: int, n_labels: int) -> None:
-    """Build the module of a head, with new weights."""
-    set_module(layer, build_module(NERHead, {"width": width, "n_labels": n_labels}))
-    layer.set_dim("nI", width, force=True)
-    layer.set_dim("nO", n_labels, force=True)
 
 
 def _convert_inputs(

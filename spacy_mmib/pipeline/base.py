@@ -182,8 +182,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
             self.add_label(label)
         if not self.labels:
             raise ValueError(
-                f"{self.name} has no labels: the examples hold no {self.annotations}, and neither add_label nor "
-                "'spacy init labels' gave any."
+                f"{self.name} has no labels: the examples hold no {self.annotations}, and neither "
+                "add_label nor 'spacy init labels' gave any."
             )
         self._note_leaks(notes)
         if nlp is not None:
