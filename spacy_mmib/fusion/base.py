@@ -10,8 +10,7 @@ from thinc.types import Floats2d
 from torch import nn
 
 from ..bridge.data import FusionInput, Posterior, Posteriors, PostVectors
-from ..bridge.padding import pad, unpad
-from ..bridge.shim import get_module, wrap_module
+from ..bridge.shim import get_module, pad, unpad, wrap_module
 from .blocks import at_least_float32
 
 WATCHED_ROWS = 16

@@ -47,11 +47,9 @@ class VariationalEncoder(nn.Module):
 
     width (int): d.
     heads (int): h.
-    dropout (float): See `AttentivePropagationEncoder`.
-    feed_forward (str): See `AttentivePropagationEncoder`.
+    dropout, feed_forward, residual_dropout: Of both `AttentivePropagationEncoder`.
     initial_log_var (float): What log sigma^2 is around before training (the bias of its last
         LayerNorm). At 0 noise and signal start out equally strong, as in the paper; lower, with less noise.
-    residual_dropout (Optional[float]): See `AttentivePropagationEncoder`.
     """
 
     def __init__(
@@ -147,12 +145,7 @@ class AlignmentDiscriminator(nn.Module):
             self.output = nn.Sequential(nn.ReLU(), nn.Linear(width, 1))
 
     def logits(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Score pairs of pooled latents, row by row.
-
-        text (torch.Tensor): Pooled Z^T, (p, d).
-        image (torch.Tensor): Pooled Z^V, (p, d).
-        RETURNS (torch.Tensor): (p, 1) or (p, d) for "vector".
-        """
+        """RETURNS (torch.Tensor): Of pairs of pooled latents, row by row, (p, 1) or (p, d) for "vector"."""
         scores: torch.Tensor = self.output(self.text(text) + self.image(image))
         return scores
 
@@ -182,24 +175,6 @@ class AlignmentDiscriminator(nn.Module):
             scores = at_least_float32(self.output(torch.cat(negatives)))
             loss = loss + F.binary_cross_entropy_with_logits(scores, torch.zeros_like(scores))
         return loss.reshape(1)
-
-
-class Inspected(NamedTuple):
-    """What the core makes of posts on the way, at inference, where Z is the mean of the posterior.
-
-    text (torch.Tensor): X^T, projected to the width of the core, (b, n, d).
-    z_text (torch.Tensor): Z^T, (b, n, d).
-    image (torch.Tensor): X^V = W_v of the picture vectors, (b, max(m + 1, 1), d).
-    z_image (torch.Tensor): Z^V, (b, max(m + 1, 1), d); the learned row for a post without a picture.
-    weights (torch.Tensor): What each token attended to among the rows of B (Eq. 17), mean over heads,
-        (b, n, max(m + 1, 1)).
-    """
-
-    text: torch.Tensor
-    z_text: torch.Tensor
-    image: torch.Tensor
-    z_image: torch.Tensor
-    weights: torch.Tensor
 
 
 class MMIB(Fusion):
@@ -350,18 +325,20 @@ class MMIB(Fusion):
         text_mask: torch.Tensor,
         image: torch.Tensor,
         image_mask: torch.Tensor,
-    ) -> Inspected:
-        """Show what is between input and output, as it is at inference. The arguments are those of
-        `forward`.
+    ) -> tuple[torch.Tensor, ...]:
+        """Show what is between input and output at inference, where Z is the mean of the posterior. The
+        arguments are those of `forward`.
 
-        RETURNS (Inspected): Vectors of both modalities before and after the bottleneck, and the weights.
+        RETURNS (Tuple[torch.Tensor, ...]): X^T and Z^T, (b, n, d); X^V = W_v of the picture vectors and Z^V,
+            (b, max(m + 1, 1), d); and what each token attended to among the rows of B, mean over heads,
+            (b, n, max(m + 1, 1)).
         """
         x_text, x_image = self.text_projection(text), self.image_projection(image)
         z_text = self.text_encoder(x_text, text_mask, training=False).mu
         z_image, keys_mask, _ = self._encode_pictures(image, image_mask, training=False)
         fused, _ = self.image_to_text(z_image, z_text, text_mask, training=False)
         _, weights = self.text_to_image(z_text, fused, keys_mask, training=False, need_weights=True)
-        return Inspected(x_text, z_text, x_image, z_image.detach(), weights)
+        return x_text, z_text, x_image, z_image.detach(), weights
 
 
 @registry.architectures("spacy-mmib.MMIB.v1")

@@ -11,8 +11,7 @@ from torch import nn
 from torchcrf import CRF
 
 from ..bridge.data import DecodedEntities, NERInput
-from ..bridge.padding import pad, unpad
-from ..bridge.shim import wrap_module
+from ..bridge.shim import pad, unpad, wrap_module
 from ..fusion.blocks import at_least_float32
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
@@ -89,32 +88,15 @@ class NERHead(nn.Module):
         if bool((known | ~mask).all()):
             return self._nll(emissions, mask, tags.clamp(min=0))
         only = nn.functional.one_hot(tags.clamp(min=0), self.n_tags).bool()
-        allowed = only | ~known.unsqueeze(-1)
-        return -self._log_share(emissions, emissions.masked_fill(~allowed, FORBIDDEN), mask, self._fill(tags))
+        constrained = emissions.masked_fill(known.unsqueeze(-1) & ~only, FORBIDDEN)
+        # torchcrf's public interface gives likelihoods only: log Z - score(path). Of a path that agrees with
+        # what is known the score is the same on both sides and cancels.
+        path = self._fill(tags)
+        return self._nll(emissions, mask, path) - self._nll(constrained, mask, path)
 
     def _nll(self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
         llh: torch.Tensor = self.crf(emissions, tags, mask, reduction="none")
         return -llh
-
-    def _log_share(
-        self,
-        emissions: torch.Tensor,
-        constrained: torch.Tensor,
-        mask: torch.Tensor,
-        path: torch.Tensor,
-    ) -> torch.Tensor:
-        """The share, in total probability, of the tag sequences that a constraint leaves.
-
-        torchcrf's public interface gives likelihoods only: log Z - score(path). For a path that the
-        constraint leaves its score is the same on both sides and cancels.
-
-        emissions (torch.Tensor): (b, n, k).
-        constrained (torch.Tensor): The same, `FORBIDDEN` where the constraint excludes a tag.
-        mask (torch.Tensor): Bool (b, n).
-        path (torch.Tensor): Any well-formed tags that the constraint leaves, (b, n).
-        RETURNS (torch.Tensor): The logarithm of the share, (b,).
-        """
-        return self._nll(constrained, mask, path) - self._nll(emissions, mask, path)
 
     @staticmethod
     def _fill(tags: torch.Tensor) -> torch.Tensor:
@@ -130,12 +112,7 @@ class NERHead(nn.Module):
         return filled
 
     def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[DecodedEntities]:
-        """The best tag sequence of each post (Viterbi), read as entities.
-
-        emissions (torch.Tensor): (b, n, k).
-        mask (torch.Tensor): Bool (b, n).
-        RETURNS (List[DecodedEntities]): In order.
-        """
+        """RETURNS (List[DecodedEntities]): The best tag sequence of each post (Viterbi), read as entities."""
         paths = self.crf.decode(emissions, mask)
         decoded = [_read_entities(path) for path in paths]
         spans = [(post, *span) for post, found in enumerate(decoded) for span in found]
@@ -201,8 +178,6 @@ class NERHead(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum up, for every token and tag, all tag sequences before it and all after it.
 
-        scores (torch.Tensor): Emissions, float64 on CPU, (b, n, k).
-        mask (torch.Tensor): Bool (b, n).
         RETURNS (Tuple[torch.Tensor, torch.Tensor]): Log of the summed exponentiated scores up to the token,
             its own emission included, and of those behind it; (b, n, k) each.
         """
@@ -221,7 +196,7 @@ class NERHead(nn.Module):
 
 
 def _read_entities(path: list[int]) -> list[tuple[int, int, int]]:
-    """RETURNS (List[Tuple[int, int, int]]): First token, one past the last token, label of each entity."""
+    """First token, one past the last token, and label of each entity."""
     entities: list[tuple[int, int, int]] = []
     for i, tag in enumerate(path):
         if tag % 2:

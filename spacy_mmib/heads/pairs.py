@@ -10,8 +10,7 @@ from thinc.types import Floats2d
 from torch import nn
 
 from ..bridge.data import RelationHeadInput
-from ..bridge.padding import pad, unpad
-from ..bridge.shim import wrap_module
+from ..bridge.shim import pad, unpad, wrap_module
 
 
 class RelationHead(nn.Module):

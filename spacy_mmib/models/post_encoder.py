@@ -7,11 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy
 from spacy.tokens import Doc
-from thinc.api import Model
+from thinc.api import Model, Ops
 from thinc.types import Floats2d
 
 from ..bridge.data import FusionInput, PostVectors
-from ..bridge.padding import zeros_like
 from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
@@ -107,10 +106,7 @@ def _init_encoders(model: Model[Any, Any], docs: list[Doc] | None, hidden_size: 
 
 
 def encode_posts(
-    model: Model[Any, Any],
-    docs: Sequence[Doc],
-    is_train: bool,
-    rows: Sequence[int] | None = None,
+    model: Model[Any, Any], docs: Sequence[Doc], is_train: bool, rows: Sequence[int] | None = None
 ) -> tuple[PostVectors, Callable[[PostVectors], list[Doc]]]:
     """Run the sub-layers `tok2vec`, `img2vec` and `fusion` of a model.
 
@@ -127,13 +123,8 @@ def encode_posts(
     if rows is None:
         rows = range(len(docs))
     rows = [i for i in rows if len(docs[i])]
-    Y, backprop_fusion = fuse(
-        model,
-        [docs[i] for i in rows],
-        [text[i] for i in rows],
-        [image[i] for i in rows],
-        is_train,
-    )
+    texts, pictures = [text[i] for i in rows], [image[i] for i in rows]
+    Y, backprop_fusion = fuse(model, [docs[i] for i in rows], texts, pictures, is_train)
     context: list[Floats2d] = [model.ops.alloc2f(0, 0) for _ in docs]
     for i, vectors in zip(rows, Y.context):
         context[i] = vectors
@@ -178,13 +169,9 @@ def fuse(
     image: list[Floats2d],
     is_train: bool,
 ) -> tuple[PostVectors, FuseGradient]:
-    """Run the sub-layer `fusion`; without one, text vectors go to the head as they are.
+    """Run the sub-layer `fusion` on text vectors, none of them empty, and picture vectors of posts. Without
+    that sub-layer text vectors go to the head as they are.
 
-    model (Model): Has it as ref.
-    docs (Sequence[Doc]): The posts.
-    text (List[Floats2d]): Text vectors of each, none of them empty.
-    image (List[Floats2d]): Picture vectors of each.
-    is_train (bool): See `encode_posts`.
     RETURNS (Tuple[PostVectors, Callable]): C, and the callback that gives the gradients of text and picture
         vectors.
     """
@@ -200,3 +187,8 @@ def fuse(
         text_keys = [doc.text for doc in docs]
     Y, backprop = fusion(FusionInput(text, image, image_keys, text_keys), is_train)
     return Y, backprop
+
+
+def zeros_like(ops: Ops, arrays: Sequence[Floats2d]) -> list[Floats2d]:
+    """RETURNS (List[Floats2d]): Zeros of the same shapes."""
+    return [ops.alloc2f(*array.shape) for array in arrays]

@@ -102,7 +102,6 @@ class MMIBEntityRecognizer(MMIBPipe):
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
         """Find the entities of a batch, without changing the docs (but for `doc._.image_error`).
 
-        docs (Iterable[Doc]): The posts, pictures at `doc._.image`.
         RETURNS (List[Optional[DecodedEntities]]): For each doc; `None` for a doc without tokens.
         """
         self._require_initialized()
@@ -121,9 +120,6 @@ class MMIBEntityRecognizer(MMIBPipe):
     def set_annotations(self, docs: Iterable[Doc], predictions: list[Any]) -> None:
         """Write predicted entities to `doc.ents`, their confidences to `ent._.confidence`, and what they
         attended to in the picture to `ent._.region_weights`.
-
-        docs (Iterable[Doc]): The posts.
-        predictions (List[Optional[DecodedEntities]]): As `predict` returns them.
         """
         for doc, entities in zip(docs, predictions):
             if entities is not None:

@@ -82,7 +82,7 @@ def make_mmib_rel(
     lock_transformer: bool,
     scorer: Callable[..., Any] | None,
 ) -> "MMIBRelationExtractor":
-    """Create the component from a config; see `MMIBRelationExtractor` for the settings.
+    """Create the component from a config; `MMIBRelationExtractor` says what the settings do.
 
     lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
         which threads don't disturb each other's predictions (`spacy_mmib.pipeline.locking`).
@@ -145,7 +145,7 @@ class MMIBRelationExtractor(MMIBPipe):
         """Initialize the component. The other settings are those of `MMIBPipe`.
 
         model (Model[PairInput, PairScores]): From `spacy-mmib.REL.v1`.
-        get_instances (Callable[[Doc], List[Tuple[Span, Span]]]): The candidates, see `instances`.
+        get_instances (Callable[[Doc], List[Tuple[Span, Span]]]): The candidates, spans that may overlap.
         negative_label (str): What pairs without a relation are annotated with, if they are.
         threshold (float): 0-1. A relation whose probability is lower is not predicted, even if no other
             label is more probable.
@@ -167,12 +167,7 @@ class MMIBRelationExtractor(MMIBPipe):
         return label
 
     def add_label(self, label: str) -> int:
-        """Add a relation label, before the component is initialized. The negative one is always there.
-
-        label (str): The label.
-        RETURNS (int): 0 if it was there, otherwise 1.
-        RAISES (ValueError): Not a label, or the model has its output size already.
-        """
+        """Add a relation label as `MMIBPipe.add_label` does. The negative one is always there."""
         return 0 if label == self.negative_label else super().add_label(label)
 
     def _get_output_size(self) -> int:
@@ -201,12 +196,8 @@ class MMIBRelationExtractor(MMIBPipe):
         nlp: Language | None = None,
         labels: Sequence[str] | None = None,
     ) -> None:
-        """Collect the labels, infer sizes and create the weights: see `MMIBPipe.initialize`. Says once what
-        of the gold annotations can't be learned.
-
-        get_examples (Callable[[], Iterable[Example]]): Returns a representative sample.
-        nlp (Optional[Language]): The pipeline.
-        labels (Optional[Sequence[str]]): From `spacy init labels`; taken from the examples if `None`.
+        """Collect the labels, infer sizes and create the weights as `MMIBPipe.initialize` does, and say once
+        what of the gold annotations can't be learned.
         """
         self._lost = {"posts": 0, "unannotated": 0, "relations": 0, "pairs": 0}
         super().initialize(get_examples, nlp=nlp, labels=labels)
@@ -237,11 +228,7 @@ class MMIBRelationExtractor(MMIBPipe):
         self._lost["pairs"] += len(lost)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
-        """Score a batch of examples with the component's scorer.
-
-        examples (Iterable[Example]): Gold and predicted docs.
-        RETURNS (Dict[str, Any]): The scores.
-        """
+        """RETURNS (Dict[str, Any]): The scores that the component's scorer gives the predicted docs."""
         examples = list(examples)
         if self.get_instances is get_given_pairs and "given" not in self._said:
             annotated = [eg for eg in examples if get_entry(eg.reference, RELATIONS_KEY)]
@@ -257,7 +244,6 @@ class MMIBRelationExtractor(MMIBPipe):
     def predict(self, docs: Iterable[Doc]) -> list[ScoredPairs | None]:
         """Score the candidates of a batch, without changing the docs (but for `doc._.image_error`).
 
-        docs (Iterable[Doc]): The posts, pictures at `doc._.image`.
         RETURNS (List[Optional[ScoredPairs]]): For each doc; `None` for one whose relations can't be read.
         """
         self._require_initialized()
@@ -318,9 +304,6 @@ class MMIBRelationExtractor(MMIBPipe):
     def set_annotations(self, docs: Iterable[Doc], predictions: list[ScoredPairs | None]) -> None:
         """Write what was predicted to `doc._.relations`, and what the spans of candidates attended to in the
         picture to their `_.region_weights`, unless another component has.
-
-        docs (Iterable[Doc]): The posts.
-        predictions (List[Optional[ScoredPairs]]): As `predict` returns them.
         """
         for doc, scored in zip(docs, predictions):
             if scored is not None:
