@@ -35,8 +35,8 @@ class FusionOutput:
 
 
 class Fusion(nn.Module):
-    """Makes picture-aware text vectors of text and picture vectors. A subclass takes `text_width`,
-    `image_width` and `width` (the hidden size) as keywords, and its settings.
+    """Makes picture-aware text vectors of text and picture vectors. A subclass takes as keywords
+    `text_width`, `image_width` (0 without pictures), `width` (d, the hidden size) and its settings.
 
     losses (ClassVar[Mapping[str, float]]): The names of its own losses, and the weight of each if the
         component's `loss_weights` doesn't say another.
@@ -103,11 +103,8 @@ def fusion_layer(fusion: type[Fusion], **settings: Any) -> Model[FusionInput, Po
 def build_fusion(
     layer: Model[FusionInput, PostVectors], *, text_width: int, image_width: int, width: int
 ) -> int:
-    """Build the module of a fusion, with new weights.
+    """Build the module of a fusion, with new weights. Without pictures `image_width` is 0.
 
-    text_width (int): Width of the text vectors.
-    image_width (int): Width of the picture vectors; 0 if there are none.
-    width (int): The hidden size.
     RETURNS (int): Width of the vectors it makes.
     RAISES (ValueError): Settings that don't fit, e.g. heads that don't divide the hidden size.
     """

@@ -86,9 +86,7 @@ class VariationalEncoder(nn.Module):
 def kl_to_standard_normal(mu: torch.Tensor, log_var: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """KL(N(mu, sigma^2) || N(0, I)) in closed form, summed over dimensions (Eq. 21).
 
-    mu (torch.Tensor): (b, rows, d).
-    log_var (torch.Tensor): (b, rows, d).
-    mask (torch.Tensor): Bool (b, rows).
+    mu, log_var (torch.Tensor): (b, rows, d).
     RETURNS (torch.Tensor): (b, rows), in nats; 0 where `mask` is False.
     """
     # In half precision exp() overflows at log_var > 11; the sum over d would lose digits anyway.
@@ -178,17 +176,8 @@ class AlignmentDiscriminator(nn.Module):
 
 
 class MMIB(Fusion):
-    """Variational encoders, bi-directional fusion and both regularizers (Eq. 4-9, 16-17, 20-26).
-
-    text_width (int): Width of the text vectors X^T.
-    image_width (int): Width of the picture vectors; always projected (W_v).
-    width (int): d, the hidden size.
-    heads (int): h, attention heads; must divide `width`.
-    dropout, residual_dropout, feed_forward: Of every `AttentivePropagationEncoder`.
-    kl_reduction (str): "mean", "position" or "sum", see `reduce_kl`.
-    discriminator (str), max_negatives (int): Of the `AlignmentDiscriminator`.
-    initial_log_var (float): Of both `VariationalEncoder`.
-    alignment_pooling (str): What of Z^T and Z^V the discriminator gets, "mean" or "first", see `pool`.
+    """Variational encoders, bi-directional fusion and both regularizers (Eq. 4-9, 16-17, 20-26). The
+    settings are those of `spacy-mmib.MMIB.v1`.
     """
 
     losses = {"kl_text": 0.1, "kl_image": 0.1, "alignment": 1.0}  # noqa: RUF012
@@ -242,7 +231,7 @@ class MMIB(Fusion):
         *,
         training: bool,
     ) -> FusionOutput:
-        """See `Fusion.forward`.
+        """Fuse text and picture, as `Fusion.forward` says.
 
         RETURNS (FusionOutput): C (Eq. 17); the KLs of both posteriors (Eq. 20-21) and the alignment loss
             (Eq. 24-26); as logs the KLs in nats per dimension, whatever their reduction, of modalities that

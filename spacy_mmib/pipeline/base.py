@@ -41,7 +41,11 @@ ALIASES = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignme
 class MMIBPipe(RobustPipe, TrainablePipe):
     """A trainable component with a fusion in its model. Subclasses say what its labels are, and what
     it predicts, annotates and learns.
+
+    annotations (ClassVar[str]): What the examples have to hold, for a message.
     """
+
+    annotations: ClassVar[str]
 
     def __init__(
         self,
@@ -134,9 +138,6 @@ class MMIBPipe(RobustPipe, TrainablePipe):
                 f"predicts from zeros. The {upstream} has to be in the pipeline before it, and enabled; and "
                 "in annotating_components in [training], if this component is."
             )
-
-    annotations: ClassVar[str]
-    """What the examples have to hold, for a message."""
 
     def _find_labels(self, example: Example) -> Iterable[str]:
         raise NotImplementedError
@@ -385,22 +386,21 @@ def _make_weights(
 ) -> dict[str, Weight]:
     """RETURNS (Dict[str, Weight]): Of each loss of the model's fusion."""
     fusion = model.maybe_get_ref("fusion")
-    values: dict[str, LossWeight] = {} if fusion is None else dict(fusion.attrs["losses"])
-    called = {loss: f"loss_weights.{loss}" for loss in values}
-    for loss, value in loss_weights.items():
-        if value is None:
-            continue
-        if loss not in values:
-            has = f"has {', '.join(values)}" if values else "has no losses of its own"
+    defaults: dict[str, LossWeight] = {} if fusion is None else fusion.attrs["losses"]
+    given = {loss: value for loss, value in loss_weights.items() if value is not None}
+    for loss in given:
+        if loss not in defaults:
+            has = f"has {', '.join(defaults)}" if defaults else "has no losses of its own"
             raise ValueError(
                 f"{name}: loss_weights names {loss!r}, but the model's fusion {has}. Leave it out, or set it "
                 "to null."
             )
-        values[loss] = value
+    values = {**defaults, **given}
+    called = {loss: f"loss_weights.{loss}" for loss in values}
     for alias, loss in ALIASES.items():
         value = aliases[alias]
         if value is not None and loss in values:
-            if loss_weights.get(loss) is not None:
+            if loss in given:
                 raise ValueError(
                     f"{name}: {alias} and loss_weights.{loss} are the same setting; keep the latter."
                 )

@@ -126,6 +126,7 @@ class MMIBEntityRecognizer(MMIBPipe):
                 self._set_entities(doc, entities)
 
     def _set_entities(self, doc: Doc, entities: DecodedEntities) -> None:
+        labels = self.cfg["labels"]
         before = get_predicted(doc, self.name)
         own = [e for e in doc.ents if (e.start_char, e.end_char, e.label_) in before]
         taken = {token.i for token in doc if token.ent_iob_ in ("B", "I")}
@@ -138,7 +139,7 @@ class MMIBEntityRecognizer(MMIBPipe):
             while start < end and doc[end - 1].is_space:
                 end -= 1
             if start < end and taken.isdisjoint(range(start, end)):
-                span = Span(doc, start, end, label=self.labels[label])
+                span = Span(doc, start, end, label=labels[label])
                 found.append(span)
                 confidences[span.start_char, span.end_char, span.label_] = confidence
                 if entities.weights is not None and entities.weights.shape[1]:

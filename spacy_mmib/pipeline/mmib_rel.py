@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy
@@ -222,7 +223,7 @@ class MMIBRelationExtractor(MMIBPipe):
             return
         related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
         known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
-        align = _Aligner(example)
+        align = _make_aligner(example)
         lost = [r for r in related if r.pair not in known or None in (align(r.head), align(r.tail))]
         self._lost["relations"] += len(related)
         self._lost["pairs"] += len(lost)
@@ -378,7 +379,7 @@ class MMIBRelationExtractor(MMIBPipe):
             gold: dict[Pair, list[str]] = {}
             for relation in get_relations(reference):
                 gold.setdefault(relation.pair, []).append(relation.label)
-            align = _Aligner(example)
+            align = _make_aligner(example)
             for head, tail in self._get_candidates(reference):
                 labels = gold.get(_pair_of(head, tail), [self.negative_label])
                 x_head, x_tail = align(head), align(tail)
@@ -400,17 +401,14 @@ def _to_array(instances: Iterable[tuple[Span, Span]]) -> "numpy.ndarray[Any, Any
     return numpy.asarray(rows, dtype="int64").reshape(-1, 4)
 
 
-class _Aligner:
-    """Finds gold spans among the tokens of the predicted doc, each once."""
+def _make_aligner(example: Example) -> Callable[[Span], Span | None]:
+    """RETURNS (Callable): Finds the span of the predicted doc with the characters of a gold one, if tokens
+    fit.
+    """
 
-    def __init__(self, example: Example) -> None:
-        self._example = example
-        self._known: dict[tuple[int, int], Span | None] = {}
+    @cache
+    def align(span: Span) -> Span | None:
+        found = example.get_aligned_spans_y2x([span], allow_overlap=True)
+        return found[0] if found else None
 
-    def __call__(self, span: Span) -> Span | None:
-        """RETURNS (Optional[Span]): The span of the predicted doc with the same characters, if tokens fit."""
-        key = span.start, span.end
-        if key not in self._known:
-            found = self._example.get_aligned_spans_y2x([span], allow_overlap=True)
-            self._known[key] = found[0] if found else None
-        return self._known[key]
+    return align
