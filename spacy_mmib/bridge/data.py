@@ -111,7 +111,7 @@ class PairInput:
     """Posts, and which pairs of their spans to classify.
 
     docs (List[Doc]): The posts.
-    pairs (List[numpy.ndarray]): Of each post, see `PairArray`; a post may have none.
+    pairs (List[numpy.ndarray]): Of each post a `PairArray`, which may have no rows.
     """
 
     docs: list[Doc]
@@ -141,7 +141,7 @@ class RelationHeadInput:
     """What goes into the relation head.
 
     context (List[Floats2d]): C, a row a token.
-    pairs (List[numpy.ndarray]): Which tokens of them make a pair, see `PairArray`.
+    pairs (List[numpy.ndarray]): Of each post a `PairArray`.
     """
 
     context: list[Floats2d]

@@ -79,9 +79,6 @@ class NERHead(nn.Module):
         """-log p(tags) (Eq. 27). Unknown tags are summed over, so that nothing is learned from them:
         -log of the total probability of all sequences that agree with the known ones.
 
-        emissions (torch.Tensor): (b, n, k).
-        mask (torch.Tensor): Bool (b, n).
-        tags (torch.Tensor): Long (b, n), -1 where unknown.
         RETURNS (torch.Tensor): (b,), in nats.
         """
         known = tags >= 0
@@ -129,10 +126,7 @@ class NERHead(nn.Module):
 
     @torch.no_grad()
     def entity_probabilities(
-        self,
-        emissions: torch.Tensor,
-        mask: torch.Tensor,
-        spans: list[tuple[int, int, int, int]],
+        self, emissions: torch.Tensor, mask: torch.Tensor, spans: list[tuple[int, int, int, int]]
     ) -> list[float]:
         """Probability, under the CRF, that exactly these tokens are an entity of this label: the share
         of all tag sequences that have it.
@@ -140,8 +134,6 @@ class NERHead(nn.Module):
         One forward-backward pass over the posts, whatever the number of spans: of the sequences that have a
         span, the forward scores sum up everything before it, the backward scores everything after it.
 
-        emissions (torch.Tensor): (b, n, k).
-        mask (torch.Tensor): Bool (b, n).
         spans (List[Tuple[int, int, int, int]]): Post, first token, one past the last token, label.
         RETURNS (List[float]): One number a span, 0-1.
         """

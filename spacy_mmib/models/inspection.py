@@ -53,6 +53,14 @@ def inspect_posts(model: Model[Any, Any], docs: Sequence[Doc]) -> list[Inspectio
     result = []
     for i, (n, m) in enumerate((len(x), len(v)) for x, v in zip(text, image)):
         x_text, z_text, x_image, z_image, weights = (array[i] for array in arrays)
-        own = (x_text[:n], z_text[:n], x_image[:m], z_image[:m], weights[:n, :m])
-        result.append(Inspection(*(array.copy() for array in own), rows[i]))
+        result.append(
+            Inspection(
+                x_text[:n].copy(),
+                z_text[:n].copy(),
+                x_image[:m].copy(),
+                z_image[:m].copy(),
+                weights[:n, :m].copy(),
+                rows[i],
+            )
+        )
     return result

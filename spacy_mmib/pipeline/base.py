@@ -125,10 +125,13 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         if not self._is_initialized:
             raise ValueError(NO_WEIGHTS.format(name=self.name))
 
-    def _warn_about_lost_text(self, docs: Iterable[Doc]) -> None:
-        """spaCy's listeners give zeros for docs that what they listen to has not seen."""
+    def _get_ready(self, docs: Iterable[Doc]) -> list[Doc]:
+        """RETURNS (List[Doc]): The posts, ready to be predicted on."""
+        self._require_initialized()
+        docs = list(docs)
         if "zeros" in self._said:
-            return
+            return docs
+        # spaCy's listeners give zeros for docs that what they listen to has not seen.
         listeners = [node for node in self.model.get_ref("tok2vec").walk() if node.name in LISTENERS]
         if listeners and any(not LISTENERS[listeners[0].name](doc) for doc in docs if len(doc)):
             self._said.add("zeros")
@@ -138,6 +141,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
                 f"predicts from zeros. The {upstream} has to be in the pipeline before it, and enabled; and "
                 "in annotating_components in [training], if this component is."
             )
+        return docs
 
     def _find_labels(self, example: Example) -> Iterable[str]:
         raise NotImplementedError

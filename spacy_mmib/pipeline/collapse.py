@@ -111,8 +111,8 @@ class CollapseMonitor:
     window (int): Updates between two verdicts, over which the KL is averaged.
     watched (int): The last of them, whose posts are measured. Few, as the weights go on changing.
     min_posts (int): With fewer different texts or pictures there is no verdict.
-    threshold (float): See `PosteriorSample.measure`. 0.01 as in Burda et al., Importance Weighted
-        Autoencoders (2016), whose noise is about 1: a unit tells half of that in nats.
+    threshold (float): The ratio of signal to noise above which a unit is active. 0.01 as in Burda et al.,
+        Importance Weighted Autoencoders (2016), whose noise is about 1: a unit tells half of that in nats.
     min_active (float): The share of active units below which a posterior has collapsed, unless it tells
         more than in the window before: the weak vectors of a network with random weights take a while.
     """

@@ -104,9 +104,7 @@ class MMIBEntityRecognizer(MMIBPipe):
 
         RETURNS (List[Optional[DecodedEntities]]): For each doc; `None` for a doc without tokens.
         """
-        self._require_initialized()
-        docs = list(docs)
-        self._warn_about_lost_text(docs)
+        docs = self._get_ready(docs)
         head = self.model.get_ref("head")
         predictions: list[Any] = [None] * len(docs)
         for group in batches_by_length(docs, self.max_batch_tokens):

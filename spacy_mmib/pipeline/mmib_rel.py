@@ -247,9 +247,7 @@ class MMIBRelationExtractor(MMIBPipe):
 
         RETURNS (List[Optional[ScoredPairs]]): For each doc; `None` for one whose relations can't be read.
         """
-        self._require_initialized()
-        docs = list(docs)
-        self._warn_about_lost_text(docs)
+        docs = self._get_ready(docs)
         instances = [self._read_candidates(doc) for doc in docs]
         pairs = [_to_array(spans or ()) for spans in instances]
         rows: list[list[Any]] = [[] for _ in docs]
