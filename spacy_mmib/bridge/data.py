@@ -1,7 +1,7 @@
 """What passes between components and layers. Free of torch, so that components can import it."""
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 from spacy.tokens import Doc
@@ -80,6 +80,23 @@ class NERInput:
     tags: list["numpy.ndarray[Any, Any]"] | None = None
 
 
+class DecodedEntities(NamedTuple):
+    """The entities of one post.
+
+    starts (List[int]): First token of each.
+    ends (List[int]): One past the last token of each.
+    labels (List[int]): Index of the label of each.
+    confidences (List[float]): Probability of exactly this entity under the CRF, 0-1.
+    weights (Optional[numpy.ndarray]): What each token attended to in the picture, as in `PostVectors`.
+    """
+
+    starts: list[int]
+    ends: list[int]
+    labels: list[int]
+    confidences: list[float]
+    weights: "numpy.ndarray[Any, Any] | None" = None
+
+
 PairArray: TypeAlias = "numpy.ndarray[Any, Any]"
 """int64, a row a pair of spans: first token and one past the last of the head, then of the tail."""
 
@@ -94,7 +111,7 @@ class PairInput:
     """Posts, and which pairs of their spans to classify.
 
     docs (List[Doc]): The posts.
-    pairs (List[numpy.ndarray]): Of each post, see `PairArray`; a post may have none.
+    pairs (List[numpy.ndarray]): Of each post a `PairArray`, which may have no rows.
     """
 
     docs: list[Doc]
@@ -124,7 +141,7 @@ class RelationHeadInput:
     """What goes into the relation head.
 
     context (List[Floats2d]): C, a row a token.
-    pairs (List[numpy.ndarray]): Which tokens of them make a pair, see `PairArray`.
+    pairs (List[numpy.ndarray]): Of each post a `PairArray`.
     """
 
     context: list[Floats2d]

@@ -23,7 +23,7 @@ class PictureVectors(list[Floats2d]):
 
 
 def get_rows(vectors: Sequence[Floats2d]) -> list[list[int] | None]:
-    """RETURNS (List[Optional[List[int]]]): See `PictureVectors`, of whatever a picture encoder gave."""
+    """RETURNS (List[Optional[List[int]]]): Those of `PictureVectors`, of whatever a picture encoder gave."""
     return vectors.rows if isinstance(vectors, PictureVectors) else [None] * len(vectors)
 
 
@@ -33,7 +33,7 @@ def sum_by_region(
     """Sort what belongs to rows of picture vectors by what they stand for.
 
     values (numpy.ndarray): A column a row of the picture vectors.
-    rows (Optional[List[int]]): See `PictureVectors`. If it isn't known, they are taken for the picture and
+    rows (Optional[List[int]]): As in `PictureVectors`. If it isn't known, they are taken for the picture and
         all of its objects, if that is their number.
     n_regions (int): Of the doc.
     RETURNS (numpy.ndarray): A column for the whole picture (all its parts together) and one for each region,

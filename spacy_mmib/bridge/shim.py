@@ -4,20 +4,33 @@ Widths and label counts are only known when a pipeline is initialized or loaded,
 starts as a placeholder. Stored, it is its class's name, its settings and its tensors (safetensors inside
 msgpack). Which class that is, the layer knows from the architecture in the config, which Python packages
 register by entry points: a stored file can't name another one, and no pickle is ever read.
+
+Layers get lists of arrays of different length, modules padded tensors: `pad` and `unpad` convert them.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import safetensors.torch
 import srsly
 import torch
-from thinc.api import ArgsKwargs, CupyOps, Model, PyTorchGradScaler, PyTorchShim, get_current_ops
+from thinc.api import (
+    ArgsKwargs,
+    CupyOps,
+    Model,
+    PyTorchGradScaler,
+    PyTorchShim,
+    get_current_ops,
+    torch2xp,
+    xp2torch,
+)
 from thinc.layers.pytorchwrapper import forward as forward_wrapped
+from thinc.types import Floats2d
 from thinc.util import get_torch_default_device
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..util import warn
 
@@ -56,30 +69,19 @@ class Shim(PyTorchShim):
         self._grad_scaler.to_(self.device)
 
     def predict(self, inputs: ArgsKwargs) -> Any:
-        """Run the module, without gradients.
-
-        inputs (ArgsKwargs): Its arguments.
-        RETURNS (Any): What it returns.
-        """
+        """RETURNS (Any): What the module returns, without gradients."""
         with torch.no_grad(), torch.autocast("cuda", enabled=self._mixed_precision):
             return self._model(*inputs.args, **inputs.kwargs, training=False)
 
     def begin_update(self, inputs: ArgsKwargs) -> tuple[Any, Callable[[ArgsKwargs], ArgsKwargs]]:
-        """Run the module for training.
-
-        inputs (ArgsKwargs): Its arguments.
-        RETURNS (Tuple[Any, Callable]): What it returns, and the callback for the gradient.
-        """
+        """RETURNS (Tuple[Any, Callable]): What the module returns, and the callback for the gradient."""
         kwargs = {**inputs.kwargs, "training": True}
         result: tuple[Any, Callable[[ArgsKwargs], ArgsKwargs]]
         result = super().begin_update(ArgsKwargs(inputs.args, kwargs))
         return result
 
     def finish_update(self, optimizer: Any) -> None:
-        """Take a step, and let the module mend what optimizers don't know about its weights.
-
-        optimizer (Optimizer): The optimizer.
-        """
+        """Take a step, and let the module mend what optimizers don't know about its weights."""
         super().finish_update(optimizer)
         _constrain(self._model)
 
@@ -95,30 +97,40 @@ def wrap_module(
     convert_inputs: Callable[..., Any],
     convert_outputs: Callable[..., Any],
     *,
+    settings: Mapping[str, Any] | None = None,
     runtime_settings: Mapping[str, Any] | None = None,
 ) -> Model[Any, Any]:
-    """Make a Thinc layer around a module that will be built by `build_module` or by loading.
+    """Make a Thinc layer around a module that will be built by loading, or by the layer's `initialize` when
+    that gets a dictionary: the settings that are known only then, sizes for example.
 
     module_class (Callable[..., nn.Module]): The module's class, which takes its settings as keywords. Its
         attribute `stored_names`, if there is one, has the names that pipelines of earlier versions know it
         by.
     convert_inputs (Callable): As in `thinc.api.PyTorchWrapper_v3`. The module gets `training` besides.
     convert_outputs (Callable): As in `thinc.api.PyTorchWrapper_v3`.
+    settings (Optional[Mapping[str, Any]]): Settings of the module that are known already.
     runtime_settings (Optional[Mapping[str, Any]]): Settings of the module that its weights don't depend on:
         when it is loaded these hold, not those it was saved with, so that a config can change them.
     RETURNS (Model): The layer.
     """
-    load = partial(
-        deserialize_module, module_class=module_class, runtime_settings=dict(runtime_settings or {})
-    )
+    runtime_settings = dict(runtime_settings or {})
+    load = partial(deserialize_module, module_class=module_class, runtime_settings=runtime_settings)
     shim = Shim(Unbuilt(), serialize_model=serialize_module, deserialize_model=load)
     return Model(
         "pytorch",
         forward_wrapped,
+        init=partial(_init, module_class=module_class, settings=dict(settings or {})),
         attrs={"convert_inputs": convert_inputs, "convert_outputs": convert_outputs},
         shims=[shim],
         dims={"nI": None, "nO": None},
     )
+
+
+def _init(
+    layer: Model[Any, Any], X: Any = None, Y: Any = None, *, module_class: Any, settings: Mapping[str, Any]
+) -> None:
+    if X is not None:
+        set_module(layer, build_module(module_class, {**X, **settings}))
 
 
 def get_module(layer: Model[Any, Any]) -> Any:
@@ -166,10 +178,6 @@ def deserialize_module(
     """Build the stored module.
 
     module (nn.Module): What was there before; not used.
-    data (bytes): From `serialize_module`.
-    device (torch.device): Where to put it.
-    module_class (Callable[..., nn.Module]): The layer's, as in `wrap_module`.
-    runtime_settings (Mapping[str, Any]): As in `wrap_module`.
     RETURNS (nn.Module): The module, with its weights.
     RAISES (ValueError): It is of another class.
     """
@@ -188,3 +196,28 @@ def deserialize_module(
     _constrain(built)
     result: nn.Module = built.to(device)
     return result
+
+
+def pad(arrays: Sequence[Floats2d], *, requires_grad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack arrays, filling up with zeros.
+
+    arrays (Sequence[Floats2d]): One a post, (rows, width); at least one.
+    requires_grad (bool): Whether the tensor is to receive a gradient.
+    RETURNS (Tuple[torch.Tensor, torch.Tensor]): (b, most rows, width), and the mask, bool (b, most rows).
+    """
+    tensors = [xp2torch(array) for array in arrays]
+    padded = pad_sequence(tensors, batch_first=True).detach()
+    lengths = torch.tensor([len(array) for array in arrays], device=padded.device)
+    mask = torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1)
+    return padded.requires_grad_(requires_grad), mask
+
+
+def unpad(tensor: torch.Tensor, lengths: Sequence[int]) -> list[Floats2d]:
+    """The inverse of `pad`.
+
+    tensor (torch.Tensor): (b, rows, width).
+    lengths (Sequence[int]): Real rows of each post.
+    RETURNS (List[Floats2d]): Arrays of their own, (rows of the post, width).
+    """
+    array: Any = torch2xp(tensor.detach())
+    return [array[i, :length].copy() for i, length in enumerate(lengths)]

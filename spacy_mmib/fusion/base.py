@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +10,7 @@ from thinc.types import Floats2d
 from torch import nn
 
 from ..bridge.data import FusionInput, Posterior, Posteriors, PostVectors
-from ..bridge.padding import pad, unpad
-from ..bridge.shim import build_module, get_module, set_module, wrap_module
+from ..bridge.shim import get_module, pad, unpad, wrap_module
 from .blocks import at_least_float32
 
 WATCHED_ROWS = 16
@@ -37,8 +35,8 @@ class FusionOutput:
 
 
 class Fusion(nn.Module):
-    """Makes picture-aware text vectors of text and picture vectors. A subclass takes `text_width`,
-    `image_width` and `width` (the hidden size) as keywords, and its settings.
+    """Makes picture-aware text vectors of text and picture vectors. A subclass takes as keywords
+    `text_width`, `image_width` (0 without pictures), `width` (d, the hidden size) and its settings.
 
     losses (ClassVar[Mapping[str, float]]): The names of its own losses, and the weight of each if the
         component's `loss_weights` doesn't say another.
@@ -94,37 +92,25 @@ def fusion_layer(fusion: type[Fusion], **settings: Any) -> Model[FusionInput, Po
         fusion,
         _convert_inputs,
         _convert_outputs,
+        settings=settings,
         runtime_settings={name: settings[name] for name in fusion.runtime},
     )
     layer.name = fusion.__name__
     layer.attrs.update(losses=dict(fusion.losses), watch=False, uses_pictures=fusion.uses_pictures)
-
-    layer.init = partial(_init, fusion=fusion, settings=settings)
     return layer
-
-
-def _init(
-    layer: Model[Any, Any], X: Any = None, Y: Any = None, *, fusion: type[Fusion], settings: dict[str, Any]
-) -> None:
-    if X is not None:  # the widths
-        module = build_module(fusion, {**X, **settings})
-        set_module(layer, module)
-        layer.set_dim("nO", module.context_width, force=True)
 
 
 def build_fusion(
     layer: Model[FusionInput, PostVectors], *, text_width: int, image_width: int, width: int
 ) -> int:
-    """Build the module of a fusion, with new weights.
+    """Build the module of a fusion, with new weights. Without pictures `image_width` is 0.
 
-    text_width (int): Width of the text vectors.
-    image_width (int): Width of the picture vectors; 0 if there are none.
-    width (int): The hidden size.
     RETURNS (int): Width of the vectors it makes.
     RAISES (ValueError): Settings that don't fit, e.g. heads that don't divide the hidden size.
     """
     layer.initialize(X={"text_width": text_width, "image_width": image_width, "width": width})
-    context_width: int = layer.get_dim("nO")
+    context_width: int = get_module(layer).context_width
+    layer.set_dim("nO", context_width, force=True)
     return context_width
 
 

@@ -14,14 +14,7 @@ from .blocks import Pooling, pool, project
 
 class Gated(Fusion):
     """c = h + g * W v with g = sigmoid(U [h; v] + b), h a token and v the pooled picture. A post without a
-    picture keeps its text vectors.
-
-    text_width (int): Width of the text vectors.
-    image_width (int): Width of the picture vectors.
-    width (int): d, the hidden size.
-    gate (str): "vector", a gate a dimension, or "scalar", one a token.
-    pooling (str): v is the "mean" of the whole picture and its objects, or the "first" row, the whole
-        picture.
+    picture keeps its text vectors. The settings are those of `spacy-mmib.Gated.v1`.
     """
 
     def __init__(
@@ -53,7 +46,7 @@ class Gated(Fusion):
         *,
         training: bool,
     ) -> FusionOutput:
-        """See `Fusion.forward`. There are no losses, and no attention weights."""
+        """Fuse text and picture, as `Fusion.forward` says, without losses or attention weights."""
         h = self.text_projection(text)
         if not image.shape[1]:
             return FusionOutput(h)

@@ -47,11 +47,9 @@ class VariationalEncoder(nn.Module):
 
     width (int): d.
     heads (int): h.
-    dropout (float): See `AttentivePropagationEncoder`.
-    feed_forward (str): See `AttentivePropagationEncoder`.
+    dropout, feed_forward, residual_dropout: Of both `AttentivePropagationEncoder`.
     initial_log_var (float): What log sigma^2 is around before training (the bias of its last
         LayerNorm). At 0 noise and signal start out equally strong, as in the paper; lower, with less noise.
-    residual_dropout (Optional[float]): See `AttentivePropagationEncoder`.
     """
 
     def __init__(
@@ -88,9 +86,7 @@ class VariationalEncoder(nn.Module):
 def kl_to_standard_normal(mu: torch.Tensor, log_var: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """KL(N(mu, sigma^2) || N(0, I)) in closed form, summed over dimensions (Eq. 21).
 
-    mu (torch.Tensor): (b, rows, d).
-    log_var (torch.Tensor): (b, rows, d).
-    mask (torch.Tensor): Bool (b, rows).
+    mu, log_var (torch.Tensor): (b, rows, d).
     RETURNS (torch.Tensor): (b, rows), in nats; 0 where `mask` is False.
     """
     # In half precision exp() overflows at log_var > 11; the sum over d would lose digits anyway.
@@ -147,12 +143,7 @@ class AlignmentDiscriminator(nn.Module):
             self.output = nn.Sequential(nn.ReLU(), nn.Linear(width, 1))
 
     def logits(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Score pairs of pooled latents, row by row.
-
-        text (torch.Tensor): Pooled Z^T, (p, d).
-        image (torch.Tensor): Pooled Z^V, (p, d).
-        RETURNS (torch.Tensor): (p, 1) or (p, d) for "vector".
-        """
+        """RETURNS (torch.Tensor): Of pairs of pooled latents, row by row, (p, 1) or (p, d) for "vector"."""
         scores: torch.Tensor = self.output(self.text(text) + self.image(image))
         return scores
 
@@ -184,36 +175,9 @@ class AlignmentDiscriminator(nn.Module):
         return loss.reshape(1)
 
 
-class Inspected(NamedTuple):
-    """What the core makes of posts on the way, at inference, where Z is the mean of the posterior.
-
-    text (torch.Tensor): X^T, projected to the width of the core, (b, n, d).
-    z_text (torch.Tensor): Z^T, (b, n, d).
-    image (torch.Tensor): X^V = W_v of the picture vectors, (b, max(m + 1, 1), d).
-    z_image (torch.Tensor): Z^V, (b, max(m + 1, 1), d); the learned row for a post without a picture.
-    weights (torch.Tensor): What each token attended to among the rows of B (Eq. 17), mean over heads,
-        (b, n, max(m + 1, 1)).
-    """
-
-    text: torch.Tensor
-    z_text: torch.Tensor
-    image: torch.Tensor
-    z_image: torch.Tensor
-    weights: torch.Tensor
-
-
 class MMIB(Fusion):
-    """Variational encoders, bi-directional fusion and both regularizers (Eq. 4-9, 16-17, 20-26).
-
-    text_width (int): Width of the text vectors X^T.
-    image_width (int): Width of the picture vectors; always projected (W_v).
-    width (int): d, the hidden size.
-    heads (int): h, attention heads; must divide `width`.
-    dropout, residual_dropout, feed_forward: Of every `AttentivePropagationEncoder`.
-    kl_reduction (str): "mean", "position" or "sum", see `reduce_kl`.
-    discriminator (str), max_negatives (int): Of the `AlignmentDiscriminator`.
-    initial_log_var (float): Of both `VariationalEncoder`.
-    alignment_pooling (str): What of Z^T and Z^V the discriminator gets, "mean" or "first", see `pool`.
+    """Variational encoders, bi-directional fusion and both regularizers (Eq. 4-9, 16-17, 20-26). The
+    settings are those of `spacy-mmib.MMIB.v1`.
     """
 
     losses = {"kl_text": 0.1, "kl_image": 0.1, "alignment": 1.0}  # noqa: RUF012
@@ -267,7 +231,7 @@ class MMIB(Fusion):
         *,
         training: bool,
     ) -> FusionOutput:
-        """See `Fusion.forward`.
+        """Fuse text and picture, as `Fusion.forward` says.
 
         RETURNS (FusionOutput): C (Eq. 17); the KLs of both posteriors (Eq. 20-21) and the alignment loss
             (Eq. 24-26); as logs the KLs in nats per dimension, whatever their reduction, of modalities that
@@ -350,18 +314,20 @@ class MMIB(Fusion):
         text_mask: torch.Tensor,
         image: torch.Tensor,
         image_mask: torch.Tensor,
-    ) -> Inspected:
-        """Show what is between input and output, as it is at inference. The arguments are those of
-        `forward`.
+    ) -> tuple[torch.Tensor, ...]:
+        """Show what is between input and output at inference, where Z is the mean of the posterior. The
+        arguments are those of `forward`.
 
-        RETURNS (Inspected): Vectors of both modalities before and after the bottleneck, and the weights.
+        RETURNS (Tuple[torch.Tensor, ...]): X^T and Z^T, (b, n, d); X^V = W_v of the picture vectors and Z^V,
+            (b, max(m + 1, 1), d); and what each token attended to among the rows of B, mean over heads,
+            (b, n, max(m + 1, 1)).
         """
         x_text, x_image = self.text_projection(text), self.image_projection(image)
         z_text = self.text_encoder(x_text, text_mask, training=False).mu
         z_image, keys_mask, _ = self._encode_pictures(image, image_mask, training=False)
         fused, _ = self.image_to_text(z_image, z_text, text_mask, training=False)
         _, weights = self.text_to_image(z_text, fused, keys_mask, training=False, need_weights=True)
-        return Inspected(x_text, z_text, x_image, z_image.detach(), weights)
+        return x_text, z_text, x_image, z_image.detach(), weights
 
 
 @registry.architectures("spacy-mmib.MMIB.v1")

@@ -12,12 +12,7 @@ from .blocks import project
 
 
 class NoFusion(Fusion):
-    """C = X^T, projected if the hidden size is another one than the width of the text vectors.
-
-    text_width (int): Width of the text vectors.
-    image_width (int): Not used.
-    width (int): d, the hidden size.
-    """
+    """C = X^T, projected if the hidden size is another one than the width of the text vectors."""
 
     uses_pictures = False
 

@@ -19,13 +19,7 @@ class UMT(Fusion):
     M = self-attention(H); T = X1(M, V1), the picture-aware text; P = X2(V2, M), the text-aware picture;
     R = X3(M, P); g = sigmoid(W [R; T]); C = [R; g * T], of width 2d. V1 and V2 are projections of V, and
     X(q, kv) a transformer layer whose residual connection is on q. A post without a picture has a learned row
-    in the place of V1 and one in the place of V2.
-
-    text_width (int): Width of the text vectors.
-    image_width (int): Width of the picture vectors.
-    width (int): d, the hidden size.
-    heads (int): Attention heads; must divide d.
-    dropout (float): 0-1, on H, on attention weights and on what is added to residual connections.
+    in the place of V1 and one in the place of V2. The settings are those of `spacy-mmib.UMT.v1`.
     """
 
     runtime = ("dropout",)
@@ -54,7 +48,7 @@ class UMT(Fusion):
         *,
         training: bool,
     ) -> FusionOutput:
-        """See `Fusion.forward`. There are no losses; the weights are those of T over V1."""
+        """Fuse text and picture, as `Fusion.forward` says. No losses; the weights are those of T over V1."""
         h = F.dropout(self.text_projection(text), self.dropout, training)
         m, _ = self.self_attention(h, h, text_mask, training=training)
         v1, mask = fill_no_picture(self.no_picture[0], self.keys_projection(image), image_mask)

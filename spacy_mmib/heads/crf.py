@@ -1,7 +1,7 @@
 """The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import torch
@@ -10,28 +10,12 @@ from thinc.types import Floats1d, Floats2d
 from torch import nn
 from torchcrf import CRF
 
-from ..bridge.data import NERInput
-from ..bridge.padding import pad, unpad
-from ..bridge.shim import build_module, set_module, wrap_module
+from ..bridge.data import DecodedEntities, NERInput
+from ..bridge.shim import pad, unpad, wrap_module
 from ..fusion.blocks import at_least_float32
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
 FORBIDDEN = -10_000.0
-
-
-class DecodedEntities(NamedTuple):
-    """The entities of one post.
-
-    starts (List[int]): First token of each.
-    ends (List[int]): One past the last token of each.
-    labels (List[int]): Index of the label of each.
-    confidences (List[float]): Probability of exactly this entity under the CRF, 0-1.
-    """
-
-    starts: list[int]
-    ends: list[int]
-    labels: list[int]
-    confidences: list[float]
 
 
 class NERHead(nn.Module):
@@ -95,41 +79,21 @@ class NERHead(nn.Module):
         """-log p(tags) (Eq. 27). Unknown tags are summed over, so that nothing is learned from them:
         -log of the total probability of all sequences that agree with the known ones.
 
-        emissions (torch.Tensor): (b, n, k).
-        mask (torch.Tensor): Bool (b, n).
-        tags (torch.Tensor): Long (b, n), -1 where unknown.
         RETURNS (torch.Tensor): (b,), in nats.
         """
         known = tags >= 0
         if bool((known | ~mask).all()):
             return self._nll(emissions, mask, tags.clamp(min=0))
         only = nn.functional.one_hot(tags.clamp(min=0), self.n_tags).bool()
-        allowed = only | ~known.unsqueeze(-1)
-        return -self._log_share(emissions, emissions.masked_fill(~allowed, FORBIDDEN), mask, self._fill(tags))
+        constrained = emissions.masked_fill(known.unsqueeze(-1) & ~only, FORBIDDEN)
+        # torchcrf's public interface gives likelihoods only: log Z - score(path). Of a path that agrees with
+        # what is known the score is the same on both sides and cancels.
+        path = self._fill(tags)
+        return self._nll(emissions, mask, path) - self._nll(constrained, mask, path)
 
     def _nll(self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
         llh: torch.Tensor = self.crf(emissions, tags, mask, reduction="none")
         return -llh
-
-    def _log_share(
-        self,
-        emissions: torch.Tensor,
-        constrained: torch.Tensor,
-        mask: torch.Tensor,
-        path: torch.Tensor,
-    ) -> torch.Tensor:
-        """The share, in total probability, of the tag sequences that a constraint leaves.
-
-        torchcrf's public interface gives likelihoods only: log Z - score(path). For a path that the
-        constraint leaves its score is the same on both sides and cancels.
-
-        emissions (torch.Tensor): (b, n, k).
-        constrained (torch.Tensor): The same, `FORBIDDEN` where the constraint excludes a tag.
-        mask (torch.Tensor): Bool (b, n).
-        path (torch.Tensor): Any well-formed tags that the constraint leaves, (b, n).
-        RETURNS (torch.Tensor): The logarithm of the share, (b,).
-        """
-        return self._nll(constrained, mask, path) - self._nll(emissions, mask, path)
 
     @staticmethod
     def _fill(tags: torch.Tensor) -> torch.Tensor:
@@ -145,12 +109,7 @@ class NERHead(nn.Module):
         return filled
 
     def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[DecodedEntities]:
-        """The best tag sequence of each post (Viterbi), read as entities.
-
-        emissions (torch.Tensor): (b, n, k).
-        mask (torch.Tensor): Bool (b, n).
-        RETURNS (List[DecodedEntities]): In order.
-        """
+        """RETURNS (List[DecodedEntities]): The best tag sequence of each post (Viterbi), read as entities."""
         paths = self.crf.decode(emissions, mask)
         decoded = [_read_entities(path) for path in paths]
         spans = [(post, *span) for post, found in enumerate(decoded) for span in found]
@@ -167,10 +126,7 @@ class NERHead(nn.Module):
 
     @torch.no_grad()
     def entity_probabilities(
-        self,
-        emissions: torch.Tensor,
-        mask: torch.Tensor,
-        spans: list[tuple[int, int, int, int]],
+        self, emissions: torch.Tensor, mask: torch.Tensor, spans: list[tuple[int, int, int, int]]
     ) -> list[float]:
         """Probability, under the CRF, that exactly these tokens are an entity of this label: the share
         of all tag sequences that have it.
@@ -178,8 +134,6 @@ class NERHead(nn.Module):
         One forward-backward pass over the posts, whatever the number of spans: of the sequences that have a
         span, the forward scores sum up everything before it, the backward scores everything after it.
 
-        emissions (torch.Tensor): (b, n, k).
-        mask (torch.Tensor): Bool (b, n).
         spans (List[Tuple[int, int, int, int]]): Post, first token, one past the last token, label.
         RETURNS (List[float]): One number a span, 0-1.
         """
@@ -216,8 +170,6 @@ class NERHead(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum up, for every token and tag, all tag sequences before it and all after it.
 
-        scores (torch.Tensor): Emissions, float64 on CPU, (b, n, k).
-        mask (torch.Tensor): Bool (b, n).
         RETURNS (Tuple[torch.Tensor, torch.Tensor]): Log of the summed exponentiated scores up to the token,
             its own emission included, and of those behind it; (b, n, k) each.
         """
@@ -236,7 +188,7 @@ class NERHead(nn.Module):
 
 
 def _read_entities(path: list[int]) -> list[tuple[int, int, int]]:
-    """RETURNS (List[Tuple[int, int, int]]): First token, one past the last token, label of each entity."""
+    """First token, one past the last token, and label of each entity."""
     entities: list[tuple[int, int, int]] = []
     for i, tag in enumerate(path):
         if tag % 2:
@@ -254,13 +206,6 @@ def crf_layer() -> Model[NERInput, Any]:
     layer = wrap_module(NERHead, _convert_inputs, _convert_outputs)
     layer.name = "ner_head"
     return layer
-
-
-def build_crf(layer: Model[NERInput, Any], *, width: int, n_labels: int) -> None:
-    """Build the module of a head, with new weights."""
-    set_module(layer, build_module(NERHead, {"width": width, "n_labels": n_labels}))
-    layer.set_dim("nI", width, force=True)
-    layer.set_dim("nO", n_labels, force=True)
 
 
 def _convert_inputs(

@@ -14,7 +14,7 @@ def mark_pair(doc: Doc, pair: Sequence[int], markers: Sequence[str]) -> tuple[Do
 
     doc (Doc): The post.
     pair (Sequence[int]): First token and one past the last of the head, then of the tail.
-    markers (Sequence[str]): See `MARKERS`.
+    markers (Sequence[str]): Four, in the order of `MARKERS`.
     RETURNS (Tuple[Doc, List[int]]): The marked post, without annotations, and the tokens that stand for
         head and tail, as a pair: their opening markers.
     """

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
+from thinc.api import ArgsKwargs, Model
+from thinc.layers.pytorchwrapper import convert_pytorch_default_outputs
 from thinc.types import Floats2d
 from torch import nn
 
 from ..bridge.data import RelationHeadInput
-from ..bridge.padding import pad, unpad
-from ..bridge.shim import build_module, set_module, wrap_module
+from ..bridge.shim import pad, unpad, wrap_module
 
 
 class RelationHead(nn.Module):
@@ -59,16 +59,9 @@ def pairs_layer() -> Model[RelationHeadInput, Floats2d]:
     """RETURNS (Model[RelationHeadInput, Floats2d]): Logits, a row a pair, in the order of the posts; its
     gradient callback gives d(context).
     """
-    layer = wrap_module(RelationHead, _convert_inputs, _convert_outputs)
+    layer = wrap_module(RelationHead, _convert_inputs, convert_pytorch_default_outputs)
     layer.name = "relation_head"
     return layer
-
-
-def build_pairs(layer: Model[RelationHeadInput, Floats2d], *, width: int, n_labels: int) -> None:
-    """Build the module of a head, with new weights."""
-    set_module(layer, build_module(RelationHead, {"width": width, "n_labels": n_labels}))
-    layer.set_dim("nI", width, force=True)
-    layer.set_dim("nO", n_labels, force=True)
 
 
 def _convert_inputs(
@@ -98,14 +91,3 @@ def _convert_inputs(
         return unpad(d_inputs.args[0], [len(x) for x in X.context])
 
     return ArgsKwargs(args=args, kwargs={}), backprop
-
-
-def _convert_outputs(
-    model: Model[Any, Any], inputs_outputs: tuple[RelationHeadInput, Any], is_train: bool
-) -> tuple[Floats2d, Callable[[Floats2d], ArgsKwargs]]:
-    _, logits = inputs_outputs
-
-    def backprop(d_logits: Floats2d) -> ArgsKwargs:
-        return ArgsKwargs(args=([logits],), kwargs={"grad_tensors": [xp2torch(d_logits)]})
-
-    return torch2xp(logits.detach()), backprop

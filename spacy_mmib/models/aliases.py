@@ -11,8 +11,10 @@ from thinc.types import Floats2d
 from ..bridge.data import PairInput, PairScores, PostVectors
 from ..fusion.blocks import FeedForward, Pooling
 from ..fusion.mmib import Discriminator, KLReduction, build_mmib_v1
+from ..heads.crf import crf_layer
 from ..heads.markers import MARKERS
 from . import ner, rel
+from .post_encoder import encode_posts, make_model
 
 
 @registry.architectures("spacy-mmib.MMIB_NER.v1")
@@ -48,8 +50,14 @@ def build_mmib_ner_v1(
         max_negatives,
         initial_log_var,
     )
-    precision = {"mixed_precision": mixed_precision, "grad_scaler_config": grad_scaler_config}
-    return ner.build_ner_v1(tok2vec, fusion, img2vec, hidden_size=hidden_size, **precision)
+    return ner.build_ner_v1(
+        tok2vec,
+        fusion,
+        img2vec,
+        hidden_size=hidden_size,
+        mixed_precision=mixed_precision,
+        grad_scaler_config=grad_scaler_config,
+    )
 
 
 @registry.architectures("spacy-mmib.Text_NER.v1")
@@ -59,7 +67,7 @@ def build_text_ner_v1(tok2vec: Model[list[Doc], list[Floats2d]]) -> Model[list[D
 
     RETURNS (Model[List[Doc], PostVectors]): The model of `mmib_ner`.
     """
-    return ner.build("text_ner", {"tok2vec": tok2vec})
+    return make_model("text_ner", encode_posts, crf_layer(), tok2vec)
 
 
 @registry.architectures("spacy-mmib.MMIB_REL.v1")
@@ -114,4 +122,4 @@ def build_text_rel_v1(
 
     RETURNS (Model[PairInput, PairScores]): The model of `mmib_rel`.
     """
-    return rel.build("text_rel", {"tok2vec": tok2vec}, entity_repr=entity_repr, markers=markers)
+    return rel.build("text_rel", tok2vec, entity_repr=entity_repr, markers=markers)

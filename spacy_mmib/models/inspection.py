@@ -8,9 +8,8 @@ import numpy
 from spacy.tokens import Doc
 from thinc.api import Model
 
-from ..bridge.padding import pad
 from ..bridge.picture_vectors import get_rows
-from ..bridge.shim import get_module
+from ..bridge.shim import get_module, pad
 from ..fusion.mmib import MMIB
 from .post_encoder import encode_pictures
 
@@ -24,7 +23,7 @@ class Inspection:
     image (numpy.ndarray): X^V = W_v of the picture vectors, (m + 1, d).
     z_image (numpy.ndarray): Z^V, (m + 1, d).
     weights (numpy.ndarray): What each token attended to in the picture (Eq. 17), (n, m + 1).
-    rows (Optional[List[int]]): What the rows of a picture stand for, see `PictureVectors`.
+    rows (Optional[List[int]]): What the rows of a picture stand for, as in `PictureVectors`.
     """
 
     text: "numpy.ndarray[Any, Any]"

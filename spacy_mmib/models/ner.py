@@ -1,7 +1,5 @@
 """`spacy-mmib.NER.v1`: text encoder, picture encoder, any fusion, CRF."""
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from spacy.tokens import Doc
@@ -10,8 +8,8 @@ from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..bridge.data import FusionInput, PostVectors
-from ..heads.crf import build_crf, crf_layer
-from .post_encoder import encode_posts, get_layers, init_post_encoder
+from ..heads.crf import crf_layer
+from .post_encoder import encode_posts, make_model
 
 
 @registry.architectures("spacy-mmib.NER.v1")
@@ -40,40 +38,14 @@ def build_ner_v1(
     RETURNS (Model[List[Doc], PostVectors]): Gives C; its ref "head" makes entities or a loss of it.
     RAISES (ValueError): The fusion needs pictures, and there is no picture encoder.
     """
-    layers = get_layers(tok2vec, img2vec, fusion, mixed_precision, grad_scaler_config)
-    return build("ner", layers, hidden_size=hidden_size)
-
-
-def build(
-    name: str, layers: Mapping[str, Model[Any, Any]], *, hidden_size: int | None = None
-) -> Model[list[Doc], PostVectors]:
-    """Put the layers together and a CRF after them.
-
-    name (str): Of the model.
-    layers (Mapping[str, Model]): By the names of the refs, `tok2vec` and possibly `img2vec` and `fusion`.
-    hidden_size (Optional[int]): d.
-    RETURNS (Model[List[Doc], PostVectors]): The model.
-    """
-    layers = {**layers, "head": crf_layer()}
-    return Model(
-        name,
+    return make_model(
+        "ner",
         encode_posts,
-        # A partial, not attributes of the model, which Thinc would restore from a saved one over the
-        # config's.
-        init=partial(_init, hidden_size=hidden_size),
-        layers=list(layers.values()),
-        refs={"img2vec": None, "fusion": None, **layers},
-        dims={"nO": None},
+        crf_layer(),
+        tok2vec,
+        fusion,
+        img2vec,
+        hidden_size=hidden_size,
+        mixed_precision=mixed_precision,
+        grad_scaler_config=grad_scaler_config,
     )
-
-
-def _init(
-    model: Model[list[Doc], PostVectors],
-    X: list[Doc] | None = None,
-    Y: Any = None,
-    *,
-    hidden_size: int | None,
-) -> None:
-    """Initialize all sub-layers. The number of labels has to be there as dimension nO."""
-    width = init_post_encoder(model, X, hidden_size=hidden_size)
-    build_crf(model.get_ref("head"), width=width, n_labels=model.get_dim("nO"))

@@ -16,11 +16,10 @@ from ..bridge.data import (
     RelationHeadInput,
     SpanWeights,
 )
-from ..bridge.padding import zeros_like
 from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..heads.markers import mark_pair
 from ..post.extensions import count_regions
-from .post_encoder import encode_pictures, encode_posts, fuse
+from .post_encoder import encode_pictures, encode_posts, fuse, zeros_like
 
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 
@@ -28,26 +27,26 @@ Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 def classify_pairs(
     model: Model[PairInput, PairScores], X: PairInput | list[Doc], is_train: bool
 ) -> tuple[PairScores, Backprop]:
-    """Score pairs, in the way that the model's attribute "entity_repr" says: `classify_pooled` or
-    `classify_marked`. Docs alone, which is what `spacy debug model` gives any model, are posts without pairs.
+    """Score pairs, in the way that the model's attribute "entity_repr" says. Docs alone, which is what `spacy
+    debug model` gives any model, are posts without pairs.
+
+    model (Model[PairInput, PairScores]): Has the sub-layers `tok2vec`, `img2vec`, `fusion`, `head` as refs.
+    X (PairInput): The posts.
+    is_train (bool): Whether to sample, compute losses and prepare for backprop.
+    RETURNS (Tuple[PairScores, Callable]): The scores, and the callback for their gradient.
     """
     if not isinstance(X, PairInput):
         X = PairInput(X, [numpy.zeros((0, 4), dtype="int64") for _ in X])
     if model.attrs["entity_repr"] == "marker":
-        return classify_marked(model, X, is_train)
-    return classify_pooled(model, X, is_train)
+        return _classify_marked(model, X, is_train)
+    return _classify_pooled(model, X, is_train)
 
 
-def classify_pooled(
+def _classify_pooled(
     model: Model[PairInput, PairScores], X: PairInput, is_train: bool
 ) -> tuple[PairScores, Backprop]:
     """Score pairs by the mean of C over the tokens of head and tail (Eq. 19). A post is encoded once,
     whatever the number of its pairs; one without any takes no part in the losses.
-
-    model (Model[PairInput, PairScores]): Has the sub-layers `tok2vec`, `img2vec`, `fusion`, `head` as refs.
-    X (PairInput): The posts.
-    is_train (bool): See `encode_posts`.
-    RETURNS (Tuple[PairScores, Callable]): The scores, and the callback for their gradient.
     """
     rows = [i for i, pairs in enumerate(X.pairs) if len(pairs)]
     vectors, backprop_posts = encode_posts(model, X.docs, is_train, rows)
@@ -71,18 +70,13 @@ def classify_pooled(
     return Y, backprop
 
 
-def classify_marked(
+def _classify_marked(
     model: Model[PairInput, PairScores], X: PairInput, is_train: bool
 ) -> tuple[PairScores, Backprop]:
     """Score pairs by C at the opening markers of head and tail, in the post written anew with markers round
     them: a text encoding a pair, and in training all of a batch at once. A picture is encoded once a call:
     where prediction spreads the pairs of a post over several, a listener's vectors are found each time, an
     own encoder runs each time.
-
-    model (Model[PairInput, PairScores]): As for `classify_pooled`; its attribute "markers" has the marks.
-    X (PairInput): The posts.
-    is_train (bool): See `encode_posts`.
-    RETURNS (Tuple[PairScores, Callable]): The scores, and the callback for their gradient.
     """
     image, backprop_image = encode_pictures(model, X.docs, is_train)
     owners = [i for i, pairs in enumerate(X.pairs) for _ in range(len(pairs))]

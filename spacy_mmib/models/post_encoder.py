@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy
 from spacy.tokens import Doc
-from thinc.api import Model
+from thinc.api import Model, Ops
 from thinc.types import Floats2d
 
 from ..bridge.data import FusionInput, PostVectors
-from ..bridge.padding import zeros_like
 from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
@@ -18,40 +18,64 @@ from ..post.extensions import count_regions, get_image_key
 FuseGradient: TypeAlias = Callable[[PostVectors], tuple[list[Floats2d], list[Floats2d]]]
 
 
-def get_layers(
+def make_model(
+    name: str,
+    forward: Callable[..., Any],
+    head: Model[Any, Any],
     tok2vec: Model[Any, Any],
-    img2vec: Model[Any, Any] | None,
-    fusion: Model[Any, Any],
-    mixed_precision: bool,
-    grad_scaler_config: dict[str, Any] | None,
-) -> dict[str, Model[Any, Any]]:
-    """Take the sub-layers of a model together; the arguments are settings of `spacy-mmib.NER.v1`.
+    fusion: Model[Any, Any] | None = None,
+    img2vec: Model[Any, Any] | None = None,
+    *,
+    hidden_size: int | None = None,
+    mixed_precision: bool = False,
+    grad_scaler_config: dict[str, Any] | None = None,
+    attrs: dict[str, Any] | None = None,
+) -> Model[Any, Any]:
+    """Put the sub-layers of a model together. The settings are those of `spacy-mmib.NER.v1`.
 
-    RETURNS (Dict[str, Model]): By the names of the refs; without `img2vec` if the fusion has no use for it.
+    name (str): Of the model.
+    forward (Callable): Runs them.
+    head (Model): Gets the fusion's vectors, or without a fusion those of the text as they are.
+    attrs (Optional[Dict[str, Any]]): What the weights depend on: a saved model brings these along.
+    RETURNS (Model): The model, with the sub-layers as refs; `img2vec` only if the fusion has use for it.
     RAISES (ValueError): The fusion needs pictures, and there is no picture encoder.
     """
-    if not fusion.attrs["uses_pictures"]:
+    if fusion is None or not fusion.attrs["uses_pictures"]:
         img2vec = None
     elif img2vec is None:
         raise ValueError(
             f"The fusion {fusion.name} needs picture vectors: add a block [...model.img2vec], for example "
             'with @architectures = "spacy-mmib.TorchvisionEncoder.v1".'
         )
-    if mixed_precision:
+    if mixed_precision and fusion is not None:
         fusion.shims[0].use_mixed_precision(grad_scaler_config)
-    layers = {"tok2vec": tok2vec, "img2vec": img2vec, "fusion": fusion}
-    return {name: layer for name, layer in layers.items() if layer is not None}
+    layers = {"tok2vec": tok2vec, "img2vec": img2vec, "fusion": fusion, "head": head}
+    return Model(
+        name,
+        forward,
+        # A partial, not an attribute of the model, which Thinc would restore from a saved one over the
+        # config's.
+        init=partial(_init, hidden_size=hidden_size),
+        layers=[layer for layer in layers.values() if layer is not None],
+        refs=layers,
+        dims={"nO": None},
+        attrs=attrs or {},
+    )
 
 
-def init_post_encoder(model: Model[Any, Any], docs: list[Doc] | None, *, hidden_size: int | None) -> int:
-    """Initialize the sub-layers `tok2vec`, `img2vec` and `fusion` of a model.
+def _init(
+    model: Model[Any, Any], X: list[Doc] | None = None, Y: Any = None, *, hidden_size: int | None
+) -> None:
+    """Initialize all sub-layers. The size of the output has to be there as dimension nO."""
+    width = _init_encoders(model, X, hidden_size)
+    head, n_labels = model.get_ref("head"), model.get_dim("nO")
+    head.initialize(X={"width": width, "n_labels": n_labels})
+    head.set_dim("nI", width, force=True)
+    head.set_dim("nO", n_labels, force=True)
 
-    model (Model): Has these three as refs; the last two may be `None`.
-    docs (Optional[List[Doc]]): A sample, to infer sizes from.
-    hidden_size (Optional[int]): d; the width of the text vectors if `None`.
-    RETURNS (int): Width of the vectors that the head gets.
-    RAISES (ValueError): The fusion's settings don't fit these widths.
-    """
+
+def _init_encoders(model: Model[Any, Any], docs: list[Doc] | None, hidden_size: int | None) -> int:
+    """RETURNS (int): Width of the vectors that the head gets."""
     tok2vec, img2vec = model.get_ref("tok2vec"), model.maybe_get_ref("img2vec")
     fusion = model.maybe_get_ref("fusion")
     docs = [doc for doc in docs or () if len(doc)]
@@ -82,10 +106,7 @@ def init_post_encoder(model: Model[Any, Any], docs: list[Doc] | None, *, hidden_
 
 
 def encode_posts(
-    model: Model[Any, Any],
-    docs: Sequence[Doc],
-    is_train: bool,
-    rows: Sequence[int] | None = None,
+    model: Model[Any, Any], docs: Sequence[Doc], is_train: bool, rows: Sequence[int] | None = None
 ) -> tuple[PostVectors, Callable[[PostVectors], list[Doc]]]:
     """Run the sub-layers `tok2vec`, `img2vec` and `fusion` of a model.
 
@@ -102,13 +123,8 @@ def encode_posts(
     if rows is None:
         rows = range(len(docs))
     rows = [i for i in rows if len(docs[i])]
-    Y, backprop_fusion = fuse(
-        model,
-        [docs[i] for i in rows],
-        [text[i] for i in rows],
-        [image[i] for i in rows],
-        is_train,
-    )
+    texts, pictures = [text[i] for i in rows], [image[i] for i in rows]
+    Y, backprop_fusion = fuse(model, [docs[i] for i in rows], texts, pictures, is_train)
     context: list[Floats2d] = [model.ops.alloc2f(0, 0) for _ in docs]
     for i, vectors in zip(rows, Y.context):
         context[i] = vectors
@@ -153,13 +169,9 @@ def fuse(
     image: list[Floats2d],
     is_train: bool,
 ) -> tuple[PostVectors, FuseGradient]:
-    """Run the sub-layer `fusion`; without one, text vectors go to the head as they are.
+    """Run the sub-layer `fusion` on text vectors, none of them empty, and picture vectors of posts. Without
+    that sub-layer text vectors go to the head as they are.
 
-    model (Model): Has it as ref.
-    docs (Sequence[Doc]): The posts.
-    text (List[Floats2d]): Text vectors of each, none of them empty.
-    image (List[Floats2d]): Picture vectors of each.
-    is_train (bool): See `encode_posts`.
     RETURNS (Tuple[PostVectors, Callable]): C, and the callback that gives the gradients of text and picture
         vectors.
     """
@@ -175,3 +187,8 @@ def fuse(
         text_keys = [doc.text for doc in docs]
     Y, backprop = fusion(FusionInput(text, image, image_keys, text_keys), is_train)
     return Y, backprop
+
+
+def zeros_like(ops: Ops, arrays: Sequence[Floats2d]) -> list[Floats2d]:
+    """RETURNS (List[Floats2d]): Zeros of the same shapes."""
+    return [ops.alloc2f(*array.shape) for array in arrays]

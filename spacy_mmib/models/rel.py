@@ -1,7 +1,6 @@
 """`spacy-mmib.REL.v1`: text encoder, picture encoder, any fusion, classifier of pairs of spans."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from spacy.tokens import Doc
@@ -11,9 +10,9 @@ from thinc.types import Floats2d
 
 from ..bridge.data import FusionInput, PairInput, PairScores, PostVectors
 from ..heads.markers import MARKERS
-from ..heads.pairs import build_pairs, pairs_layer
+from ..heads.pairs import pairs_layer
 from .pair_classifier import classify_pairs
-from .post_encoder import get_layers, init_post_encoder
+from .post_encoder import make_model
 
 
 @registry.architectures("spacy-mmib.REL.v1")
@@ -48,24 +47,28 @@ def build_rel_v1(
     RETURNS (Model[PairInput, PairScores]): Gives logits.
     RAISES (ValueError): Settings that don't fit together.
     """
-    layers = get_layers(tok2vec, img2vec, fusion, mixed_precision, grad_scaler_config)
-    return build("rel", layers, entity_repr=entity_repr, markers=markers, hidden_size=hidden_size)
+    return build(
+        "rel",
+        tok2vec,
+        fusion,
+        img2vec,
+        entity_repr=entity_repr,
+        markers=markers,
+        hidden_size=hidden_size,
+        mixed_precision=mixed_precision,
+        grad_scaler_config=grad_scaler_config,
+    )
 
 
 def build(
     name: str,
-    layers: Mapping[str, Model[Any, Any]],
-    *,
+    tok2vec: Model[list[Doc], list[Floats2d]],
+    *layers: Model[Any, Any] | None,
     entity_repr: str,
     markers: Sequence[str],
-    hidden_size: int | None = None,
+    **settings: Any,
 ) -> Model[PairInput, PairScores]:
-    """Put the layers together and a classifier after them.
-
-    name (str): Of the model.
-    layers (Mapping[str, Model]): By the names of the refs, `tok2vec` and possibly `img2vec` and `fusion`.
-    entity_repr, markers, hidden_size: As in `spacy-mmib.REL.v1`.
-    RETURNS (Model[PairInput, PairScores]): The model.
+    """RETURNS (Model[PairInput, PairScores]): The model, from what `make_model` takes.
     RAISES (ValueError): Settings that don't fit together.
     """
     if entity_repr not in ("pool", "marker"):
@@ -74,35 +77,12 @@ def build(
         raise ValueError(
             f"markers are four tokens: before and after the head, before and after the tail; got {markers!r}."
         )
-    listens = any(hasattr(node, "upstream_name") for node in layers["tok2vec"].walk())
+    listens = any(hasattr(node, "upstream_name") for node in tok2vec.walk())
     if entity_repr == "marker" and listens:
         raise ValueError(
             'entity_repr = "marker" encodes a post anew for each pair, so it needs a text encoder of its '
             "own, not a listener. Use one (for a transformer: spacy-transformers.Tok2VecTransformer.v3), "
             'or entity_repr = "pool".'
         )
-    layers = {**layers, "head": pairs_layer()}
-    return Model(
-        name,
-        classify_pairs,
-        init=partial(_init, hidden_size=hidden_size),
-        layers=list(layers.values()),
-        refs={"img2vec": None, "fusion": None, **layers},
-        dims={"nO": None},
-        # Attributes, which a saved model brings along: its weights depend on them.
-        attrs={"entity_repr": entity_repr, "markers": [str(m) for m in markers]},
-    )
-
-
-def _init(
-    model: Model[PairInput, PairScores],
-    X: list[Doc] | None = None,
-    Y: Any = None,
-    *,
-    hidden_size: int | None,
-) -> None:
-    """Initialize all sub-layers, from a sample of posts. The number of labels, the negative one included,
-    has to be there as dimension nO.
-    """
-    width = init_post_encoder(model, X, hidden_size=hidden_size)
-    build_pairs(model.get_ref("head"), width=width, n_labels=model.get_dim("nO"))
+    attrs = {"entity_repr": entity_repr, "markers": [str(m) for m in markers]}
+    return make_model(name, classify_pairs, pairs_layer(), tok2vec, *layers, attrs=attrs, **settings)

@@ -4,8 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
@@ -14,15 +13,13 @@ from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
-from ..bridge.data import PairScores, PostVectors
 from ..encoders.picture_queue import find_encoder_layers, get_settings
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
 from ..util import warn
-from .checked_loading import CheckedLoading
 from .collapse import CollapseMonitor
 from .evaluations import warn_if_evaluated_once
-from .resilient_pipe import ResilientPipe
+from .robust import RobustPipe
 
 NO_WEIGHTS = (
     "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
@@ -40,13 +37,15 @@ LossWeight: TypeAlias = float | Iterable[float]
 ALIASES = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
 """Settings of version 0.1, and the losses of MMIB that they are the weights of."""
 
-PipeT = TypeVar("PipeT", bound="MMIBPipe")
 
-
-class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
+class MMIBPipe(RobustPipe, TrainablePipe):
     """A trainable component with a fusion in its model. Subclasses say what its labels are, and what
     it predicts, annotates and learns.
+
+    annotations (ClassVar[str]): What the examples have to hold, for a message.
     """
+
+    annotations: ClassVar[str]
 
     def __init__(
         self,
@@ -126,10 +125,13 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         if not self._is_initialized:
             raise ValueError(NO_WEIGHTS.format(name=self.name))
 
-    def _warn_about_lost_text(self, docs: Iterable[Doc]) -> None:
-        """spaCy's listeners give zeros for docs that what they listen to has not seen."""
+    def _get_ready(self, docs: Iterable[Doc]) -> list[Doc]:
+        """RETURNS (List[Doc]): The posts, ready to be predicted on."""
+        self._require_initialized()
+        docs = list(docs)
         if "zeros" in self._said:
-            return
+            return docs
+        # spaCy's listeners give zeros for docs that what they listen to has not seen.
         listeners = [node for node in self.model.get_ref("tok2vec").walk() if node.name in LISTENERS]
         if listeners and any(not LISTENERS[listeners[0].name](doc) for doc in docs if len(doc)):
             self._said.add("zeros")
@@ -139,13 +141,12 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
                 f"predicts from zeros. The {upstream} has to be in the pipeline before it, and enabled; and "
                 "in annotating_components in [training], if this component is."
             )
+        return docs
 
     def _find_labels(self, example: Example) -> Iterable[str]:
-        """RETURNS (Iterable[str]): Labels of the gold annotations."""
         raise NotImplementedError
 
     def _get_output_size(self) -> int:
-        """RETURNS (int): The model's dimension nO, once all labels are known."""
         return len(self.labels)
 
     def initialize(
@@ -167,9 +168,9 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         # Initializing again starts over.
         self._forget_sizes()
         self.cfg.pop("leaks", None)
+        self.cfg.pop("updates", None)
         self._monitor.reset()
         self._said.clear()
-        self.cfg.pop("updates", None)
         self._restore_schedules()
         found: set[str] = set()
         notes: set[str | None] = set()
@@ -185,16 +186,18 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         for label in sorted(found - {""}) if labels is None else labels:
             self.add_label(label)
         if not self.labels:
-            raise ValueError(self._say_no_labels())
+            raise ValueError(
+                f"{self.name} has no labels: the examples hold no {self.annotations}, and neither "
+                "add_label nor 'spacy init labels' gave any."
+            )
         self._note_leaks(notes)
-        # Once for all components.
-        if nlp is not None and self is next(
-            (pipe for _, pipe in nlp.pipeline if isinstance(pipe, MMIBPipe)), None
-        ):
-            warn_if_evaluated_once(nlp, lengths)
-        if nlp is not None and self.cfg.get("leaks"):
-            meta = nlp.meta.setdefault("spacy_mmib", {})
-            meta["leaks"] = sorted({*self.cfg["leaks"], *meta.get("leaks", ())})
+        if nlp is not None:
+            # Once for all components.
+            if self is next((pipe for _, pipe in nlp.pipeline if isinstance(pipe, MMIBPipe)), None):
+                warn_if_evaluated_once(nlp, lengths)
+            if self.cfg.get("leaks"):
+                meta = nlp.meta.setdefault("spacy_mmib", {})
+                meta["leaks"] = sorted({*self.cfg["leaks"], *meta.get("leaks", ())})
         self._warn_about_lost_pictures(islice(get_examples(), 100), "trains on text only")
         docs = list(islice((eg.predicted for eg in get_examples() if len(eg.predicted)), 10))
         self.model.set_dim("nO", self._get_output_size(), force=True)
@@ -208,16 +211,8 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         if leaks:
             self.cfg["leaks"] = sorted({*self.cfg.get("leaks", ()), *leaks})
 
-    def _say_no_labels(self) -> str:
-        """RETURNS (str): What to do if the examples have no annotations."""
-        raise NotImplementedError
-
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
-        """Score a batch of examples with the component's scorer.
-
-        examples (Iterable[Example]): Gold and predicted docs.
-        RETURNS (Dict[str, Any]): The scores.
-        """
+        """RETURNS (Dict[str, Any]): The scores that the component's scorer gives the predicted docs."""
         examples = list(examples)
         self._warn_about_lost_pictures(examples[:100], "is scored on text only")
         scores: dict[str, Any] = super().score(examples, **kwargs)
@@ -240,36 +235,33 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
                 return
 
     def _forget_sizes(self) -> list[tuple[Model[Any, Any], str, int | None]]:
-        """Take back the sizes of the weights: Thinc refuses to change one that is set.
-
-        RETURNS (List[Tuple[Model, str, Optional[int]]]): What they were.
-        """
+        """Take back the sizes of the weights, which Thinc refuses to change, and return what they were."""
         head = self.model.get_ref("head")
-        sizes = [
-            (node, dim, node.maybe_get_dim(dim))
-            for node, dim in ((self.model, "nO"), (head, "nI"), (head, "nO"))
-        ]
-        for node, dim, _ in sizes:
+        nodes = [(self.model, "nO"), (head, "nI"), (head, "nO")]
+        sizes = [(node, dim, node.maybe_get_dim(dim)) for node, dim in nodes]
+        for node, dim in nodes:
             node.set_dim(dim, None, force=True)
         return sizes
 
     @contextmanager
-    def _new_sizes(self, exclude: Iterable[str]) -> Iterator[None]:
-        """While loading: let the weights have other sizes than before, unless they stay or loading fails."""
-        if "model" in exclude:
-            yield
-            return
-        sizes, cfg = self._forget_sizes(), copy.deepcopy(self.cfg)
-        self.cfg.pop("leaks", None)  # said of the weights that go
-        if "cfg" not in exclude:
-            self.cfg.pop("updates", None)  # not in pipelines of version 0.1
+    def _loading(self, exclude: Iterable[str]) -> Iterator[None]:
+        """Let the weights have other sizes than before, unless they stay or loading fails."""
+        cfg = copy.deepcopy(self.cfg)
+        sizes: list[tuple[Model[Any, Any], str, int | None]] = []
+        if "model" not in exclude:
+            sizes = self._forget_sizes()
+            self.cfg.pop("leaks", None)  # said of the weights that go
+            if "cfg" not in exclude:
+                self.cfg.pop("updates", None)  # not in pipelines of version 0.1
         try:
-            yield
+            with super()._loading(exclude):
+                yield
         except Exception:
             self.cfg = cfg
             for node, dim, size in sizes:
                 node.set_dim(dim, size, force=True)
             raise
+        self._restore_schedules()
 
     def _restore_schedules(self) -> None:
         """Let the loss weights go on where the updates that the component has seen have left them: training
@@ -279,32 +271,8 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         for weight in self._weights.values():
             weight.go_to(self.cfg.get("updates", 0))
 
-    def from_bytes(self: PipeT, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> PipeT:
-        """Load from a bytestring, whatever sizes the component had before.
-
-        bytes_data (bytes): From `to_bytes`.
-        exclude (Iterable[str]): Names of serialization fields to leave out.
-        RETURNS (MMIBPipe): The component.
-        """
-        with self._new_sizes(exclude):
-            super().from_bytes(bytes_data, exclude=exclude)
-        self._restore_schedules()
-        return self
-
-    def from_disk(self: PipeT, path: str | Path, *, exclude: Iterable[str] = ()) -> PipeT:
-        """Load from a folder, whatever sizes the component had before.
-
-        path (Union[str, Path]): The folder.
-        exclude (Iterable[str]): Names of serialization fields to leave out.
-        RETURNS (MMIBPipe): The component.
-        """
-        with self._new_sizes(exclude):
-            super().from_disk(path, exclude=exclude)
-        self._restore_schedules()
-        return self
-
-    def check_loaded(self) -> None:
-        """RAISES (ValueError): Labels and weights don't belong together, or the weights can't predict."""
+    def _check_loaded(self) -> None:
+        """Refuse labels and weights that don't belong together, or can't predict."""
         labels = self.cfg.get("labels")
         problem = None
         if not isinstance(labels, list) or not all(isinstance(x, str) and x.strip() for x in labels):
@@ -323,7 +291,7 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
                 f"{self.name}: {problem}. The component's cfg was damaged, or is of another component: take "
                 "both from a copy, or train again."
             )
-        super().check_loaded()
+        super()._check_loaded()
 
     def update(
         self,
@@ -354,17 +322,22 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
         set_dropout_rate(self.model, drop)
         if self._step_weights is None:
             self._step_weights = {loss: weight.next() for loss, weight in self._weights.items()}
-        weights = self._step_weights
+        weights = {loss: weight for loss, weight in self._step_weights.items() if weight}
         fusion = self.model.maybe_get_ref("fusion")
         if fusion is not None:
             fusion.attrs["watch"] = self._monitor.watching
-        task_loss, output = self._learn(examples, weights)
+        X, gold = self._get_batch(examples)
+        output, backprop = self.model.begin_update(X)
+        task_loss, gradient = self._get_loss(gold, output)
+        full_like = self.model.ops.xp.full_like
+        d_losses = {k: full_like(value, weights[k]) for k, value in output.losses.items() if k in weights}
+        backprop(type(output)(gradient, d_losses))
         # Afterwards: a picture encoder may have searched for the regions.
         self._note_leaks({get_regions_note(doc) for doc in docs})
         losses[f"{self.name}_task"] += task_loss
         losses[self.name] += task_loss
         for loss, value in output.losses.items():
-            if weights[loss]:
+            if loss in weights:
                 key = f"{self.name}_{loss}"
                 losses[key] = losses.get(key, 0.0) + float(value[0])
                 losses[self.name] += weights[loss] * float(value[0])
@@ -374,27 +347,35 @@ class MMIBPipe(ResilientPipe, CheckedLoading, TrainablePipe):
             self.finish_update(sgd)
         return losses
 
-    def _learn(
-        self, examples: list[Example], weights: dict[str, float]
-    ) -> tuple[float, PostVectors | PairScores]:
-        """Compute the gradients of a batch and hand them to the model.
-
-        examples (List[Example]): The batch.
-        weights (Dict[str, float]): Of the fusion's losses.
-        RETURNS (Tuple[float, Union[PostVectors, PairScores]]): The task loss, and what the model gave.
-        """
+    def _get_batch(self, examples: list[Example]) -> tuple[Any, list[Any]]:
+        """RETURNS (Tuple[Any, List[numpy.ndarray]]): What goes into the model, and the gold of each post."""
         raise NotImplementedError
 
-    def _get_d_losses(self, losses: dict[str, Any], weights: dict[str, float]) -> dict[str, Any]:
-        """RETURNS (Dict[str, Floats1d]): The gradient with respect to each loss of the fusion that counts."""
-        xp = self.model.ops.xp
-        return {loss: xp.full_like(value, weights[loss]) for loss, value in losses.items() if weights[loss]}
+    def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
+        """Compute the task loss.
+
+        examples (Iterable[Example]): The batch.
+        scores (Union[PostVectors, PairScores]): What the model gave for it.
+        RETURNS (Tuple[float, Any]): The loss, and its gradient with respect to what the model gave first.
+        """
+        _, gold = self._get_batch(list(examples))
+        return self._get_loss(gold, scores)
+
+    def _get_loss(self, gold: list[Any], output: Any) -> tuple[float, Any]:
+        raise NotImplementedError
+
+    def _find_label(self, label: str, reference: Doc) -> int:
+        """RETURNS (int): The number of a gold label."""
+        if label not in self.cfg["labels"]:
+            raise ValueError(
+                f"{self.name}: the label {label!r} in the training data is not one of {list(self.labels)}, "
+                f"which it was initialized with (post: {reference.text[:60]!r}). Initialize with data that "
+                "has all labels, or with add_label."
+            )
+        return int(self.cfg["labels"].index(label))
 
     def finish_update(self, sgd: Optimizer) -> None:
-        """Update the weights with what was accumulated, and take the schedules a step further.
-
-        sgd (Optimizer): The optimizer.
-        """
+        """Update the weights with what was accumulated, and take the schedules a step further."""
         super().finish_update(sgd)
         if self._step_weights is not None:
             self.cfg["updates"] = self.cfg.get("updates", 0) + 1
@@ -409,22 +390,21 @@ def _make_weights(
 ) -> dict[str, Weight]:
     """RETURNS (Dict[str, Weight]): Of each loss of the model's fusion."""
     fusion = model.maybe_get_ref("fusion")
-    values: dict[str, LossWeight] = {} if fusion is None else dict(fusion.attrs["losses"])
-    called = {loss: f"loss_weights.{loss}" for loss in values}
-    for loss, value in loss_weights.items():
-        if value is None:
-            continue
-        if loss not in values:
-            has = f"has {', '.join(values)}" if values else "has no losses of its own"
+    defaults: dict[str, LossWeight] = {} if fusion is None else fusion.attrs["losses"]
+    given = {loss: value for loss, value in loss_weights.items() if value is not None}
+    for loss in given:
+        if loss not in defaults:
+            has = f"has {', '.join(defaults)}" if defaults else "has no losses of its own"
             raise ValueError(
                 f"{name}: loss_weights names {loss!r}, but the model's fusion {has}. Leave it out, or set it "
                 "to null."
             )
-        values[loss] = value
+    values = {**defaults, **given}
+    called = {loss: f"loss_weights.{loss}" for loss in values}
     for alias, loss in ALIASES.items():
         value = aliases[alias]
         if value is not None and loss in values:
-            if loss_weights.get(loss) is not None:
+            if loss in given:
                 raise ValueError(
                     f"{name}: {alias} and loss_weights.{loss} are the same setting; keep the latter."
                 )

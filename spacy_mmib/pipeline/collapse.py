@@ -59,10 +59,11 @@ class PosteriorSample:
         RETURNS (Optional[ActiveUnits]): `None` if nothing can be said: a single post, the same vectors of all
             of them (one picture in many files), or numbers that are none.
         """
-        if not self._mu.degrees or not self._x.differ():
+        rows, degrees = self._mu.count()
+        if not degrees or not self._x.differ():
             return None
-        noise = numpy.maximum(self._noise / self._mu.rows, numpy.finfo("float32").tiny)
-        ratio = self._mu.variance() / noise
+        noise = numpy.maximum(self._noise / rows, numpy.finfo("float32").tiny)
+        ratio = numpy.asarray(self._mu.squares) / degrees / noise
         if not numpy.isfinite(ratio).all():
             return None
         nats = 0.5 * float(numpy.log1p(ratio).sum())
@@ -75,16 +76,12 @@ class _Moments:
     def __init__(self) -> None:
         self._counts: list[int] = []
         self._means: list[NDArray[Any]] = []
-        self._squares: NDArray[Any] | float = 0.0
+        self.squares: NDArray[Any] | float = 0.0
         self._total = 0.0
 
-    @property
-    def rows(self) -> int:
-        return sum(self._counts)
-
-    @property
-    def degrees(self) -> int:
-        return self.rows - len(self._counts)
+    def count(self) -> tuple[int, int]:
+        """RETURNS (Tuple[int, int]): All vectors, and the degrees of freedom of their variance."""
+        return sum(self._counts), sum(self._counts) - len(self._counts)
 
     def add(self, vectors: NDArray[Any]) -> None:
         for i, vector in enumerate(vectors.astype("float64")):
@@ -94,15 +91,12 @@ class _Moments:
             self._counts[i] += 1
             delta = vector - self._means[i]
             self._means[i] += delta / self._counts[i]
-            self._squares = self._squares + delta * (vector - self._means[i])
+            self.squares = self.squares + delta * (vector - self._means[i])
             self._total += float(vector @ vector)
-
-    def variance(self) -> NDArray[Any]:
-        return numpy.asarray(self._squares) / self.degrees
 
     def differ(self) -> bool:
         """RETURNS (bool): Whether the vectors of a row differ by more than rounding."""
-        return float(numpy.sum(self._squares)) > 1e-8 * self._total
+        return float(numpy.sum(self.squares)) > 1e-8 * self._total
 
 
 class CollapseMonitor:
@@ -117,8 +111,8 @@ class CollapseMonitor:
     window (int): Updates between two verdicts, over which the KL is averaged.
     watched (int): The last of them, whose posts are measured. Few, as the weights go on changing.
     min_posts (int): With fewer different texts or pictures there is no verdict.
-    threshold (float): See `PosteriorSample.measure`. 0.01 as in Burda et al., Importance Weighted
-        Autoencoders (2016), whose noise is about 1: a unit tells half of that in nats.
+    threshold (float): The ratio of signal to noise above which a unit is active. 0.01 as in Burda et al.,
+        Importance Weighted Autoencoders (2016), whose noise is about 1: a unit tells half of that in nats.
     min_active (float): The share of active units below which a posterior has collapsed, unless it tells
         more than in the window before: the weak vectors of a network with random weights take a while.
     """
@@ -169,13 +163,9 @@ class CollapseMonitor:
 
     def _finish_window(self) -> None:
         for modality, values in self._kls.items():
-            logger.info(
-                "%s: KL per dimension of the %s posterior, mean of %d updates: %.4f nats",
-                self.name,
-                MODALITIES[modality],
-                len(values),
-                sum(values) / len(values),
-            )
+            message = "%s: KL per dimension of the %s posterior, mean of %d updates: %.4f nats"
+            mean = sum(values) / len(values)
+            logger.info(message, self.name, MODALITIES[modality], len(values), mean)
         for modality, sample in list(self._samples.items()):
             # Too few stay, and get more in the next window: with a post a batch and few pictures.
             if len(sample) >= self.min_posts:
@@ -188,16 +178,8 @@ class CollapseMonitor:
 
     def _judge(self, modality: str, units: ActiveUnits, posts: int) -> None:
         what = MODALITIES[modality]
-        logger.info(
-            "%s: active units of the %s posterior on %d different %ss: %d of %d (at most %.2f nats)",
-            self.name,
-            what,
-            posts,
-            what,
-            units.active,
-            units.width,
-            units.nats,
-        )
+        message = "%s: active units of the %s posterior on %d different %ss: %d of %d (at most %.2f nats)"
+        logger.info(message, self.name, what, posts, what, *units)
         before = self._nats.get(modality)
         self._nats[modality] = units.nats
         lost = units.active < self.min_active * units.width

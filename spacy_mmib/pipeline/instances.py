@@ -38,12 +38,13 @@ def _get_ordered_pairs(
     spans = list(doc.ents)
     if spans_key is not None:
         spans = list(doc.spans[spans_key]) if spans_key in doc.spans else []
+    limit = float("inf") if max_distance is None else max_distance
     return [
         (head, tail)
         for head, tail in permutations(spans, 2)
         # A group of spans may have one span twice, with two labels.
         if (head.start, head.end) != (tail.start, tail.end)
-        and (max_distance is None or _distance(head, tail) <= max_distance)
+        and max(head.start, tail.start) - min(head.end, tail.end) <= limit
     ]
 
 
@@ -55,15 +56,9 @@ def make_given_pairs_v1() -> GetInstances:
 
     RETURNS (Callable[[Doc], List[Tuple[Span, Span]]]): The function.
     """
-
     return get_given_pairs
 
 
 def get_given_pairs(doc: Doc) -> list[tuple[Span, Span]]:
     """RETURNS (List[Tuple[Span, Span]]): Heads and tails of `doc._.relations`."""
     return [(relation.head, relation.tail) for relation in get_relations(doc)]
-
-
-def _distance(a: Span, b: Span) -> int:
-    """RETURNS (int): Tokens between two spans."""
-    return max(0, max(a.start, b.start) - min(a.end, b.end))

@@ -14,22 +14,21 @@ from thinc.types import Floats2d
 from ..encoders.listener import Img2VecListener, KeptVectors
 from ..encoders.picture_queue import find_encoder_layers, get_settings
 from .base import NO_WEIGHTS
-from .checked_loading import CheckedLoading
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .replacing import replace_listeners_by_path
-from .resilient_pipe import ResilientPipe
+from .robust import RobustPipe
 
 DEFAULT_MODEL = NER_MODEL["img2vec"]
 
 
 @Language.factory("mmib_img2vec", default_config={"model": DEFAULT_MODEL})
 def make_mmib_img2vec(nlp: Language, name: str, model: Model[list[Doc], list[Floats2d]]) -> "PictureEncoder":
-    """Create the component from a config; see `PictureEncoder`."""
+    """Create the component from a config."""
     replace_listeners_by_path(nlp)
     return PictureEncoder(nlp.vocab, model, name)
 
 
-class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
+class PictureEncoder(RobustPipe, Tok2Vec):
     """Encodes the pictures of posts for all components whose `img2vec` is a
     `spacy-mmib.Img2VecListener.v1`. To pictures what spaCy's `tok2vec` component is to text: it learns from
     the gradients of its listeners if its encoder is trainable, can be frozen (then list it among the
@@ -37,17 +36,9 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
     """
 
     def __init__(
-        self,
-        vocab: Vocab,
-        model: Model[list[Doc], list[Floats2d]],
-        name: str = "mmib_img2vec",
+        self, vocab: Vocab, model: Model[list[Doc], list[Floats2d]], name: str = "mmib_img2vec"
     ) -> None:
-        """Initialize the component.
-
-        vocab (Vocab): The shared vocabulary.
-        model (Model[List[Doc], List[Floats2d]]): See `spacy-mmib.TorchvisionEncoder.v1`.
-        name (str): The component's name, by which listeners find it.
-        """
+        """Initialize the component, with an encoder as its model."""
         self._name = name
         # Every listener it has ever had: those of components that are disabled when it is renamed are not in
         # its listener_map.
@@ -72,24 +63,14 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
                 listener.follow(self.kept, name)
 
     def find_listeners(self, component: Any) -> None:
-        """Find the listeners of this component in another one's model.
-
-        component (Callable): A component further down the pipeline.
-        """
+        """Find the listeners of this component in the model of one further down the pipeline."""
         if isinstance(getattr(component, "model", None), Model):
             for node in component.model.walk():
-                if isinstance(node, Img2VecListener) and node.upstream_name in (
-                    "*",
-                    self.name,
-                ):
+                if isinstance(node, Img2VecListener) and node.upstream_name in ("*", self.name):
                     self.add_listener(node, component.name)
 
     def add_listener(self, listener: Any, component_name: str) -> None:
-        """Add a listener, which learns the width of the vectors if that is known.
-
-        listener (Img2VecListener): The layer.
-        component_name (str): The component it is in.
-        """
+        """Add a listener of another component, which learns the width of the vectors if that is known."""
         super().add_listener(listener, component_name)
         listener.link(self.kept, self.name)
         if not any(known is listener for known in self._followers):
@@ -107,11 +88,7 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         *,
         nlp: Language | None = None,
     ) -> None:
-        """Build the encoder, and tell its listeners the width of its vectors.
-
-        get_examples (Callable[[], Iterable[Example]]): Returns a representative sample.
-        nlp (Optional[Language]): The pipeline.
-        """
+        """Build the encoder, and tell its listeners the width of its vectors."""
         super().initialize(get_examples, nlp=nlp)
         for listener in self.listeners:
             self._tell_width(listener)
@@ -119,7 +96,6 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
     def predict(self, docs: Iterable[Doc]) -> list[Floats2d]:
         """Encode the pictures of a batch, without changing the docs (but for `doc._.image_error`).
 
-        docs (Iterable[Doc]): The posts.
         RETURNS (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
         RAISES (ValueError): The encoder has not been built yet.
         """
@@ -129,11 +105,7 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
         return vectors
 
     def set_annotations(self, docs: Sequence[Doc], tokvecses: list[Floats2d]) -> None:
-        """Keep the vectors for the listeners. They are not part of the doc, and not saved with it.
-
-        docs (Iterable[Doc]): The posts.
-        tokvecses (List[Floats2d]): As `predict` returns them.
-        """
+        """Keep the vectors for the listeners. They are not part of the doc, and not saved with it."""
         self.kept.keep(docs, tokvecses)
 
     def update(
@@ -146,12 +118,8 @@ class PictureEncoder(ResilientPipe, CheckedLoading, Tok2Vec):
     ) -> dict[str, float]:
         """Encode a training batch for the listeners. A trainable encoder learns from their gradients.
 
-        examples (Iterable[Example]): Pictures are those of `Example.predicted`.
-        drop (float): Dropout rate of Thinc layers.
-        sgd (Optional[Optimizer]): If given, the weights are updated with the last listener's gradient.
-        losses (Optional[Dict[str, float]]): Added to: the sum of the squared gradients, under the component's
-            name.
-        RETURNS (Dict[str, float]): `losses`.
+        RETURNS (Dict[str, float]): `losses`, with the sum of the squared gradients added under the
+            component's name.
         """
         if self._learns:
             learned: dict[str, float] = super().update(examples, drop=drop, sgd=sgd, losses=losses)

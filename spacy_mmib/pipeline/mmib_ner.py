@@ -1,7 +1,7 @@
 """`mmib_ner`: named entities from the text and the picture of a post."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 from spacy.language import Language
@@ -9,7 +9,7 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example, biluo_to_iob
 from thinc.api import Model
 
-from ..bridge.data import NERInput, PostVectors
+from ..bridge.data import DecodedEntities, NERInput, PostVectors
 from ..post.extensions import get_predicted, set_predicted, set_region_weights
 from .base import LossWeight, MMIBPipe
 from .batching import batches_by_length
@@ -86,23 +86,6 @@ def make_mmib_ner(
     )
 
 
-class PredictedEntities(NamedTuple):
-    """The entities of one post.
-
-    starts (List[int]): First token of each.
-    ends (List[int]): One past the last token of each.
-    labels (List[int]): Index of the label of each.
-    confidences (List[float]): Probability of exactly this entity under the CRF, 0-1.
-    weights (Optional[numpy.ndarray]): What each token attended to in the picture, see `PostVectors`.
-    """
-
-    starts: list[int]
-    ends: list[int]
-    labels: list[int]
-    confidences: list[float]
-    weights: "numpy.ndarray[Any, Any] | None" = None
-
-
 class MMIBEntityRecognizer(MMIBPipe):
     """Recognizes entities in posts: text encoder, picture encoder, fusion, CRF. `MMIBPipe` has the settings.
 
@@ -111,24 +94,17 @@ class MMIBEntityRecognizer(MMIBPipe):
     own `ner` does; the component's own earlier predictions are replaced.
     """
 
+    annotations = "entities (doc.ents)"
+
     def _find_labels(self, example: Example) -> Iterable[str]:
         return {ent.label_ for ent in example.reference.ents}
-
-    def _say_no_labels(self) -> str:
-        return (
-            f"{self.name} has no labels: the examples hold no entities (doc.ents), and neither "
-            "add_label nor 'spacy init labels' gave any."
-        )
 
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
         """Find the entities of a batch, without changing the docs (but for `doc._.image_error`).
 
-        docs (Iterable[Doc]): The posts, pictures at `doc._.image`.
-        RETURNS (List[Optional[PredictedEntities]]): For each doc; `None` for a doc without tokens.
+        RETURNS (List[Optional[DecodedEntities]]): For each doc; `None` for a doc without tokens.
         """
-        self._require_initialized()
-        docs = list(docs)
-        self._warn_about_lost_text(docs)
+        docs = self._get_ready(docs)
         head = self.model.get_ref("head")
         predictions: list[Any] = [None] * len(docs)
         for group in batches_by_length(docs, self.max_batch_tokens):
@@ -136,21 +112,19 @@ class MMIBEntityRecognizer(MMIBPipe):
             weights = vectors.weights or [None] * len(group)
             found = head.predict(NERInput(vectors.context))
             for i, entities, of_tokens in zip(group, found, weights):
-                predictions[i] = PredictedEntities(*entities)._replace(weights=of_tokens)
+                predictions[i] = entities._replace(weights=of_tokens)
         return predictions
 
     def set_annotations(self, docs: Iterable[Doc], predictions: list[Any]) -> None:
         """Write predicted entities to `doc.ents`, their confidences to `ent._.confidence`, and what they
         attended to in the picture to `ent._.region_weights`.
-
-        docs (Iterable[Doc]): The posts.
-        predictions (List[Optional[PredictedEntities]]): As `predict` returns them.
         """
         for doc, entities in zip(docs, predictions):
             if entities is not None:
-                self._set_entities(doc, PredictedEntities(*entities))
+                self._set_entities(doc, entities)
 
-    def _set_entities(self, doc: Doc, entities: PredictedEntities) -> None:
+    def _set_entities(self, doc: Doc, entities: DecodedEntities) -> None:
+        labels = self.cfg["labels"]
         before = get_predicted(doc, self.name)
         own = [e for e in doc.ents if (e.start_char, e.end_char, e.label_) in before]
         taken = {token.i for token in doc if token.ent_iob_ in ("B", "I")}
@@ -163,7 +137,7 @@ class MMIBEntityRecognizer(MMIBPipe):
             while start < end and doc[end - 1].is_space:
                 end -= 1
             if start < end and taken.isdisjoint(range(start, end)):
-                span = Span(doc, start, end, label=self.labels[label])
+                span = Span(doc, start, end, label=labels[label])
                 found.append(span)
                 confidences[span.start_char, span.end_char, span.label_] = confidence
                 if entities.weights is not None and entities.weights.shape[1]:
@@ -175,28 +149,17 @@ class MMIBEntityRecognizer(MMIBPipe):
         rest = [doc[i : i + 1] for i in range(len(doc)) if i not in taken and i not in predicted]
         doc.set_ents(found, outside=rest, default="unmodified")
 
-    def _learn(self, examples: list[Example], weights: dict[str, float]) -> tuple[float, PostVectors]:
-        vectors, backprop = self.model.begin_update([eg.predicted for eg in examples])
-        task_loss, d_context = self.get_loss(examples, vectors)
-        backprop(PostVectors(d_context, self._get_d_losses(vectors.losses, weights)))
-        return task_loss, vectors
+    def _get_batch(self, examples: list[Example]) -> tuple[list[Doc], list[Any]]:
+        return [eg.predicted for eg in examples], [self._get_tags(eg) for eg in examples]
 
-    def get_loss(self, examples: Iterable[Example], scores: PostVectors) -> tuple[float, list[Any]]:
-        """The task loss: negative log-likelihood of the gold tags, mean over posts (Eq. 27).
-
-        examples (Iterable[Example]): The batch.
-        scores (PostVectors): What the model gave for its docs.
-        RETURNS (Tuple[float, List[Floats2d]]): The loss, and its gradient with respect to C.
-        """
+    def _get_loss(self, gold: list[Any], output: PostVectors) -> tuple[float, list[Any]]:
+        """Negative log-likelihood of the gold tags, mean over posts that have tokens (Eq. 27)."""
         head = self.model.get_ref("head")
-        examples = list(examples)
-        full = [i for i, eg in enumerate(examples) if len(eg.predicted)]
-        tags = [self._get_tags(examples[i]) for i in full]
-        context = [scores.context[i] for i in full]
-        loss, backprop_head = head.begin_update(NERInput(context, tags))
-        d_full = backprop_head(self.model.ops.xp.ones_like(loss))
-        d_context = list(scores.context)
-        for i, d_rows in zip(full, d_full):
+        full = [i for i, tags in enumerate(gold) if len(tags)]
+        X = NERInput([output.context[i] for i in full], [gold[i] for i in full])
+        loss, backprop_head = head.begin_update(X)
+        d_context = list(output.context)
+        for i, d_rows in zip(full, backprop_head(self.model.ops.xp.ones_like(loss))):
             d_context[i] = d_rows
         return float(loss[0]), d_context
 
@@ -212,12 +175,6 @@ class MMIBEntityRecognizer(MMIBPipe):
                 tags[i] = 0
             elif tag != "-":
                 prefix, label = tag.split("-", 1)
-                if label not in self.cfg["labels"]:
-                    raise ValueError(
-                        f"{self.name}: the label {label!r} in the training data is not one of "
-                        f"{list(self.labels)}, which it was initialized with (post: "
-                        f"{example.reference.text[:60]!r}). Initialize with data that has all labels, or "
-                        "with add_label."
-                    )
-                tags[i] = 2 * self.cfg["labels"].index(label) + (1 if prefix == "B" else 2)
+                number = self._find_label(label, example.reference)
+                tags[i] = 2 * number + (1 if prefix == "B" else 2)
         return tags

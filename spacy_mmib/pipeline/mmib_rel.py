@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy
@@ -82,7 +83,7 @@ def make_mmib_rel(
     lock_transformer: bool,
     scorer: Callable[..., Any] | None,
 ) -> "MMIBRelationExtractor":
-    """Create the component from a config; see `MMIBRelationExtractor` for the settings.
+    """Create the component from a config; `MMIBRelationExtractor` says what the settings do.
 
     lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
         which threads don't disturb each other's predictions (`spacy_mmib.pipeline.locking`).
@@ -145,7 +146,7 @@ class MMIBRelationExtractor(MMIBPipe):
         """Initialize the component. The other settings are those of `MMIBPipe`.
 
         model (Model[PairInput, PairScores]): From `spacy-mmib.REL.v1`.
-        get_instances (Callable[[Doc], List[Tuple[Span, Span]]]): The candidates, see `instances`.
+        get_instances (Callable[[Doc], List[Tuple[Span, Span]]]): The candidates, spans that may overlap.
         negative_label (str): What pairs without a relation are annotated with, if they are.
         threshold (float): 0-1. A relation whose probability is lower is not predicted, even if no other
             label is more probable.
@@ -167,37 +168,27 @@ class MMIBRelationExtractor(MMIBPipe):
         return label
 
     def add_label(self, label: str) -> int:
-        """Add a relation label, before the component is initialized. The negative one is always there.
-
-        label (str): The label.
-        RETURNS (int): 0 if it was there, otherwise 1.
-        RAISES (ValueError): Not a label, or the model has its output size already.
-        """
+        """Add a relation label as `MMIBPipe.add_label` does. The negative one is always there."""
         return 0 if label == self.negative_label else super().add_label(label)
 
     def _get_output_size(self) -> int:
         return len(self.labels) + 1
 
-    def check_loaded(self) -> None:
-        """RAISES (ValueError): See `MMIBPipe.check_loaded`; or the negative label is none."""
+    def _check_loaded(self) -> None:
         negative = self.cfg.get("negative_label")
         if not isinstance(negative, str) or not negative or negative in (self.cfg["labels"] or ()):
             raise ValueError(
                 f"{self.name}: the negative label {negative!r} is empty, or one of the labels "
                 f"{self.cfg['labels']}. The component's cfg was damaged: take it from a copy."
             )
-        super().check_loaded()
+        super()._check_loaded()
+
+    annotations = "relations (doc._.relations)"
 
     def _find_labels(self, example: Example) -> Iterable[str]:
         self._count_lost_pairs(example)
         found = {relation.label for relation in get_relations(example.reference)}
         return found - {ASKED, self.negative_label}
-
-    def _say_no_labels(self) -> str:
-        return (
-            f"{self.name} has no labels: the examples hold no relations (doc._.relations), and neither "
-            "add_label nor 'spacy init labels' gave any."
-        )
 
     def initialize(
         self,
@@ -206,12 +197,8 @@ class MMIBRelationExtractor(MMIBPipe):
         nlp: Language | None = None,
         labels: Sequence[str] | None = None,
     ) -> None:
-        """Collect the labels, infer sizes and create the weights: see `MMIBPipe.initialize`. Says once what
-        of the gold annotations can't be learned.
-
-        get_examples (Callable[[], Iterable[Example]]): Returns a representative sample.
-        nlp (Optional[Language]): The pipeline.
-        labels (Optional[Sequence[str]]): From `spacy init labels`; taken from the examples if `None`.
+        """Collect the labels, infer sizes and create the weights as `MMIBPipe.initialize` does, and say once
+        what of the gold annotations can't be learned.
         """
         self._lost = {"posts": 0, "unannotated": 0, "relations": 0, "pairs": 0}
         super().initialize(get_examples, nlp=nlp, labels=labels)
@@ -236,17 +223,13 @@ class MMIBRelationExtractor(MMIBPipe):
             return
         related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
         known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
-        align = _Aligner(example)
+        align = _make_aligner(example)
         lost = [r for r in related if r.pair not in known or None in (align(r.head), align(r.tail))]
         self._lost["relations"] += len(related)
         self._lost["pairs"] += len(lost)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
-        """Score a batch of examples with the component's scorer.
-
-        examples (Iterable[Example]): Gold and predicted docs.
-        RETURNS (Dict[str, Any]): The scores.
-        """
+        """RETURNS (Dict[str, Any]): The scores that the component's scorer gives the predicted docs."""
         examples = list(examples)
         if self.get_instances is get_given_pairs and "given" not in self._said:
             annotated = [eg for eg in examples if get_entry(eg.reference, RELATIONS_KEY)]
@@ -262,12 +245,9 @@ class MMIBRelationExtractor(MMIBPipe):
     def predict(self, docs: Iterable[Doc]) -> list[ScoredPairs | None]:
         """Score the candidates of a batch, without changing the docs (but for `doc._.image_error`).
 
-        docs (Iterable[Doc]): The posts, pictures at `doc._.image`.
         RETURNS (List[Optional[ScoredPairs]]): For each doc; `None` for one whose relations can't be read.
         """
-        self._require_initialized()
-        docs = list(docs)
-        self._warn_about_lost_text(docs)
+        docs = self._get_ready(docs)
         instances = [self._read_candidates(doc) for doc in docs]
         pairs = [_to_array(spans or ()) for spans in instances]
         rows: list[list[Any]] = [[] for _ in docs]
@@ -323,9 +303,6 @@ class MMIBRelationExtractor(MMIBPipe):
     def set_annotations(self, docs: Iterable[Doc], predictions: list[ScoredPairs | None]) -> None:
         """Write what was predicted to `doc._.relations`, and what the spans of candidates attended to in the
         picture to their `_.region_weights`, unless another component has.
-
-        docs (Iterable[Doc]): The posts.
-        predictions (List[Optional[ScoredPairs]]): As `predict` returns them.
         """
         for doc, scored in zip(docs, predictions):
             if scored is not None:
@@ -370,38 +347,24 @@ class MMIBRelationExtractor(MMIBPipe):
         set_relations(doc, [*kept, *found])
         set_predicted_relations(doc, self.name, {(rel.pair, rel.label): rel.pair in asked for rel in found})
 
-    def _learn(self, examples: list[Example], weights: dict[str, float]) -> tuple[float, PairScores]:
+    def _get_batch(self, examples: list[Example]) -> tuple[PairInput, list[Any]]:
         gold = [self._get_gold(example) for example in examples]
         X = PairInput([eg.predicted for eg in examples], [pairs for pairs, _ in gold])
-        scores, backprop = self.model.begin_update(X)
-        task_loss, d_scores = self._get_loss([targets for _, targets in gold], scores)
-        backprop(PairScores(d_scores, self._get_d_losses(scores.losses, weights)))
-        return task_loss, scores
+        return X, [targets for _, targets in gold]
 
-    def get_loss(self, examples: Iterable[Example], scores: PairScores) -> tuple[float, Any]:
-        """The task loss: negative log-likelihood of the gold relation, mean over pairs (Eq. 28).
-
-        examples (Iterable[Example]): The batch.
-        scores (PairScores): What the model gave for its pairs.
-        RETURNS (Tuple[float, Floats2d]): The loss (0 without any pair), and its gradient with respect to the
-            logits.
-        """
-        return self._get_loss([self._get_gold(example)[1] for example in examples], scores)
-
-    def _get_loss(self, targets: "list[numpy.ndarray[Any, Any]]", scores: PairScores) -> tuple[float, Any]:
-        gold = numpy.concatenate(targets)
-        ops = self.model.ops
-        if not len(gold):
-            return 0.0, ops.xp.zeros_like(scores.scores)
-        d_scores = ops.softmax(scores.scores)
-        rows = ops.xp.arange(len(gold))
-        columns = ops.asarray(gold)
+    def _get_loss(self, gold: list[Any], output: PairScores) -> tuple[float, Any]:
+        """Negative log-likelihood of the gold relation, mean over pairs (Eq. 28); 0 without any pair."""
+        ops, scores = self.model.ops, output.scores
+        if not len(scores):
+            return 0.0, ops.xp.zeros_like(scores)
+        d_scores = ops.softmax(scores)
+        rows, columns = ops.xp.arange(len(scores)), ops.asarray(numpy.concatenate(gold))
         # As a difference, so that the loss of a certain but wrong prediction stays finite.
-        shifted = scores.scores - scores.scores.max(axis=1, keepdims=True)
+        shifted = scores - scores.max(axis=1, keepdims=True)
         log_sum = ops.xp.log(ops.xp.exp(shifted).sum(axis=1))
         loss = (log_sum - shifted[rows, columns]).mean()
         d_scores[rows, columns] -= 1
-        return float(loss), d_scores / len(gold)
+        return float(loss), d_scores / len(scores)
 
     def _get_gold(self, example: Example) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
         """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of
@@ -414,7 +377,7 @@ class MMIBRelationExtractor(MMIBPipe):
             gold: dict[Pair, list[str]] = {}
             for relation in get_relations(reference):
                 gold.setdefault(relation.pair, []).append(relation.label)
-            align = _Aligner(example)
+            align = _make_aligner(example)
             for head, tail in self._get_candidates(reference):
                 labels = gold.get(_pair_of(head, tail), [self.negative_label])
                 x_head, x_tail = align(head), align(tail)
@@ -422,19 +385,9 @@ class MMIBRelationExtractor(MMIBPipe):
                     continue
                 for label in labels:
                     instances.append((x_head, x_tail))
-                    targets.append(self._get_column(label, reference))
+                    negative = label == self.negative_label
+                    targets.append(0 if negative else 1 + self._find_label(label, reference))
         return _to_array(instances), numpy.asarray(targets, dtype="int64")
-
-    def _get_column(self, label: str, reference: Doc) -> int:
-        if label == self.negative_label:
-            return 0
-        if label not in self.cfg["labels"]:
-            raise ValueError(
-                f"{self.name}: the label {label!r} in the training data is not one of {list(self.labels)}, "
-                f"which it was initialized with (post: {reference.text[:60]!r}). Initialize with data that "
-                "has all labels, or with add_label."
-            )
-        return 1 + int(self.cfg["labels"].index(label))
 
 
 def _pair_of(head: Span, tail: Span) -> Pair:
@@ -446,17 +399,14 @@ def _to_array(instances: Iterable[tuple[Span, Span]]) -> "numpy.ndarray[Any, Any
     return numpy.asarray(rows, dtype="int64").reshape(-1, 4)
 
 
-class _Aligner:
-    """Finds gold spans among the tokens of the predicted doc, each once."""
+def _make_aligner(example: Example) -> Callable[[Span], Span | None]:
+    """RETURNS (Callable): Finds the span of the predicted doc with the characters of a gold one, if tokens
+    fit.
+    """
 
-    def __init__(self, example: Example) -> None:
-        self._example = example
-        self._known: dict[tuple[int, int], Span | None] = {}
+    @cache
+    def align(span: Span) -> Span | None:
+        found = example.get_aligned_spans_y2x([span], allow_overlap=True)
+        return found[0] if found else None
 
-    def __call__(self, span: Span) -> Span | None:
-        """RETURNS (Optional[Span]): The span of the predicted doc with the same characters, if tokens fit."""
-        key = span.start, span.end
-        if key not in self._known:
-            found = self._example.get_aligned_spans_y2x([span], allow_overlap=True)
-            self._known[key] = found[0] if found else None
-        return self._known[key]
+    return align

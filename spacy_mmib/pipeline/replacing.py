@@ -27,10 +27,7 @@ def replace_listeners_by_path(nlp: Language) -> None:
 
 
 class ReplaceListeners:
-    """Takes the place of the method `replace_listeners` of a pipeline.
-
-    nlp (Language): The pipeline.
-    """
+    """Takes the place of the method `replace_listeners` of a pipeline."""
 
     def __init__(self, nlp: Language) -> None:
         self._nlp = nlp
@@ -52,19 +49,18 @@ class ReplaceListeners:
             if isinstance(pipe, MMIBPipe):
                 paths = [p for p in paths if self._listens(pipe_name, pipe.model, p, tok2vec_name)]
                 if listeners and not paths:
-                    logger.info(
-                        "Nothing that replace_listeners is to replace in %r listens to %r",
-                        pipe_name,
-                        tok2vec_name,
-                    )
+                    message = "Nothing that replace_listeners is to replace in %r listens to %r"
+                    logger.info(message, pipe_name, tok2vec_name)
                     return
         Language.replace_listeners(self._nlp, tok2vec_name, pipe_name, paths)
         self._replaced.update((pipe_name, path) for path in paths)
 
     def _listens(self, pipe_name: str, model: Model[Any, Any], path: str, tok2vec_name: str) -> bool:
-        """RETURNS (bool): Whether what is at a path listens to this component, and not to another one."""
-        layer = _find_layer(model, path)
-        nodes = [] if layer is None else list(layer.walk())
+        """RETURNS (bool): Whether what is at a path listens to this component, and not to another one. The
+        path is like "model.img2vec", or goes further into that layer.
+        """
+        section, ref, *_ = [*path.split("."), ""]
+        nodes = list(model.get_ref(ref).walk()) if section == "model" and model.has_ref(ref) else []
         upstream = {
             name
             for name, component in self._nlp.pipeline
@@ -78,11 +74,3 @@ class ReplaceListeners:
                 "nothing to replace; leave that path out."
             )
         return tok2vec_name in upstream
-
-
-def _find_layer(model: Model[Any, Any], path: str) -> Model[Any, Any] | None:
-    """RETURNS (Optional[Model]): The layer of a path like "model.img2vec", or the one it is in."""
-    parts = path.split(".")
-    if len(parts) < 2 or parts[0] != "model" or not model.has_ref(parts[1]):
-        return None
-    return model.get_ref(parts[1])

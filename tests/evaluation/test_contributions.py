@@ -52,25 +52,26 @@ def test_core_inspect_is_what_forward_does(widths):
     text_mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
     image_mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
     found = core.inspect(text, text_mask, image, image_mask)
+    x_text, z_text, x_image, z_image, weights = found
     assert not any(tensor.requires_grad for tensor in found)
     for i, (n, m) in enumerate([(5, 4), (2, 0), (3, 2)]):
         x = core.text_projection(text[i : i + 1, :n])
         z, _ = core.text_encoder.mu(x, x, torch.ones(1, n).bool(), training=False)
-        torch.testing.assert_close(found.text[i, :n], x[0])
-        torch.testing.assert_close(found.z_text[i, :n], z[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(x_text[i, :n], x[0])
+        torch.testing.assert_close(z_text[i, :n], z[0], atol=1e-5, rtol=1e-5)
         if m:
             v = core.image_projection(image[i : i + 1, :m])
-            z_image, _ = core.image_encoder.mu(v, v, torch.ones(1, m).bool(), training=False)
-            torch.testing.assert_close(found.image[i, :m], v[0])
-            torch.testing.assert_close(found.z_image[i, :m], z_image[0], atol=1e-5, rtol=1e-5)
+            z_i, _ = core.image_encoder.mu(v, v, torch.ones(1, m).bool(), training=False)
+            torch.testing.assert_close(x_image[i, :m], v[0])
+            torch.testing.assert_close(z_image[i, :m], z_i[0], atol=1e-5, rtol=1e-5)
         else:
-            torch.testing.assert_close(found.z_image[i, 0], core.no_picture.detach())
+            torch.testing.assert_close(z_image[i, 0], core.no_picture.detach())
     ids = torch.tensor([0, -1, 1])
     output = core(text, text_mask, image, image_mask, ids, training=False)
-    torch.testing.assert_close(found.weights, output.weights)
+    torch.testing.assert_close(weights, output.weights)
     none = core.inspect(text, text_mask, image[:, :0], image_mask[:, :0])
     assert not any(tensor.requires_grad for tensor in none)
-    torch.testing.assert_close(none.z_image[0, 0], core.no_picture.detach())
+    torch.testing.assert_close(none[3][0, 0], core.no_picture.detach())
 
 
 def by_hand(nlp, doc, component="mmib_ner"):

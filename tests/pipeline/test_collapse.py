@@ -245,12 +245,12 @@ def test_posteriors_of_a_batch():
         assert (posterior.variance > 0).all()
     assert numpy.array_equal(image[1].x, X.image[2])
     # the mean is what inference takes
-    inspected = layer.shims[0]._model.inspect(
+    _, z_text, _, z_image, _ = layer.shims[0]._model.inspect(
         *(torch.tensor(X.text[0][None]), torch.ones(1, 5).bool()),
         *(torch.tensor(X.image[0][None]), torch.ones(1, 3).bool()),
     )
-    numpy.testing.assert_allclose(text[0].mu, inspected.z_text[0].numpy(), atol=1e-5)
-    numpy.testing.assert_allclose(image[0].mu, inspected.z_image[0].numpy(), atol=1e-5)
+    numpy.testing.assert_allclose(text[0].mu, z_text[0].numpy(), atol=1e-5)
+    numpy.testing.assert_allclose(image[0].mu, z_image[0].numpy(), atol=1e-5)
     for i in range(3):
         X.image[i], X.image_keys[i] = X.image[i][:0], None
     Y, _ = layer(X, True)

@@ -12,7 +12,7 @@ import srsly
 from conftest import entities, make_nlp, make_rel_nlp, new_docs
 
 from spacy_mmib.bridge.shim import get_module
-from spacy_mmib.pipeline.checked_loading import DIGESTS
+from spacy_mmib.pipeline.robust import DIGESTS
 
 
 @pytest.fixture

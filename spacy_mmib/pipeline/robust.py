@@ -1,13 +1,18 @@
-"""Loading a stored component: what was damaged on the way, or can't predict, is refused in one sentence."""
+"""What keeps one bad post from taking down its batch, and damaged weights from predicting."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import srsly
+from spacy import util
+from spacy.tokens import Doc
 from thinc.api import Model
+
+from ..encoders.picture_queue import find_encoder_layers, read_ahead
 
 PARTS = ("cfg", "model")
 """What of a stored component has a digest: settings, with the labels, and weights."""
@@ -16,68 +21,84 @@ DIGESTS = "digests"
 """Where the digests are: a file beside those parts, or a key beside theirs."""
 
 
-class CheckedLoading:
-    """Gives a `TrainablePipe` ways to be stored and loaded that notice damage. To be named before it among
-    the bases of a class.
+class RobustPipe:
+    """Gives a `TrainablePipe` another `pipe`, and ways to be stored and loaded that notice damage. To be
+    named before it among the bases of a class.
     """
 
-    def to_bytes(self: Any, *, exclude: Iterable[str] = ()) -> bytes:
-        """Serialize to a bytestring.
+    def pipe(self: Any, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
+        """Process a stream of docs in batches. If a batch fails its docs are processed one by one, and
+        only those that fail by themselves go to the error handler.
 
-        exclude (Iterable[str]): Names of serialization fields to leave out.
-        RETURNS (bytes): The component, with digests of its parts.
+        While a batch is processed, pictures of the next one are read. Not with single docs: whoever sets that
+        size may wait for an answer before the next question.
+
+        stream (Iterable[Doc]): The posts.
+        batch_size (int): Docs at a time.
+        YIELDS (Doc): In order.
         """
+        error_handler = self.get_error_handler()
+        encoders = find_encoder_layers(self.model) if batch_size > 1 else []
+        batches = map(list, util.minibatch(stream, size=batch_size))
+        with_following = pairwise(chain(batches, [[]])) if encoders else ((docs, []) for docs in batches)
+        for docs, following in with_following:
+            if following:
+                read_ahead(encoders, following)
+            try:
+                self.set_annotations(docs, self.predict(docs))
+            except Exception:
+                for doc in docs:
+                    try:
+                        self.set_annotations([doc], self.predict([doc]))
+                    except Exception as err:
+                        error_handler(self.name, self, [doc], err)
+                    else:
+                        yield doc
+            else:
+                yield from docs
+
+    def to_bytes(self: Any, *, exclude: Iterable[str] = ()) -> bytes:
+        """RETURNS (bytes): The component without the fields to exclude, and digests of its parts."""
         msg = srsly.msgpack_loads(super().to_bytes(exclude=exclude))  # type: ignore[misc]
         msg[DIGESTS] = {part: _digest(msg[part]) for part in PARTS if part in msg}
         data: bytes = srsly.msgpack_dumps(msg)
         return data
 
-    def from_bytes(self: Any, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> Any:
-        """Load from a bytestring.
-
-        bytes_data (bytes): From `to_bytes`, of this version or an earlier one.
-        exclude (Iterable[str]): Names of serialization fields to leave out.
-        RETURNS (TrainablePipe): The component.
-        RAISES (ValueError): It was damaged, or its weights and labels can't predict.
-        """
-        with self._explaining():
-            msg = srsly.msgpack_loads(bytes_data)
-            self._check_digests(msg.get(DIGESTS, {}), exclude, "the bytes of the ", msg.get)
-            super().from_bytes(bytes_data, exclude=exclude)  # type: ignore[misc]
-        self.check_loaded()
-        return self
-
     def to_disk(self: Any, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Serialize to a folder, with digests of its files.
-
-        path (Union[str, Path]): The folder.
-        exclude (Iterable[str]): Names of serialization fields to leave out.
-        """
+        """Write the component without the fields to exclude to a folder, with digests of its files."""
         path = Path(path)
         super().to_disk(path, exclude=exclude)  # type: ignore[misc]
         written = [part for part in PARTS if part not in exclude]
         srsly.write_json(path / DIGESTS, {part: _digest((path / part).read_bytes()) for part in written})
 
-    def from_disk(self: Any, path: str | Path, *, exclude: Iterable[str] = ()) -> Any:
-        """Load from a folder.
+    def from_bytes(self: Any, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> Any:
+        """Load what `to_bytes` of this version or an earlier one gave, but for the fields to exclude.
 
-        path (Union[str, Path]): From `to_disk`, of this version or an earlier one.
-        exclude (Iterable[str]): Names of serialization fields to leave out.
+        RETURNS (TrainablePipe): The component.
+        RAISES (ValueError): It was damaged, or its weights and labels can't predict.
+        """
+        with self._loading(exclude):
+            msg = srsly.msgpack_loads(bytes_data)
+            self._check_digests(msg.get(DIGESTS, {}), exclude, "the bytes of the ", msg.get)
+            super().from_bytes(bytes_data, exclude=exclude)  # type: ignore[misc]
+        return self
+
+    def from_disk(self: Any, path: str | Path, *, exclude: Iterable[str] = ()) -> Any:
+        """Load what `to_disk` of this version or an earlier one wrote, but for the fields to exclude.
+
         RETURNS (TrainablePipe): The component.
         RAISES (ValueError): It was damaged, or its weights and labels can't predict.
         """
         path = Path(path)
-        with self._explaining():
-            if (path / DIGESTS).exists():
-                read = lambda part: (path / part).read_bytes()  # noqa: E731
-                self._check_digests(srsly.read_json(path / DIGESTS), exclude, f"{path}/", read)
+        with self._loading(exclude):
+            digests = srsly.read_json(path / DIGESTS) if (path / DIGESTS).exists() else {}
+            self._check_digests(digests, exclude, f"{path}/", lambda part: (path / part).read_bytes())
             super().from_disk(path, exclude=exclude)  # type: ignore[misc]
-        self.check_loaded()
         return self
 
     @contextmanager
-    def _explaining(self: Any) -> Iterator[None]:
-        """Whatever libraries raise on malformed data says whose data it is."""
+    def _loading(self: Any, exclude: Iterable[str]) -> Iterator[None]:
+        """Whatever libraries raise on malformed data says whose data it is; then the component is checked."""
         try:
             yield
         except OSError:
@@ -90,13 +111,10 @@ class CheckedLoading:
                 f"{self.name}: what was stored can't be loaded ({reason}). It is damaged, or of another "
                 "pipeline: take it from a copy, or train again."
             ) from err
+        self._check_loaded()
 
     def _check_digests(
-        self: Any,
-        digests: dict[str, str],
-        exclude: Iterable[str],
-        where: str,
-        read: Callable[[str], bytes],
+        self: Any, digests: dict[str, str], exclude: Iterable[str], where: str, read: Callable[[str], bytes]
     ) -> None:
         for part in PARTS:
             if part in digests and part not in exclude and _digest(read(part)) != digests[part]:
@@ -106,9 +124,8 @@ class CheckedLoading:
                     "beside it."
                 )
 
-    def check_loaded(self: Any) -> None:
-        """RAISES (ValueError): The component can't predict."""
-        problem = find_not_finite(self.model)
+    def _check_loaded(self: Any) -> None:
+        problem = _find_not_finite(self.model)
         if problem is not None:
             raise ValueError(
                 f"{self.name}: the stored weights {problem} hold numbers that aren't finite: the training "
@@ -116,7 +133,7 @@ class CheckedLoading:
             )
 
 
-def find_not_finite(model: Model[Any, Any]) -> str | None:
+def _find_not_finite(model: Model[Any, Any]) -> str | None:
     """RETURNS (Optional[str]): The name of the first parameter of a model with NaN or an infinite number."""
     for node in model.walk():
         for name in node.param_names:
