@@ -62,7 +62,7 @@ def make_models(setting: Setting, posts: list[Post]) -> None:
         if name == "mmib_ner":
             model = config["components"][name]["model"]
             # The released code has one linear layer there: so both sides do the same arithmetic.
-            model.update({"feed_forward": "linear", "heads": setting.heads})
+            model["fusion"].update({"feed_forward": "linear", "heads": setting.heads})
             model["img2vec"].update({"arch": setting.arch, "weights": str(setting.get_path("weights"))})
         fix_random_seed(0)
         nlp = load_model_from_config(config, auto_fill=True)

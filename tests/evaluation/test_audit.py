@@ -13,6 +13,7 @@ from spacy.vocab import Vocab
 from typer.testing import CliRunner
 
 import spacy_mmib.evaluation.audit
+from project.convert import convert_twitter
 from spacy_mmib.cli import mmib_cli
 from spacy_mmib.evaluation import EvaluationError, MissingExtraError
 from spacy_mmib.evaluation.audit import audit
@@ -550,13 +551,7 @@ def test_published_mnre_crops_leak_the_answer(mmib_data, tmp_path, split):
 
 @pytest.mark.slow
 def test_twitter17_types_are_not_told_by_the_length_of_the_text(mmib_data, tmp_path):
-    scripts = str(Path(__file__).parents[2] / "project" / "scripts")
-    sys.path.insert(0, scripts)
-    try:
-        import convert_twitter
-    finally:
-        sys.path.remove(scripts)
-    convert_twitter.convert(mmib_data / "twitter2017", tmp_path)
+    convert_twitter(mmib_data / "twitter2017", tmp_path)
     result = audit(tmp_path / "train.spacy")
     assert result["tasks"]["entity_type"]["instances"] == 6049
     assert not flagged(result, "entity_type")

@@ -27,7 +27,7 @@ TINY = {
     "components.mmib_ner.model.tok2vec.width": 24,
     "components.mmib_ner.model.tok2vec.depth": 1,
     "components.mmib_ner.model.tok2vec.embed_size": 200,
-    "components.mmib_ner.model.heads": 4,
+    "components.mmib_ner.model.fusion.heads": 4,
     "components.mmib_ner.model.img2vec.arch": "squeezenet1_1",
 }
 
