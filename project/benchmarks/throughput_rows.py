@@ -168,7 +168,7 @@ class Ours:
         layers = {"bert": self.nlp.get_pipe("transformer").model.layers[0]}
         if component == "mmib_ner":
             layers["resnet"] = self.model.get_ref("img2vec").layers[0]
-            layers |= {name: self.model.get_ref(name) for name in ("core", "head")}
+            layers |= {"core": self.model.get_ref("fusion"), "head": self.model.get_ref("head")}
         self.parts: dict[str, nn.Module] = {name: layer.shims[0]._model for name, layer in layers.items()}
 
     def fill(self, posts: Sequence[Post]) -> None:
