@@ -75,6 +75,9 @@ def cache_build_cli(
                 nlp = load_model_from_config(config, auto_fill=True)
         except OSError as err:
             fail(f"Can't load {pipeline!r}: {err}")
+        except ValueError as err:
+            hint = "python -m project.config NAME > NAME.cfg writes an overlay in full"
+            fail(f"{pipeline!r} is no full config ({str(err).splitlines()[0]}); {hint}")
     result = None
     try:
         with warnings.catch_warnings(), tqdm(desc="Features", unit=" posts") as bar:

@@ -247,3 +247,12 @@ def test_a_disk_that_is_full_is_said_at_once(folder, tmp_path):
     assert "Traceback" not in result.stderr
     assert "MMIBWarning" not in result.stderr
     assert "posts a second" not in result.stdout
+
+
+def test_an_overlay_is_no_full_config(folder, tmp_path):
+    (tmp_path / "overlay.cfg").write_text('[overlay]\nbase = "ner_trf"\n[nlp]\nbatch_size = 4\n')
+    args = ["cache", "build", str(tmp_path / "overlay.cfg"), str(folder / "train.spacy")]
+    result = CliRunner().invoke(mmib_cli, args)
+    assert result.exit_code == 1
+    assert "is no full config" in result.stderr
+    assert "python -m project.config NAME" in result.stderr
