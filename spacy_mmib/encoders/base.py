@@ -4,7 +4,6 @@ trained and run, and the rows that are made of what they compute.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -198,34 +197,6 @@ class VisionBackbone(nn.Module):
         if self.rows == "grid":
             parts = adaptive_avg_pool2d(parts, self.rows_size)
         return torch.cat((whole, parts.flatten(2).transpose(1, 2)), dim=1)
-
-
-def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
-    """Read a state dict that safetensors or `torch.save` wrote. Nothing but tensors is unpickled.
-
-    RAISES (OSError, ValueError): It holds none, or there is no such file; `others` could be meant then.
-    """
-    path = Path(weights)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights = {weights!r} is neither a file nor {others}. A relative path is looked for in the "
-            f"folder the command runs in ({Path.cwd()})."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            import safetensors.torch
-
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:
-        raise ValueError(
-            f"{path} can't be read as a state dict ({explain(err)}). Save one with "
-            "torch.save(model.state_dict(), path); files with anything else pickled in them are refused."
-        ) from err
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict.")
-    return state
 
 
 def explain_download(what: str, err: Exception, file: str) -> str:

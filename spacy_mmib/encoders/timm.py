@@ -10,7 +10,8 @@ from spacy.util import registry
 from torch import nn
 
 from ..images.errors import explain
-from .base import VisionBackbone, explain_download, read_state_dict
+from ..regions.vision import read_state_dict
+from .base import VisionBackbone, explain_download
 from .img2vec import ImageEncoder, build_encoder
 
 

@@ -11,8 +11,8 @@ from spacy.util import registry
 from torch import nn
 
 from ..images.errors import explain
-from ..regions.vision import ImageClassification, models
-from .base import VisionBackbone, explain_download, read_state_dict
+from ..regions.vision import ImageClassification, models, read_state_dict
+from .base import VisionBackbone, explain_download
 from .img2vec import ImageEncoder, build_encoder
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")

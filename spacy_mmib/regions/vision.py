@@ -52,6 +52,8 @@ def load_network(arch: str, weights: str | None, num_classes: int | None) -> tup
             return _load_published(arch, published[weights], num_classes)
         else:
             state = read_state_dict(weights, _describe_names(arch))
+            if not all(isinstance(value, torch.Tensor) for value in state.values()):
+                raise ValueError(f"{weights} holds no state dict (names and tensors).")
             num_classes = num_classes or count_classes(arch, state, weights)
         network: nn.Module = models.get_model(
             arch, weights=None, weights_backbone=None, num_classes=num_classes
@@ -115,9 +117,9 @@ def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"{path} can't be read as a state dict ({explain(err)}). Save one with "
             "torch.save(model.state_dict(), path); files with anything else pickled in them are refused."
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict (names and tensors).")
+        ) from err
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict.")
     return state
 
 
