@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..models.inspection import Inspection
 
 FACTORIES = ("mmib_ner", "mmib_rel")
-"""Of the components that have an MMIB core in their models."""
+"""Of the components that may have MMIB as the fusion of their models."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def get_contributions(
     docs (Iterable[Doc]): The posts. Nothing but `doc._.regions` and `doc._.image_error`, which the picture
         encoder writes, is changed; components before the one that is looked into run on copies.
     component (Optional[str]): `mmib_ner` or `mmib_rel`, or what it is called here; by default the first that
-        has an MMIB core.
+        has MMIB as its fusion.
     RETURNS (List[Optional[Contributions]]): Of each post; `None` for one without tokens.
     RAISES (EvaluationError): No such component, or one without a core, or one with `entity_repr = "marker"`.
     """
