@@ -3,7 +3,9 @@
 from typing import Annotated, Any
 
 from typer import Option
+from wasabi import msg
 
+from ..evaluation.audit import FEATURES, TASKS, audit
 from .app import CorpusArg, ImageRootOpt, ResultOpt, SeedOpt, command, save
 
 HEADER = ("Feature", "Accuracy", "Majority", "Gain", "95 %", "Information", "")
@@ -30,8 +32,6 @@ def audit_cli(
 
     Needs scikit-learn: pip install "spacy-mmib[audit]".
     """
-    from ..evaluation.audit import audit
-
     result = audit(corpus, image_root=image_root, negative_label=negative_label, folds=folds, seed=seed)
     print_audit(result)
     if output is not None:
@@ -40,10 +40,6 @@ def audit_cli(
 
 def print_audit(result: dict[str, Any]) -> None:
     """Print what `spacy_mmib.evaluation.audit.audit` returns, as tables."""
-    from wasabi import msg
-
-    from ..evaluation.audit import TASKS
-
     posts, different, pictures = result["posts"], result["different_posts"], result["pictures"]
     msg.divider(f"{posts} posts")
     msg.text(
@@ -79,10 +75,6 @@ def print_audit(result: dict[str, Any]) -> None:
 
 
 def _print_task(title: str, task: dict[str, Any]) -> None:
-    from wasabi import msg
-
-    from ..evaluation.audit import FEATURES
-
     msg.divider(title)
     msg.text(
         f"{task['instances']} {task['unit']} of {task['posts']} different posts, {task['labels']} labels; "

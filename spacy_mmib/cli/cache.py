@@ -5,10 +5,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
+import srsly
 import typer
+from spacy.cli._util import import_code, parse_config_overrides, show_validation_error
+from spacy.util import load_config, load_model_from_config
 from typer import Argument, Option
+from wasabi import msg
 
-from .app import CodeOpt, GpuOpt, ImageRootOpt, check_image_root, fail, load_pipeline, mmib_cli, use_gpu
+from ..training.corpus import MultimodalCorpus
+from ..util import MMIBWarning
+from .app import CodeOpt, GpuOpt, ImageRootOpt, fail, load_pipeline, mmib_cli, use_gpu
 
 if TYPE_CHECKING:
     from ..cache.store import FeatureStore
@@ -48,13 +54,9 @@ def cache_build_cli(
     Everything the config says can be overridden as in spacy train: --paths.features FILE. What is in
     the cache already is passed over: an interrupted build goes on where it was.
     """
-    from spacy.cli._util import import_code, parse_config_overrides, show_validation_error
-    from spacy.util import load_config, load_model_from_config
     from tqdm import tqdm
 
     from ..encoders.cache_building import build_cache
-    from ..training.corpus import MultimodalCorpus
-    from ..util import MMIBWarning
 
     # Settings of the config are unknown options, which arrive among the arguments.
     first = next((i for i, word in enumerate(corpus) if word.startswith("--")), len(corpus))
@@ -62,7 +64,6 @@ def cache_build_cli(
     paths = [Path(word) for word in corpus[:first]]
     if not paths:
         fail("Name the corpus, then the settings: build PIPELINE CORPUS --paths.features FILE")
-    check_image_root(image_root)
     import_code(code)
     use_gpu(gpu_id, silent=False)
     trained = not pipeline.endswith(".cfg")
@@ -106,16 +107,12 @@ def cache_stats_cli(
 
     Two caches with the same content digest hold the same, whenever and in whatever order it was computed.
     """
-    import json
-
-    from wasabi import msg
-
     store = _open(path)
     stats = store.stats()
     if store.problem:
         fail(store.problem)
     if as_json:
-        return typer.echo(json.dumps(stats, indent=2))
+        return typer.echo(srsly.json_dumps(stats, indent=2))
     limit = stats["max_bytes"]
     rows = [(kind, f"{n}", _size(stats["bytes"][kind])) for kind, n in stats["entries"].items()]
     msg.table(rows, header=("Kind", "Entries", "Size"), aligns=("l", "r", "r"), divider=True)
@@ -143,8 +140,6 @@ def cache_verify_cli(
     The exit code is 1 if anything is damaged, removed or not. A pipeline never uses what is damaged: it
     computes it again.
     """
-    from wasabi import msg
-
     sound, damaged, problem = _open(path, read_only=not remove).verify(remove=remove)
     msg.text(f"{sound} sound, {damaged} damaged")
     if problem:
@@ -164,8 +159,6 @@ def cache_clear_cli(
 
     Other files than feature caches are left as they are. Whoever uses it just now goes on with a new one.
     """
-    from wasabi import msg
-
     from ..cache.store import remove_files
 
     _open(path)

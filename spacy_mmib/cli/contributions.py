@@ -1,10 +1,15 @@
 """`spacy mmib contributions`: what of the text and the picture reaches the latents of posts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+from spacy.tokens import Doc
 from typer import Option
 
+from ..evaluation import EvaluationError
+from ..evaluation.contributions import Contributions, find_component, get_contributions, shares
+from ..evaluation.evaluate import predict_examples, read_corpus
+from ..post.extensions import get_image_error, get_regions, get_stored_image
 from .app import (
     CompareOpt,
     ComponentOpt,
@@ -17,12 +22,7 @@ from .app import (
     save,
 )
 
-if TYPE_CHECKING:
-    from spacy.tokens import Doc
-
-    from ..evaluation.contributions import Contributions
-
-    Post: TypeAlias = tuple[Doc, Contributions | None]
+Post: TypeAlias = tuple[Doc, Contributions | None]
 
 
 @command("contributions", output=(".html", ".jsonl"))
@@ -42,11 +42,8 @@ def contributions_cli(
     The contribution scores of the paper (V-B, Fig. 3), as shades of the words and numbers at the
     objects. With --compare each post is there twice, once for each pipeline.
     """
-    from ..evaluation import EvaluationError
-    from ..evaluation.contributions import find_component, get_contributions
-    from ..evaluation.evaluate import predict_examples, read_corpus
 
-    def compute(model: str, component: str | None) -> "list[Post]":
+    def compute(model: str, component: str | None) -> list[Post]:
         nlp = load_pipeline(model)
         try:
             component = find_component(nlp, component)
@@ -67,10 +64,8 @@ def contributions_cli(
     save(output, content, f"the contributions of {n} posts")
 
 
-def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str, Any]:
+def to_record(model: str, doc: Doc, found: Contributions | None) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the file: raw values, and their shares from 0 to 1."""
-    from ..evaluation.contributions import shares
-    from ..post.extensions import get_image_error, get_regions, get_stored_image
 
     def rows(what: str, names: list[Any], scores: list[float]) -> list[dict[str, Any]]:
         values = zip(names, scores, shares(scores))
@@ -88,7 +83,7 @@ def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str
     }
 
 
-def to_page(posts: "list[tuple[str, Post]]", *, named: bool) -> str:
+def to_page(posts: list[tuple[str, Post]], *, named: bool) -> str:
     """RETURNS (str): The posts as a page; if there are two pipelines, each below the name of its own."""
     from ..visual.collect import make_post
     from ..visual.rendering import to_html

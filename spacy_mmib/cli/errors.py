@@ -2,16 +2,18 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+from spacy.tokens import Doc
 from typer import Option
+from wasabi import msg
 
+from ..evaluation.errors import AnyError, PostChange, count_kinds, predict_both, sort_changes
+from ..evaluation.evaluate import get_roles, read_corpus
+from ..evaluation.posts import entity_to_json
+from ..post.extensions import get_image_error, get_region_weights, get_stored_image
+from ..post.relations import relations_to_json
 from .app import BatchSizeOpt, CorpusArg, ImageRootOpt, ModelArg, command, load_pipeline, save
-
-if TYPE_CHECKING:
-    from spacy.tokens import Doc
-
-    from ..evaluation.errors import AnyError, PostChange
 
 
 @command("errors", output=(".jsonl",))
@@ -34,11 +36,6 @@ def errors_cli(
     picture are written to a file, those first to which the picture did most harm.
     """
     nlp = load_pipeline(model)
-    from wasabi import msg
-
-    from ..evaluation.errors import count_kinds, predict_both, sort_changes
-    from ..evaluation.evaluate import get_roles, read_corpus
-
     roles = get_roles(nlp)
     if not (roles.recognizers or roles.extractors):
         msg.warn("No component of this pipeline finds entities or relations.")
@@ -61,10 +58,8 @@ def errors_cli(
     save(output, [to_record(post) for post in changed], f"{len(changed)} posts that change")
 
 
-def print_changes(changed: "list[PostChange]", limit: int) -> None:
+def print_changes(changed: list[PostChange], limit: int) -> None:
     """Print the first so many of the posts that change, and in which errors."""
-    from wasabi import msg
-
     added, repaired = sum(len(p.added) for p in changed), sum(len(p.repaired) for p in changed)
     msg.text(
         f"Without their pictures {len(changed)} posts have other errors: the pictures add {added} and "
@@ -79,10 +74,10 @@ def print_changes(changed: "list[PostChange]", limit: int) -> None:
             msg.text(f"repaired: {describe(post.without, error)}")
 
 
-def describe(doc: "Doc", error: "AnyError") -> str:
+def describe(doc: Doc, error: AnyError) -> str:
     """RETURNS (str): An error in one line."""
 
-    def show(side: "tuple[int | str, ...] | None") -> str:
+    def show(side: tuple[int | str, ...] | None) -> str:
         if side is None:
             return "nothing"
         *offsets, label = side
@@ -98,13 +93,12 @@ def _one_line(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
-def to_record(post: "PostChange") -> dict[str, Any]:
+def to_record(post: PostChange) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the file; offsets are those of characters and tokens of the
     predicted text.
     """
-    from ..post.extensions import get_image_error, get_stored_image
 
-    def predicted(doc: "Doc", errors: "list[AnyError]") -> dict[str, Any]:
+    def predicted(doc: Doc, errors: list[AnyError]) -> dict[str, Any]:
         values = [{"what": error.what, **asdict(error), "said": describe(doc, error)} for error in errors]
         return {**annotations(doc), "errors": values}
 
@@ -122,12 +116,8 @@ def to_record(post: "PostChange") -> dict[str, Any]:
     }
 
 
-def annotations(doc: "Doc") -> dict[str, Any]:
+def annotations(doc: Doc) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): Entities and relations of a doc as plain values."""
-    from ..evaluation.posts import entity_to_json
-    from ..post.extensions import get_region_weights
-    from ..post.relations import relations_to_json
-
     try:
         relations = relations_to_json(doc)
     except ValueError:  # written past the setter; said by whoever compares them

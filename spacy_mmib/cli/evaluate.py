@@ -3,7 +3,9 @@
 from typing import Annotated, Any
 
 from typer import Option
+from wasabi import msg
 
+from ..evaluation.evaluate import evaluate, show_score, tabulate
 from .app import (
     BatchSizeOpt,
     CorpusArg,
@@ -40,10 +42,6 @@ def evaluate_cli(
     if no_images and shuffled:
         fail("--no-images and --shuffle-images exclude each other: run the command once with each.")
     nlp = load_pipeline(model)
-    from wasabi import msg
-
-    from ..evaluation.evaluate import evaluate
-
     metrics = evaluate(
         nlp,
         corpus,
@@ -65,10 +63,6 @@ def evaluate_cli(
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print what `spacy_mmib.evaluation.evaluate.evaluate` returns, as tables."""
-    from wasabi import msg
-
-    from ..evaluation.evaluate import show_score, tabulate
-
     pictures = metrics["pictures"]
     msg.divider(f"{pictures['posts']} posts, {SHOWN[metrics['images']]}")
     rows = [(name.replace("_", " "), pictures[name]) for name in COUNTS]

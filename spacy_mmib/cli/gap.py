@@ -2,10 +2,21 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
+from wasabi import msg
 
+from ..evaluation import EvaluationError
+from ..evaluation.evaluate import read_corpus
+from ..evaluation.gap import (
+    EntityRegionPairs,
+    Gap,
+    entity_region_vectors,
+    measure_gap,
+    plot_gap,
+    require_extra,
+)
 from .app import (
     CompareOpt,
     ComponentOpt,
@@ -19,9 +30,6 @@ from .app import (
     save,
     writing,
 )
-
-if TYPE_CHECKING:
-    from ..evaluation.gap import EntityRegionPairs, Gap
 
 
 @command("gap", output=(".png", ".svg", ".pdf"), json=())
@@ -47,18 +55,12 @@ def gap_cli(
 
     The figure needs scikit-learn and matplotlib: pip install "spacy-mmib[analysis]".
     """
-    from wasabi import msg
-
-    from ..evaluation import EvaluationError
-    from ..evaluation.evaluate import read_corpus
-    from ..evaluation.gap import entity_region_vectors, measure_gap, plot_gap, require_extra
-
     if output is not None:
         require_extra()
 
     def measure(
         model: str, wanted: list[str] | None, component: str | None
-    ) -> "tuple[Gap, list[EntityRegionPairs]]":
+    ) -> tuple[Gap, list[EntityRegionPairs]]:
         nlp = load_pipeline(model)
         examples, *_ = read_corpus(nlp, corpus, image_root=image_root)
         try:
@@ -91,10 +93,8 @@ def gap_cli(
         msg.good(f"Saved the figure to {output}")
 
 
-def print_gaps(names: list[str], gaps: "list[Gap]") -> None:
+def print_gaps(names: list[str], gaps: list[Gap]) -> None:
     """Print the numbers of pipelines side by side, beside chance."""
-    from wasabi import msg
-
     first = gaps[0]
     msg.divider(f"{first.posts} posts with a picture, {first.pictures} different pictures")
     for name, gap in zip(names, gaps):

@@ -11,6 +11,8 @@ from typing import Annotated, BinaryIO, TextIO
 import typer
 from typer import Argument, Option
 
+from ..evaluation.posts import NotJsonLines, open_json_lines, to_line
+from ..evaluation.predict import PredictResult, predict
 from .app import STANDARD, BatchSizeOpt, ImageRootOpt, ModelArg, command, fail, load_pipeline, writing
 
 MOST_SKIPS_SHOWN = 100
@@ -42,9 +44,6 @@ def predict_cli(
     if STANDARD not in (posts, output) and Path(posts).resolve() == Path(output).resolve():
         fail("The output would overwrite the input: choose another --output.")
     from tqdm import tqdm
-
-    from ..evaluation.posts import open_json_lines, to_line
-    from ..evaluation.predict import PredictResult, predict
 
     result = PredictResult()
 
@@ -92,8 +91,6 @@ def predict_cli(
 
 @contextmanager
 def _reading(posts: str) -> Iterator[None]:
-    from ..evaluation.posts import NotJsonLines
-
     try:
         yield
     except NotJsonLines as err:

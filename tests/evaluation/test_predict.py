@@ -12,7 +12,7 @@ from spacy.util import minibatch, raise_error
 
 from spacy_mmib.evaluation.posts import make_doc, to_line
 from spacy_mmib.evaluation.predict import PredictResult, pipe_each, predict
-from spacy_mmib.training.local_pictures import PictureFolder
+from spacy_mmib.training.local_pictures import PictureCounts, PictureFolder
 from spacy_mmib.util import MMIBWarning
 
 
@@ -133,7 +133,7 @@ def test_handlers_are_restored_and_errors_of_the_input_passed_on():
 def test_data_is_no_path(pictures):
     encoded = base64.b64encode((pictures / "red.png").read_bytes()).decode()
     post = {"text": "x", "image": f"data:image/png;base64,{encoded}"}
-    doc = make_doc(spacy.blank("en"), post, PictureFolder(pictures, "header"))
+    doc = make_doc(spacy.blank("en"), post, PictureFolder(pictures, "header"), PictureCounts())
     assert doc._.image == (pictures / "red.png").read_bytes()
     assert doc._.image_error is None
 
