@@ -8,7 +8,7 @@ from spacy.tokens import Doc
 from typer import Option
 from wasabi import msg
 
-from ..evaluation.errors import AnyError, PostChange, count_kinds, predict_both, sort_changes
+from ..evaluation.errors import Error, PostChange, count_kinds, predict_both, sort_changes
 from ..evaluation.evaluate import get_roles, read_corpus
 from ..evaluation.posts import entity_to_json
 from ..post.extensions import get_image_error, get_region_weights, get_stored_image
@@ -74,7 +74,7 @@ def print_changes(changed: list[PostChange], limit: int) -> None:
             msg.text(f"repaired: {describe(post.without, error)}")
 
 
-def describe(doc: Doc, error: AnyError) -> str:
+def describe(doc: Doc, error: Error) -> str:
     """RETURNS (str): An error in one line."""
 
     def show(side: tuple[int | str, ...] | None) -> str:
@@ -98,8 +98,8 @@ def to_record(post: PostChange) -> dict[str, Any]:
     predicted text.
     """
 
-    def predicted(doc: Doc, errors: list[AnyError]) -> dict[str, Any]:
-        values = [{"what": error.what, **asdict(error), "said": describe(doc, error)} for error in errors]
+    def predicted(doc: Doc, errors: list[Error]) -> dict[str, Any]:
+        values = [{**asdict(error), "said": describe(doc, error)} for error in errors]
         return {**annotations(doc), "errors": values}
 
     image = get_stored_image(post.doc)

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from spacy_mmib.cli import mmib_cli
 from spacy_mmib.evaluation.errors import (
-    EntityError,
-    RelationError,
+    Error,
     compare_pictures,
     count_kinds,
     find_entity_errors,
@@ -83,7 +82,7 @@ A, B = "A", "B"
 )
 def test_entity_errors(gold, found, expected):
     errors = find_entity_errors(make_example(gold, found))
-    assert sorted(errors, key=str) == sorted((EntityError(*e) for e in expected), key=str)
+    assert sorted(errors, key=str) == sorted((Error("entity", *e) for e in expected), key=str)
 
 
 def test_the_errors_add_up_to_the_scores():
@@ -120,13 +119,13 @@ def test_other_tokens():
     example = make_example([(2, 4, A)], [(1, 4, A)], words, gold_words)
     assert find_entity_errors(example) == []
     example = make_example([(2, 4, A)], [(1, 4, B)], words, gold_words)
-    assert find_entity_errors(example) == [EntityError("type", (1, 4, A), (1, 4, B))]
+    assert find_entity_errors(example) == [Error("entity", "type", (1, 4, A), (1, 4, B))]
     # "Rob" is no token of its own.
     example = make_example([(0, 1, A)], [(0, 1, A)], words, gold_words)
-    assert find_entity_errors(example) == [EntityError("boundary", (0, 1, A), (0, 1, A))]
+    assert find_entity_errors(example) == [Error("entity", "boundary", (0, 1, A), (0, 1, A))]
     assert get_ner_prf([example])["ents_f"] == 0
     example = make_example([(3, 4, A)], [], words, gold_words)
-    assert find_entity_errors(example) == [EntityError("missed", (2, 4, A), None)]
+    assert find_entity_errors(example) == [Error("entity", "missed", (2, 4, A), None)]
 
 
 def relation_example(gold, found) -> Example:
@@ -166,7 +165,7 @@ def relation_example(gold, found) -> Example:
 )  # fmt: skip
 def test_relation_errors(gold, found, expected):
     example = relation_example(gold, found)
-    assert find_relation_errors(example) == [RelationError(*e) for e in expected]
+    assert find_relation_errors(example) == [Error("relation", *e) for e in expected]
     if gold is not None:
         counts = count_document_relations(example)
         assert (counts.found == counts.gold and counts.right == counts.predicted) == (not expected)
@@ -186,7 +185,7 @@ def test_relation_errors_in_other_tokens():
     gold._.relations = [((0, 1), (2, 4), "x")]
     predicted = Doc(VOCAB, words=["R", "ob", "met", "NewYork"], spaces=[False, True, True, False])
     assert find_relation_errors(Example(predicted, gold)) == [
-        RelationError("missed", (0, 2, 3, 4, "x"), None)
+        Error("relation", "missed", (0, 2, 3, 4, "x"), None)
     ]
 
 
@@ -225,7 +224,7 @@ def test_given_pairs(trained_rel):
     posts = predict_both(trained_rel, make_rel_examples(trained_rel))
     assert all(post.errors == [] for post in posts)
     assert sum(bool(post.errors_without) for post in posts) >= 2
-    assert all(type(e) is RelationError for post in posts for e in post.errors_without)
+    assert all(e.what == "relation" for post in posts for e in post.errors_without)
 
 
 def test_entities_found_beside_given_pairs(trained_joint):
