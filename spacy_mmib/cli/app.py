@@ -13,11 +13,14 @@ import typer
 from spacy.cli._util import app as spacy_app
 from spacy.cli._util import import_code, setup_gpu
 from spacy.language import Language
+from spacy.training import Example
 from spacy.util import load_model
 from typer import Argument, Option
 from wasabi import msg
 
 from ..evaluation import EvaluationError, MissingExtraError
+from ..evaluation.contributions import find_component
+from ..evaluation.evaluate import read_corpus
 
 T = TypeVar("T", bound=Callable[..., None])
 
@@ -133,6 +136,20 @@ def load_pipeline(model: str, overrides: dict[str, Any] | None = None) -> Langua
             f"Can't load the pipeline {model!r}: {err} (After spacy train, pass the folder "
             "model-best or model-last inside its output folder.)"
         )
+
+
+def load_to_inspect(
+    model: str, component: str | None, corpus: Path, image_root: str | None, limit: int = 0
+) -> tuple[Language, str, list[Example]]:
+    """RETURNS (Tuple[Language, str, List[Example]]): A pipeline, the component to look into, and posts; the
+    command ends if any is not there.
+    """
+    nlp = load_pipeline(model)
+    try:
+        component = find_component(nlp, component)
+    except EvaluationError as err:
+        fail(f"{model}: {err}")
+    return nlp, component, read_corpus(nlp, corpus, image_root=image_root, limit=limit)[0]
 
 
 def use_gpu(gpu_id: int, *, silent: bool) -> None:

@@ -14,7 +14,7 @@ from wasabi import msg
 
 from ..training.corpus import MultimodalCorpus
 from ..util import MMIBWarning
-from .app import CodeOpt, GpuOpt, ImageRootOpt, fail, load_pipeline, mmib_cli, use_gpu
+from . import app
 
 if TYPE_CHECKING:
     from ..cache.store import FeatureStore
@@ -25,7 +25,7 @@ cache_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-mmib_cli.add_typer(cache_app)
+app.mmib_cli.add_typer(cache_app)
 
 CacheArg: TypeAlias = Annotated[
     Path, Argument(help="File of the feature cache, as in the config", metavar="PATH")
@@ -43,10 +43,10 @@ def cache_build_cli(
     ctx: typer.Context,
     pipeline: PipelineArg,
     corpus: CorporaArg,
-    image_root: ImageRootOpt = None,
+    image_root: app.ImageRootOpt = None,
     chunk_size: Annotated[int, Option(min=1, help="Posts encoded, and kept, at a time")] = 64,
-    gpu_id: GpuOpt = -1,
-    code: CodeOpt = None,
+    gpu_id: app.GpuOpt = -1,
+    code: app.CodeOpt = None,
 ) -> None:
     """Encode the pictures of a corpus, and search for the objects in them, once for all trainings,
     evaluations and predictions with the same frozen encoder.
@@ -63,22 +63,22 @@ def cache_build_cli(
     overrides = parse_config_overrides([*corpus[first:], *ctx.args])
     paths = [Path(word) for word in corpus[:first]]
     if not paths:
-        fail("Name the corpus, then the settings: build PIPELINE CORPUS --paths.features FILE")
+        app.fail("Name the corpus, then the settings: build PIPELINE CORPUS --paths.features FILE")
     import_code(code)
-    use_gpu(gpu_id, silent=False)
+    app.use_gpu(gpu_id, silent=False)
     trained = not pipeline.endswith(".cfg")
     if trained:
-        nlp = load_pipeline(pipeline, overrides)
+        nlp = app.load_pipeline(pipeline, overrides)
     else:
         try:
             with show_validation_error(Path(pipeline)):
                 config = load_config(Path(pipeline), overrides=overrides, interpolate=True)
                 nlp = load_model_from_config(config, auto_fill=True)
         except OSError as err:
-            fail(f"Can't load {pipeline!r}: {err}")
+            app.fail(f"Can't load {pipeline!r}: {err}")
         except ValueError as err:
             hint = "python -m project.config NAME > NAME.cfg writes an overlay in full"
-            fail(f"{pipeline!r} is no full config ({str(err).splitlines()[0]}); {hint}")
+            app.fail(f"{pipeline!r} is no full config ({str(err).splitlines()[0]}); {hint}")
     result = None
     try:
         with warnings.catch_warnings(), tqdm(desc="Features", unit=" posts") as bar:
@@ -89,9 +89,9 @@ def cache_build_cli(
             for result in build_cache(nlp, docs, trained=trained, chunk_size=chunk_size):
                 bar.update(result.posts - bar.n)
     except (ValueError, OSError) as err:  # weights or posts that are not there, too
-        fail(str(err))
+        app.fail(str(err))
     if result is None:
-        fail(f"There are no posts in {', '.join(map(str, paths))}.")
+        app.fail(f"There are no posts in {', '.join(map(str, paths))}.")
     typer.echo(
         f"[spacy-mmib] {result.posts} posts, {result.with_picture} with a picture, {result.not_used} with "
         f"something that can't be used{result.explain()}; {result.posts / result.seconds:.1f} posts a second"
@@ -110,7 +110,7 @@ def cache_stats_cli(
     store = _open(path)
     stats = store.stats()
     if store.problem:
-        fail(store.problem)
+        app.fail(store.problem)
     if as_json:
         return typer.echo(srsly.json_dumps(stats, indent=2))
     limit = stats["max_bytes"]
@@ -143,10 +143,10 @@ def cache_verify_cli(
     sound, damaged, problem = _open(path, read_only=not remove).verify(remove=remove)
     msg.text(f"{sound} sound, {damaged} damaged")
     if problem:
-        fail(problem)
+        app.fail(problem)
     if damaged:
         hint = f"Removed {damaged} damaged." if remove else "--remove takes it out."
-        fail(f"{damaged} of {sound + damaged} are damaged. {hint}")
+        app.fail(f"{damaged} of {sound + damaged} are damaged. {hint}")
     msg.good("Nothing is damaged.")
 
 
@@ -167,7 +167,7 @@ def cache_clear_cli(
     try:
         remove_files(path)
     except (OSError, ValueError) as err:
-        fail(f"Can't remove {path}: {err}")
+        app.fail(f"Can't remove {path}: {err}")
     msg.good(f"Removed the feature cache {path}")
 
 
@@ -178,10 +178,10 @@ def _open(path: Path, *, read_only: bool = True) -> "FeatureStore":
         if is_feature_cache(path):
             return FeatureStore(path, read_only=read_only, warns=False)
     except FileNotFoundError:
-        fail(f"There is no feature cache at {path}: no such file.")
+        app.fail(f"There is no feature cache at {path}: no such file.")
     except OSError as err:
-        fail(f"Can't read {path}: {err}")
-    fail(f"{path} is not a feature cache, and is left as it is.")
+        app.fail(f"Can't read {path}: {err}")
+    app.fail(f"{path} is not a feature cache, and is left as it is.")
 
 
 def _size(n: int) -> str:

@@ -6,36 +6,25 @@ from typing import Annotated, Any, TypeAlias
 from spacy.tokens import Doc
 from typer import Option
 
-from ..evaluation import EvaluationError
-from ..evaluation.contributions import Contributions, find_component, get_contributions, shares
-from ..evaluation.evaluate import predict_examples, read_corpus
+from ..evaluation.contributions import Contributions, get_contributions, shares
+from ..evaluation.evaluate import predict_examples
 from ..post.extensions import get_image_error, get_regions, get_stored_image
-from .app import (
-    CompareOpt,
-    ComponentOpt,
-    CorpusArg,
-    ImageRootOpt,
-    ModelArg,
-    command,
-    fail,
-    load_pipeline,
-    save,
-)
+from . import app
 
 Post: TypeAlias = tuple[Doc, Contributions | None]
 
 
-@command("contributions", output=(".html", ".jsonl"))
+@app.command("contributions", output=(".html", ".jsonl"))
 def contributions_cli(
-    model: ModelArg,
-    corpus: CorpusArg,
+    model: app.ModelArg,
+    corpus: app.CorpusArg,
     output: Annotated[
         Path, Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)")
     ],
-    compare: CompareOpt = None,
+    compare: app.CompareOpt = None,
     limit: Annotated[int, Option("--limit", "-n", min=0, help="The first so many posts; 0 for all")] = 20,
-    component: ComponentOpt = None,
-    image_root: ImageRootOpt = None,
+    component: app.ComponentOpt = None,
+    image_root: app.ImageRootOpt = None,
 ) -> None:
     """Show how much each word and each object contributes to what the model keeps of a post.
 
@@ -44,12 +33,7 @@ def contributions_cli(
     """
 
     def compute(model: str, component: str | None) -> list[Post]:
-        nlp = load_pipeline(model)
-        try:
-            component = find_component(nlp, component)
-        except EvaluationError as err:
-            fail(f"{model}: {err}")
-        examples, *_ = read_corpus(nlp, corpus, image_root=image_root, limit=limit)
+        nlp, component, examples = app.load_to_inspect(model, component, corpus, image_root, limit)
         docs = [example.predicted for example in predict_examples(nlp, examples)]
         return list(zip(docs, get_contributions(nlp, docs, component)))
 
@@ -61,7 +45,7 @@ def contributions_cli(
     content: object = [to_record(name, *post) for name, post in posts]
     if output.suffix.lower() != ".jsonl":
         content = to_page(posts, named=compare is not None)
-    save(output, content, f"the contributions of {n} posts")
+    app.save(output, content, f"the contributions of {n} posts")
 
 
 def to_record(model: str, doc: Doc, found: Contributions | None) -> dict[str, Any]:

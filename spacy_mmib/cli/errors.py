@@ -13,21 +13,21 @@ from ..evaluation.evaluate import get_roles, read_corpus
 from ..evaluation.posts import entity_to_json
 from ..post.extensions import get_image_error, get_region_weights, get_stored_image
 from ..post.relations import relations_to_json
-from .app import BatchSizeOpt, CorpusArg, ImageRootOpt, ModelArg, command, load_pipeline, save
+from . import app
 
 
-@command("errors", output=(".jsonl",))
+@app.command("errors", output=(".jsonl",))
 def errors_cli(
-    model: ModelArg,
-    corpus: CorpusArg,
+    model: app.ModelArg,
+    corpus: app.CorpusArg,
     output: Annotated[
         Path, Option("--output", "-o", dir_okay=False, help="File of JSON lines to write (.jsonl)")
     ],
     limit: Annotated[
         int, Option("--limit", "-n", min=0, help="Posts shown on the screen; the file has all that change")
     ] = 10,
-    image_root: ImageRootOpt = None,
-    batch_size: BatchSizeOpt = None,
+    image_root: app.ImageRootOpt = None,
+    batch_size: app.BatchSizeOpt = None,
 ) -> None:
     """Count a pipeline's errors by kind, with and without pictures, and list the posts that change.
 
@@ -35,7 +35,7 @@ def errors_cli(
     relation the label, or it is missed or spurious. Posts whose errors are others without their
     picture are written to a file, those first to which the picture did most harm.
     """
-    nlp = load_pipeline(model)
+    nlp = app.load_pipeline(model)
     roles = get_roles(nlp)
     if not (roles.recognizers or roles.extractors):
         msg.warn("No component of this pipeline finds entities or relations.")
@@ -55,7 +55,7 @@ def errors_cli(
         msg.warn("No post of this corpus has a picture: there is nothing to compare.")
     if roles.extractors and not roles.end_to_end:
         msg.text("Relations are those of given pairs: the pipeline is asked for the gold ones.")
-    save(output, [to_record(post) for post in changed], f"{len(changed)} posts that change")
+    app.save(output, [to_record(post) for post in changed], f"{len(changed)} posts that change")
 
 
 def print_changes(changed: list[PostChange], limit: int) -> None:

@@ -7,8 +7,6 @@ from typing import Annotated
 from typer import Option
 from wasabi import msg
 
-from ..evaluation import EvaluationError
-from ..evaluation.evaluate import read_corpus
 from ..evaluation.gap import (
     EntityRegionPairs,
     Gap,
@@ -17,35 +15,23 @@ from ..evaluation.gap import (
     plot_gap,
     require_extra,
 )
-from .app import (
-    CompareOpt,
-    ComponentOpt,
-    CorpusArg,
-    ImageRootOpt,
-    ModelArg,
-    SeedOpt,
-    command,
-    fail,
-    load_pipeline,
-    save,
-    writing,
-)
+from . import app
 
 
-@command("gap", output=(".png", ".svg", ".pdf"), json=())
+@app.command("gap", output=(".png", ".svg", ".pdf"), json=())
 def gap_cli(
-    model: ModelArg,
-    corpus: CorpusArg,
+    model: app.ModelArg,
+    corpus: app.CorpusArg,
     output: Annotated[
         Path | None, Option("--output", "-o", dir_okay=False, help="Figure (.png, .svg or .pdf)")
     ] = None,
     json: Annotated[Path | None, Option(dir_okay=False, help="JSON file for the numbers")] = None,
-    compare: CompareOpt = None,
+    compare: app.CompareOpt = None,
     labels: Annotated[str | None, Option(help="Types in the figure, e.g. PER,LOC,ORG [default: all]")] = None,
     pairs: Annotated[int, Option(min=2, help="At most so many entities of a type in the figure")] = 150,
-    seed: SeedOpt = 0,
-    component: ComponentOpt = None,
-    image_root: ImageRootOpt = None,
+    seed: app.SeedOpt = 0,
+    component: app.ComponentOpt = None,
+    image_root: app.ImageRootOpt = None,
 ) -> None:
     """Measure how near the latents of texts are to those of their own pictures, and draw them.
 
@@ -61,14 +47,9 @@ def gap_cli(
     def measure(
         model: str, wanted: list[str] | None, component: str | None
     ) -> tuple[Gap, list[EntityRegionPairs]]:
-        nlp = load_pipeline(model)
-        examples, *_ = read_corpus(nlp, corpus, image_root=image_root)
-        try:
-            gap = measure_gap(nlp, [example.predicted for example in examples], component)
-            sample = entity_region_vectors(nlp, examples, wanted, pairs, seed, component=component)
-        except EvaluationError as err:
-            fail(f"{model}: {err}")
-        return gap, sample
+        nlp, component, examples = app.load_to_inspect(model, component, corpus, image_root)
+        gap = measure_gap(nlp, [example.predicted for example in examples], component)
+        return gap, entity_region_vectors(nlp, examples, wanted, pairs, seed, component=component)
 
     wanted = [name.strip() for name in (labels or "").split(",") if name.strip()] or None
     names, results = [model], [measure(model, wanted, component)]
@@ -81,14 +62,14 @@ def gap_cli(
             {"model": name, **asdict(gap), "entities": {one.label: one.found for one in sample}}
             for name, (gap, sample) in zip(names, results)
         ]
-        save(json, {"corpus": str(corpus), "models": values}, "the numbers", "--json")
+        app.save(json, {"corpus": str(corpus), "models": values}, "the numbers", "--json")
     if output is not None:
         if not results[0][1]:
-            fail(
+            app.fail(
                 "No figure: there are no gold entities in posts with a picture that can be read"
                 + (f" with the types {labels}." if labels else ".")
             )
-        with writing(output):
+        with app.writing(output):
             plot_gap([(name, sample) for name, (_, sample) in zip(names, results)], output, seed)
         msg.good(f"Saved the figure to {output}")
 

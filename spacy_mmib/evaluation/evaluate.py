@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from spacy.language import Language
 from spacy.scorer import Scorer
 from spacy.training import Example
 
@@ -17,15 +18,12 @@ from ..training.local_pictures import PictureCounts
 from . import EvaluationError
 from .ablation import remove_images, shuffle_images
 
-if TYPE_CHECKING:
-    from spacy.language import Language
-
 PRF: TypeAlias = tuple[float | None, ...]
 """Precision, recall and F, 0-1; `None` where nothing is annotated."""
 
 
 def evaluate(
-    nlp: "Language",
+    nlp: Language,
     corpus: str | Path,
     *,
     images: str = "own",
@@ -95,7 +93,7 @@ def evaluate(
 
 
 def read_corpus(
-    nlp: "Language", corpus: str | Path, **settings: Any
+    nlp: Language, corpus: str | Path, **settings: Any
 ) -> tuple[list[Example], PictureCounts, set[str]]:
     """RETURNS (Tuple[List[Example], PictureCounts, Set[str]]): At least one post, read with the settings of
     `MultimodalCorpus`, what was found about their pictures, and what is known to leak the labels.
@@ -125,7 +123,7 @@ class Roles:
     negative_label: str
 
 
-def get_roles(nlp: "Language") -> Roles:
+def get_roles(nlp: Language) -> Roles:
     """RETURNS (Roles): Of the components that are enabled, as they say themselves what they assign."""
 
     def assigning(*what: str) -> list[str]:
@@ -139,7 +137,7 @@ def get_roles(nlp: "Language") -> Roles:
 
 
 def predict_examples(
-    nlp: "Language", examples: Sequence[Example], *, batch_size: int | None = None
+    nlp: Language, examples: Sequence[Example], *, batch_size: int | None = None
 ) -> list[Example]:
     """Predict copies of posts the way they are scored. Entities come from the components that find them;
     relations too, unless there is no end to end: then they are those of `predict_given`.
@@ -173,7 +171,7 @@ def join_stages(
 
 
 def predict_given(
-    nlp: "Language", examples: Sequence[Example], *, batch_size: int | None = None
+    nlp: Language, examples: Sequence[Example], *, batch_size: int | None = None
 ) -> list[Example]:
     """Predict the relations of copies of posts, given the gold entities and the pairs that are annotated, but
     not their labels. Whatever the pipeline's candidates are otherwise, it is asked for just these.
@@ -189,7 +187,7 @@ def predict_given(
 
 
 def _predict(
-    nlp: "Language",
+    nlp: Language,
     examples: Sequence[Example],
     batch_size: int | None,
     *,
@@ -205,7 +203,7 @@ def _predict(
         return [Example(doc, reference) for doc, reference in found]
 
 
-def _score(nlp: "Language", examples: list[Example], *, disable: list[str]) -> dict[str, Any]:
+def _score(nlp: Language, examples: list[Example], *, disable: list[str]) -> dict[str, Any]:
     with nlp.select_pipes(disable=disable):
         return dict(Scorer(nlp=nlp).score(examples))
 

@@ -236,7 +236,6 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"spacy-mmib\[analysis\]"):
         require_extra()
-    require_extra(plot=False)
 
 
 # --- spacy mmib gap -------------------------------------------------------------------------------
