@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import srsly
 import typer
@@ -49,14 +49,10 @@ def check_image_root(image_root: str | None) -> str | None:
     return image_root
 
 
-ModelArg: TypeAlias = Annotated[str, Argument(help="Name or path of the pipeline", metavar="MODEL")]
-CorpusArg: TypeAlias = Annotated[
-    Path,
-    Argument(
-        help="A .spacy file made with DocBin(store_user_data=True), or a folder of them", metavar="CORPUS"
-    ),
-]
-ImageRootOpt: TypeAlias = Annotated[
+ModelArg = Annotated[str, Argument(help="Name or path of the pipeline", metavar="MODEL")]
+DOCS = "A .spacy file made with DocBin(store_user_data=True), or a folder of them"
+CorpusArg = Annotated[Path, Argument(help=DOCS, metavar="CORPUS")]
+ImageRootOpt = Annotated[
     str | None,  # not a Path, so that an unset variable of a project ("") can be told from "."
     Option(
         *("--image-root", "-r"),
@@ -65,23 +61,21 @@ ImageRootOpt: TypeAlias = Annotated[
         "[default: the folder of the input]",
     ),
 ]
-GpuOpt: TypeAlias = Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")]
-BatchSizeOpt: TypeAlias = Annotated[
+GpuOpt = Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")]
+BatchSizeOpt = Annotated[
     int | None, Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]")
 ]
-SeedOpt: TypeAlias = Annotated[
+SeedOpt = Annotated[
     int, Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of all that is drawn at random")
 ]
-ResultOpt: TypeAlias = Annotated[
-    Path | None, Option("--output", "-o", dir_okay=False, help="JSON file for the result")
-]
-ComponentOpt: TypeAlias = Annotated[
+ResultOpt = Annotated[Path | None, Option("--output", "-o", dir_okay=False, help="JSON file for the result")]
+ComponentOpt = Annotated[
     str | None, Option(help="The component to look into [default: the first that can be]")
 ]
-CompareOpt: TypeAlias = Annotated[
+CompareOpt = Annotated[
     str | None, Option(help="Another pipeline, e.g. one trained without alignment or bottleneck")
 ]
-CodeOpt: TypeAlias = Annotated[
+CodeOpt = Annotated[
     Path | None,
     Option("--code", "-c", help="Python file with additional code (registered functions) to import"),
 ]

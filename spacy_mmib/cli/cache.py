@@ -3,7 +3,7 @@
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 import srsly
 import typer
@@ -27,13 +27,11 @@ cache_app = typer.Typer(
 )
 app.mmib_cli.add_typer(cache_app)
 
-CacheArg: TypeAlias = Annotated[
-    Path, Argument(help="File of the feature cache, as in the config", metavar="PATH")
-]
-PipelineArg: TypeAlias = Annotated[
+CacheArg = Annotated[Path, Argument(help="File of the feature cache, as in the config", metavar="PATH")]
+PipelineArg = Annotated[
     str, Argument(help="A config (.cfg), or the name or path of a trained pipeline", metavar="PIPELINE")
 ]
-CorporaArg: TypeAlias = Annotated[
+CorporaArg = Annotated[
     list[str], Argument(help=".spacy files with user data, or folders of them", metavar="CORPUS")
 ]
 

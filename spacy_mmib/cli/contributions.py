@@ -1,7 +1,7 @@
 """`spacy mmib contributions`: what of the text and the picture reaches the latents of posts."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 from spacy.tokens import Doc
 from typer import Option
@@ -11,7 +11,7 @@ from ..evaluation.evaluate import predict_examples
 from ..post.extensions import get_image_error, get_regions, get_stored_image
 from . import app
 
-Post: TypeAlias = tuple[Doc, Contributions | None]
+Post = tuple[Doc, Contributions | None]
 
 
 @app.command("contributions", output=(".html", ".jsonl"))

@@ -85,7 +85,7 @@ def _summarize(name: str, cosines: Array, own: Array) -> Gap:
     tied = (abs(cosines - right[:, None]) <= TIED).sum(axis=1)  # the own one among them
     recall = [float(numpy.clip((k - nearer) / tied, 0, 1).mean()) for k in (1, 5)]
     unpaired = float((cosines.sum() - right.sum()) / (n * (m - 1))) if m > 1 else None
-    return Gap(name, n, m, float(right.mean()), unpaired, *recall, 1 / m, min(1.0, 5 / m))
+    return Gap(name, n, m, float(right.mean()), unpaired, recall[0], recall[1], 1 / m, min(1.0, 5 / m))
 
 
 def _to_unit(vectors: Sequence[Array]) -> Array:

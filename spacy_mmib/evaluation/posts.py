@@ -142,7 +142,7 @@ def _to_number(digits: str) -> float | None:
 
 def _get_fields(record: Record) -> Record:
     """The object with the text: the record, or its "data"."""
-    data = record.get("data")
+    data: Any = record.get("data")
     is_inside = isinstance(data, dict) and _has_content(data) and not _has_content(record)
     return data if is_inside else record
 
