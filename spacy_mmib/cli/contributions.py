@@ -44,7 +44,14 @@ def contributions_cli(
     posts = [(name, every[i]) for i in range(n) for name, every in found if i < len(every)]
     content: object = [to_record(name, *post) for name, post in posts]
     if output.suffix.lower() != ".jsonl":
-        content = to_page(posts, named=compare is not None)
+        from ..visual.collect import make_post
+        from ..visual.rendering import to_html
+
+        made = [
+            make_post(doc, max_size=400, contributions=found, heading=name if compare else None)
+            for name, (doc, found) in posts
+        ]
+        content = to_html(made, page=True)
     app.save(output, content, f"the contributions of {n} posts")
 
 
@@ -58,22 +65,10 @@ def to_record(model: str, doc: Doc, found: Contributions | None) -> dict[str, An
     image = get_stored_image(doc)
     return {
         "model": model,
-        "component": None if found is None else found.component,
+        "component": found and found.component,
         "text": doc.text,
         "image": image if isinstance(image, str) else None,
         "image_error": get_image_error(doc),
-        "tokens": [] if found is None else rows("text", [token.text for token in doc], found.tokens),
-        "regions": [] if found is None else rows("region", [None, *get_regions(doc)], found.regions),
+        "tokens": rows("text", [token.text for token in doc], found.tokens if found else []),
+        "regions": rows("region", [None, *get_regions(doc)], found.regions if found else []),
     }
-
-
-def to_page(posts: list[tuple[str, Post]], *, named: bool) -> str:
-    """RETURNS (str): The posts as a page; if there are two pipelines, each below the name of its own."""
-    from ..visual.collect import make_post
-    from ..visual.rendering import to_html
-
-    made = [
-        make_post(doc, max_size=400, contributions=found, heading=name if named else None)
-        for name, (doc, found) in posts
-    ]
-    return to_html(made, page=True)

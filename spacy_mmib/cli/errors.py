@@ -53,7 +53,7 @@ def errors_cli(
         print_changes(changed, limit)
     else:
         msg.warn("No post of this corpus has a picture: there is nothing to compare.")
-    if roles.extractors and not roles.end_to_end:
+    if roles.silent:
         msg.text("Relations are those of given pairs: the pipeline is asked for the gold ones.")
     app.save(output, [to_record(post) for post in changed], f"{len(changed)} posts that change")
 

@@ -23,7 +23,7 @@ from ..images.files import bind
 from ..post.extensions import get_image_key, get_regions, get_regions_note, get_stored_image
 from ..post.relations import ASKED, Relation, get_relations
 from ..training.corpus import check_path, read_docs
-from . import EvaluationError, MissingExtraError
+from . import EvaluationError, require
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 Size: TypeAlias = tuple[float, float]
@@ -98,11 +98,7 @@ def audit(
         raise ValueError(f"folds is {folds}, but a cross-validation has at least 2.")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}, but it has to be between 0 and {2**32 - 1}.")
-    try:
-        import sklearn.model_selection
-        import sklearn.tree  # noqa: F401
-    except ImportError as err:
-        raise MissingExtraError("The audit", "scikit-learn", "audit", err) from err
+    require("The audit", "scikit-learn", "audit", "sklearn.model_selection", "sklearn.tree")
     posts, notes, problems = _read_corpus(Path(corpus), Path(image_root) if image_root else None)
     features = numpy.asarray([post.features for post in posts], dtype="float64")
     groups = _group(posts)

@@ -60,19 +60,18 @@ def find_entity_errors(example: Example) -> list[Error]:
     """
     gold, found = align_entities(example) or ([], [])
     pairs = _match(gold, [entity for _, entity in found])
+    predicted = [(ent.start, ent.end, ent.label_) for ent, _ in found]
     errors = []
     for i, (start, end, label) in enumerate(gold):
         right = (*_to_predicted(example, start, end), label)
-        if i not in pairs:
+        j = pairs.get(i)
+        if j is None:
             errors.append(Error("entity", "missed", right, None))
-            continue
-        ent, entity = found[pairs[i]]
-        if entity != gold[i]:
-            kind = "type" if entity[:2] == (start, end) else "boundary"
-            errors.append(Error("entity", kind, right, (ent.start, ent.end, ent.label_)))
+        elif found[j][1] != gold[i]:
+            kind = "type" if found[j][1][:2] == (start, end) else "boundary"
+            errors.append(Error("entity", kind, right, predicted[j]))
     for j in set(range(len(found))) - set(pairs.values()):
-        ent = found[j][0]
-        errors.append(Error("entity", "spurious", None, (ent.start, ent.end, ent.label_)))
+        errors.append(Error("entity", "spurious", None, predicted[j]))
     return sorted(errors, key=_position)
 
 

@@ -15,7 +15,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 
 from ..post.extensions import get_image_key
-from . import EvaluationError, MissingExtraError
+from . import EvaluationError, require
 from .contributions import find_component, inspect_docs
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
@@ -157,11 +157,8 @@ def entity_region_vectors(
 
 def require_extra() -> None:
     """RAISES (MissingExtraError): What a figure is made with can't be imported."""
-    try:
-        import matplotlib.figure  # noqa: F401
-        import sklearn.manifold  # noqa: F401
-    except ImportError as err:
-        raise MissingExtraError("The figure", "scikit-learn and matplotlib", "analysis", err) from err
+    modules = ("sklearn.manifold", "matplotlib.figure")
+    require("The figure", "scikit-learn and matplotlib", "analysis", *modules)
 
 
 def lay_out(pairs: EntityRegionPairs, seed: int = 0) -> Array:

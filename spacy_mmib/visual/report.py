@@ -186,7 +186,7 @@ def _get_confusions(findings: Findings) -> list[tuple[str, Confusion]]:
     if roles.recognizers:
         found.append(("Types of entities", count_entity_confusion(findings.posts)))
     if roles.extractors:
-        title = "Relations" if roles.end_to_end else "Relations of given entities"
+        title = "Relations of given entities" if roles.silent else "Relations"
         found.append((title, count_relation_confusion(findings.posts, roles.negative_label)))
     return [(title, matrix) for title, matrix in found if matrix is not None]
 

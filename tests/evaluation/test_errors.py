@@ -6,14 +6,13 @@ from itertools import product
 import numpy
 import pytest
 import spacy
-from conftest import PAIRS, make_examples, make_picture, make_rel_examples, make_rel_nlp
+from commands import run, save_pairs
+from conftest import PAIRS, make_examples, make_rel_examples, make_rel_nlp
 from spacy.scorer import get_ner_prf
-from spacy.tokens import Doc, DocBin, Span
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy.vocab import Vocab
-from typer.testing import CliRunner
 
-from spacy_mmib.cli import mmib_cli
 from spacy_mmib.evaluation.errors import (
     Error,
     compare_pictures,
@@ -220,7 +219,7 @@ def test_compare_pictures_end_to_end(trained_joint):
 
 def test_given_pairs(trained_rel):
     roles = get_roles(trained_rel)
-    assert (roles.recognizers, roles.extractors, roles.end_to_end) == ([], ["mmib_rel"], False)
+    assert (roles.recognizers, roles.extractors, roles.silent) == ([], ["mmib_rel"], ["mmib_rel"])
     posts = predict_both(trained_rel, make_rel_examples(trained_rel))
     assert all(post.errors == [] for post in posts)
     assert sum(bool(post.errors_without) for post in posts) >= 2
@@ -258,26 +257,14 @@ def folder(trained_joint, trained_rel, tmp_path_factory):
     trained_joint.to_disk(path / "joint")
     trained_rel.to_disk(path / "rel")
     spacy.blank("en").to_disk(path / "blank")
-    for colour in ("red", "blue", "white"):
-        make_picture(colour).save(path / f"{colour}.png")
-    docs = []
-    for example, (_, colour, _) in zip(make_rel_examples(spacy.blank("en")), PAIRS):
-        doc = example.reference
-        if colour is not None:
-            doc._.image, doc._.regions = f"{colour}.png", [(0, 0, 20, 20)]
-        docs.append(doc)
-    docs[0]._.image = "blue.png"
-    docs[0]._.regions = [(0, 0, 20, 20)]
-    DocBin(docs=docs, store_user_data=True).to_disk(path / "test.spacy")
-    DocBin(store_user_data=True).to_disk(path / "empty.spacy")
-    for doc in docs:
-        doc._.image = doc._.regions = None
-    DocBin(docs=docs, store_user_data=True).to_disk(path / "text.spacy")
+
+    def mislead(docs):
+        docs[0]._.image, docs[0]._.regions = "blue.png", [(0, 0, 20, 20)]
+
+    save_pairs(path / "test.spacy", change=mislead)
+    save_pairs(path / "empty.spacy", [])
+    save_pairs(path / "text.spacy", [(text, None, label) for text, _, label in PAIRS])
     return path
-
-
-def run(*args):
-    return CliRunner().invoke(mmib_cli, [str(arg) for arg in args])
 
 
 @pytest.mark.parametrize("model", ["joint", "rel"])
