@@ -135,9 +135,7 @@ def load_pipeline(model: str, overrides: dict[str, Any] | None = None) -> Langua
 def load_to_inspect(
     model: str, component: str | None, corpus: Path, image_root: str | None, limit: int = 0
 ) -> tuple[Language, str, list[Example]]:
-    """RETURNS (Tuple[Language, str, List[Example]]): A pipeline, the component to look into, and posts; the
-    command ends if any is not there.
-    """
+    """RETURNS (Tuple[Language, str, List[Example]]): A pipeline, its component to look into, and posts."""
     nlp = load_pipeline(model)
     try:
         component = find_component(nlp, component)

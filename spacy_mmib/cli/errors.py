@@ -94,9 +94,7 @@ def _one_line(text: str, length: int) -> str:
 
 
 def to_record(post: PostChange) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): A line of the file; offsets are those of characters and tokens of the
-    predicted text.
-    """
+    """RETURNS (Dict[str, Any]): A line of the file; offsets are into the predicted text and tokens."""
 
     def predicted(doc: Doc, errors: list[Error]) -> dict[str, Any]:
         values = [{**asdict(error), "said": describe(doc, error)} for error in errors]

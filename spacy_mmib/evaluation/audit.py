@@ -227,8 +227,7 @@ def _group(posts: Sequence[_Post]) -> Array:
 
 
 def _find_placeholder(posts: Sequence[_Post]) -> str | None:
-    """The picture that stands in where there is none, as some corpora have it: its posts have nothing in
-    common, and would be one huge post otherwise."""
+    """The picture that stands in where there is none: its posts have nothing else in common."""
     pairs = {(post.picture, post.text) for post in posts}
     common = Counter(picture for picture, _ in pairs if picture is not None).most_common(2)
     (picture, n), (_, n_next) = (*common, (None, 0), (None, 0))[:2]
@@ -383,8 +382,7 @@ def _cross_validate(x: Array, y: Array, fold: Array, seed: int) -> tuple[Array, 
 
 
 def _bootstrap(sums: dict[str, Array], seed: int) -> dict[str, list[list[float]]]:
-    """The Bayesian bootstrap (Rubin 1981): posts get random weights again and again, all instances of a post
-    the same.
+    """The Bayesian bootstrap (Rubin 1981): posts get random weights again and again.
 
     sums: For each feature and post the sum of the gains in accuracy, of those in information, and the number
         of instances.

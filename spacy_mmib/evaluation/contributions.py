@@ -38,9 +38,7 @@ class Contributions:
 
 
 def shares(values: Sequence[float]) -> list[float]:
-    """RETURNS (List[float]): `Contributions.tokens` or `.regions` in the range of a shade: from 0 for the
-    smallest to 1 for the largest; all 0.5 if they are equal.
-    """
+    """RETURNS (List[float]): Shades: from 0 for the smallest to 1 for the largest; 0.5 if all are equal."""
     low, high = min(values, default=0), max(values, default=0)
     return [(value - low) / (high - low) if high > low else 0.5 for value in values]
 

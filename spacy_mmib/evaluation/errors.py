@@ -117,9 +117,7 @@ def find_relation_errors(example: Example, *, negative_label: str = "None") -> l
 
 
 def _to_predicted(example: Example, start: int, end: int) -> tuple[int, int]:
-    """RETURNS (Tuple[int, int]): The tokens of the predicted doc that tokens of the reference touch; an
-    empty range at their place if there are none.
-    """
+    """RETURNS (Tuple[int, int]): The predicted tokens that these gold ones touch, or an empty range."""
     y2x = example.alignment.y2x
     indices = y2x[start:end]
     if len(indices):

@@ -171,8 +171,7 @@ def lay_out(pairs: EntityRegionPairs, seed: int = 0) -> Array:
     points = numpy.concatenate([pairs.entities, pairs.regions]).astype("float32")
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, max_iter=ITERATIONS, init="random", random_state=seed)
-    result: Array = tsne.fit_transform(points)
-    return result
+    return numpy.asarray(tsne.fit_transform(points))
 
 
 def plot_gap(
