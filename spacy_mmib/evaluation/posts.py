@@ -4,7 +4,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Any, BinaryIO, TypeAlias
@@ -269,22 +269,23 @@ def to_record(record: Record, doc: Doc) -> Record:
     errors = {"image_error": get_image_error(doc), "relations_error": doc.user_data.get(RELATIONS_ERROR_KEY)}
     result = {key: value for key, value in record.items() if key not in errors} | found
     result.update({key: error for key, error in errors.items() if error is not None})
-    is_own = {
-        "text": lambda text: isinstance(text, str),
-        "tokens": lambda tokens: _is_list_of(tokens, lambda token: isinstance(token, str)),
-        "entities": lambda ents: _is_list_of(ents, lambda ent: isinstance(ent, dict) and "confidence" in ent),
-        "relations": lambda relations: errors["relations_error"] is None,
-    }
     given = {key: record[key] for key in found if record.get(key) not in (None, found[key])}
-    foreign = {key: value for key, value in given.items() if not is_own[key](value)}
+    if errors["relations_error"] is None:
+        given.pop("relations", None)
+    foreign = {key: value for key, value in given.items() if not _is_own(key, value)}
     if foreign:
         before = record.get("as_given")
         result["as_given"] = {**(before if isinstance(before, dict) else {}), **foreign}
     return result
 
 
-def _is_list_of(values: Any, is_one: Callable[[Any], bool]) -> bool:
-    return isinstance(values, list) and all(map(is_one, values))
+def _is_own(key: str, value: Any) -> bool:
+    """Whether a text, tokens or entities have the form in which they are written."""
+    if key == "tokens":
+        return isinstance(value, list) and all(isinstance(token, str) for token in value)
+    if key == "entities":
+        return isinstance(value, list) and all(isinstance(x, dict) and "confidence" in x for x in value)
+    return key == "text" and isinstance(value, str)
 
 
 def entity_to_json(ent: Span) -> Record:

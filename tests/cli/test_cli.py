@@ -1,5 +1,4 @@
 import gzip
-import io
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ import PIL.Image
 import pytest
 import spacy
 import spacy.cli
-from commands import run
+from commands import run, run_alone
 from spacy.cli._util import app
 from spacy.tokens import Doc, DocBin
 from spacy.util import registry
@@ -306,14 +305,13 @@ def test_predict_two_processes(model, data):
     lines = [{"text": f"NBA {i}", "image": "img/red.png"} for i in range(7)] + [{"text": "BAD"}]
     lines += [{"text": f"NBA {i}"} for i in range(7)]
     (data / "posts.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    command = [sys.executable, "-m", "spacy", "mmib", "predict", model, str(data / "posts.jsonl")]
-    command += ["--n-process", "2", "--batch-size", "2", "--code", str(CODE)]
-    result = subprocess.run(command, capture_output=True, timeout=120)
+    more = ("--n-process", 2, "--batch-size", 2, "--code", CODE)
+    result = run_alone("predict", model, data / "posts.jsonl", *more)
     assert result.returncode == 0, result.stderr
-    records = [json.loads(line) for line in io.BytesIO(result.stdout)]
+    records = [json.loads(line) for line in result.stdout.splitlines()]
     assert [record["text"] for record in records] == [line["text"] for line in lines if line["text"] != "BAD"]
     assert records[0]["entities"][0]["confidence"] == 0.75
-    assert b"line 8 skipped: the pipeline failed on it" in result.stderr
+    assert "line 8 skipped: the pipeline failed on it" in result.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes of this kind")
@@ -509,11 +507,8 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(model, corpus,
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk(model, corpus, data):
     (data / "posts.jsonl").write_text(POST)
-    command = [sys.executable, "-m", "spacy", "mmib", "predict", model, str(data / "posts.jsonl")]
     with open("/dev/full", "w") as full:
-        result = subprocess.run(
-            [*command, "-c", str(CODE)], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
-        )
+        result = run_alone("predict", model, data / "posts.jsonl", "-c", CODE, stdout=full)
     assert result.returncode == 1
     assert "--output -: can't be written (No space left on device)" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

@@ -1,14 +1,12 @@
 """The commands `spacy mmib evaluate` and `spacy mmib predict` with relations."""
 
 import json
-import subprocess
-import sys
 import warnings
 
 import numpy
 import pytest
 import spacy
-from commands import run, save_pairs
+from commands import run, run_alone, save_pairs
 from conftest import PAIRS, make_picture, make_rel_nlp
 from spacy.language import Language
 from spacy.tokens import DocBin
@@ -226,11 +224,10 @@ def test_printed_tables_without_end_to_end(folder):
 
 def test_in_a_process_of_its_own(folder, tmp_path):
     """Nothing but the command line and a folder: factories and readers are found."""
-    command = [sys.executable, "-m", "spacy", "mmib", "evaluate", folder / "joint",
-               folder / "test.spacy", "-o", tmp_path / "metrics.json"]  # fmt: skip
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240)
+    corpus, output = folder / "test.spacy", tmp_path / "metrics.json"
+    result = run_alone("evaluate", folder / "joint", corpus, "-o", output)
     assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "metrics.json").read_text())["given_entities"]["rel_micro_f"] == 1
+    assert json.loads(output.read_text())["given_entities"]["rel_micro_f"] == 1
     assert "Relations of given entities" in result.stdout
 
 
@@ -449,16 +446,8 @@ def test_predict_in_processes_and_from_stdin(folder):
     lines = [ASKING, *make_lines()] * 2
     data = "\n".join(map(json.dumps, lines))
     alone, _ = predict(folder, "rel", lines)
-    command = [
-        sys.executable,
-        "-m",
-        "spacy",
-        "mmib",
-        "predict",
-        str(folder / "rel"),
-        *["-", "-n", "2", "-b", "3"],
-    ]
-    result = subprocess.run(command, input=data, capture_output=True, text=True, timeout=240, cwd=folder)
+    more = ("-n", 2, "-b", 3)
+    result = run_alone("predict", folder / "rel", "-", *more, input=data, cwd=folder)
     assert result.returncode == 0, result.stderr
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert labels(records[:1]) == [["couple"] * 2]

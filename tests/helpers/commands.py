@@ -1,5 +1,8 @@
 """Run commands of `spacy mmib`, and a corpus of `PAIRS` with files to run them on."""
 
+import subprocess
+import sys
+
 import spacy
 from conftest import PAIRS, make_picture, make_rel_examples
 from spacy.tokens import DocBin
@@ -10,6 +13,13 @@ from spacy_mmib.cli import mmib_cli
 
 def run(*args, **kwargs):
     return CliRunner().invoke(mmib_cli, [str(arg) for arg in args], **kwargs)
+
+
+def run_alone(*args, **kwargs):
+    """In a process of its own, through spaCy's command line."""
+    command = [sys.executable, "-m", "spacy", "mmib", *map(str, args)]
+    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf8", **kwargs}
+    return subprocess.run(command, timeout=240, check=False, **kwargs)
 
 
 def save_pairs(path, posts=PAIRS, change=lambda docs: None):
