@@ -1,7 +1,7 @@
 """`spacy mmib ...`: what spaCy's own commands can't do because they drop the pictures.
 
-spaCy imports this package whenever any of its commands runs, so commands import what they need only
-when they run.
+spaCy imports this package whenever any of its commands runs, so commands import what spaCy doesn't have
+loaded anyway (torch, Pillow, SQLite, scikit-learn) only when they run.
 """
 
 # Registers the commands.

@@ -6,14 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
+import srsly
 import typer
 from spacy.cli._util import app as spacy_app
+from spacy.cli._util import import_code, setup_gpu
+from spacy.language import Language
+from spacy.training import Example
+from spacy.util import load_model
 from typer import Argument, Option
+from wasabi import msg
 
-if TYPE_CHECKING:
-    from spacy.language import Language
+from ..evaluation import EvaluationError, MissingExtraError
+from ..evaluation.contributions import find_component
+from ..evaluation.evaluate import read_corpus
 
 T = TypeVar("T", bound=Callable[..., None])
 
@@ -25,49 +32,59 @@ mmib_cli = typer.Typer(
 )
 spacy_app.add_typer(mmib_cli)
 
-ModelArg: TypeAlias = Annotated[str, Argument(help="Name or path of the pipeline", metavar="MODEL")]
-CorpusArg: TypeAlias = Annotated[
-    Path,
-    Argument(
-        help="A .spacy file made with DocBin(store_user_data=True), or a folder of them", metavar="CORPUS"
-    ),
-]
-ImageRootOpt: TypeAlias = Annotated[
-    str | None,  # not a Path, so that an unset variable of a project ("") can be told from "."
-    Option(
-        *("--image-root", "-r"),
-        help="Folder that relative paths of pictures start from and that none may leave "
-        "[default: the folder of the input]",
-    ),
-]
-GpuOpt: TypeAlias = Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")]
-BatchSizeOpt: TypeAlias = Annotated[
-    int | None, Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]")
-]
-SeedOpt: TypeAlias = Annotated[
-    int, Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of all that is drawn at random")
-]
-ResultOpt: TypeAlias = Annotated[
-    Path | None, Option("--output", "-o", dir_okay=False, help="JSON file for the result")
-]
-ComponentOpt: TypeAlias = Annotated[
-    str | None, Option(help="The component to look into [default: the first that can be]")
-]
-CompareOpt: TypeAlias = Annotated[
-    str | None, Option(help="Another pipeline, e.g. one trained without alignment or bottleneck")
-]
-CodeOpt: TypeAlias = Annotated[
-    Path | None,
-    Option("--code", "-c", help="Python file with additional code (registered functions) to import"),
-]
 STANDARD = "-"
 """Named as an output: the standard output."""
 
 
+def fail(message: str) -> NoReturn:
+    """Say on stderr what went wrong, where, and what to do, and end the command with exit code 1."""
+    typer.echo(f"✘ {message}", err=True)
+    raise typer.Exit(1)
+
+
+def check_image_root(image_root: str | None) -> str | None:
+    """RETURNS (Optional[str]): The same; if it isn't a folder, the command ends."""
+    if image_root and not Path(image_root).is_dir():
+        fail(f"--image-root {image_root}: there is no such folder.")
+    return image_root
+
+
+ModelArg = Annotated[str, Argument(help="Name or path of the pipeline", metavar="MODEL")]
+DOCS = "A .spacy file made with DocBin(store_user_data=True), or a folder of them"
+CorpusArg = Annotated[Path, Argument(help=DOCS, metavar="CORPUS")]
+ImageRootOpt = Annotated[
+    str | None,  # not a Path, so that an unset variable of a project ("") can be told from "."
+    Option(
+        *("--image-root", "-r"),
+        callback=check_image_root,
+        help="Folder that relative paths of pictures start from and that none may leave "
+        "[default: the folder of the input]",
+    ),
+]
+GpuOpt = Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")]
+BatchSizeOpt = Annotated[
+    int | None, Option("--batch-size", "-b", min=1, help="Posts at a time [default: the pipeline's]")
+]
+SeedOpt = Annotated[
+    int, Option("--seed", "-s", min=0, max=2**32 - 1, help="Seed of all that is drawn at random")
+]
+ResultOpt = Annotated[Path | None, Option("--output", "-o", dir_okay=False, help="JSON file for the result")]
+ComponentOpt = Annotated[
+    str | None, Option(help="The component to look into [default: the first that can be]")
+]
+CompareOpt = Annotated[
+    str | None, Option(help="Another pipeline, e.g. one trained without alignment or bottleneck")
+]
+CodeOpt = Annotated[
+    Path | None,
+    Option("--code", "-c", help="Python file with additional code (registered functions) to import"),
+]
+
+
 def command(name: str, **outputs: tuple[str, ...]) -> Callable[[T], T]:
-    """Register a command, with what all of them repeat: the image root and the outputs are checked before the
-    work, and what can't be measured is said in one line. A command with a pipeline (its parameter `model`)
-    gets the options `--gpu-id` and `--code`, which have had their effect when it is called.
+    """Register a command, with what all of them repeat: the outputs are checked before the work, and what
+    can't be measured is said in one line. A command with a pipeline (its parameter `model`) gets the options
+    `--gpu-id` and `--code`, which have had their effect when it is called.
 
     outputs (Tuple[str, ...]): For each parameter that names a file to write the endings its name may have;
         any if there are none.
@@ -85,17 +102,12 @@ def command(name: str, **outputs: tuple[str, ...]) -> Callable[[T], T]:
 
         @wraps(function)
         def run(**options: Any) -> None:
-            check_image_root(options.get("image_root"))
             for option, kinds in outputs.items():
                 if options[option] not in (None, STANDARD):
                     check_output(options[option], *kinds, option=f"--{option}")
             if "model" in options:
-                from spacy.cli._util import import_code
-
                 import_code(options.pop("code"))
                 use_gpu(options.pop("gpu_id"), silent=options.get("output") == STANDARD)
-            from ..evaluation import EvaluationError, MissingExtraError
-
             try:
                 function(**options)
             except (EvaluationError, MissingExtraError) as err:
@@ -109,16 +121,8 @@ def command(name: str, **outputs: tuple[str, ...]) -> Callable[[T], T]:
     return register
 
 
-def fail(message: str) -> NoReturn:
-    """Say on stderr what went wrong, where, and what to do, and end the command with exit code 1."""
-    typer.echo(f"✘ {message}", err=True)
-    raise typer.Exit(1)
-
-
-def load_pipeline(model: str, overrides: dict[str, Any] | None = None) -> "Language":
+def load_pipeline(model: str, overrides: dict[str, Any] | None = None) -> Language:
     """RETURNS (Language): The pipeline of this name or path, if there is one; else the command ends."""
-    from spacy.util import load_model
-
     try:
         return load_model(model, config=overrides or {})
     except OSError as err:
@@ -128,10 +132,20 @@ def load_pipeline(model: str, overrides: dict[str, Any] | None = None) -> "Langu
         )
 
 
+def load_to_inspect(
+    model: str, component: str | None, corpus: Path, image_root: str | None, limit: int = 0
+) -> tuple[Language, str, list[Example]]:
+    """RETURNS (Tuple[Language, str, List[Example]]): A pipeline, its component to look into, and posts."""
+    nlp = load_pipeline(model)
+    try:
+        component = find_component(nlp, component)
+    except EvaluationError as err:
+        fail(f"{model}: {err}")
+    return nlp, component, read_corpus(nlp, corpus, image_root=image_root, limit=limit)[0]
+
+
 def use_gpu(gpu_id: int, *, silent: bool) -> None:
     """Run on the GPU of this number, or on the CPU (-1); end the command if it can't be used."""
-    from spacy.cli._util import setup_gpu
-
     try:
         setup_gpu(gpu_id, silent=silent)
     except ValueError as err:
@@ -139,12 +153,6 @@ def use_gpu(gpu_id: int, *, silent: bool) -> None:
             f"The GPU {gpu_id} can't be used: {err} (The extras cuda12x and cuda13x of spacy-mmib install "
             "CuPy: take the one that fits your torch. --gpu-id -1 runs on the CPU.)"
         )
-
-
-def check_image_root(image_root: str | None) -> None:
-    """End the command if the image root that was named isn't a folder."""
-    if image_root and not Path(image_root).is_dir():
-        fail(f"--image-root {image_root}: there is no such folder.")
 
 
 def check_output(output: str | Path, *kinds: str, option: str = "--output") -> None:
@@ -175,9 +183,6 @@ def writing(output: str | Path, option: str = "--output") -> Iterator[None]:
 
 def save(output: Path, content: object, what: str, option: str = "--output") -> None:
     """Write a text, a list of JSON lines, or a value of JSON, and say so, or that it can't be written."""
-    import srsly
-    from wasabi import msg
-
     with writing(output, option):
         if isinstance(content, str):
             output.write_text(content, encoding="utf8")

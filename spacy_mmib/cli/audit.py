@@ -3,22 +3,24 @@
 from typing import Annotated, Any
 
 from typer import Option
+from wasabi import msg
 
-from .app import CorpusArg, ImageRootOpt, ResultOpt, SeedOpt, command, save
+from ..evaluation.audit import FEATURES, TASKS, audit
+from . import app
 
 HEADER = ("Feature", "Accuracy", "Majority", "Gain", "95 %", "Information", "")
 
 
-@command("audit", output=())
+@app.command("audit", output=())
 def audit_cli(
-    corpus: CorpusArg,
-    image_root: ImageRootOpt = None,
+    corpus: app.CorpusArg,
+    image_root: app.ImageRootOpt = None,
     negative_label: Annotated[
         str, Option("--negative-label", "-n", help="Label of pairs that are not related")
     ] = "None",
     folds: Annotated[int, Option("--folds", "-k", min=2, help="Folds of the cross-validation")] = 5,
-    seed: SeedOpt = 0,
-    output: ResultOpt = None,
+    seed: app.SeedOpt = 0,
+    output: app.ResultOpt = None,
 ) -> None:
     """Tell how far things that are not content predict the labels of a corpus.
 
@@ -30,20 +32,14 @@ def audit_cli(
 
     Needs scikit-learn: pip install "spacy-mmib[audit]".
     """
-    from ..evaluation.audit import audit
-
     result = audit(corpus, image_root=image_root, negative_label=negative_label, folds=folds, seed=seed)
     print_audit(result)
     if output is not None:
-        save(output, result, "the result")
+        app.save(output, result, "the result")
 
 
 def print_audit(result: dict[str, Any]) -> None:
     """Print what `spacy_mmib.evaluation.audit.audit` returns, as tables."""
-    from wasabi import msg
-
-    from ..evaluation.audit import TASKS
-
     posts, different, pictures = result["posts"], result["different_posts"], result["pictures"]
     msg.divider(f"{posts} posts")
     msg.text(
@@ -79,10 +75,6 @@ def print_audit(result: dict[str, Any]) -> None:
 
 
 def _print_task(title: str, task: dict[str, Any]) -> None:
-    from wasabi import msg
-
-    from ..evaluation.audit import FEATURES
-
     msg.divider(title)
     msg.text(
         f"{task['instances']} {task['unit']} of {task['posts']} different posts, {task['labels']} labels; "

@@ -3,12 +3,18 @@
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
+import srsly
 import typer
+from spacy.cli._util import import_code, parse_config_overrides, show_validation_error
+from spacy.util import load_config, load_model_from_config
 from typer import Argument, Option
+from wasabi import msg
 
-from .app import CodeOpt, GpuOpt, ImageRootOpt, check_image_root, fail, load_pipeline, mmib_cli, use_gpu
+from ..training.corpus import MultimodalCorpus
+from ..util import MMIBWarning
+from . import app
 
 if TYPE_CHECKING:
     from ..cache.store import FeatureStore
@@ -19,15 +25,13 @@ cache_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-mmib_cli.add_typer(cache_app)
+app.mmib_cli.add_typer(cache_app)
 
-CacheArg: TypeAlias = Annotated[
-    Path, Argument(help="File of the feature cache, as in the config", metavar="PATH")
-]
-PipelineArg: TypeAlias = Annotated[
+CacheArg = Annotated[Path, Argument(help="File of the feature cache, as in the config", metavar="PATH")]
+PipelineArg = Annotated[
     str, Argument(help="A config (.cfg), or the name or path of a trained pipeline", metavar="PIPELINE")
 ]
-CorporaArg: TypeAlias = Annotated[
+CorporaArg = Annotated[
     list[str], Argument(help=".spacy files with user data, or folders of them", metavar="CORPUS")
 ]
 
@@ -37,10 +41,10 @@ def cache_build_cli(
     ctx: typer.Context,
     pipeline: PipelineArg,
     corpus: CorporaArg,
-    image_root: ImageRootOpt = None,
+    image_root: app.ImageRootOpt = None,
     chunk_size: Annotated[int, Option(min=1, help="Posts encoded, and kept, at a time")] = 64,
-    gpu_id: GpuOpt = -1,
-    code: CodeOpt = None,
+    gpu_id: app.GpuOpt = -1,
+    code: app.CodeOpt = None,
 ) -> None:
     """Encode the pictures of a corpus, and search for the objects in them, once for all trainings,
     evaluations and predictions with the same frozen encoder.
@@ -48,36 +52,31 @@ def cache_build_cli(
     Everything the config says can be overridden as in spacy train: --paths.features FILE. What is in
     the cache already is passed over: an interrupted build goes on where it was.
     """
-    from spacy.cli._util import import_code, parse_config_overrides, show_validation_error
-    from spacy.util import load_config, load_model_from_config
     from tqdm import tqdm
 
     from ..encoders.cache_building import build_cache
-    from ..training.corpus import MultimodalCorpus
-    from ..util import MMIBWarning
 
     # Settings of the config are unknown options, which arrive among the arguments.
     first = next((i for i, word in enumerate(corpus) if word.startswith("--")), len(corpus))
     overrides = parse_config_overrides([*corpus[first:], *ctx.args])
     paths = [Path(word) for word in corpus[:first]]
     if not paths:
-        fail("Name the corpus, then the settings: build PIPELINE CORPUS --paths.features FILE")
-    check_image_root(image_root)
+        app.fail("Name the corpus, then the settings: build PIPELINE CORPUS --paths.features FILE")
     import_code(code)
-    use_gpu(gpu_id, silent=False)
+    app.use_gpu(gpu_id, silent=False)
     trained = not pipeline.endswith(".cfg")
     if trained:
-        nlp = load_pipeline(pipeline, overrides)
+        nlp = app.load_pipeline(pipeline, overrides)
     else:
         try:
             with show_validation_error(Path(pipeline)):
                 config = load_config(Path(pipeline), overrides=overrides, interpolate=True)
                 nlp = load_model_from_config(config, auto_fill=True)
         except OSError as err:
-            fail(f"Can't load {pipeline!r}: {err}")
+            app.fail(f"Can't load {pipeline!r}: {err}")
         except ValueError as err:
             hint = "python -m project.config NAME > NAME.cfg writes an overlay in full"
-            fail(f"{pipeline!r} is no full config ({str(err).splitlines()[0]}); {hint}")
+            app.fail(f"{pipeline!r} is no full config ({str(err).splitlines()[0]}); {hint}")
     result = None
     try:
         with warnings.catch_warnings(), tqdm(desc="Features", unit=" posts") as bar:
@@ -88,9 +87,9 @@ def cache_build_cli(
             for result in build_cache(nlp, docs, trained=trained, chunk_size=chunk_size):
                 bar.update(result.posts - bar.n)
     except (ValueError, OSError) as err:  # weights or posts that are not there, too
-        fail(str(err))
+        app.fail(str(err))
     if result is None:
-        fail(f"There are no posts in {', '.join(map(str, paths))}.")
+        app.fail(f"There are no posts in {', '.join(map(str, paths))}.")
     typer.echo(
         f"[spacy-mmib] {result.posts} posts, {result.with_picture} with a picture, {result.not_used} with "
         f"something that can't be used{result.explain()}; {result.posts / result.seconds:.1f} posts a second"
@@ -106,16 +105,12 @@ def cache_stats_cli(
 
     Two caches with the same content digest hold the same, whenever and in whatever order it was computed.
     """
-    import json
-
-    from wasabi import msg
-
     store = _open(path)
     stats = store.stats()
     if store.problem:
-        fail(store.problem)
+        app.fail(store.problem)
     if as_json:
-        return typer.echo(json.dumps(stats, indent=2))
+        return typer.echo(srsly.json_dumps(stats, indent=2))
     limit = stats["max_bytes"]
     rows = [(kind, f"{n}", _size(stats["bytes"][kind])) for kind, n in stats["entries"].items()]
     msg.table(rows, header=("Kind", "Entries", "Size"), aligns=("l", "r", "r"), divider=True)
@@ -143,15 +138,13 @@ def cache_verify_cli(
     The exit code is 1 if anything is damaged, removed or not. A pipeline never uses what is damaged: it
     computes it again.
     """
-    from wasabi import msg
-
     sound, damaged, problem = _open(path, read_only=not remove).verify(remove=remove)
     msg.text(f"{sound} sound, {damaged} damaged")
     if problem:
-        fail(problem)
+        app.fail(problem)
     if damaged:
         hint = f"Removed {damaged} damaged." if remove else "--remove takes it out."
-        fail(f"{damaged} of {sound + damaged} are damaged. {hint}")
+        app.fail(f"{damaged} of {sound + damaged} are damaged. {hint}")
     msg.good("Nothing is damaged.")
 
 
@@ -164,8 +157,6 @@ def cache_clear_cli(
 
     Other files than feature caches are left as they are. Whoever uses it just now goes on with a new one.
     """
-    from wasabi import msg
-
     from ..cache.store import remove_files
 
     _open(path)
@@ -174,7 +165,7 @@ def cache_clear_cli(
     try:
         remove_files(path)
     except (OSError, ValueError) as err:
-        fail(f"Can't remove {path}: {err}")
+        app.fail(f"Can't remove {path}: {err}")
     msg.good(f"Removed the feature cache {path}")
 
 
@@ -185,10 +176,10 @@ def _open(path: Path, *, read_only: bool = True) -> "FeatureStore":
         if is_feature_cache(path):
             return FeatureStore(path, read_only=read_only, warns=False)
     except FileNotFoundError:
-        fail(f"There is no feature cache at {path}: no such file.")
+        app.fail(f"There is no feature cache at {path}: no such file.")
     except OSError as err:
-        fail(f"Can't read {path}: {err}")
-    fail(f"{path} is not a feature cache, and is left as it is.")
+        app.fail(f"Can't read {path}: {err}")
+    app.fail(f"{path} is not a feature cache, and is left as it is.")
 
 
 def _size(n: int) -> str:

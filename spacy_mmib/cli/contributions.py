@@ -1,58 +1,39 @@
 """`spacy mmib contributions`: what of the text and the picture reaches the latents of posts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
+from spacy.tokens import Doc
 from typer import Option
 
-from .app import (
-    CompareOpt,
-    ComponentOpt,
-    CorpusArg,
-    ImageRootOpt,
-    ModelArg,
-    command,
-    fail,
-    load_pipeline,
-    save,
-)
+from ..evaluation.contributions import Contributions, get_contributions, shares
+from ..evaluation.evaluate import predict_examples
+from ..post.extensions import get_image_error, get_regions, get_stored_image
+from . import app
 
-if TYPE_CHECKING:
-    from spacy.tokens import Doc
-
-    from ..evaluation.contributions import Contributions
-
-    Post: TypeAlias = tuple[Doc, Contributions | None]
+Post = tuple[Doc, Contributions | None]
 
 
-@command("contributions", output=(".html", ".jsonl"))
+@app.command("contributions", output=(".html", ".jsonl"))
 def contributions_cli(
-    model: ModelArg,
-    corpus: CorpusArg,
+    model: app.ModelArg,
+    corpus: app.CorpusArg,
     output: Annotated[
         Path, Option("--output", "-o", dir_okay=False, help="Page (.html) or JSON lines (.jsonl)")
     ],
-    compare: CompareOpt = None,
+    compare: app.CompareOpt = None,
     limit: Annotated[int, Option("--limit", "-n", min=0, help="The first so many posts; 0 for all")] = 20,
-    component: ComponentOpt = None,
-    image_root: ImageRootOpt = None,
+    component: app.ComponentOpt = None,
+    image_root: app.ImageRootOpt = None,
 ) -> None:
     """Show how much each word and each object contributes to what the model keeps of a post.
 
     The contribution scores of the paper (V-B, Fig. 3), as shades of the words and numbers at the
     objects. With --compare each post is there twice, once for each pipeline.
     """
-    from ..evaluation import EvaluationError
-    from ..evaluation.contributions import find_component, get_contributions
-    from ..evaluation.evaluate import predict_examples, read_corpus
 
-    def compute(model: str, component: str | None) -> "list[Post]":
-        nlp = load_pipeline(model)
-        try:
-            component = find_component(nlp, component)
-        except EvaluationError as err:
-            fail(f"{model}: {err}")
-        examples, *_ = read_corpus(nlp, corpus, image_root=image_root, limit=limit)
+    def compute(model: str, component: str | None) -> list[Post]:
+        nlp, component, examples = app.load_to_inspect(model, component, corpus, image_root, limit)
         docs = [example.predicted for example in predict_examples(nlp, examples)]
         return list(zip(docs, get_contributions(nlp, docs, component)))
 
@@ -63,14 +44,19 @@ def contributions_cli(
     posts = [(name, every[i]) for i in range(n) for name, every in found if i < len(every)]
     content: object = [to_record(name, *post) for name, post in posts]
     if output.suffix.lower() != ".jsonl":
-        content = to_page(posts, named=compare is not None)
-    save(output, content, f"the contributions of {n} posts")
+        from ..visual.collect import make_post
+        from ..visual.rendering import to_html
+
+        made = [
+            make_post(doc, max_size=400, contributions=found, heading=name if compare else None)
+            for name, (doc, found) in posts
+        ]
+        content = to_html(made, page=True)
+    app.save(output, content, f"the contributions of {n} posts")
 
 
-def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str, Any]:
+def to_record(model: str, doc: Doc, found: Contributions | None) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): A line of the file: raw values, and their shares from 0 to 1."""
-    from ..evaluation.contributions import shares
-    from ..post.extensions import get_image_error, get_regions, get_stored_image
 
     def rows(what: str, names: list[Any], scores: list[float]) -> list[dict[str, Any]]:
         values = zip(names, scores, shares(scores))
@@ -79,22 +65,10 @@ def to_record(model: str, doc: "Doc", found: "Contributions | None") -> dict[str
     image = get_stored_image(doc)
     return {
         "model": model,
-        "component": None if found is None else found.component,
+        "component": found and found.component,
         "text": doc.text,
         "image": image if isinstance(image, str) else None,
         "image_error": get_image_error(doc),
-        "tokens": [] if found is None else rows("text", [token.text for token in doc], found.tokens),
-        "regions": [] if found is None else rows("region", [None, *get_regions(doc)], found.regions),
+        "tokens": rows("text", [token.text for token in doc], found.tokens if found else []),
+        "regions": rows("region", [None, *get_regions(doc)], found.regions if found else []),
     }
-
-
-def to_page(posts: "list[tuple[str, Post]]", *, named: bool) -> str:
-    """RETURNS (str): The posts as a page; if there are two pipelines, each below the name of its own."""
-    from ..visual.collect import make_post
-    from ..visual.rendering import to_html
-
-    made = [
-        make_post(doc, max_size=400, contributions=found, heading=name if named else None)
-        for name, (doc, found) in posts
-    ]
-    return to_html(made, page=True)

@@ -2,30 +2,32 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+from spacy.tokens import Doc
 from typer import Option
+from wasabi import msg
 
-from .app import BatchSizeOpt, CorpusArg, ImageRootOpt, ModelArg, command, load_pipeline, save
+from ..evaluation.errors import Error, PostChange, count_kinds, predict_both, sort_changes
+from ..evaluation.evaluate import get_roles, read_corpus
+from ..evaluation.posts import entity_to_json
+from ..post.extensions import get_image_error, get_region_weights, get_stored_image
+from ..post.relations import relations_to_json
+from . import app
 
-if TYPE_CHECKING:
-    from spacy.tokens import Doc
 
-    from ..evaluation.errors import AnyError, PostChange
-
-
-@command("errors", output=(".jsonl",))
+@app.command("errors", output=(".jsonl",))
 def errors_cli(
-    model: ModelArg,
-    corpus: CorpusArg,
+    model: app.ModelArg,
+    corpus: app.CorpusArg,
     output: Annotated[
         Path, Option("--output", "-o", dir_okay=False, help="File of JSON lines to write (.jsonl)")
     ],
     limit: Annotated[
         int, Option("--limit", "-n", min=0, help="Posts shown on the screen; the file has all that change")
     ] = 10,
-    image_root: ImageRootOpt = None,
-    batch_size: BatchSizeOpt = None,
+    image_root: app.ImageRootOpt = None,
+    batch_size: app.BatchSizeOpt = None,
 ) -> None:
     """Count a pipeline's errors by kind, with and without pictures, and list the posts that change.
 
@@ -33,12 +35,7 @@ def errors_cli(
     relation the label, or it is missed or spurious. Posts whose errors are others without their
     picture are written to a file, those first to which the picture did most harm.
     """
-    nlp = load_pipeline(model)
-    from wasabi import msg
-
-    from ..evaluation.errors import count_kinds, predict_both, sort_changes
-    from ..evaluation.evaluate import get_roles, read_corpus
-
+    nlp = app.load_pipeline(model)
     roles = get_roles(nlp)
     if not (roles.recognizers or roles.extractors):
         msg.warn("No component of this pipeline finds entities or relations.")
@@ -56,15 +53,13 @@ def errors_cli(
         print_changes(changed, limit)
     else:
         msg.warn("No post of this corpus has a picture: there is nothing to compare.")
-    if roles.extractors and not roles.end_to_end:
+    if roles.silent:
         msg.text("Relations are those of given pairs: the pipeline is asked for the gold ones.")
-    save(output, [to_record(post) for post in changed], f"{len(changed)} posts that change")
+    app.save(output, [to_record(post) for post in changed], f"{len(changed)} posts that change")
 
 
-def print_changes(changed: "list[PostChange]", limit: int) -> None:
+def print_changes(changed: list[PostChange], limit: int) -> None:
     """Print the first so many of the posts that change, and in which errors."""
-    from wasabi import msg
-
     added, repaired = sum(len(p.added) for p in changed), sum(len(p.repaired) for p in changed)
     msg.text(
         f"Without their pictures {len(changed)} posts have other errors: the pictures add {added} and "
@@ -79,10 +74,10 @@ def print_changes(changed: "list[PostChange]", limit: int) -> None:
             msg.text(f"repaired: {describe(post.without, error)}")
 
 
-def describe(doc: "Doc", error: "AnyError") -> str:
+def describe(doc: Doc, error: Error) -> str:
     """RETURNS (str): An error in one line."""
 
-    def show(side: "tuple[int | str, ...] | None") -> str:
+    def show(side: tuple[int | str, ...] | None) -> str:
         if side is None:
             return "nothing"
         *offsets, label = side
@@ -98,14 +93,11 @@ def _one_line(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
-def to_record(post: "PostChange") -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): A line of the file; offsets are those of characters and tokens of the
-    predicted text.
-    """
-    from ..post.extensions import get_image_error, get_stored_image
+def to_record(post: PostChange) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): A line of the file; offsets are into the predicted text and tokens."""
 
-    def predicted(doc: "Doc", errors: "list[AnyError]") -> dict[str, Any]:
-        values = [{"what": error.what, **asdict(error), "said": describe(doc, error)} for error in errors]
+    def predicted(doc: Doc, errors: list[Error]) -> dict[str, Any]:
+        values = [{**asdict(error), "said": describe(doc, error)} for error in errors]
         return {**annotations(doc), "errors": values}
 
     image = get_stored_image(post.doc)
@@ -122,12 +114,8 @@ def to_record(post: "PostChange") -> dict[str, Any]:
     }
 
 
-def annotations(doc: "Doc") -> dict[str, Any]:
+def annotations(doc: Doc) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): Entities and relations of a doc as plain values."""
-    from ..evaluation.posts import entity_to_json
-    from ..post.extensions import get_region_weights
-    from ..post.relations import relations_to_json
-
     try:
         relations = relations_to_json(doc)
     except ValueError:  # written past the setter; said by whoever compares them

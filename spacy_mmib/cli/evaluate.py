@@ -3,34 +3,26 @@
 from typing import Annotated, Any
 
 from typer import Option
+from wasabi import msg
 
-from .app import (
-    BatchSizeOpt,
-    CorpusArg,
-    ImageRootOpt,
-    ModelArg,
-    ResultOpt,
-    command,
-    fail,
-    load_pipeline,
-    save,
-)
+from ..evaluation.evaluate import evaluate, show_score, tabulate
+from . import app
 
 SHOWN = {"own": "with their pictures", "none": "without pictures", "shuffled": "pictures shuffled"}
 COUNTS = ("with_picture", "missing", "unreadable", "refused", "dropped_crops")
 
 
-@command("evaluate", output=())
+@app.command("evaluate", output=())
 def evaluate_cli(
-    model: ModelArg,
-    corpus: CorpusArg,
+    model: app.ModelArg,
+    corpus: app.CorpusArg,
     no_images: Annotated[bool, Option("--no-images", help="Take the pictures away from all posts")] = False,
     shuffled: Annotated[bool, Option("--shuffle-images", help="Give every post another's picture")] = False,
     seed: Annotated[int, Option("--seed", "-s", help="Seed of --shuffle-images")] = 0,
-    output: ResultOpt = None,
-    image_root: ImageRootOpt = None,
+    output: app.ResultOpt = None,
+    image_root: app.ImageRootOpt = None,
     gold_preproc: Annotated[bool, Option("--gold-preproc", "-G", help="Use the corpus's tokens")] = False,
-    batch_size: BatchSizeOpt = None,
+    batch_size: app.BatchSizeOpt = None,
 ) -> None:
     """Evaluate a pipeline on posts with pictures.
 
@@ -38,12 +30,8 @@ def evaluate_cli(
     --shuffle-images show what the pictures contribute.
     """
     if no_images and shuffled:
-        fail("--no-images and --shuffle-images exclude each other: run the command once with each.")
-    nlp = load_pipeline(model)
-    from wasabi import msg
-
-    from ..evaluation.evaluate import evaluate
-
+        app.fail("--no-images and --shuffle-images exclude each other: run the command once with each.")
+    nlp = app.load_pipeline(model)
     metrics = evaluate(
         nlp,
         corpus,
@@ -60,15 +48,11 @@ def evaluate_cli(
     if not any(nlp.get_pipe_meta(name).factory.startswith("mmib") for name in nlp.pipe_names):
         msg.warn("No mmib component in this pipeline: unless another one does, nothing looks at pictures.")
     if output is not None:
-        save(output, metrics, "metrics")
+        app.save(output, metrics, "metrics")
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print what `spacy_mmib.evaluation.evaluate.evaluate` returns, as tables."""
-    from wasabi import msg
-
-    from ..evaluation.evaluate import show_score, tabulate
-
     pictures = metrics["pictures"]
     msg.divider(f"{pictures['posts']} posts, {SHOWN[metrics['images']]}")
     rows = [(name.replace("_", " "), pictures[name]) for name in COUNTS]

@@ -2,42 +2,36 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
+from wasabi import msg
 
-from .app import (
-    CompareOpt,
-    ComponentOpt,
-    CorpusArg,
-    ImageRootOpt,
-    ModelArg,
-    SeedOpt,
-    command,
-    fail,
-    load_pipeline,
-    save,
-    writing,
+from ..evaluation.gap import (
+    EntityRegionPairs,
+    Gap,
+    entity_region_vectors,
+    measure_gap,
+    plot_gap,
+    require_extra,
 )
-
-if TYPE_CHECKING:
-    from ..evaluation.gap import EntityRegionPairs, Gap
+from . import app
 
 
-@command("gap", output=(".png", ".svg", ".pdf"), json=())
+@app.command("gap", output=(".png", ".svg", ".pdf"), json=())
 def gap_cli(
-    model: ModelArg,
-    corpus: CorpusArg,
+    model: app.ModelArg,
+    corpus: app.CorpusArg,
     output: Annotated[
         Path | None, Option("--output", "-o", dir_okay=False, help="Figure (.png, .svg or .pdf)")
     ] = None,
     json: Annotated[Path | None, Option(dir_okay=False, help="JSON file for the numbers")] = None,
-    compare: CompareOpt = None,
+    compare: app.CompareOpt = None,
     labels: Annotated[str | None, Option(help="Types in the figure, e.g. PER,LOC,ORG [default: all]")] = None,
     pairs: Annotated[int, Option(min=2, help="At most so many entities of a type in the figure")] = 150,
-    seed: SeedOpt = 0,
-    component: ComponentOpt = None,
-    image_root: ImageRootOpt = None,
+    seed: app.SeedOpt = 0,
+    component: app.ComponentOpt = None,
+    image_root: app.ImageRootOpt = None,
 ) -> None:
     """Measure how near the latents of texts are to those of their own pictures, and draw them.
 
@@ -47,26 +41,15 @@ def gap_cli(
 
     The figure needs scikit-learn and matplotlib: pip install "spacy-mmib[analysis]".
     """
-    from wasabi import msg
-
-    from ..evaluation import EvaluationError
-    from ..evaluation.evaluate import read_corpus
-    from ..evaluation.gap import entity_region_vectors, measure_gap, plot_gap, require_extra
-
     if output is not None:
         require_extra()
 
     def measure(
         model: str, wanted: list[str] | None, component: str | None
-    ) -> "tuple[Gap, list[EntityRegionPairs]]":
-        nlp = load_pipeline(model)
-        examples, *_ = read_corpus(nlp, corpus, image_root=image_root)
-        try:
-            gap = measure_gap(nlp, [example.predicted for example in examples], component)
-            sample = entity_region_vectors(nlp, examples, wanted, pairs, seed, component=component)
-        except EvaluationError as err:
-            fail(f"{model}: {err}")
-        return gap, sample
+    ) -> tuple[Gap, list[EntityRegionPairs]]:
+        nlp, component, examples = app.load_to_inspect(model, component, corpus, image_root)
+        gap = measure_gap(nlp, [example.predicted for example in examples], component)
+        return gap, entity_region_vectors(nlp, examples, wanted, pairs, seed, component=component)
 
     wanted = [name.strip() for name in (labels or "").split(",") if name.strip()] or None
     names, results = [model], [measure(model, wanted, component)]
@@ -79,22 +62,20 @@ def gap_cli(
             {"model": name, **asdict(gap), "entities": {one.label: one.found for one in sample}}
             for name, (gap, sample) in zip(names, results)
         ]
-        save(json, {"corpus": str(corpus), "models": values}, "the numbers", "--json")
+        app.save(json, {"corpus": str(corpus), "models": values}, "the numbers", "--json")
     if output is not None:
         if not results[0][1]:
-            fail(
+            app.fail(
                 "No figure: there are no gold entities in posts with a picture that can be read"
                 + (f" with the types {labels}." if labels else ".")
             )
-        with writing(output):
+        with app.writing(output):
             plot_gap([(name, sample) for name, (_, sample) in zip(names, results)], output, seed)
         msg.good(f"Saved the figure to {output}")
 
 
-def print_gaps(names: list[str], gaps: "list[Gap]") -> None:
+def print_gaps(names: list[str], gaps: list[Gap]) -> None:
     """Print the numbers of pipelines side by side, beside chance."""
-    from wasabi import msg
-
     first = gaps[0]
     msg.divider(f"{first.posts} posts with a picture, {first.pictures} different pictures")
     for name, gap in zip(names, gaps):

@@ -11,23 +11,25 @@ from typing import Annotated, BinaryIO, TextIO
 import typer
 from typer import Argument, Option
 
-from .app import STANDARD, BatchSizeOpt, ImageRootOpt, ModelArg, command, fail, load_pipeline, writing
+from ..evaluation.posts import NotJsonLines, open_json_lines, to_line
+from ..evaluation.predict import PredictResult, predict
+from . import app
 
 MOST_SKIPS_SHOWN = 100
 """The summary has the number of all."""
 
 
-@command("predict", output=())
+@app.command("predict", output=())
 def predict_cli(
-    model: ModelArg,
+    model: app.ModelArg,
     posts: Annotated[
         str, Argument(help='JSON lines of posts, or "-" for the standard input', metavar="POSTS")
     ],
     output: Annotated[
         str, Option("--output", "-o", help='File to write, "-" for the standard output')
-    ] = STANDARD,
-    image_root: ImageRootOpt = None,
-    batch_size: BatchSizeOpt = None,
+    ] = app.STANDARD,
+    image_root: app.ImageRootOpt = None,
+    batch_size: app.BatchSizeOpt = None,
     n_process: Annotated[int, Option("--n-process", "-n", min=1, help="Number of processes")] = 1,
 ) -> None:
     """Find the entities in posts, and the relations between them.
@@ -37,14 +39,11 @@ def predict_cli(
     in it is handed through, and so are tokens and relations of another form, such as Prodigy's. A
     line that can't be used is reported with its number, and skipped.
     """
-    if posts != STANDARD and not Path(posts).is_file():
-        fail(f"There is no file {posts}. Pass a file of JSON lines, or - for the standard input.")
-    if STANDARD not in (posts, output) and Path(posts).resolve() == Path(output).resolve():
-        fail("The output would overwrite the input: choose another --output.")
+    if posts != app.STANDARD and not Path(posts).is_file():
+        app.fail(f"There is no file {posts}. Pass a file of JSON lines, or - for the standard input.")
+    if app.STANDARD not in (posts, output) and Path(posts).resolve() == Path(output).resolve():
+        app.fail("The output would overwrite the input: choose another --output.")
     from tqdm import tqdm
-
-    from ..evaluation.posts import open_json_lines, to_line
-    from ..evaluation.predict import PredictResult, predict
 
     result = PredictResult()
 
@@ -53,19 +52,19 @@ def predict_cli(
             with tqdm.external_write_mode(file=sys.stderr):
                 typer.echo(f"line {line} skipped: {reason}", err=True)
 
-    root = image_root or (Path() if posts == STANDARD else Path(posts).parent)
+    root = image_root or (Path() if posts == app.STANDARD else Path(posts).parent)
     with ExitStack() as files:
         source: BinaryIO = sys.stdin.buffer
         target: TextIO = sys.stdout
         if isinstance(target, io.TextIOWrapper):
             target.reconfigure(encoding="utf8")  # whatever the terminal's is: JSON is UTF-8
         with _reading(posts):
-            if posts != STANDARD:
+            if posts != app.STANDARD:
                 source = files.enter_context(open(posts, "rb"))
             lines = open_json_lines(source)
-        nlp = load_pipeline(model)
-        if output != STANDARD:
-            with writing(output):
+        nlp = app.load_pipeline(model)
+        if output != app.STANDARD:
+            with app.writing(output):
                 target = open(output, "w", encoding="utf8", newline="\n")  # noqa: SIM115
         files.callback(_close, target)
 
@@ -79,27 +78,25 @@ def predict_cli(
         try:
             # None: no bar where stderr is not a terminal.
             for record in tqdm(records, unit=" posts", disable=None):
-                with writing(output):
+                with app.writing(output):
                     target.write(to_line(record))
-            with writing(output):
+            with app.writing(output):
                 target.flush() if target is sys.stdout else target.close()
         except BrokenPipeError:  # its reader has seen enough, as with "| head"
             raise typer.Exit(0) from None
     typer.echo(f"[spacy-mmib] {result.summary()}", err=True)
     if result.skipped and not result.posts:
-        fail("No line could be used: is this a file of JSON lines with posts?")
+        app.fail("No line could be used: is this a file of JSON lines with posts?")
 
 
 @contextmanager
 def _reading(posts: str) -> Iterator[None]:
-    from ..evaluation.posts import NotJsonLines
-
     try:
         yield
     except NotJsonLines as err:
-        fail(f"{posts} has no JSON lines, an object with a post in each: {err}.")
+        app.fail(f"{posts} has no JSON lines, an object with a post in each: {err}.")
     except OSError as err:
-        fail(f"{posts}: can't be read ({err.strerror or err}).")
+        app.fail(f"{posts}: can't be read ({err.strerror or err}).")
 
 
 def _close(target: TextIO) -> None:

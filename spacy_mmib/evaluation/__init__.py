@@ -1,21 +1,23 @@
 """Scorers, and what is measured of a trained pipeline or a corpus."""
 
+import importlib
+
 
 class EvaluationError(ValueError):
     """What was asked for can't be measured; the message says why and what to do."""
 
 
 class MissingExtraError(ImportError):
-    """A library is not installed; the message names the extra that installs it.
+    """A library is not installed; the message names the extra of spacy-mmib that installs it."""
 
-    what (str): What needs it.
-    needed (str): The library.
-    extra (str): The extra of spacy-mmib.
-    err (ImportError): What was raised at its import.
-    """
 
-    def __init__(self, what: str, needed: str, extra: str, err: ImportError) -> None:
-        super().__init__(
+def require(what: str, needed: str, extra: str, *modules: str) -> None:
+    """RAISES (MissingExtraError): A module of the libraries that `what` needs can't be imported."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as err:
+        raise MissingExtraError(
             f"{what} needs {needed}, which can't be imported ({err}). Install it with: "
             f'pip install "spacy-mmib[{extra}]"'
-        )
+        ) from err

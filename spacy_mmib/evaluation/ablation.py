@@ -6,16 +6,7 @@ from collections.abc import Sequence
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from ..post.extensions import (
-    get_image_key,
-    get_regions,
-    get_regions_note,
-    get_stored_image,
-    set_image,
-    set_image_error,
-    set_regions,
-    set_regions_note,
-)
+from ..post import extensions
 
 
 def remove_images(examples: Sequence[Example]) -> list[Example]:
@@ -25,11 +16,10 @@ def remove_images(examples: Sequence[Example]) -> list[Example]:
     result = []
     for example in examples:
         doc = example.predicted.copy()
-        if get_stored_image(doc) is not None:
-            set_image(doc, None)
-            set_regions(doc, None)
-            set_regions_note(doc, None)
-            set_image_error(doc, "taken away")
+        if extensions.get_stored_image(doc) is not None:
+            extensions.set_image(doc, None)
+            extensions.set_regions(doc, None)
+            extensions.set_image_error(doc, "taken away")
         result.append(Example(doc, example.reference))
     return result
 
@@ -42,7 +32,7 @@ def shuffle_images(examples: Sequence[Example], seed: int = 0) -> tuple[list[Exa
         before, which happens only if one picture belongs to more than half of the posts that have one.
     """
     docs: list[Doc] = [example.predicted for example in examples]
-    keys = [get_image_key(doc) for doc in docs]
+    keys = [extensions.get_image_key(doc) for doc in docs]
     with_picture = [i for i, key in enumerate(keys) if key is not None]
     random.Random(seed).shuffle(with_picture)
     groups: dict[str | None, list[int]] = {}
@@ -58,8 +48,8 @@ def shuffle_images(examples: Sequence[Example], seed: int = 0) -> tuple[list[Exa
         doc = docs[i].copy()
         if i in sources:
             source = docs[sources[i]]
-            set_image(doc, get_stored_image(source))
-            set_regions(doc, get_regions(source) or None)
-            set_regions_note(doc, get_regions_note(source))
+            extensions.set_image(doc, extensions.get_stored_image(source))
+            extensions.set_regions(doc, extensions.get_regions(source) or None)
+            extensions.set_regions_note(doc, extensions.get_regions_note(source))
         result.append(Example(doc, example.reference))
     return result, sum(keys[i] == keys[source] for i, source in sources.items())

@@ -15,12 +15,15 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 from spacy.tokens import Doc
+from spacy.training.corpus import FILE_TYPE, walk_corpus
 from spacy.vocab import Vocab
 
 from ..images.errors import ImageError
+from ..images.files import bind
 from ..post.extensions import get_image_key, get_regions, get_regions_note, get_stored_image
 from ..post.relations import ASKED, Relation, get_relations
-from . import EvaluationError, MissingExtraError
+from ..training.corpus import check_path, read_docs
+from . import EvaluationError, require
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 Size: TypeAlias = tuple[float, float]
@@ -95,25 +98,17 @@ def audit(
         raise ValueError(f"folds is {folds}, but a cross-validation has at least 2.")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}, but it has to be between 0 and {2**32 - 1}.")
-    try:
-        import sklearn.model_selection
-        import sklearn.tree  # noqa: F401
-    except ImportError as err:
-        raise MissingExtraError("The audit", "scikit-learn", "audit", err) from err
+    require("The audit", "scikit-learn", "audit", "sklearn.model_selection", "sklearn.tree")
     posts, notes, problems = _read_corpus(Path(corpus), Path(image_root) if image_root else None)
     features = numpy.asarray([post.features for post in posts], dtype="float64")
     groups = _group(posts)
-    tasks: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
-    for name, task in _make_tasks(posts, negative_label).items():
-        with warnings.catch_warnings():
-            # scikit-learn's, of rare labels: they are few, and nothing can be done about it.
-            warnings.simplefilter("ignore")
-            found = _measure(task, features, groups, folds, seed)
-        if isinstance(found, str):
-            left_out[name] = found
-        else:
-            tasks[name] = found
+    with warnings.catch_warnings():
+        # scikit-learn's, of rare labels: they are few, and nothing can be done about it.
+        warnings.simplefilter("ignore")
+        found = {
+            name: _measure(task, features, groups, folds, seed)
+            for name, task in _make_tasks(posts, negative_label).items()
+        }
     unreadable = int((features[:, WIDTH] == UNREADABLE).sum())
     return {
         "corpus": str(corpus),
@@ -122,8 +117,8 @@ def audit(
         "pictures": {"stated": int(features[:, PRESENCE].sum()), "unreadable": unreadable},
         "leaks": [{"note": note, "posts": n} for note, n in sorted(notes.items())],
         "problems": dict(sorted(problems.items())),
-        "tasks": tasks,
-        "left_out": left_out,
+        "tasks": {name: task for name, task in found.items() if not isinstance(task, str)},
+        "left_out": {name: reason for name, reason in found.items() if isinstance(reason, str)},
         "settings": {
             "image_root": None if not image_root else str(image_root),
             "negative_label": negative_label,
@@ -148,16 +143,12 @@ class _Post(NamedTuple):
 
 def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Counter[str], Counter[str]]:
     """RETURNS (Tuple): Posts, notes on regions, and problems."""
-    from spacy.training.corpus import FILE_TYPE, walk_corpus
-
-    from ..training.corpus import _check_path, read_docs
-
     posts: list[_Post] = []
     notes: Counter[str] = Counter()
     problems: Counter[str] = Counter()
     sizes: dict[str | None, Size] = {}
     try:
-        _check_path(path)
+        check_path(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a folder without files; said by the caller
             locs = walk_corpus(path, FILE_TYPE)
@@ -166,7 +157,7 @@ def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Coun
                 if len(doc):  # as the reader does: nothing can be asked about a post without text
                     posts.append(_read_post(doc, image_root or loc.parent, sizes, problems))
                     if note := get_regions_note(doc):
-                        notes[" ".join(str(note).split())] += 1
+                        notes[note] += 1
     except ValueError as err:
         raise EvaluationError(str(err)) from err
     if not posts:
@@ -199,26 +190,21 @@ def look_up_picture(doc: Doc, root: Path, sizes: dict[str | None, Size]) -> tupl
     """RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells the picture of a post from others, and
     its width and height, which are kept in `sizes`: a picture is opened once.
     """
-    from ..images.files import bind
-    from ..images.reading import probe_image
+    from ..images.reading import probe_image  # imports Pillow
 
     stored: Any = get_stored_image(doc)
     if stored is None:
         return None, (ABSENT, ABSENT)
-    if not isinstance(stored, str):
-        key = get_image_key(doc)
-    else:
-        try:
-            key = stored = bind(stored, root)
-        except ImageError:
-            return f"{root}: {stored}", (UNREADABLE, UNREADABLE)
-    if key in sizes:
-        return key, sizes[key]
+    key = f"{root}: {stored}" if isinstance(stored, str) else get_image_key(doc)
     try:
-        width, height = map(float, probe_image(stored))
+        if isinstance(stored, str):
+            key = stored = bind(stored, root)
+        if key not in sizes:
+            width, height = probe_image(stored)
+            sizes[key] = float(width), float(height)
     except ImageError:
-        width = height = UNREADABLE
-    return key, sizes.setdefault(key, (width, height))
+        sizes[key] = UNREADABLE, UNREADABLE
+    return key, sizes[key]
 
 
 def _group(posts: Sequence[_Post]) -> Array:
@@ -241,13 +227,10 @@ def _group(posts: Sequence[_Post]) -> Array:
 
 
 def _find_placeholder(posts: Sequence[_Post]) -> str | None:
-    """The picture that stands in where there is none, as some corpora have it: its posts have nothing in
-    common, and would be one huge post otherwise."""
+    """The picture that stands in where there is none: its posts have nothing else in common."""
     pairs = {(post.picture, post.text) for post in posts}
     common = Counter(picture for picture, _ in pairs if picture is not None).most_common(2)
-    if not common:
-        return None
-    (picture, n), (_, n_next) = (*common, (None, 0))[:2]
+    (picture, n), (_, n_next) = (*common, (None, 0), (None, 0))[:2]
     texts = len({text for _, text in pairs})
     return picture if n > max(PLACEHOLDER_SHARE * texts, 5 * n_next) else None
 
@@ -288,11 +271,9 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
     if task.negative is not None and task.negative not in task.labels:
         return f"no pairs are annotated as unrelated ({task.negative!r})"
     names, y = numpy.unique(numpy.asarray(task.labels), return_inverse=True)
-    where = numpy.asarray(task.posts)
-    x = numpy.column_stack([features[where], task.order or numpy.zeros(len(where))])
-    group = groups[where]
-    why_not = _why_too_few(y, group, names, task.unit)
-    if why_not is not None:
+    x = numpy.column_stack([features[task.posts], task.order or numpy.zeros(len(y))])
+    group = groups[task.posts]
+    if why_not := _why_too_few(y, group, names, task.unit):
         return why_not
     n_folds = min(folds, *_count_groups(y, group))
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
@@ -307,17 +288,16 @@ def _measure(task: _Task, features: Array, groups: Array, folds: int, seed: int)
         # A size is only had by a picture: whether there is one is another feature's matter.
         rows = x[:, PRESENCE] == 1 if name == "picture_size" else numpy.ones(len(y), dtype=bool)
         values, labels, of = x[rows][:, columns], y[rows], group[rows]
-        reason = None
         if not len(values):
-            reason = "no post has a picture"
+            reason: str | None = "no post has a picture"
         elif name == "picture_size" and (values == UNREADABLE).all():
             reason = "no picture can be read; if they are in another folder, say so with --image-root"
         elif (values == values[:1]).all():
             reason = "the same for all"
-        elif not rows.all():
-            reason = _why_too_few(labels, of, names, f"{task.unit} with a picture")
         elif name == "all_together" and len(sums) < 2:
             reason = "no more than one of the features differs between posts"
+        else:
+            reason = None if rows.all() else _why_too_few(labels, of, names, f"{task.unit} with a picture")
         if reason is not None:
             found[name] = {"measured": False, "why": reason}
             continue
@@ -402,8 +382,7 @@ def _cross_validate(x: Array, y: Array, fold: Array, seed: int) -> tuple[Array, 
 
 
 def _bootstrap(sums: dict[str, Array], seed: int) -> dict[str, list[list[float]]]:
-    """The Bayesian bootstrap (Rubin 1981): posts get random weights again and again, all instances of a post
-    the same.
+    """The Bayesian bootstrap (Rubin 1981): posts get random weights again and again.
 
     sums: For each feature and post the sum of the gains in accuracy, of those in information, and the number
         of instances.
@@ -437,39 +416,34 @@ def _best_rule(x: Array, y: Array, columns: Sequence[int], names: Array, unit: s
     if tree.node_count == 1:
         return None
     column = x[:, tree.feature[0]]
-    below = column <= tree.threshold[0]
-    low, high = (numpy.bincount(y[side], minlength=len(names)) for side in (below, ~below))
-    values = numpy.unique(column)
-    j = int((values <= tree.threshold[0]).sum())
-    question = _ask(columns[tree.feature[0]], values, j)
+    is_below = column <= tree.threshold[0]
+    low, high = (numpy.bincount(y[side], minlength=len(names)) for side in (is_below, ~is_below))
+    below, above = (numpy.unique(column[side]) for side in (is_below, ~is_below))
+    question = _ask(columns[tree.feature[0]], below, above[0])
     label, other = str(names[low.argmax()]), str(names[high.argmax()])
-    accuracy, majority = (float(n) / len(y) for n in (low.max() + high.max(), (low + high).max()))
-    rule: dict[str, Any] = {"question": question, "below": float(values[j])}
+    rule: dict[str, Any] = {"question": question, "below": float(above[0])}
     if label != other:
+        accuracy, majority = (float(n) / len(y) for n in (low.max() + high.max(), (low + high).max()))
         rule.update(labels=[label, other], accuracy=round(accuracy, 6), majority=round(majority, 6))
-        rule["text"] = (
-            f"{question} => {label}, otherwise {other}: right for {100 * accuracy:.1f} % of the {unit} "
-            f"(majority {100 * majority:.1f} %)"
-        )
-    else:  # the best guess stays the same, with other odds
-        shares = numpy.stack([low / low.sum(), high / high.sum()])
-        most = int(numpy.abs(shares[0] - shares[1]).argmax())
-        share, rest = shares[:, most].tolist()
-        rule.update(label=str(names[most]), shares=[round(share, 6), round(rest, 6)])
-        rule["text"] = (
-            f"{question}: {100 * share:.1f} % of the {unit} are {names[most]}, otherwise {100 * rest:.1f} %"
-        )
-    return rule
+        answer = f" => {label}, otherwise {other}: right for {100 * accuracy:.1f} % of the {unit} "
+        return {**rule, "text": f"{question}{answer}(majority {100 * majority:.1f} %)"}
+    # The best guess stays the same, with other odds.
+    shares = numpy.stack([low / low.sum(), high / high.sum()])
+    most = int(numpy.abs(shares[0] - shares[1]).argmax())
+    share, rest = shares[:, most].tolist()
+    rule.update(label=str(names[most]), shares=[round(share, 6), round(rest, 6)])
+    answer = f"{100 * share:.1f} % of the {unit} are {names[most]}, otherwise {100 * rest:.1f} %"
+    return {**rule, "text": f"{question}: {answer}"}
 
 
-def _ask(column: int, values: Array, j: int) -> str:
-    """RETURNS (str): In words: is this column below its value number `j`?"""
+def _ask(column: int, below: Array, limit: float) -> str:
+    """RETURNS (str): In words: is this column below the limit, which leaves these of its values?"""
     if column == ORDER:
-        overlap = " or over it" if values[j - 1] == OVERLAPPING else ""
-        return f"head before tail{overlap}" if values[0] == HEAD_FIRST else "head over tail"
-    parts = [QUESTIONS[column].format(math.ceil(values[j]))]
+        overlap = " or over it" if OVERLAPPING in below else ""
+        return f"head before tail{overlap}" if HEAD_FIRST in below else "head over tail"
+    parts = [QUESTIONS[column].format(math.ceil(limit))]
     if column in (WIDTH, HEIGHT):
-        parts = parts if values[j - 1] > UNREADABLE else []
+        parts = parts if below[-1] > UNREADABLE else []
         without = {UNREADABLE: "picture unreadable", ABSENT: "no picture"}
-        parts += [text for value, text in without.items() if value in values[:j]]
+        parts += [text for value, text in without.items() if value in below]
     return " or ".join(parts)

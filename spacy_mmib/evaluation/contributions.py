@@ -38,15 +38,9 @@ class Contributions:
 
 
 def shares(values: Sequence[float]) -> list[float]:
-    """RETURNS (List[float]): `Contributions.tokens` or `.regions` in the range of a shade: from 0 for the
-    smallest to 1 for the largest; all 0.5 if they are equal.
-    """
-    if not len(values):
-        return []
-    low, high = min(values), max(values)
-    if not high > low:
-        return [0.5] * len(values)
-    return [(value - low) / (high - low) for value in values]
+    """RETURNS (List[float]): Shades: from 0 for the smallest to 1 for the largest; 0.5 if all are equal."""
+    low, high = min(values, default=0), max(values, default=0)
+    return [(value - low) / (high - low) if high > low else 0.5 for value in values]
 
 
 def get_contributions(
@@ -92,32 +86,31 @@ def find_component(nlp: Language, component: str | None = None) -> str:
         missing = "There is nothing to look into: the pipeline has neither mmib_ner nor mmib_rel."
     if missing is not None:
         raise EvaluationError(f"{missing} It has: {', '.join(nlp.pipe_names) or 'no component'}.")
-    problems = [(*_find_problem(name, nlp.get_pipe(name)), name) for name in names]
-    # Of several components the one is meant that lacks least.
-    _, problem, name = max(problems, key=lambda found: found[0])
-    if problem is not None:
-        raise EvaluationError(problem)
-    return name
+    problems = {name: _find_problem(name, nlp.get_pipe(name)) for name in names}
+    for name, problem in problems.items():
+        if problem is None:
+            return name
+    raise EvaluationError(" ".join(filter(None, problems.values())))
 
 
-def _find_problem(name: str, pipe: Any) -> tuple[int, str | None]:
-    """How much of what is needed is there, and what isn't."""
+def _find_problem(name: str, pipe: Any) -> str | None:
+    """Why a component can't be looked into."""
     model: Any = getattr(pipe, "model", None)
     fusion = model.maybe_get_ref("fusion") if hasattr(model, "maybe_get_ref") else None
     if fusion is None or fusion.name not in ("MMIB", "mmib_core"):  # the latter in version 0.1
-        return 0, (
+        return (
             f"The component {name!r} has no bottleneck to look into: its model has to have the fusion "
             "spacy-mmib.MMIB.v1."
         )
     if model.attrs.get("entity_repr") == "marker":
-        return 1, (
+        return (
             f"The component {name!r} writes each post anew for each pair of entities (entity_repr = "
             '"marker"), so its posts as they are never reach its bottleneck. Looking into it needs '
             'entity_repr = "pool".'
         )
     if not pipe._is_initialized:
-        return 2, f"The component {name!r} has no weights yet: train it, or load a trained one."
-    return 3, None
+        return f"The component {name!r} has no weights yet: train it, or load a trained one."
+    return None
 
 
 def inspect_docs(nlp: Language, docs: Sequence[Doc], component: str) -> "list[Inspection | None]":

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import ClassVar, TypeAlias
+from typing import Any
 
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -33,58 +33,45 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class EntityError:
-    """An error of an entity.
+class Error:
+    """An error of an entity or a relation.
 
-    kind (str): "boundary", "type", "missed" or "spurious".
-    gold (Optional[Tuple[int, int, str]]): First token and one past the last, both of the predicted doc, and
-        label of the gold entity; `None` if it is spurious.
-    predicted (Optional[Tuple[int, int, str]]): The same of the prediction; `None` if it is missed.
+    what (str): "entity" or "relation".
+    gold (Optional[Tuple]): Of a gold entity the first token and one past the last, both of the predicted doc,
+        and its label; of a relation the tokens of the head, those of the tail, and its label. `None` if it is
+        spurious.
+    predicted (Optional[Tuple]): The same of the prediction; `None` if it is missed.
     """
 
-    what: ClassVar[str] = "entity"
+    what: str
     kind: str
-    gold: Entity | None
-    predicted: Entity | None
+    gold: tuple[Any, ...] | None
+    predicted: tuple[Any, ...] | None
 
 
-@dataclass(frozen=True)
-class RelationError:
-    """The same of a relation: its tuples have the tokens of the head, then those of the tail."""
-
-    what: ClassVar[str] = "relation"
-    kind: str
-    gold: tuple[int, int, int, int, str] | None
-    predicted: tuple[int, int, int, int, str] | None
-
-
-AnyError: TypeAlias = EntityError | RelationError
-
-
-def find_entity_errors(example: Example) -> list[EntityError]:
+def find_entity_errors(example: Example) -> list[Error]:
     """Find the errors among the entities of a post. What is right, and what is left out, is the same as
     in spaCy's scores: predictions on tokens whose gold annotation is missing count neither way.
 
     Gold and predicted entities are matched one to one: the same tokens and label first, then the same tokens,
     then those that overlap; of these the longest overlap, then the same label, then what comes first.
 
-    RETURNS (List[EntityError]): In the order of the text; none if the post is not annotated for entities.
+    RETURNS (List[Error]): In the order of the text; none if the post is not annotated for entities.
     """
     gold, found = align_entities(example) or ([], [])
     pairs = _match(gold, [entity for _, entity in found])
+    predicted = [(ent.start, ent.end, ent.label_) for ent, _ in found]
     errors = []
     for i, (start, end, label) in enumerate(gold):
         right = (*_to_predicted(example, start, end), label)
-        if i not in pairs:
-            errors.append(EntityError("missed", right, None))
-            continue
-        ent, entity = found[pairs[i]]
-        if entity != gold[i]:
-            kind = "type" if entity[:2] == (start, end) else "boundary"
-            errors.append(EntityError(kind, right, (ent.start, ent.end, ent.label_)))
+        j = pairs.get(i)
+        if j is None:
+            errors.append(Error("entity", "missed", right, None))
+        elif found[j][1] != gold[i]:
+            kind = "type" if found[j][1][:2] == (start, end) else "boundary"
+            errors.append(Error("entity", kind, right, predicted[j]))
     for j in set(range(len(found))) - set(pairs.values()):
-        ent = found[j][0]
-        errors.append(EntityError("spurious", None, (ent.start, ent.end, ent.label_)))
+        errors.append(Error("entity", "spurious", None, predicted[j]))
     return sorted(errors, key=_position)
 
 
@@ -104,12 +91,12 @@ def _match(gold: list[Entity], found: list[Entity]) -> dict[int, int]:
     return pairs
 
 
-def find_relation_errors(example: Example, *, negative_label: str = "None") -> list[RelationError]:
+def find_relation_errors(example: Example, *, negative_label: str = "None") -> list[Error]:
     """Find the errors among the relations of a post. A pair is the same if the characters of head and tail
     are, as in `spacy-mmib.rel_scorer.v1`; the types of both play no role. Pairs with a gold label that is not
     known ("") are left out, with what is predicted for them.
 
-    RETURNS (List[RelationError]): In the order of the text; none if the post is not annotated for relations.
+    RETURNS (List[Error]): In the order of the text; none if the post is not annotated for relations.
     """
     errors = []
     for gold, answers in match_pairs(example, negative_label) or ():
@@ -125,14 +112,12 @@ def find_relation_errors(example: Example, *, negative_label: str = "None") -> l
                 head, tail = answers[label].head, answers[label].tail
                 predicted = (head.start, head.end, tail.start, tail.end, label)
             kind = "type" if right and predicted else "missed" if right else "spurious"
-            errors.append(RelationError(kind, right, predicted))
+            errors.append(Error("relation", kind, right, predicted))
     return sorted(errors, key=_position)
 
 
 def _to_predicted(example: Example, start: int, end: int) -> tuple[int, int]:
-    """RETURNS (Tuple[int, int]): The tokens of the predicted doc that tokens of the reference touch; an
-    empty range at their place if there are none.
-    """
+    """RETURNS (Tuple[int, int]): The predicted tokens that these gold ones touch, or an empty range."""
     y2x = example.alignment.y2x
     indices = y2x[start:end]
     if len(indices):
@@ -142,7 +127,7 @@ def _to_predicted(example: Example, start: int, end: int) -> tuple[int, int]:
     return place, place
 
 
-def _position(error: AnyError) -> tuple[int | str, ...]:
+def _position(error: Error) -> tuple[Any, ...]:
     where = error.gold or error.predicted
     assert where is not None
     return (*where[:-1], error.gold is None)
@@ -153,25 +138,24 @@ class PostChange:
     """A post, predicted with its picture and without.
 
     index (int): Its number among the posts, from 0.
-    reference (Doc): The gold annotations.
-    errors (List[AnyError]): Of `doc`: entities, if the pipeline finds them, then relations.
+    errors (List[Error]): Of `doc`: entities, if the pipeline finds them, then relations.
     """
 
     index: int
     reference: Doc
     doc: Doc
     without: Doc
-    errors: list[AnyError]
-    errors_without: list[AnyError]
+    errors: list[Error]
+    errors_without: list[Error]
 
     @property
-    def added(self) -> list[AnyError]:
-        """RETURNS (List[AnyError]): Errors made with the picture only."""
+    def added(self) -> list[Error]:
+        """RETURNS (List[Error]): Errors made with the picture only."""
         return list((Counter(self.errors) - Counter(self.errors_without)).elements())
 
     @property
-    def repaired(self) -> list[AnyError]:
-        """RETURNS (List[AnyError]): Errors made without the picture only."""
+    def repaired(self) -> list[Error]:
+        """RETURNS (List[Error]): Errors made without the picture only."""
         return list((Counter(self.errors_without) - Counter(self.errors)).elements())
 
 
@@ -193,18 +177,21 @@ def predict_both(
         {id(eg.reference): eg for eg in predict_examples(nlp, posts, batch_size=batch_size)}
         for posts in (examples, remove_images(examples))
     )
-    result = []
-    for i, reference in enumerate(example.reference for example in examples):
-        example, other = own.get(id(reference)), without.get(id(reference))
-        if example is not None and other is not None:
-            result.append(compare(i, example, other, roles))
-    return result
+    keys = [id(example.reference) for example in examples]
+    return [compare(i, own[k], without[k], roles) for i, k in enumerate(keys) if k in own and k in without]
 
 
 def compare(index: int, own: Example, without: Example, roles: Roles) -> PostChange:
     """RETURNS (PostChange): A post, of its predictions with its picture and without."""
-    errors = (find_errors(example, roles) for example in (own, without))
-    return PostChange(index, own.reference, own.predicted, without.predicted, *errors)
+
+    def find(example: Example) -> list[Error]:
+        errors = find_entity_errors(example) if roles.recognizers else []
+        if roles.extractors:
+            errors += find_relation_errors(example, negative_label=roles.negative_label)
+        return errors
+
+    docs = (own.reference, own.predicted, without.predicted)
+    return PostChange(index, *docs, find(own), find(without))
 
 
 def sort_changes(posts: Iterable[PostChange]) -> list[PostChange]:
@@ -213,17 +200,7 @@ def sort_changes(posts: Iterable[PostChange]) -> list[PostChange]:
     return sorted(changed, key=lambda post: (-len(post.added), len(post.repaired), post.index))
 
 
-def find_errors(example: Example, roles: Roles) -> list[AnyError]:
-    """RETURNS (List[AnyError]): The errors of a post in what a pipeline finds."""
-    errors: list[AnyError] = []
-    if roles.recognizers:
-        errors += find_entity_errors(example)
-    if roles.extractors:
-        errors += find_relation_errors(example, negative_label=roles.negative_label)
-    return errors
-
-
-def count_kinds(errors: Sequence[AnyError]) -> dict[str, int]:
+def count_kinds(errors: Sequence[Error]) -> dict[str, int]:
     """RETURNS (Dict[str, int]): Errors of each kind, under "entity boundary", "relation missed" and so on."""
     counts = dict.fromkeys(KINDS, 0)
     for error in errors:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from spacy.language import Language
 from spacy.scorer import Scorer
 from spacy.training import Example
 
@@ -17,15 +18,12 @@ from ..training.local_pictures import PictureCounts
 from . import EvaluationError
 from .ablation import remove_images, shuffle_images
 
-if TYPE_CHECKING:
-    from spacy.language import Language
-
 PRF: TypeAlias = tuple[float | None, ...]
 """Precision, recall and F, 0-1; `None` where nothing is annotated."""
 
 
 def evaluate(
-    nlp: "Language",
+    nlp: Language,
     corpus: str | Path,
     *,
     images: str = "own",
@@ -70,13 +68,11 @@ def evaluate(
         examples, kept = shuffle_images(examples, seed)
     see = see or (lambda stage, posts: None)
     roles = get_roles(nlp)
-    # Relations of a pipeline that finds no entities have no end to end: nothing finds what to relate.
-    silent = [] if roles.end_to_end else roles.extractors
     start = perf_counter()
-    found = _predict(nlp, examples, batch_size, disable=silent)
+    found = _predict(nlp, examples, batch_size, disable=roles.silent)
     seconds = perf_counter() - start
     see("end_to_end", found)
-    metrics = _score(nlp, found, disable=silent)
+    metrics = _score(nlp, found, disable=roles.silent)
     metrics["speed"] = sum(len(example.predicted) for example in found) / seconds
     if roles.extractors:
         answered = predict_given(nlp, examples, batch_size=batch_size)
@@ -95,7 +91,7 @@ def evaluate(
 
 
 def read_corpus(
-    nlp: "Language", corpus: str | Path, **settings: Any
+    nlp: Language, corpus: str | Path, **settings: Any
 ) -> tuple[list[Example], PictureCounts, set[str]]:
     """RETURNS (Tuple[List[Example], PictureCounts, Set[str]]): At least one post, read with the settings of
     `MultimodalCorpus`, what was found about their pictures, and what is known to leak the labels.
@@ -115,17 +111,17 @@ def read_corpus(
 class Roles:
     """Who does what in a pipeline: which components find entities, and which relations.
 
-    end_to_end (bool): Whether relations are looked for between entities that the pipeline found; if not
-        they are asked for, pair by pair, between gold entities.
+    silent (List[str]): The extractors, if the pipeline finds no entities to relate, or they wait for given
+        pairs: relations are then asked for, pair by pair, between gold entities.
     """
 
     recognizers: list[str]
     extractors: list[str]
-    end_to_end: bool
+    silent: list[str]
     negative_label: str
 
 
-def get_roles(nlp: "Language") -> Roles:
+def get_roles(nlp: Language) -> Roles:
     """RETURNS (Roles): Of the components that are enabled, as they say themselves what they assign."""
 
     def assigning(*what: str) -> list[str]:
@@ -135,11 +131,12 @@ def get_roles(nlp: "Language") -> Roles:
     pipes = [nlp.get_pipe(name) for name in extractors]
     asks = any(getattr(pipe, "get_instances", None) is get_given_pairs for pipe in pipes)
     negative = [pipe.negative_label for pipe in pipes if hasattr(pipe, "negative_label")]
-    return Roles(recognizers, extractors, bool(recognizers) and not asks, (*negative, "None")[0])
+    silent = extractors if asks or not recognizers else []
+    return Roles(recognizers, extractors, silent, (*negative, "None")[0])
 
 
 def predict_examples(
-    nlp: "Language", examples: Sequence[Example], *, batch_size: int | None = None
+    nlp: Language, examples: Sequence[Example], *, batch_size: int | None = None
 ) -> list[Example]:
     """Predict copies of posts the way they are scored. Entities come from the components that find them;
     relations too, unless there is no end to end: then they are those of `predict_given`.
@@ -148,20 +145,18 @@ def predict_examples(
         leaves posts out.
     """
     roles = get_roles(nlp)
-    if not roles.extractors or roles.end_to_end:
+    if not roles.silent:
         return _predict(nlp, examples, batch_size)
     answered = predict_given(nlp, examples, batch_size=batch_size)
-    found = _predict(nlp, examples, batch_size, disable=roles.extractors) if roles.recognizers else []
+    found = _predict(nlp, examples, batch_size, disable=roles.silent) if roles.recognizers else []
     return join_stages(roles, found, answered)
 
 
 def join_stages(
     roles: Roles, end_to_end: list[Example], given_entities: Sequence[Example] = ()
 ) -> list[Example]:
-    """RETURNS (List[Example]): What a pipeline finds in posts, of its predictions end to end and for given
-    entities.
-    """
-    if not roles.extractors or roles.end_to_end:
+    """RETURNS (List[Example]): What is found in posts, end to end and for given entities, together."""
+    if not roles.silent:
         return end_to_end
     if not roles.recognizers:
         return list(given_entities)
@@ -172,9 +167,7 @@ def join_stages(
     return end_to_end
 
 
-def predict_given(
-    nlp: "Language", examples: Sequence[Example], *, batch_size: int | None = None
-) -> list[Example]:
+def predict_given(nlp: Language, examples: Sequence[Example], *, batch_size: int | None) -> list[Example]:
     """Predict the relations of copies of posts, given the gold entities and the pairs that are annotated, but
     not their labels. Whatever the pipeline's candidates are otherwise, it is asked for just these.
     """
@@ -189,7 +182,7 @@ def predict_given(
 
 
 def _predict(
-    nlp: "Language",
+    nlp: Language,
     examples: Sequence[Example],
     batch_size: int | None,
     *,
@@ -205,7 +198,7 @@ def _predict(
         return [Example(doc, reference) for doc, reference in found]
 
 
-def _score(nlp: "Language", examples: list[Example], *, disable: list[str]) -> dict[str, Any]:
+def _score(nlp: Language, examples: list[Example], *, disable: list[str]) -> dict[str, Any]:
     with nlp.select_pipes(disable=disable):
         return dict(Scorer(nlp=nlp).score(examples))
 
@@ -214,17 +207,21 @@ def tabulate(metrics: dict[str, Any]) -> list[tuple[str, dict[str, PRF], dict[st
     """RETURNS (List[Tuple[str, Dict[str, PRF], Dict[str, PRF]]]): Of what `evaluate` returns what is scored:
     what it is of, "all" (of relations end to end also "all, with types"), and each label.
     """
+
+    def get_prf(scores: dict[str, Any], name: str = "") -> PRF:
+        return tuple(scores.get(f"{name}{key}") for key in "prf")
+
     tables = []
-    for title, scores, name, per_type in (
-        ("Entities", metrics, "ents", "ents_per_type"),
-        ("Relations, end to end", metrics, "rel_micro", "rel_per_type"),
-        ("Relations of given entities", metrics.get("given_entities", {}), "rel_micro", "rel_per_type"),
+    for title, scores, kind, micro in (
+        ("Entities", metrics, "ents", "ents_"),
+        ("Relations, end to end", metrics, "rel", "rel_micro_"),
+        ("Relations of given entities", metrics.get("given_entities", {}), "rel", "rel_micro_"),
     ):
-        if f"{name}_f" in scores:
-            overall = {"all": _get_prf(scores, f"{name}_")}
+        if f"{micro}f" in scores:
+            overall = {"all": get_prf(scores, micro)}
             if title == "Relations, end to end":
-                overall["all, with types"] = _get_prf(scores, "rel_strict_")
-            by_label = {label: _get_prf(prf) for label, prf in (scores.get(per_type) or {}).items()}
+                overall["all, with types"] = get_prf(scores, "rel_strict_")
+            by_label = {label: get_prf(prf) for label, prf in (scores.get(f"{kind}_per_type") or {}).items()}
             tables.append((title, overall, by_label))
     return tables
 
@@ -232,7 +229,3 @@ def tabulate(metrics: dict[str, Any]) -> list[tuple[str, dict[str, PRF], dict[st
 def show_score(score: float | None) -> str:
     """RETURNS (str): A score, 0-1, in percent."""
     return "-" if score is None else f"{100 * score:.2f}"
-
-
-def _get_prf(scores: dict[str, Any], name: str = "") -> PRF:
-    return tuple(scores.get(f"{name}{key}") for key in "prf")

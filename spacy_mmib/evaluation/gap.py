@@ -15,7 +15,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 
 from ..post.extensions import get_image_key
-from . import EvaluationError, MissingExtraError
+from . import EvaluationError, require
 from .contributions import find_component, inspect_docs
 
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
@@ -32,7 +32,7 @@ class Gap:
     of its picture.
 
     component (str): Whose latents they are.
-    pictures (int): How many different pictures the posts have.
+    pictures (int): Different ones.
     paired (float): Mean cosine of a text and its own picture, -1 to 1.
     unpaired (Optional[float]): Mean cosine of a text and each other picture; `None` with a single picture.
     recall_at_1 (float): How often the own picture is the nearest to a text of all different pictures, 0-1. Of
@@ -61,20 +61,20 @@ def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None
     name = find_component(nlp, component)
     docs = list(docs)
     texts: list[Array] = []
-    pictures: dict[str | None, Array] = {}
-    own: list[str | None] = []
+    pictures: list[Array] = []
+    columns: dict[str | None, int] = {}
+    own: list[int] = []
     for doc, found in zip(docs, inspect_docs(nlp, docs, name)):
         if found is not None and len(found.z_image):
             texts.append(found.z_text.mean(axis=0, dtype="float64"))
-            own.append(get_image_key(doc))
-            pictures.setdefault(own[-1], found.z_image.mean(axis=0, dtype="float64"))
+            own.append(columns.setdefault(get_image_key(doc), len(columns)))
+            if own[-1] == len(pictures):
+                pictures.append(found.z_image.mean(axis=0, dtype="float64"))
     if not texts:
         raise EvaluationError(
             f"None of these {len(docs)} posts has a picture that can be read, so there is no gap to measure."
         )
-    cosines = _to_unit(texts) @ _to_unit(list(pictures.values())).T
-    columns = {key: column for column, key in enumerate(pictures)}
-    return _summarize(name, cosines, numpy.asarray([columns[key] for key in own]))
+    return _summarize(name, _to_unit(texts) @ _to_unit(pictures).T, numpy.asarray(own))
 
 
 def _summarize(name: str, cosines: Array, own: Array) -> Gap:
@@ -83,18 +83,9 @@ def _summarize(name: str, cosines: Array, own: Array) -> Gap:
     right = cosines[numpy.arange(n), own]
     nearer = (cosines > right[:, None] + TIED).sum(axis=1)
     tied = (abs(cosines - right[:, None]) <= TIED).sum(axis=1)  # the own one among them
-    recall = {k: float(numpy.clip((k - nearer) / tied, 0, 1).mean()) for k in (1, 5)}
-    return Gap(
-        component=name,
-        posts=n,
-        pictures=m,
-        paired=float(right.mean()),
-        unpaired=float((cosines.sum() - right.sum()) / (n * (m - 1))) if m > 1 else None,
-        recall_at_1=recall[1],
-        recall_at_5=recall[5],
-        chance_at_1=1 / m,
-        chance_at_5=min(1.0, 5 / m),
-    )
+    recall = [float(numpy.clip((k - nearer) / tied, 0, 1).mean()) for k in (1, 5)]
+    unpaired = float((cosines.sum() - right.sum()) / (n * (m - 1))) if m > 1 else None
+    return Gap(name, n, m, float(right.mean()), unpaired, recall[0], recall[1], 1 / m, min(1.0, 5 / m))
 
 
 def _to_unit(vectors: Sequence[Array]) -> Array:
@@ -164,29 +155,23 @@ def entity_region_vectors(
     return result
 
 
-def require_extra(*, plot: bool = True) -> None:
+def require_extra() -> None:
     """RAISES (MissingExtraError): What a figure is made with can't be imported."""
-    try:
-        import sklearn.manifold  # noqa: F401
-
-        if plot:
-            import matplotlib.figure  # noqa: F401
-    except ImportError as err:
-        raise MissingExtraError("The figure", "scikit-learn and matplotlib", "analysis", err) from err
+    modules = ("sklearn.manifold", "matplotlib.figure")
+    require("The figure", "scikit-learn and matplotlib", "analysis", *modules)
 
 
 def lay_out(pairs: EntityRegionPairs, seed: int = 0) -> Array:
     """RETURNS (numpy.ndarray): x and y of entities and then of objects, at least `FEWEST` of each, by t-SNE,
     (2 k, 2). The same seed gives the same plane on one machine.
     """
-    require_extra(plot=False)
+    require_extra()
     from sklearn.manifold import TSNE
 
     points = numpy.concatenate([pairs.entities, pairs.regions]).astype("float32")
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, max_iter=ITERATIONS, init="random", random_state=seed)
-    result: Array = tsne.fit_transform(points)
-    return result
+    return numpy.asarray(tsne.fit_transform(points))
 
 
 def plot_gap(
@@ -199,12 +184,11 @@ def plot_gap(
     RAISES (MissingExtraError): scikit-learn or matplotlib can't be imported.
     """
     require_extra()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     n_rows = max(len(pairs) for _, pairs in models)
     figure = Figure(figsize=(SIZE * len(models), SIZE * n_rows + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    handles: list[Any] = []
     axes = figure.subplots(n_rows, len(models), squeeze=False)
     for column, (name, every) in enumerate(models):
         axes[0][column].set_title(_plain(name), fontsize=10)
@@ -216,13 +200,12 @@ def plot_gap(
                 panel.text(0.5, 0.5, f"{k} entities", ha="center", transform=panel.transAxes)
                 continue
             points = lay_out(pairs, seed)
-            panel.scatter(*points[:k].T, s=9, c="#0072b2", marker="o", label="entity")
-            panel.scatter(*points[k:].T, s=11, c="#d55e00", marker="^", label="object")
-    handles, labels = max(
-        (panel.get_legend_handles_labels() for panel in axes.flat), key=lambda legend: len(legend[0])
-    )
+            handles = [
+                panel.scatter(*points[:k].T, s=9, c="#0072b2", marker="o"),
+                panel.scatter(*points[k:].T, s=11, c="#d55e00", marker="^"),
+            ]
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(handles, ["entity", "object"], loc="outside lower center", ncols=2, frameon=False)
     # Without the date the same figure is the same file.
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     figure.savefig(path, dpi=150, metadata=undated.get(Path(path).suffix.lower()))

@@ -3,22 +3,21 @@
 import base64
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import unquote_to_bytes
 
+from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.util import get_words_and_spaces
 
 from ..post.extensions import get_confidence, get_image_error, set_image, set_image_error, set_regions
 from ..post.relations import ASKED, has_relations, read_relations, set_relations
-
-if TYPE_CHECKING:
-    from spacy.language import Language
-
-    from ..training.local_pictures import PictureCounts, PictureFolder
+from ..training.local_pictures import PictureCounts, PictureFolder
+from ..util import one_line
 
 Record: TypeAlias = dict[str, Any]
 
@@ -28,21 +27,21 @@ RELATIONS_ERROR_KEY = ("spacy_mmib", "relations_error", None, None)
 BOM = b"\xef\xbb\xbf"
 COMPRESSED = "compressed with {0} ({0} -dc FILE | spacy mmib predict MODEL -)"
 ZLIB = "a .spacy file (for spacy mmib evaluate, say) or something else compressed with zlib"
-BEGINNINGS: dict[str, tuple[bytes, ...]] = {
-    "a Parquet file": (b"PAR1",),
-    "an Arrow (Feather) file": (b"ARROW1",),
-    COMPRESSED.format("gzip"): (b"\x1f\x8b",),
-    COMPRESSED.format("bzip2"): (b"BZh",),
-    COMPRESSED.format("xz"): (b"\xfd7zXZ\x00",),
-    COMPRESSED.format("zstd"): (b"\x28\xb5\x2f\xfd",),
-    "a ZIP archive, as Excel's .xlsx files are": (b"PK\x03\x04",),
-    "an old Excel file": (b"\xd0\xcf\x11\xe0",),
-    "an SQLite database": (b"SQLite format 3\x00",),
-    "an HDF5 file": (b"\x89HDF",),
-    ZLIB: (b"x\x9c", b"x\xda"),
-    "a PDF file": (b"%PDF",),
-    "text in UTF-16, not UTF-8": (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{"),
-    "text in UTF-32, not UTF-8": (b"\x00\x00\xfe\xff",),
+UTF16 = "text in UTF-16, not UTF-8"
+BEGINNINGS = {
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow (Feather) file",
+    b"\x1f\x8b": COMPRESSED.format("gzip"),
+    b"BZh": COMPRESSED.format("bzip2"),
+    b"\xfd7zXZ\x00": COMPRESSED.format("xz"),
+    b"\x28\xb5\x2f\xfd": COMPRESSED.format("zstd"),
+    b"PK\x03\x04": "a ZIP archive, as Excel's .xlsx files are",
+    b"x\x9c": ZLIB,
+    b"x\xda": ZLIB,
+    b"\xff\xfe": UTF16,
+    b"\xfe\xff": UTF16,
+    b"{\x00": UTF16,
+    b"\x00{": UTF16,
 }
 LOOKED_AT = 10
 """Lines, if none of those before is an object."""
@@ -63,13 +62,13 @@ def open_json_lines(source: BinaryIO) -> Iterator[bytes]:
     RAISES (NotJsonLines): The beginning shows that it holds something else.
     """
     start = source.readline(AT_ONCE)
-    for kind, beginnings in BEGINNINGS.items():
-        if start.startswith(beginnings):
+    for beginning, kind in BEGINNINGS.items():
+        if start.startswith(beginning):
             raise NotJsonLines(f"it is {kind}")
     lines = [start if len(start) < AT_ONCE else start + source.readline()]
     while lines[-1] and not _is_object(lines[-1]) and len(lines) < LOOKED_AT:
         lines.append(source.readline())
-    what = _recognize([line.removeprefix(BOM).strip() for line in lines])
+    what = _recognize(lines)
     if what is not None:
         raise NotJsonLines(f"it is {what}")
     return chain(lines, source)
@@ -81,28 +80,20 @@ def _is_object(line: bytes) -> bool:
 
 def _recognize(lines: list[bytes]) -> str | None:
     """What the first lines are of, if not of JSON lines."""
-    lines = [line for line in lines if line]
+    lines = [stripped for line in lines if (stripped := line.removeprefix(BOM).strip())]
     first = lines[0] if lines else b""
-    try:
-        value, is_json = json.loads(first), True
-    except (ValueError, RecursionError):
-        value, is_json = None, False
     if first == b"{":
         return "one JSON object over several lines (jq -c . FILE makes a line of it)"
-    if first.startswith(b"["):
-        # A list that is whole, and not of objects, is a bad line among others.
-        has_objects = isinstance(value, list) and any(isinstance(item, dict) for item in value)
-        if has_objects or (not is_json and len(lines) > 1):
-            return "a JSON array, not an object a line (jq -c '.[]' FILE makes lines of it)"
-    if any(map(_is_object, lines)) or first.startswith((b"[", b'{"')):
+    if re.match(rb"\[\s*({|$)", first):  # a list of something else is a bad line among others
+        return "a JSON array, not an object a line (jq -c '.[]' FILE makes lines of it)"
+    if any(map(_is_object, lines)) or first.startswith(b"["):
         return None
-    delimiter = next((chr(c) for c in first if c in b",;\t|"), None)
-    if not is_json and delimiter is not None:
+    if delimiter := re.search(rb"[,;\t|]", first):
         return (
-            f"CSV, with {delimiter!r} between its columns, or the like (in pandas, "
+            f"CSV, with {delimiter[0].decode()!r} between its columns, or the like (in pandas, "
             'read_csv(FILE).to_json("posts.jsonl", orient="records", lines=True) makes lines of it)'
         )
-    if len(lines) >= LOOKED_AT:
+    if len(lines) == LOOKED_AT:
         return f"something else: none of its first {LOOKED_AT} lines begins with {{"
     return None
 
@@ -151,10 +142,9 @@ def _to_number(digits: str) -> float | None:
 
 def _get_fields(record: Record) -> Record:
     """The object with the text: the record, or its "data"."""
-    data = record.get("data")
-    if isinstance(data, dict) and _has_content(data) and not _has_content(record):
-        return data
-    return record
+    data: Any = record.get("data")
+    is_inside = isinstance(data, dict) and _has_content(data) and not _has_content(record)
+    return data if is_inside else record
 
 
 def _has_content(fields: Record) -> bool:
@@ -174,9 +164,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def make_doc(
-    nlp: "Language", record: Record, folder: "PictureFolder", counts: "PictureCounts | None" = None
-) -> Doc:
+def make_doc(nlp: Language, record: Record, folder: PictureFolder, counts: PictureCounts) -> Doc:
     """Build the doc of a post. A picture that can't be used is left out, with `doc._.image_error`. Tokens,
     regions and relations of an unknown form are left out, too.
 
@@ -190,28 +178,27 @@ def make_doc(
     try:
         set_regions(doc, fields.get("regions"))
     except (TypeError, ValueError) as err:
-        problem = f"its objects are not used: {_one_line(err)}"
+        problem = f"its objects are not used: {one_line(str(err))}"
     relations = fields.get("relations")
     try:
         set_relations(doc, relations)
     except (TypeError, ValueError) as err:
         if _asks(relations):
-            raise PostError(_one_line(err)) from None
-        doc.user_data[RELATIONS_ERROR_KEY] = _one_line(err)
+            raise PostError(one_line(str(err))) from None
+        doc.user_data[RELATIONS_ERROR_KEY] = one_line(str(err))
     try:
         set_image(doc, _read_image(fields.get("image")))
     except (TypeError, ValueError) as err:
-        problem, kind = _one_line(err), "not_a_picture"
+        problem, kind = one_line(str(err)), "not_a_picture"
         set_regions(doc, None)
     folder.localize(doc, counts)
     if problem is not None:
         set_image_error(doc, "; ".join(filter(None, (get_image_error(doc), problem))))
-        if counts is not None:
-            counts.reasons[kind] = counts.reasons.get(kind, 0) + 1
+        counts.reasons[kind] = counts.reasons.get(kind, 0) + 1
     return doc
 
 
-def _make_tokens(nlp: "Language", fields: Record) -> Doc:
+def _make_tokens(nlp: Language, fields: Record) -> Doc:
     text: Any = fields.get("text")
     tokens: Any = fields.get("tokens")
     words = _get_words(tokens)
@@ -232,7 +219,7 @@ def _make_tokens(nlp: "Language", fields: Record) -> Doc:
             spaces = [i < len(said) - 1 if ws is None else bool(ws) for i, ws in enumerate(said)]
         return Doc(nlp.vocab, words=words, spaces=spaces)
     except (TypeError, ValueError) as err:  # too long
-        raise PostError(_one_line(err)) from None
+        raise PostError(one_line(str(err))) from None
 
 
 def _asks(relations: Any) -> bool:
@@ -264,10 +251,6 @@ def _read_image(value: Any) -> str | bytes | None:
     return content
 
 
-def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())
-
-
 def to_record(record: Record, doc: Doc) -> Record:
     """What is written about a post, once its doc has been through the pipeline.
 
@@ -276,7 +259,6 @@ def to_record(record: Record, doc: Doc) -> Record:
         them, "image_error" if the picture was not used, and "relations_error" if the relations of the line
         were not. What the line said in another form under these names is at "as_given".
     """
-    relations_error = doc.user_data.get(RELATIONS_ERROR_KEY)
     entities = [entity_to_json(ent) for ent in doc.ents]
     found: Record = {"text": doc.text, "tokens": [token.text for token in doc], "entities": entities}
     if has_relations(doc):
@@ -284,30 +266,26 @@ def to_record(record: Record, doc: Doc) -> Record:
         for relation in found["relations"]:
             if relation["score"] is not None:
                 relation["score"] = round(relation["score"], 5)
-    errors = {"image_error": get_image_error(doc), "relations_error": relations_error}
-    result = {key: value for key, value in record.items() if key not in errors}
-    result.update(found)
+    errors = {"image_error": get_image_error(doc), "relations_error": doc.user_data.get(RELATIONS_ERROR_KEY)}
+    result = {key: value for key, value in record.items() if key not in errors} | found
     result.update({key: error for key, error in errors.items() if error is not None})
-    kept = {
-        key: value
-        for key in found
-        if (value := record.get(key)) is not None
-        and found[key] != value
-        and not (relations_error is None if key == "relations" else _is_own(key, value))
-    }
-    if kept:
+    given = {key: record[key] for key in found if record.get(key) not in (None, found[key])}
+    if errors["relations_error"] is None:
+        given.pop("relations", None)
+    foreign = {key: value for key, value in given.items() if not _is_own(key, value)}
+    if foreign:
         before = record.get("as_given")
-        result["as_given"] = {**(before if isinstance(before, dict) else {}), **kept}
+        result["as_given"] = {**(before if isinstance(before, dict) else {}), **foreign}
     return result
 
 
 def _is_own(key: str, value: Any) -> bool:
     """Whether a text, tokens or entities have the form in which they are written."""
-    if key == "text":
-        return isinstance(value, str)
     if key == "tokens":
         return isinstance(value, list) and all(isinstance(token, str) for token in value)
-    return isinstance(value, list) and all(isinstance(ent, dict) and "confidence" in ent for ent in value)
+    if key == "entities":
+        return isinstance(value, list) and all(isinstance(x, dict) and "confidence" in x for x in value)
+    return key == "text" and isinstance(value, str)
 
 
 def entity_to_json(ent: Span) -> Record:

@@ -4,8 +4,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.util import ignore_error, raise_error
 
@@ -15,9 +16,6 @@ from ..post.relations import read_relations
 from ..training.local_pictures import PictureCounts, PictureFolder
 from ..util import warn
 from .posts import BOM, PostError, Record, make_doc, parse_post, to_record
-
-if TYPE_CHECKING:
-    from spacy.language import Language
 
 T = TypeVar("T")
 
@@ -40,14 +38,14 @@ class PredictResult:
     relations: int = 0
     skipped: list[int] = field(default_factory=list)
 
-    def add(self, doc: Doc, counts: PictureCounts | None) -> None:
+    def add(self, doc: Doc, counts: PictureCounts) -> None:
         """Count a post that was predicted, and what was found about its picture before that."""
         error = get_image_error(doc)
         self.posts += 1
         self.image_errors += error is not None
         self.with_picture += error is None and get_stored_image(doc) is not None
         self.reasons.update(get_image_error_kinds(doc))
-        self.reasons.update(counts.reasons if counts is not None else {})
+        self.reasons.update(counts.reasons)
         self.entities += len(doc.ents)
         self.relations += len(read_relations(doc))
 
@@ -67,7 +65,7 @@ class PredictResult:
 
 
 def predict(
-    nlp: "Language",
+    nlp: Language,
     posts: Iterable[bytes | str | Record],
     *,
     image_root: str | Path = ".",
@@ -93,15 +91,13 @@ def predict(
         `posts.to_record`.
     """
     folder, result = PictureFolder(image_root, "none"), result or PredictResult()
+    skip = skip or (lambda line, reason: warn(f"line {line} skipped: {reason}"))
     # What was found about the pictures of the posts that are in the pipeline, by line.
     counts: dict[int, PictureCounts] = {}
 
     def give_up(line: int, reason: str) -> None:
         result.skipped.append(line)
-        if skip is not None:
-            skip(line, reason)
-        else:
-            warn(f"line {line} skipped: {reason}")
+        skip(line, reason)
 
     def read() -> Iterator[tuple[int, Record]]:
         for number, line in enumerate(posts, 1):
@@ -119,7 +115,7 @@ def predict(
         return make_doc(nlp, record, folder, counts[number])
 
     for (number, record), doc in pipe_each(nlp, read(), build, batch_size=batch_size, n_process=n_process):
-        counted = counts.pop(number, None)
+        counted = counts.pop(number)
         if isinstance(doc, PostError):
             give_up(number, str(doc))
         elif isinstance(doc, Exception):
@@ -130,7 +126,7 @@ def predict(
 
 
 def pipe_each(
-    nlp: "Language",
+    nlp: Language,
     items: Iterable[T],
     make_doc: Callable[[T], Doc],
     *,
@@ -140,9 +136,9 @@ def pipe_each(
     """Like `nlp.pipe`, with an answer for every item. spaCy drops the whole batch if one doc of it fails in a
     component that doesn't try them one by one, so the docs of such a batch are run again alone.
 
-    nlp (Language): The pipeline. Its error handlers are replaced while this runs.
-    items (Iterable): What to process; read as the pipeline asks for it.
-    make_doc (Callable): Makes the doc of an item; called again if the doc has to be run alone.
+    nlp (Language): Its error handlers are replaced while this runs.
+    items (Iterable): Read as the pipeline asks for them.
+    make_doc (Callable): Called again if the doc has to be run alone.
     YIELDS (Tuple[Any, Union[Doc, Exception]]): Each item, in order, and its doc or why there is none.
     """
     numbered = enumerate(items)
@@ -151,21 +147,17 @@ def pipe_each(
 
     def stream() -> Iterator[tuple[Doc, int]]:
         nonlocal finished, failure
-        while not finished:
-            try:
-                number, item = next(numbered)
-            except StopIteration:
-                finished = True
-                return
-            except Exception as err:  # not the pipeline's, so not to be taken for a bad post
-                finished, failure = True, err
-                return
-            pending.append((number, item))
-            try:
-                doc = make_doc(item)
-            except Exception:  # left pending, it is tried alone, and answered by this
-                continue
-            yield doc, number
+        try:
+            for number, item in numbered:
+                pending.append((number, item))
+                try:
+                    doc = make_doc(item)
+                except Exception:  # left pending, it is tried alone, and answered by this
+                    continue
+                yield doc, number
+        except Exception as err:  # not the pipeline's, so not to be taken for a bad post
+            failure = err
+        finished = True
 
     def run_next_alone() -> tuple[T, Doc | Exception]:
         _, item = pending.popleft()

@@ -15,7 +15,7 @@ from spacy.util import registry
 from ..post.relations import ASKED, Pair, Relation, get_relations, has_relations
 from ..util import warn
 
-NUMBERS = tuple(f"rel_{kind}_{key}" for kind in ("micro", "macro", "strict") for key in "prf")
+NUMBERS = [f"rel_{kind}_{key}" for kind in ("micro", "macro", "strict") for key in "prf"]
 
 Entity: TypeAlias = tuple[int, int, str]
 """First token and one past the last, and label."""
@@ -55,7 +55,7 @@ def get_prf(counts: Iterable[int]) -> tuple[float, float, float]:
 
 @registry.scorers("spacy-mmib.ner_scorer.v1")
 def make_ner_scorer_v1() -> Callable[..., dict[str, Any]]:
-    """RETURNS (Callable[[Iterable[Example]], Dict[str, Any]]): The scorer, `score_entities`."""
+    """RETURNS (Callable[[Iterable[Example]], Dict[str, Any]]): `score_entities`."""
     return score_entities
 
 
@@ -106,8 +106,7 @@ def count_document_entities(example: Example) -> DocumentCounts:
 
 @registry.scorers("spacy-mmib.rel_scorer.v1")
 def make_rel_scorer_v1(negative_label: str = "None") -> Callable[..., dict[str, Any]]:
-    """RETURNS (Callable[[Iterable[Example]], Dict[str, Any]]): `score_relations` with the negative label
-    of `mmib_rel`.
+    """RETURNS (Callable[[Iterable[Example]], Dict[str, Any]]): `score_relations` with this label.
     RAISES (ValueError): The label is empty, which means "not known".
     """
     if negative_label == ASKED:
@@ -140,7 +139,7 @@ def score_relations(
     tally = _RelationTally(negative_label)
     annotated = [tally.add(example) for example in examples]
     if not any(annotated):
-        return dict.fromkeys((*NUMBERS, "rel_per_type", "rel_accuracy"))
+        return dict.fromkeys([*NUMBERS, "rel_per_type", "rel_accuracy"])
     by_label = {label: dict(zip("prf", get_prf(n))) for label, n in sorted(tally.by_label.items())}
     macro = [sum(scores[key] for scores in by_label.values()) / max(1, len(by_label)) for key in "prf"]
     micro = get_prf(sum_counts(tally.by_label.values()))

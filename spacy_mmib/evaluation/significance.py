@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 
-from . import MissingExtraError
+from . import require
 
 Counts: TypeAlias = Sequence[Sequence[int]]
 """For each document predicted, right, gold, found, as in `scorers.DocumentCounts`."""
@@ -51,10 +51,9 @@ def compare_f1(
     same = (a == b).all(1)
     if same.all():
         return Difference(difference, 1.0)
-    try:
-        from scipy.stats import permutation_test
-    except ImportError as err:
-        raise MissingExtraError("The significance test", "scipy", "analysis", err) from err
+    require("The significance test", "scipy", "analysis", "scipy.stats")
+    from scipy.stats import permutation_test
+
     # A document with the same counts in both makes no difference, exchanged or not.
     rest, n = a[same].sum(0), int((~same).sum())
     table = numpy.concatenate([a[~same], b[~same]])

@@ -126,7 +126,7 @@ class MultimodalCorpus(Corpus):
         YIELDS (Example): The posts.
         RAISES (ValueError): The path can't be read; the message says why and what to do.
         """
-        _check_path(self.path)
+        check_path(self.path)
         finders = [name for name in nlp.pipe_names if "doc.ents" in nlp.get_pipe_meta(name).assigns]
         if self.given != "none" and finders:
             self._warn(
@@ -274,7 +274,8 @@ class MultimodalCorpus(Corpus):
 create_corpus_v1 = MultimodalCorpus
 
 
-def _check_path(path: Path) -> None:
+def check_path(path: Path) -> None:
+    """RAISES (ValueError): There is no corpus at this path; the message says what to do."""
     if not path.exists():
         raise ValueError(
             f"There is no corpus at {quote(path)}. Check the path (with spacy train: --paths.train and "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from spacy.tokens import Doc
 
-from ..evaluation.errors import AnyError, PostChange, compare, count_kinds
+from ..evaluation.errors import Error, PostChange, compare, count_kinds
 from ..evaluation.evaluate import Roles, evaluate, get_roles, join_stages, show_score, tabulate
 from ..post.extensions import get_image_error, get_stored_image
 from ..post.relations import ASKED, get_relations, has_relations, read_relations
@@ -186,7 +186,7 @@ def _get_confusions(findings: Findings) -> list[tuple[str, Confusion]]:
     if roles.recognizers:
         found.append(("Types of entities", count_entity_confusion(findings.posts)))
     if roles.extractors:
-        title = "Relations" if roles.end_to_end else "Relations of given entities"
+        title = "Relations of given entities" if roles.silent else "Relations"
         found.append((title, count_relation_confusion(findings.posts, roles.negative_label)))
     return [(title, matrix) for title, matrix in found if matrix is not None]
 
@@ -255,7 +255,7 @@ def find(
 def count_entity_confusion(posts: Iterable[PostChange]) -> Confusion | None:
     """RETURNS (Optional[Confusion]): Of the types of entities; `None` if there are none."""
     gold: Counter[str] = Counter()
-    errors: list[AnyError] = []
+    errors: list[Error] = []
     for post in posts:
         if post.reference.has_annotation("ENT_IOB"):
             gold.update(ent.label_ for ent in post.reference.ents)
@@ -266,7 +266,7 @@ def count_entity_confusion(posts: Iterable[PostChange]) -> Confusion | None:
 def count_relation_confusion(posts: Iterable[PostChange], negative_label: str) -> Confusion | None:
     """RETURNS (Optional[Confusion]): Of relations; `None` if there are none."""
     gold: Counter[str] = Counter()
-    errors: list[AnyError] = []
+    errors: list[Error] = []
     for post in posts:
         if has_relations(post.reference):
             found = {(relation.pair, relation.label) for relation in read_relations(post.reference)}
@@ -276,7 +276,7 @@ def count_relation_confusion(posts: Iterable[PostChange], negative_label: str) -
     return _count(gold, errors, ["missed"])
 
 
-def _count(gold: "Counter[str]", errors: Sequence[AnyError], others: list[str]) -> Confusion | None:
+def _count(gold: "Counter[str]", errors: Sequence[Error], others: list[str]) -> Confusion | None:
     # A label is a tuple here: it may have any name, "missed" for one.
     cells: Counter[tuple[Any, Any]] = Counter({((label,), (label,)): n for label, n in gold.items()})
     for error in errors:
@@ -361,7 +361,7 @@ def make_example(
     }
 
 
-def _explain(error: AnyError, doc: Doc, note: str) -> dict[str, str]:
+def _explain(error: Error, doc: Doc, note: str) -> dict[str, str]:
     gold, predicted = _name(error.gold, doc), _name(error.predicted, doc)
     if error.kind == "missed":
         text = f"{gold} is missed"

@@ -3,21 +3,18 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 
+import commands
 import pytest
-from typer.testing import CliRunner
 
 from spacy_mmib.cache.store import FeatureStore
-from spacy_mmib.cli import mmib_cli
 
 KEYS = [bytes([i]) * 32 for i in range(10)]
 
 
 def run(*args, **kwargs):
-    return CliRunner().invoke(mmib_cli, ["cache", *map(str, args)], **kwargs)
+    return commands.run("cache", *args, **kwargs)
 
 
 @pytest.fixture
@@ -167,7 +164,6 @@ def test_files_that_are_not_there(tmp_path, command, name):
 
 
 def test_in_spacys_own_command_line(path):
-    command = [sys.executable, "-m", "spacy", "mmib", "cache", "stats", str(path), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = commands.run_alone("cache", "stats", path, "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["entries"] == {"regions": 1, "vectors": 10}

@@ -1,19 +1,16 @@
 """The commands `spacy mmib evaluate` and `spacy mmib predict` with relations."""
 
 import json
-import subprocess
-import sys
 import warnings
 
 import numpy
 import pytest
 import spacy
-from conftest import PAIRS, make_picture, make_rel_examples, make_rel_nlp
+from commands import run, run_alone, save_pairs
+from conftest import PAIRS, make_picture, make_rel_nlp
 from spacy.language import Language
 from spacy.tokens import DocBin
-from typer.testing import CliRunner
 
-from spacy_mmib.cli import mmib_cli
 from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.util import MMIBWarning
 
@@ -22,31 +19,15 @@ BOXES = [[0, 0, 20, 20]]
 TYPED = "all, with types"
 
 
-def run(*args, **kwargs):
-    return CliRunner().invoke(mmib_cli, [str(arg) for arg in args], **kwargs)
-
-
 @pytest.fixture(scope="module")
 def folder(trained_rel, trained_joint, tmp_path_factory):
     """Both pipelines, pictures, and corpora of `PAIRS`."""
     path = tmp_path_factory.mktemp("relations")
     trained_rel.to_disk(path / "rel")
     trained_joint.to_disk(path / "joint")
-    (path / "img").mkdir()
-    for colour in ("red", "blue", "white"):
-        make_picture(colour).save(path / "img" / f"{colour}.png")
-    save(path / "test.spacy")
-    save(path / "related.spacy", PAIRS[:4])
+    save_pairs(path / "test.spacy")
+    save_pairs(path / "related.spacy", PAIRS[:4])
     return path
-
-
-def save(path, posts=PAIRS):
-    docs = [example.reference for example in make_rel_examples(spacy.blank("en"), posts)]
-    for doc, (_, colour, _) in zip(docs, posts):
-        if colour is not None:
-            doc._.image = f"img/{colour}.png"
-            doc._.regions = [tuple(box) for box in BOXES]
-    DocBin(docs=docs, store_user_data=True).to_disk(path)
 
 
 def prf(scores, kind="micro"):
@@ -243,11 +224,10 @@ def test_printed_tables_without_end_to_end(folder):
 
 def test_in_a_process_of_its_own(folder, tmp_path):
     """Nothing but the command line and a folder: factories and readers are found."""
-    command = [sys.executable, "-m", "spacy", "mmib", "evaluate", folder / "joint",
-               folder / "test.spacy", "-o", tmp_path / "metrics.json"]  # fmt: skip
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240)
+    corpus, output = folder / "test.spacy", tmp_path / "metrics.json"
+    result = run_alone("evaluate", folder / "joint", corpus, "-o", output)
     assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "metrics.json").read_text())["given_entities"]["rel_micro_f"] == 1
+    assert json.loads(output.read_text())["given_entities"]["rel_micro_f"] == 1
     assert "Relations of given entities" in result.stdout
 
 
@@ -264,7 +244,7 @@ def predict(folder, model, lines, *args):
 
 def make_lines(posts=PAIRS):
     return [
-        {"text": text, **({"image": f"img/{colour}.png", "regions": BOXES} if colour else {})}
+        {"text": text, **({"image": f"{colour}.png", "regions": BOXES} if colour else {})}
         for text, colour, _ in posts
     ]
 
@@ -312,7 +292,7 @@ def test_relations_are_in_the_output(trained_joint, folder):
 def test_questions_are_answered(folder):
     lines = [
         ASKING,
-        {**ASKING, "image": "img/blue.png", "id": 7},
+        {**ASKING, "image": "blue.png", "id": 7},
         # The same pairs as tokens, and one more that is known already.
         {**ASKING, "relations": [[[0, 1], [2, 3], ""], [[2, 3], [0, 1], "cousins"]]},
         {**make_lines()[4], "relations": [question((0, 3), (8, 11))]},
@@ -357,7 +337,7 @@ def test_questions_with_types_and_tokens(folder):
 
 
 def test_the_joint_pipeline_answers_questions_about_what_it_finds(folder):
-    records, _ = predict(folder, "joint", [ASKING, {**ASKING, "image": "img/white.png"}])
+    records, _ = predict(folder, "joint", [ASKING, {**ASKING, "image": "white.png"}])
     assert labels(records)[0] == ["couple"] * 2
     # Asked for, so answered whatever the answer.
     assert len(records[1]["relations"]) == 2
@@ -450,7 +430,7 @@ def test_only_bad_lines(folder):
 def test_output_is_input(folder, model):
     lines = make_lines() if model == "joint" else [ASKING, *make_lines()[5:]]
     lines.append({**make_lines()[4], "relations": [question((0, 3), (8, 11))]})
-    lines.append({"text": "Rob met Mia", "image": "img/none.png"})
+    lines.append({"text": "Rob met Mia", "image": "none.png"})
     first, _ = predict(folder, model, lines)
     assert first[-1]["image_error"]
     assert sum(len(record.get("relations", ())) for record in first) > 2
@@ -466,22 +446,8 @@ def test_predict_in_processes_and_from_stdin(folder):
     lines = [ASKING, *make_lines()] * 2
     data = "\n".join(map(json.dumps, lines))
     alone, _ = predict(folder, "rel", lines)
-    command = [
-        sys.executable,
-        "-m",
-        "spacy",
-        "mmib",
-        "predict",
-        folder / "rel",
-        "-",
-        "-n",
-        "2",
-        "-b",
-        "3",
-    ]
-    result = subprocess.run(
-        list(map(str, command)), input=data, capture_output=True, text=True, timeout=240, cwd=folder
-    )
+    more = ("-n", 2, "-b", 3)
+    result = run_alone("predict", folder / "rel", "-", *more, input=data, cwd=folder)
     assert result.returncode == 0, result.stderr
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert labels(records[:1]) == [["couple"] * 2]

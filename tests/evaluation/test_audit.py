@@ -6,15 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import PIL.Image
 import pytest
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
-from typer.testing import CliRunner
 
 import spacy_mmib.evaluation.audit
 from project.convert import convert_twitter
-from spacy_mmib.cli import mmib_cli
 from spacy_mmib.evaluation import EvaluationError, MissingExtraError
 from spacy_mmib.evaluation.audit import audit
 from spacy_mmib.post.extensions import IMAGE_KEY, REGIONS_KEY, set_regions_note
@@ -89,7 +88,7 @@ def flagged(result, task="related", what="flagged"):
 
 
 def run(*args):
-    return CliRunner().invoke(mmib_cli, ["audit", *map(str, args)])
+    return commands.run("audit", *args)
 
 
 # What is found
@@ -470,13 +469,8 @@ def test_command_says_nothing_of_its_own_tools(tmp_path):
     rng, vocab = random.Random(0), Vocab()
     docs = [make_doc(vocab, rng, regions=i % 3, relation=f"r{i % 19}") for i in range(40)]
     for path in (save(tmp_path / "rare.spacy", docs), save(tmp_path / "few.spacy", docs[:3])):
-        result = subprocess.run(
-            [sys.executable, "-W", "default", "-m", "spacy", "mmib", "audit", str(path)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, "PYTHONIOENCODING": "utf8"},
-        )
+        env = {**os.environ, "PYTHONIOENCODING": "utf8", "PYTHONWARNINGS": "default"}
+        result = commands.run_alone("audit", path, env=env)
         assert result.returncode == 0, result.stderr
         assert "sklearn" not in result.stderr
         assert "Traceback" not in result.stderr

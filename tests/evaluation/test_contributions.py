@@ -7,6 +7,7 @@ import numpy
 import pytest
 import spacy
 import torch
+from commands import run, save_pairs
 from conftest import (
     IMG2VEC,
     MODEL,
@@ -14,16 +15,13 @@ from conftest import (
     REL_MODEL,
     TOK2VEC,
     make_examples,
-    make_picture,
     make_rel_examples,
     make_rel_nlp,
     train,
 )
-from spacy.tokens import DocBin, Span
-from typer.testing import CliRunner
+from spacy.tokens import Span
 
 from spacy_mmib.bridge.shim import get_module
-from spacy_mmib.cli import mmib_cli
 from spacy_mmib.evaluation.contributions import find_component, get_contributions, shares
 from spacy_mmib.fusion.mmib import MMIB
 from spacy_mmib.models.inspection import inspect_posts
@@ -259,33 +257,15 @@ def folder(trained_joint, trained_rel, tmp_path_factory):
     trained_joint.to_disk(path / "joint")
     trained_rel.to_disk(path / "rel")
     make_text_nlp().to_disk(path / "text")
-    for colour in ("red", "blue", "white"):
-        make_picture(colour).save(path / f"{colour}.png")
-    docs = []
-    for example, (_, colour, _) in zip(make_rel_examples(spacy.blank("en")), PAIRS):
-        doc = example.reference
-        if colour is not None:
-            doc._.image, doc._.regions = f"{colour}.png", [(0, 0, 20, 20)]
-        docs.append(doc)
-    DocBin(docs=docs, store_user_data=True).to_disk(path / "test.spacy")
+    save_pairs(path / "test.spacy")
     return path
-
-
-def run(*args):
-    return CliRunner().invoke(mmib_cli, [str(arg) for arg in args])
 
 
 @pytest.mark.parametrize(("limit", "n"), [(3, 3), (0, 7)])
 def test_command_json(folder, limit, n):
     output = folder / "new" / "out.jsonl"
     result = run(
-        "contributions",
-        folder / "joint",
-        folder / "test.spacy",
-        "--output",
-        output,
-        "--limit",
-        limit,
+        "contributions", folder / "joint", folder / "test.spacy", "--output", output, "--limit", limit
     )
     assert result.exit_code == 0, (result.output, result.exception)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -301,14 +281,7 @@ def test_command_json(folder, limit, n):
 
 def test_command_compares(folder):
     output = folder / "out.jsonl"
-    args = (
-        folder / "joint",
-        folder / "test.spacy",
-        "--compare",
-        folder / "rel",
-        "--output",
-        output,
-    )
+    args = (folder / "joint", folder / "test.spacy", "--compare", folder / "rel", "--output", output)
     result = run("contributions", *args, "--component", "mmib_rel", "--limit", 2)
     assert result.exit_code == 0, (result.output, result.exception)
     lines = [json.loads(line) for line in output.read_text().splitlines()]

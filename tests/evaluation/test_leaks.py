@@ -8,6 +8,7 @@ import pytest
 import spacy
 import spacy.cli.train
 import srsly
+from commands import run
 from conftest import (
     IMG2VEC,
     LISTENER,
@@ -19,9 +20,7 @@ from conftest import (
     train,
 )
 from spacy.tokens import DocBin
-from typer.testing import CliRunner
 
-from spacy_mmib.cli import mmib_cli
 from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.post.extensions import REGIONS_NOTE_KEY, set_regions_note
 from spacy_mmib.training.corpus import MultimodalCorpus
@@ -215,8 +214,7 @@ def test_metrics_of_single_components(corpora, kind):
 def test_command_line(pipelines, corpora, tmp_path, trained_on, evaluated_on):
     """It is in the file of the metrics, and said on the screen."""
     pipelines[trained_on].to_disk(tmp_path / "model")
-    command = ["evaluate", tmp_path / "model", corpora[evaluated_on], "-o", tmp_path / "m.json"]
-    result = CliRunner().invoke(mmib_cli, list(map(str, command)))
+    result = run("evaluate", tmp_path / "model", corpora[evaluated_on], "-o", tmp_path / "m.json")
     assert result.exit_code == 0, result.output
     metrics = json.loads((tmp_path / "m.json").read_text())
     leaking = trained_on != evaluated_on

@@ -3,55 +3,21 @@
 import base64
 import json
 
+import picture_components  # noqa: F401 (registers test_fragile)
 import PIL.Image
 import pytest
 import spacy
-from spacy.language import Language
 from spacy.tokens import Doc
-from spacy.util import minibatch, raise_error
 
 from spacy_mmib.evaluation.posts import make_doc, to_line
 from spacy_mmib.evaluation.predict import PredictResult, pipe_each, predict
-from spacy_mmib.training.local_pictures import PictureFolder
+from spacy_mmib.training.local_pictures import PictureCounts, PictureFolder
 from spacy_mmib.util import MMIBWarning
-
-
-class Picky:
-    """Fails on a whole batch for one bad post, as components of spaCy do, or past the error handlers."""
-
-    def __init__(self, bypass):
-        self.bypass = bypass
-        self.error_handler = raise_error
-
-    def __call__(self, doc):
-        return next(iter(self.pipe([doc])))
-
-    def pipe(self, stream, batch_size=2):
-        for docs in minibatch(stream, batch_size):
-            try:
-                if any("BAD" in doc.text for doc in docs):
-                    raise RuntimeError("can't do this one")
-                yield from docs
-            except RuntimeError as err:
-                if self.bypass:
-                    raise
-                self.error_handler("picky", self, docs, err)
-
-    def set_error_handler(self, handler):
-        self.error_handler = handler
-
-    def get_error_handler(self):
-        return self.error_handler
-
-
-@Language.factory("test_picky", default_config={"bypass": False})
-def make_picky(nlp, name, bypass):
-    return Picky(bypass)
 
 
 def make_nlp(**config):
     nlp = spacy.blank("en")
-    nlp.add_pipe("test_picky", config=config)
+    nlp.add_pipe("test_fragile", config=config)
     nlp.add_pipe("entity_ruler").add_patterns([{"label": "ORG", "pattern": "NBA"}])
     return nlp
 
@@ -114,7 +80,7 @@ def test_no_more_is_read_ahead_than_a_batch():
 
 def test_handlers_are_restored_and_errors_of_the_input_passed_on():
     nlp = make_nlp()
-    handlers = (nlp.default_error_handler, nlp.get_pipe("test_picky").get_error_handler())
+    handlers = (nlp.default_error_handler, nlp.get_pipe("test_fragile").get_error_handler())
 
     def items():
         yield "one"
@@ -127,13 +93,13 @@ def test_handlers_are_restored_and_errors_of_the_input_passed_on():
         next(answers)
     assert isinstance(first[1], Doc)
     assert isinstance(second[1], RuntimeError)
-    assert handlers == (nlp.default_error_handler, nlp.get_pipe("test_picky").get_error_handler())
+    assert handlers == (nlp.default_error_handler, nlp.get_pipe("test_fragile").get_error_handler())
 
 
 def test_data_is_no_path(pictures):
     encoded = base64.b64encode((pictures / "red.png").read_bytes()).decode()
     post = {"text": "x", "image": f"data:image/png;base64,{encoded}"}
-    doc = make_doc(spacy.blank("en"), post, PictureFolder(pictures, "header"))
+    doc = make_doc(spacy.blank("en"), post, PictureFolder(pictures, "header"), PictureCounts())
     assert doc._.image == (pictures / "red.png").read_bytes()
     assert doc._.image_error is None
 
