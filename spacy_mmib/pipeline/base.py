@@ -19,18 +19,7 @@ from ..training.schedules import Weight
 from ..util import warn
 from .collapse import CollapseMonitor
 from .evaluations import warn_if_evaluated_once
-from .robust import RobustPipe
-
-NO_WEIGHTS = (
-    "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
-    "load a trained one with spacy.load()."
-)
-
-LISTENERS: dict[str, Callable[[Doc], bool]] = {
-    "tok2vec-listener": lambda doc: bool(doc.tensor.size),
-    "transformer-listener": lambda doc: doc._.trf_data is not None,
-}
-"""Layers that stand for a shared text encoder, and whether it has encoded a post."""
+from .robust import NO_WEIGHTS, RobustPipe
 
 LossWeight: TypeAlias = float | Iterable[float]
 
@@ -83,7 +72,6 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         self.cfg: dict[str, Any] = {"labels": []}
         aliases = {"beta1": beta1, "beta2": beta2, "alignment_weight": alignment_weight}
         self._weights = _make_weights(name, model, dict(loss_weights or {}), aliases)
-        self._step_weights: dict[str, float] | None = None
         self._monitor = CollapseMonitor(name)
         self._said: set[str] = set()
 
@@ -121,28 +109,6 @@ class MMIBPipe(RobustPipe, TrainablePipe):
     def _is_initialized(self) -> bool:
         return bool(self.model.get_ref("head").has_dim("nO"))
 
-    def _require_initialized(self) -> None:
-        if not self._is_initialized:
-            raise ValueError(NO_WEIGHTS.format(name=self.name))
-
-    def _get_ready(self, docs: Iterable[Doc]) -> list[Doc]:
-        """RETURNS (List[Doc]): The posts, ready to be predicted on."""
-        self._require_initialized()
-        docs = list(docs)
-        if "zeros" in self._said:
-            return docs
-        # spaCy's listeners give zeros for docs that what they listen to has not seen.
-        listeners = [node for node in self.model.get_ref("tok2vec").walk() if node.name in LISTENERS]
-        if listeners and any(not LISTENERS[listeners[0].name](doc) for doc in docs if len(doc)):
-            self._said.add("zeros")
-            upstream = listeners[0].name.removesuffix("-listener")
-            warn(
-                f"{self.name}: the shared {upstream} that it listens to has not encoded its posts, so it "
-                f"predicts from zeros. The {upstream} has to be in the pipeline before it, and enabled; and "
-                "in annotating_components in [training], if this component is."
-            )
-        return docs
-
     def _find_labels(self, example: Example) -> Iterable[str]:
         raise NotImplementedError
 
@@ -171,7 +137,6 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         self.cfg.pop("updates", None)
         self._monitor.reset()
         self._said.clear()
-        self._restore_schedules()
         found: set[str] = set()
         notes: set[str | None] = set()
         lengths: list[int] = []
@@ -261,15 +226,6 @@ class MMIBPipe(RobustPipe, TrainablePipe):
             for node, dim, size in sizes:
                 node.set_dim(dim, size, force=True)
             raise
-        self._restore_schedules()
-
-    def _restore_schedules(self) -> None:
-        """Let the loss weights go on where the updates that the component has seen have left them: training
-        may have stopped in between, and gone on from what was saved.
-        """
-        self._step_weights = None
-        for weight in self._weights.values():
-            weight.go_to(self.cfg.get("updates", 0))
 
     def _check_loaded(self) -> None:
         """Refuse labels and weights that don't belong together, or can't predict."""
@@ -315,14 +271,15 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         losses.setdefault(f"{self.name}_task", 0.0)
         examples = list(examples)
         validate_examples(examples, f"{type(self).__name__}.update")
-        self._require_initialized()
+        if not self._is_initialized:
+            raise ValueError(NO_WEIGHTS.format(name=self.name))
         docs = [eg.predicted for eg in examples]
         if not any(len(doc) for doc in docs):
             return losses
         set_dropout_rate(self.model, drop)
-        if self._step_weights is None:
-            self._step_weights = {loss: weight.next() for loss, weight in self._weights.items()}
-        weights = {loss: weight for loss, weight in self._step_weights.items() if weight}
+        # Counted in the settings, so that schedules go on where a training that was saved has left them.
+        step = self.cfg.get("updates", 0)
+        weights = {loss: value for loss, weight in self._weights.items() if (value := weight.at(step))}
         fusion = self.model.maybe_get_ref("fusion")
         if fusion is not None:
             fusion.attrs["watch"] = self._monitor.watching
@@ -377,9 +334,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
     def finish_update(self, sgd: Optimizer) -> None:
         """Update the weights with what was accumulated, and take the schedules a step further."""
         super().finish_update(sgd)
-        if self._step_weights is not None:
-            self.cfg["updates"] = self.cfg.get("updates", 0) + 1
-        self._step_weights = None
+        self.cfg["updates"] = self.cfg.get("updates", 0) + 1
 
 
 def _make_weights(

@@ -12,7 +12,7 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..bridge.data import PairInput, PairScores, SpanWeights
+from ..bridge.data import PairArray, PairInput, PairScores, SpanWeights
 from ..post.extensions import get_weighted_spans, set_region_weights
 from ..post.relations import (
     ASKED,
@@ -28,10 +28,10 @@ from ..post.relations import (
 from ..post.user_data import get_entry
 from ..util import warn
 from .base import LossWeight, MMIBPipe
-from .batching import batches_of_pairs
 from .instances import GetInstances, get_given_pairs
 from .locking import lock_transformers
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
+from .mmib_ner import batches_by_length
 from .replacing import replace_listeners_by_path
 
 DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.REL.v1"}
@@ -249,24 +249,28 @@ class MMIBRelationExtractor(MMIBPipe):
         """
         docs = self._get_ready(docs)
         instances = [self._read_candidates(doc) for doc in docs]
-        pairs = [_to_array(spans or ()) for spans in instances]
+        per_pair = self.model.attrs["entity_repr"] == "marker"
+        encodings: list[tuple[int, PairArray]] = []  # the number of a post, and which of its pairs
+        for i, spans in enumerate(instances):
+            if spans:
+                pairs = _to_array(spans)
+                encodings += [(i, part) for part in numpy.split(pairs, len(pairs) if per_pair else 1)]
+        lengths = [len(docs[i]) + (4 if per_pair else 0) for i, _ in encodings]  # with four markers
         rows: list[list[Any]] = [[] for _ in docs]
         weights: list[SpanWeights] = [{} for _ in docs]
-        per_pair = self.model.attrs["entity_repr"] == "marker"
-        # Four markers.
-        lengths = [len(doc) + 4 if per_pair else len(doc) for doc in docs]
-        numbers = [len(array) for array in pairs]
-        for group in batches_of_pairs(lengths, numbers, self.max_batch_tokens, per_pair=per_pair):
-            X = PairInput([docs[i] for i, _, _ in group], [pairs[i][start:end] for i, start, end in group])
+        for group in batches_by_length(lengths, self.max_batch_tokens):
+            chosen: dict[int, list[PairArray]] = {}
+            for i, part in map(encodings.__getitem__, group):
+                chosen.setdefault(i, []).append(part)
+            X = PairInput([docs[i] for i in chosen], [numpy.concatenate(parts) for parts in chosen.values()])
             output = self.model.predict(X)
             scores = self.model.ops.to_numpy(self.model.ops.softmax(output.scores))
-            for (i, _, _), found_weights in zip(group, output.weights):
-                for span, vectors in found_weights.items():
+            ends = numpy.cumsum([len(array) for array in X.pairs])
+            for i, of_post in zip(chosen, numpy.split(scores, ends)):
+                rows[i].append(of_post)
+            for i, found in zip(chosen, output.weights):
+                for span, vectors in found.items():
                     weights[i].setdefault(span, []).extend(vectors)
-            done = 0
-            for i, start, end in group:
-                rows[i].append(scores[done : done + end - start])
-                done += end - start
         empty = numpy.zeros((0, self._get_output_size()), dtype="float32")
         return [
             None if spans is None else ScoredPairs(spans, numpy.concatenate([empty, *found]), seen)

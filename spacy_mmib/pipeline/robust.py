@@ -1,4 +1,4 @@
-"""What keeps one bad post from taking down its batch, and damaged weights from predicting."""
+"""What keeps one bad post from taking down its batch, and damaged or missing weights from predicting."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +13,18 @@ from spacy.tokens import Doc
 from thinc.api import Model
 
 from ..encoders.picture_queue import find_encoder_layers, read_ahead
+from ..util import warn
+
+NO_WEIGHTS = (
+    "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
+    "load a trained one with spacy.load()."
+)
+
+LISTENERS: dict[str, Callable[[Doc], bool]] = {
+    "tok2vec-listener": lambda doc: bool(doc.tensor.size),
+    "transformer-listener": lambda doc: doc._.trf_data is not None,
+}
+"""Layers that stand for a shared text encoder, and whether it has encoded a post."""
 
 PARTS = ("cfg", "model")
 """What of a stored component has a digest: settings, with the labels, and weights."""
@@ -56,6 +68,26 @@ class RobustPipe:
                         yield doc
             else:
                 yield from docs
+
+    def _get_ready(self: Any, docs: Iterable[Doc]) -> list[Doc]:
+        """RETURNS (List[Doc]): The posts, if there is all that it takes to predict on them."""
+        if not (self.model.maybe_get_ref("head") or self.model).has_dim("nO"):
+            raise ValueError(NO_WEIGHTS.format(name=self.name))
+        docs = list(docs)
+        tok2vec = self.model.maybe_get_ref("tok2vec")
+        if tok2vec is None or "zeros" in self._said:
+            return docs
+        # spaCy's listeners give zeros for docs that what they listen to has not seen.
+        listeners = [node for node in tok2vec.walk() if node.name in LISTENERS]
+        if listeners and any(not LISTENERS[listeners[0].name](doc) for doc in docs if len(doc)):
+            self._said.add("zeros")
+            upstream = listeners[0].name.removesuffix("-listener")
+            warn(
+                f"{self.name}: the shared {upstream} that it listens to has not encoded its posts, so it "
+                f"predicts from zeros. The {upstream} has to be in the pipeline before it, and enabled; and "
+                "in annotating_components in [training], if this component is."
+            )
+        return docs
 
     def to_bytes(self: Any, *, exclude: Iterable[str] = ()) -> bytes:
         """RETURNS (bytes): The component without the fields to exclude, and digests of its parts."""
