@@ -150,14 +150,14 @@ def _read_corpus(path: Path, image_root: Path | None) -> tuple[list[_Post], Coun
     """RETURNS (Tuple): Posts, notes on regions, and problems."""
     from spacy.training.corpus import FILE_TYPE, walk_corpus
 
-    from ..training.corpus import _check_path, read_docs
+    from ..training.corpus import check_path, read_docs
 
     posts: list[_Post] = []
     notes: Counter[str] = Counter()
     problems: Counter[str] = Counter()
     sizes: dict[str | None, Size] = {}
     try:
-        _check_path(path)
+        check_path(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a folder without files; said by the caller
             locs = walk_corpus(path, FILE_TYPE)
