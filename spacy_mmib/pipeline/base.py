@@ -23,6 +23,16 @@ from .robust import NO_WEIGHTS, RobustPipe
 
 LossWeight: TypeAlias = float | Iterable[float]
 
+SETTINGS: dict[str, Any] = {
+    "loss_weights": {},
+    "beta1": None,
+    "beta2": None,
+    "alignment_weight": None,
+    "max_batch_tokens": 8192,
+    "lock_transformer": True,
+}
+"""Settings that both components have, with their defaults."""
+
 ALIASES = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
 """Settings of version 0.1, and the losses of MMIB that they are the weights of."""
 
@@ -185,19 +195,22 @@ class MMIBPipe(RobustPipe, TrainablePipe):
 
     def _warn_about_lost_pictures(self, examples: Iterable[Example], result: str) -> None:
         """spaCy's own reader, the default of every config, builds predicted docs without pictures."""
-        if self.model.maybe_get_ref("img2vec") is None:
-            return
-        for eg in examples:
-            had, has = (get_stored_image(doc) is not None for doc in (eg.reference, eg.predicted))
-            if had and not has and get_image_error(eg.predicted) is None:
-                if result not in self._said:
-                    self._said.add(result)
-                    warn(
-                        f"{self.name}: the corpus has pictures, but its reader drops them, so this {result}. "
-                        'Use @readers = "spacy-mmib.Corpus.v1" in [corpora.train] and [corpora.dev], and '
-                        "'spacy mmib evaluate' instead of 'spacy evaluate'."
-                    )
-                return
+        if self.model.maybe_get_ref("img2vec") is not None and any(
+            get_stored_image(eg.reference) is not None
+            and get_stored_image(eg.predicted) is None
+            and get_image_error(eg.predicted) is None
+            for eg in examples
+        ):
+            self._warn_once(
+                f"the corpus has pictures, but its reader drops them, so this {result}. Use @readers = "
+                "\"spacy-mmib.Corpus.v1\" in [corpora.train] and [corpora.dev], and 'spacy mmib evaluate' "
+                "instead of 'spacy evaluate'."
+            )
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            warn(f"{self.name}: {message}")
 
     def _forget_sizes(self) -> list[tuple[Model[Any, Any], str, int | None]]:
         """Take back the sizes of the weights, which Thinc refuses to change, and return what they were."""

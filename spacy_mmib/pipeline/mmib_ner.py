@@ -11,7 +11,7 @@ from thinc.api import Model
 
 from ..bridge.data import NERInput, PostVectors
 from ..post.extensions import get_predicted, set_predicted, set_region_weights
-from .base import LossWeight, MMIBPipe
+from .base import SETTINGS, LossWeight, MMIBPipe
 from .locking import lock_transformers
 from .replacing import replace_listeners_by_path
 
@@ -48,12 +48,7 @@ WORTHWHILE = 512
     assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
     default_config={
         "model": DEFAULT_MODEL,
-        "loss_weights": {},
-        "beta1": None,
-        "beta2": None,
-        "alignment_weight": None,
-        "max_batch_tokens": 8192,
-        "lock_transformer": True,
+        **SETTINGS,
         "scorer": {"@scorers": "spacy-mmib.ner_scorer.v1"},
     },
     default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
@@ -72,8 +67,7 @@ def make_mmib_ner(
 ) -> "MMIBEntityRecognizer":
     """Create the component from a config; `MMIBPipe` says what the settings do.
 
-    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
-        which threads don't disturb each other's predictions (`spacy_mmib.pipeline.locking`).
+    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline; see `locking`.
     """
     replace_listeners_by_path(nlp)
     if lock_transformer:

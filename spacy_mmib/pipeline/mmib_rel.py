@@ -1,5 +1,6 @@
 """`mmib_rel`: relations between spans of a post, from its text and its picture."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,7 +28,7 @@ from ..post.relations import (
 )
 from ..post.user_data import get_entry
 from ..util import warn
-from .base import LossWeight, MMIBPipe
+from .base import SETTINGS, LossWeight, MMIBPipe
 from .instances import GetInstances, get_given_pairs
 from .locking import lock_transformers
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
@@ -46,12 +47,7 @@ DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.REL.v1"}
         "get_instances": {"@misc": "spacy-mmib.ordered_pairs.v1"},
         "negative_label": "None",
         "threshold": 0.0,
-        "loss_weights": {},
-        "beta1": None,
-        "beta2": None,
-        "alignment_weight": None,
-        "max_batch_tokens": 8192,
-        "lock_transformer": True,
+        **SETTINGS,
         "scorer": {"@scorers": "spacy-mmib.rel_scorer.v1"},
     },
     default_score_weights={
@@ -85,8 +81,7 @@ def make_mmib_rel(
 ) -> "MMIBRelationExtractor":
     """Create the component from a config; `MMIBRelationExtractor` says what the settings do.
 
-    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
-        which threads don't disturb each other's predictions (`spacy_mmib.pipeline.locking`).
+    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline; see `locking`.
     """
     replace_listeners_by_path(nlp)
     if lock_transformer:
@@ -131,6 +126,8 @@ class MMIBRelationExtractor(MMIBPipe):
     One of them a pipeline: a second one would be scored under the same names, and keeps what the first one
     has answered.
     """
+
+    annotations = "relations (doc._.relations)"
 
     def __init__(
         self,
@@ -183,13 +180,6 @@ class MMIBRelationExtractor(MMIBPipe):
             )
         super()._check_loaded()
 
-    annotations = "relations (doc._.relations)"
-
-    def _find_labels(self, example: Example) -> Iterable[str]:
-        self._count_lost_pairs(example)
-        found = {relation.label for relation in get_relations(example.reference)}
-        return found - {ASKED, self.negative_label}
-
     def initialize(
         self,
         get_examples: Callable[[], Iterable[Example]],
@@ -200,7 +190,7 @@ class MMIBRelationExtractor(MMIBPipe):
         """Collect the labels, infer sizes and create the weights as `MMIBPipe.initialize` does, and say once
         what of the gold annotations can't be learned.
         """
-        self._lost = {"posts": 0, "unannotated": 0, "relations": 0, "pairs": 0}
+        self._lost: Counter[str] = Counter()
         super().initialize(get_examples, nlp=nlp, labels=labels)
         lost = self._lost
         if lost["unannotated"]:
@@ -215,31 +205,30 @@ class MMIBRelationExtractor(MMIBPipe):
                 "fit. They are not learned and count as missed in scoring."
             )
 
-    def _count_lost_pairs(self, example: Example) -> None:
+    def _find_labels(self, example: Example) -> Iterable[str]:
         reference = example.reference
-        self._lost["posts"] += 1
-        if not has_relations(reference):
-            self._lost["unannotated"] += 1
-            return
         related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
         known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
         align = _make_aligner(example)
-        lost = [r for r in related if r.pair not in known or None in (align(r.head), align(r.tail))]
+        self._lost["posts"] += 1
+        self._lost["unannotated"] += not has_relations(reference)
         self._lost["relations"] += len(related)
-        self._lost["pairs"] += len(lost)
+        self._lost["pairs"] += sum(
+            r.pair not in known or None in (align(r.head), align(r.tail)) for r in related
+        )
+        return {r.label for r in related}
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """RETURNS (Dict[str, Any]): The scores that the component's scorer gives the predicted docs."""
         examples = list(examples)
-        if self.get_instances is get_given_pairs and "given" not in self._said:
-            annotated = [eg for eg in examples if get_entry(eg.reference, RELATIONS_KEY)]
-            if annotated and not any(get_entry(eg.predicted, RELATIONS_KEY) for eg in annotated):
-                self._said.add("given")
-                warn(
-                    f"{self.name}: it answers given pairs, but was given none, so it is scored as if it had "
-                    'found nothing. Set given = "pairs" in [corpora.dev] (of "spacy-mmib.Corpus.v1"), '
-                    "or use 'spacy mmib evaluate'."
-                )
+        annotated = [eg for eg in examples if get_entry(eg.reference, RELATIONS_KEY)]
+        asked = any(get_entry(eg.predicted, RELATIONS_KEY) for eg in annotated)
+        if self.get_instances is get_given_pairs and annotated and not asked:
+            self._warn_once(
+                "it answers given pairs, but was given none, so it is scored as if it had found nothing. "
+                'Set given = "pairs" in [corpora.dev] (of "spacy-mmib.Corpus.v1"), or use '
+                "'spacy mmib evaluate'."
+            )
         return super().score(examples, **kwargs)
 
     def predict(self, docs: Iterable[Doc]) -> list[ScoredPairs | None]:
@@ -278,8 +267,8 @@ class MMIBRelationExtractor(MMIBPipe):
         ]
 
     def _read_candidates(self, doc: Doc) -> list[tuple[Span, Span]] | None:
-        """RETURNS (Optional[List[Tuple[Span, Span]]]): The candidates. `None`, said in a warning, if there
-        are relations on the doc that can't be read, which then stay as they are.
+        """RETURNS (Optional[List[Tuple[Span, Span]]]): The candidates; `None` if the relations on the doc
+        can't be read, which then stay as they are.
         """
         try:
             get_relations(doc)
@@ -309,19 +298,16 @@ class MMIBRelationExtractor(MMIBPipe):
         picture to their `_.region_weights`, unless another component has.
         """
         for doc, scored in zip(docs, predictions):
+            weights = {}
             if scored is not None:
                 self._set_relations(doc, scored)
-            self._set_region_weights(doc, {} if scored is None else scored.weights)
-
-    def _set_region_weights(self, doc: Doc, seen: SpanWeights) -> None:
-        others = get_weighted_spans(doc, without=self.name)
-        weights = {}
-        for (start, end), vectors in seen.items():
-            span = doc[start:end]
-            if (span.start_char, span.end_char) not in others:
-                mean = numpy.mean(vectors, axis=0, dtype="float64")
-                weights[span.start_char, span.end_char] = mean
-        set_region_weights(doc, self.name, weights)
+                others = get_weighted_spans(doc, without=self.name)
+                for (start, end), vectors in scored.weights.items():
+                    span = doc[start:end]
+                    if (span.start_char, span.end_char) not in others:
+                        mean = numpy.mean(vectors, axis=0, dtype="float64")
+                        weights[span.start_char, span.end_char] = mean
+            set_region_weights(doc, self.name, weights)
 
     def _set_relations(self, doc: Doc, scored: ScoredPairs) -> None:
         own = get_predicted_relations(doc, self.name)

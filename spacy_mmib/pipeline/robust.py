@@ -13,7 +13,6 @@ from spacy.tokens import Doc
 from thinc.api import Model
 
 from ..encoders.picture_queue import find_encoder_layers, read_ahead
-from ..util import warn
 
 NO_WEIGHTS = (
     "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
@@ -75,18 +74,15 @@ class RobustPipe:
             raise ValueError(NO_WEIGHTS.format(name=self.name))
         docs = list(docs)
         tok2vec = self.model.maybe_get_ref("tok2vec")
-        if tok2vec is None or "zeros" in self._said:
-            return docs
         # spaCy's listeners give zeros for docs that what they listen to has not seen.
-        listeners = [node for node in tok2vec.walk() if node.name in LISTENERS]
-        if listeners and any(not LISTENERS[listeners[0].name](doc) for doc in docs if len(doc)):
-            self._said.add("zeros")
-            upstream = listeners[0].name.removesuffix("-listener")
-            warn(
-                f"{self.name}: the shared {upstream} that it listens to has not encoded its posts, so it "
-                f"predicts from zeros. The {upstream} has to be in the pipeline before it, and enabled; and "
-                "in annotating_components in [training], if this component is."
-            )
+        for node in tok2vec.walk() if tok2vec is not None else ():
+            if node.name in LISTENERS and any(not LISTENERS[node.name](doc) for doc in docs if len(doc)):
+                upstream = node.name.removesuffix("-listener")
+                self._warn_once(
+                    f"the shared {upstream} that it listens to has not encoded its posts, so it predicts "
+                    f"from zeros. The {upstream} has to be in the pipeline before it, and enabled; and in "
+                    "annotating_components in [training], if this component is."
+                )
         return docs
 
     def to_bytes(self: Any, *, exclude: Iterable[str] = ()) -> bytes:
