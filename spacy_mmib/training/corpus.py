@@ -128,18 +128,19 @@ class MultimodalCorpus(Corpus):
         check_path(self.path)
         finders = [name for name in nlp.pipe_names if "doc.ents" in nlp.get_pipe_meta(name).assigns]
         if self.given != "none" and finders:
-            self._warn(
+            self._say(
                 f'given = "{self.given}" puts the gold entities on the posts, but {", ".join(finders)} finds '
                 "entities itself: its scores will count the gold ones. Read with given = "
-                '"none", or without that component'
+                '"none", or without that component.'
             )
         self._lost = {}
         for example in super().__call__(nlp):
             self._note(LOST_QUESTIONS, give(example, self.given))
             yield example
         for what, (number, first) in self._lost.items():
+            more = f" The first: {first}" if first else ""
             # With augmenters, the number is another one each time.
-            self._warn(f"{number} {what}{f'. The first: {first}' if first else ''}", about=what)
+            self._say(f"{number} {what}.{more}", about=what)
 
     def _note(self, what: str, number: int = 1, first: str = "") -> None:
         if number:
@@ -170,7 +171,20 @@ class MultimodalCorpus(Corpus):
             yield doc
         self.counts = counts
         self.notes = dict(notes)
-        self._sum_up(counts, notes)
+        summary = counts.summary()
+        self._say(summary, logger.info)
+        if counts.not_used:
+            root = "the folder of the .spacy file"
+            if self.image_root is not None:
+                there = self.image_root.is_dir()
+                root = f"{quote(self.image_root)}{'' if there else ' (no such folder)'}"
+            self._say(
+                f"{summary}. These posts are read without the picture; each says why at doc._.image_error. "
+                f"The first: {counts.example}. Paths of pictures are looked up in the image root, which is "
+                f"{root}; set image_root if they are elsewhere."
+            )
+        for note, number in notes.items():
+            self._say(f"{number} of {counts.posts} posts have regions with a note: {note.rstrip('.')}.")
 
     def make_examples(self, nlp: "Language", reference_docs: Iterable[Doc]) -> Iterator[Example]:
         """Like spaCy's, with pictures; those of a post that is split go to each of its parts. Its relations
@@ -225,31 +239,11 @@ class MultimodalCorpus(Corpus):
             self._folders[root] = PictureFolder(root, self.check_images)
         return self._folders[root]
 
-    def _sum_up(self, counts: PictureCounts, notes: Counter[str]) -> None:
-        line = counts.summary()
-        if self._is_new(line):
-            logger.info(f"{self.path.name}: {line}")
-        if counts.not_used:
-            root = "the folder of the .spacy file"
-            if self.image_root is not None:
-                there = self.image_root.is_dir()
-                root = f"{quote(self.image_root)}{'' if there else ' (no such folder)'}"
-            self._warn(
-                f"{line}. These posts are read without the picture; each says why at doc._.image_error. "
-                f"The first: {counts.example}. Paths of pictures are looked up in the image root, which is "
-                f"{root}; set image_root if they are elsewhere"
-            )
-        for note, number in notes.items():
-            self._warn(f"{number} of {counts.posts} posts have regions with a note: {note}")
-
-    def _warn(self, line: str, about: str | None = None) -> None:
-        if self._is_new(about or line):
-            warn(f"{self.path.name}: {line.rstrip('.')}.")
-
-    def _is_new(self, about: str) -> bool:
-        new = about not in self._said
-        self._said.add(about)
-        return new
+    def _say(self, line: str, how: Callable[[str], None] = warn, about: str | None = None) -> None:
+        """Say something of the corpus (or about the same, in the words of that time) once."""
+        if (about or line) not in self._said:
+            self._said.add(about or line)
+            how(f"{self.path.name}: {line}")
 
 
 create_corpus_v1 = MultimodalCorpus
@@ -300,8 +294,8 @@ def read_docs(loc: Path, vocab: Vocab) -> Iterator[Doc]:
                 _check_doc(doc)
         except Exception as err:  # whatever msgpack or numpy make of foreign bytes
             raise ValueError(
-                f"{quote(loc)} can't be read to its end (post {number}: {explain(err)}): it is "
-                "damaged. Make or copy it again."
+                f"{quote(loc)} can't be read to its end (post {number}: {explain(err)}): it is damaged. Make "
+                "or copy it again."
             ) from err
         if doc is None:
             return
@@ -312,9 +306,11 @@ def _check_strings(docbin: DocBin, vocab: Vocab) -> None:
     """RAISES (KeyError): A string isn't there: tokens hold numbers, which spaCy looks up when asked."""
     for column, attribute in enumerate(docbin.attrs):
         if attribute in (ORTH, NORM, LEMMA, TAG, DEP, ENT_TYPE, ENT_ID, ENT_KB_ID, POS):
-            values = [numpy.unique(tokens[:, column]) for tokens in docbin.tokens]
-            for value in set(itertools.chain.from_iterable(values)):
-                (POS_NAMES if attribute == POS else vocab.strings)[int(value)]
+            names = POS_NAMES if attribute == POS else vocab.strings
+            for value in {
+                int(value) for tokens in docbin.tokens for value in numpy.unique(tokens[:, column])
+            }:
+                _ = names[value]
 
 
 def _check_doc(doc: Doc) -> None:
