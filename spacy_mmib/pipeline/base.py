@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
 }
 """Settings that both components have, with their defaults."""
 
-ALIASES = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
+OLD_WEIGHTS = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
 """Settings of version 0.1, and the losses of MMIB that they are the weights of."""
 
 
@@ -53,9 +53,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         name: str,
         *,
         loss_weights: Mapping[str, LossWeight | None] | None = None,
-        beta1: LossWeight | None = None,
-        beta2: LossWeight | None = None,
-        alignment_weight: LossWeight | None = None,
+        old_weights: Sequence[LossWeight | None] = (None, None, None),
         max_batch_tokens: int = 8192,
         scorer: Callable[..., Any] | None = None,
     ) -> None:
@@ -67,8 +65,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         loss_weights (Optional[Mapping[str, Union[float, Iterable[float]]]]): By the names that the fusion
             gives its losses, the weight of each, 0 or more: a number, or a schedule with a value an update.
             Losses that aren't named have the weight that the fusion gives them.
-        beta1, beta2, alignment_weight: The weights of `kl_text`, `kl_image` and `alignment`, as version 0.1
-            named them. Without effect on a fusion that has no such loss.
+        old_weights (Sequence[Optional[Union[float, Iterable[float]]]]): The settings beta1, beta2 and
+            alignment_weight (`OLD_WEIGHTS`). Without effect on a fusion that has no such loss.
         max_batch_tokens (int): Tokens processed at once in prediction, padding included, if no single post
             is longer: bounds memory, and results don't depend on it.
         scorer (Optional[Callable]): Scores examples.
@@ -80,8 +78,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         self.scorer = scorer
         self.max_batch_tokens = max_batch_tokens
         self.cfg: dict[str, Any] = {"labels": []}
-        aliases = {"beta1": beta1, "beta2": beta2, "alignment_weight": alignment_weight}
-        self._weights = _make_weights(name, model, dict(loss_weights or {}), aliases)
+        self._weights = _make_weights(name, model, loss_weights or {}, old_weights)
         self._monitor = CollapseMonitor(name)
         self._said: set[str] = set()
 
@@ -353,8 +350,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
 def _make_weights(
     name: str,
     model: Model[Any, Any],
-    loss_weights: dict[str, LossWeight | None],
-    aliases: Mapping[str, LossWeight | None],
+    loss_weights: Mapping[str, LossWeight | None],
+    old_weights: Sequence[LossWeight | None],
 ) -> dict[str, Weight]:
     """RETURNS (Dict[str, Weight]): Of each loss of the model's fusion."""
     fusion = model.maybe_get_ref("fusion")
@@ -367,14 +364,12 @@ def _make_weights(
                 f"{name}: loss_weights names {loss!r}, but the model's fusion {has}. Leave it out, or set it "
                 "to null."
             )
-    values = {**defaults, **given}
-    called = {loss: f"loss_weights.{loss}" for loss in values}
-    for alias, loss in ALIASES.items():
-        value = aliases[alias]
-        if value is not None and loss in values:
-            if loss in given:
-                raise ValueError(
-                    f"{name}: {alias} and loss_weights.{loss} are the same setting; keep the latter."
-                )
-            values[loss], called[loss] = value, alias
-    return {loss: Weight(value, called[loss]) for loss, value in values.items()}
+    weights = {loss: Weight(x, f"loss_weights.{loss}") for loss, x in {**defaults, **given}.items()}
+    for (old_name, loss), value in zip(OLD_WEIGHTS.items(), old_weights):
+        if value is not None and loss in given:
+            raise ValueError(
+                f"{name}: {old_name} and loss_weights.{loss} are the same setting; keep the latter."
+            )
+        if value is not None and loss in weights:
+            weights[loss] = Weight(value, old_name)
+    return weights

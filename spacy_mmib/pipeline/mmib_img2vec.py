@@ -13,7 +13,6 @@ from thinc.types import Floats2d
 
 from ..encoders.listener import Img2VecListener, KeptVectors
 from ..encoders.picture_queue import find_encoder_layers, get_settings
-from .base import NO_WEIGHTS
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .replacing import replace_listeners_by_path
 from .robust import RobustPipe
@@ -99,9 +98,7 @@ class PictureEncoder(RobustPipe, Tok2Vec):
         RETURNS (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
         RAISES (ValueError): The encoder has not been built yet.
         """
-        if not self.model.has_dim("nO"):
-            raise ValueError(NO_WEIGHTS.format(name=self.name))
-        vectors: list[Floats2d] = self.model.predict(list(docs))
+        vectors: list[Floats2d] = self.model.predict(self._get_ready(docs))
         return vectors
 
     def set_annotations(self, docs: Sequence[Doc], tokvecses: list[Floats2d]) -> None:

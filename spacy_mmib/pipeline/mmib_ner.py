@@ -77,9 +77,7 @@ def make_mmib_ner(
         model,
         name,
         loss_weights=loss_weights,
-        beta1=beta1,
-        beta2=beta2,
-        alignment_weight=alignment_weight,
+        old_weights=(beta1, beta2, alignment_weight),
         max_batch_tokens=max_batch_tokens,
         scorer=scorer,
     )

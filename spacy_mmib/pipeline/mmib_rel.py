@@ -94,9 +94,7 @@ def make_mmib_rel(
         negative_label=negative_label,
         threshold=threshold,
         loss_weights=loss_weights,
-        beta1=beta1,
-        beta2=beta2,
-        alignment_weight=alignment_weight,
+        old_weights=(beta1, beta2, alignment_weight),
         max_batch_tokens=max_batch_tokens,
         scorer=scorer,
     )

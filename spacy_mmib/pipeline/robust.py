@@ -12,7 +12,7 @@ from spacy import util
 from spacy.tokens import Doc
 from thinc.api import Model
 
-from ..encoders.picture_queue import find_encoder_layers, read_ahead
+from ..encoders.picture_queue import LAYER, read_ahead
 
 NO_WEIGHTS = (
     "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
@@ -49,7 +49,7 @@ class RobustPipe:
         YIELDS (Doc): In order.
         """
         error_handler = self.get_error_handler()
-        encoders = find_encoder_layers(self.model) if batch_size > 1 else []
+        encoders = [x for x in self.model.walk() if x.name == LAYER] if batch_size > 1 else []
         batches = map(list, util.minibatch(stream, size=batch_size))
         with_following = pairwise(chain(batches, [[]])) if encoders else ((docs, []) for docs in batches)
         for docs, following in with_following:
