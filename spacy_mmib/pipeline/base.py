@@ -116,7 +116,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
     def _is_initialized(self) -> bool:
         return bool(self.model.get_ref("head").has_dim("nO"))
 
-    def _find_labels(self, example: Example) -> Iterable[str]:
+    def _find_labels(self, examples: Iterable[Example]) -> set[str]:
         raise NotImplementedError
 
     def _get_output_size(self) -> int:
@@ -144,13 +144,16 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         self.cfg.pop("updates", None)
         self._monitor.reset()
         self._said.clear()
-        found: set[str] = set()
         notes: set[str | None] = set()
         lengths: list[int] = []
-        for example in get_examples():
-            lengths.append(len(example))
-            notes.add(get_regions_note(example.predicted))
-            found.update(self._find_labels(example))
+
+        def look_at_examples() -> Iterator[Example]:
+            for example in get_examples():
+                lengths.append(len(example))
+                notes.add(get_regions_note(example.predicted))
+                yield example
+
+        found = self._find_labels(look_at_examples())
         for _, component in [] if nlp is None else nlp.pipeline:
             layers = find_encoder_layers(getattr(component, "model", None))
             notes.update(get_settings(layer).get_regions.note for layer in layers)
@@ -179,9 +182,9 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         """Remember what leaks the labels of the data the component is trained on. In its own settings, which
         go with it into other pipelines.
         """
-        leaks = {note for note in notes if note} - set(self.cfg.get("leaks", ()))
+        leaks = {*self.cfg.get("leaks", ()), *filter(None, notes)}
         if leaks:
-            self.cfg["leaks"] = sorted({*self.cfg.get("leaks", ()), *leaks})
+            self.cfg["leaks"] = sorted(leaks)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """RETURNS (Dict[str, Any]): The scores that the component's scorer gives the predicted docs."""
@@ -239,18 +242,15 @@ class MMIBPipe(RobustPipe, TrainablePipe):
 
     def _check_loaded(self) -> None:
         """Refuse labels and weights that don't belong together, or can't predict."""
-        labels = self.cfg.get("labels")
+        labels: Any = self.cfg.get("labels")
         problem = None
-        if not isinstance(labels, list) or not all(isinstance(x, str) and x.strip() for x in labels):
-            problem = f"the labels are no list of non-empty strings: {str(labels)[:80]}"
-        elif len(set(labels)) < len(labels):
-            double = sorted({label for label in labels if labels.count(label) > 1})
-            problem = f"labels occur more than once: {double[:5]}"
+        strings = isinstance(labels, list) and all(isinstance(x, str) and x.strip() for x in labels)
+        if not strings or len(set(labels)) < len(labels):
+            problem = f"the labels are no list of different, non-empty strings: {str(labels)[:80]}"
         elif self._is_initialized:
             (shim,) = self.model.get_ref("head").shims
-            size = getattr(shim._model, "settings", {}).get("n_labels")
-            if size != self._get_output_size():
-                wanted = self._get_output_size()
+            size, wanted = getattr(shim._model, "settings", {}).get("n_labels"), self._get_output_size()
+            if size != wanted:
                 problem = f"the weights are for {size} labels, not for {wanted}: {labels}"
         if problem is not None:
             raise ValueError(

@@ -37,7 +37,6 @@ class PictureEncoder(RobustPipe, Tok2Vec):
     def __init__(
         self, vocab: Vocab, model: Model[list[Doc], list[Floats2d]], name: str = "mmib_img2vec"
     ) -> None:
-        """Initialize the component, with an encoder as its model."""
         self._name = name
         # Every listener it has ever had: those of components that are disabled when it is renamed are not in
         # its listener_map.
@@ -69,7 +68,7 @@ class PictureEncoder(RobustPipe, Tok2Vec):
                     self.add_listener(node, component.name)
 
     def add_listener(self, listener: Any, component_name: str) -> None:
-        """Add a listener of another component, which learns the width of the vectors if that is known."""
+        """Add a listener of another component; it learns the width of the vectors, if that is known."""
         super().add_listener(listener, component_name)
         listener.link(self.kept, self.name)
         if not any(known is listener for known in self._followers):

@@ -93,8 +93,8 @@ class MMIBEntityRecognizer(MMIBPipe):
 
     annotations = "entities (doc.ents)"
 
-    def _find_labels(self, example: Example) -> Iterable[str]:
-        return {ent.label_ for ent in example.reference.ents}
+    def _find_labels(self, examples: Iterable[Example]) -> set[str]:
+        return {ent.label_ for example in examples for ent in example.reference.ents}
 
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
         """Find the entities of a batch, without changing the docs (but for `doc._.image_error`).

@@ -1,7 +1,6 @@
 """`mmib_rel`: relations between spans of a post, from its text and its picture."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -178,43 +177,31 @@ class MMIBRelationExtractor(MMIBPipe):
             )
         super()._check_loaded()
 
-    def initialize(
-        self,
-        get_examples: Callable[[], Iterable[Example]],
-        *,
-        nlp: Language | None = None,
-        labels: Sequence[str] | None = None,
-    ) -> None:
-        """Collect the labels, infer sizes and create the weights as `MMIBPipe.initialize` does, and say once
-        what of the gold annotations can't be learned.
-        """
-        self._lost: Counter[str] = Counter()
-        super().initialize(get_examples, nlp=nlp, labels=labels)
-        lost = self._lost
-        if lost["unannotated"]:
+    def _find_labels(self, examples: Iterable[Example]) -> set[str]:
+        """Find the labels, and say what of the gold annotations can't be learned."""
+        found: set[str] = set()
+        posts = unannotated = relations = lost = 0
+        for example in examples:
+            reference, align = example.reference, _make_aligner(example)
+            related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
+            known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
+            found.update(r.label for r in related)
+            posts += 1
+            unannotated += not has_relations(reference)
+            relations += len(related)
+            lost += sum(r.pair not in known or None in (align(r.head), align(r.tail)) for r in related)
+        if unannotated:
             warn(
-                f"{self.name}: {lost['unannotated']} of {lost['posts']} posts are not annotated for "
-                "relations and teach it nothing. If they have none, say so: doc._.relations = []."
+                f"{self.name}: {unannotated} of {posts} posts are not annotated for relations and teach it "
+                "nothing. If they have none, say so: doc._.relations = []."
             )
-        if lost["pairs"]:
+        if lost:
             warn(
-                f"{self.name}: {lost['pairs']} of {lost['relations']} gold relations are between spans that "
-                "get_instances doesn't give (no entities, too far apart, overlapping), or that no tokens "
-                "fit. They are not learned and count as missed in scoring."
+                f"{self.name}: {lost} of {relations} gold relations are between spans that get_instances "
+                "doesn't give (no entities, too far apart, overlapping), or that no tokens fit. They are not "
+                "learned and count as missed in scoring."
             )
-
-    def _find_labels(self, example: Example) -> Iterable[str]:
-        reference = example.reference
-        related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
-        known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
-        align = _make_aligner(example)
-        self._lost["posts"] += 1
-        self._lost["unannotated"] += not has_relations(reference)
-        self._lost["relations"] += len(related)
-        self._lost["pairs"] += sum(
-            r.pair not in known or None in (align(r.head), align(r.tail)) for r in related
-        )
-        return {r.label for r in related}
+        return found
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """RETURNS (Dict[str, Any]): The scores that the component's scorer gives the predicted docs."""

@@ -112,11 +112,7 @@ class RobustPipe:
         return self
 
     def from_disk(self: Any, path: str | Path, *, exclude: Iterable[str] = ()) -> Any:
-        """Load what `to_disk` of this version or an earlier one wrote, but for the fields to exclude.
-
-        RETURNS (TrainablePipe): The component.
-        RAISES (ValueError): It was damaged, or its weights and labels can't predict.
-        """
+        """Load what `to_disk` wrote, as `from_bytes` does."""
         path = Path(path)
         with self._loading(exclude):
             digests = srsly.read_json(path / DIGESTS) if (path / DIGESTS).exists() else {}
