@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
-from spacy.attrs import DEP, ENT_ID, ENT_KB_ID, ENT_TYPE, LEMMA, NORM, ORTH, POS, TAG
-from spacy.parts_of_speech import NAMES as POS_NAMES
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Corpus, Example
 from spacy.training.corpus import FILE_TYPE
@@ -284,44 +281,22 @@ def read_docs(loc: Path, vocab: Vocab) -> Iterator[Doc]:
             "with DocBin(store_user_data=True). If its posts never had pictures, read it with spaCy's "
             "own reader, spacy.Corpus.v1."
         )
-    docs = docbin.get_docs(vocab)
-    for number in itertools.count(1):
-        try:
-            doc = next(docs, None)
-            if number == 1:
-                _check_strings(docbin, vocab)
-            if doc is not None:
-                _check_doc(doc)
-        except Exception as err:  # whatever msgpack or numpy make of foreign bytes
-            raise ValueError(
-                f"{quote(loc)} can't be read to its end (post {number}: {explain(err)}): it is damaged. Make "
-                "or copy it again."
-            ) from err
-        if doc is None:
-            return
-        yield doc
-
-
-def _check_strings(docbin: DocBin, vocab: Vocab) -> None:
-    """RAISES (KeyError): A string isn't there: tokens hold numbers, which spaCy looks up when asked."""
-    for column, attribute in enumerate(docbin.attrs):
-        if attribute in (ORTH, NORM, LEMMA, TAG, DEP, ENT_TYPE, ENT_ID, ENT_KB_ID, POS):
-            names = POS_NAMES if attribute == POS else vocab.strings
-            for value in {
-                int(value) for tokens in docbin.tokens for value in numpy.unique(tokens[:, column])
-            }:
-                _ = names[value]
-
-
-def _check_doc(doc: Doc) -> None:
-    """RAISES (Exception): What the doc has beside its tokens is of another type, or a label isn't there."""
-    if not isinstance(doc.cats, dict):
-        raise TypeError(f"cats are {type(doc.cats).__name__}")
-    if doc.spans:
-        doc.copy()  # checks where they are
-    for group in doc.spans.values():
-        for span in group:
-            _ = span.label_, span.kb_id_, span.id_
+    read = 0
+    try:
+        for doc in docbin.get_docs(vocab):
+            # Whether its annotations are of the right type, at places of the text, and have their strings.
+            if not isinstance(doc.cats, dict):
+                raise TypeError(f"cats are {type(doc.cats).__name__}")
+            doc.copy().to_dict(exclude=["user_data"])
+            doc.to_json()
+            _ = [span.id_ for group in doc.spans.values() for span in group]
+            read += 1
+            yield doc
+    except Exception as err:  # whatever msgpack or numpy make of foreign bytes
+        raise ValueError(
+            f"{quote(loc)} can't be read to its end (post {read + 1}: {explain(err)}): it is damaged. Make "
+            "or copy it again."
+        ) from err
 
 
 def _add_picture(example: Example, source: Doc) -> None:
