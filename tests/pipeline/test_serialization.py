@@ -25,6 +25,8 @@ from spacy.training import Example
 
 from spacy_mmib.post.extensions import get_confidence
 
+pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
+
 JOINT = ("mmib_img2vec", "mmib_ner", "mmib_rel")
 LABELS = {"ner": ("ORG", "PER"), "rel": ("couple", "team"), "joint": ("couple", "team")}
 OTHER_POSTS = [
@@ -146,7 +148,6 @@ def test_pickle(case):
     assert case.say(pickle.loads(pickle.dumps(nlp))) == case.expected
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_loading_into_a_pipeline_with_other_labels_and_weights(case, tmp_path):
     other = case.new_with_other_labels()
     foreign = other.to_bytes()
@@ -198,7 +199,6 @@ def test_loading_from_garbage_leaves_it_working(case, tmp_path, model):
         assert case.say(nlp) == case.expected
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_a_load_that_fails_keeps_the_labels(case):
     """The weights are damaged, but what precedes them isn't: other labels."""
     other = case.new_with_other_labels()
@@ -211,7 +211,6 @@ def test_a_load_that_fails_keeps_the_labels(case):
     assert case.say(nlp) == case.expected
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_uninitialized_pipelines_can_be_stored(case, tmp_path):
     nlp = case.new()
     first, _ = LABELS[case.kind]
