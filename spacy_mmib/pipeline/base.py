@@ -16,7 +16,6 @@ from thinc.api import Model, Optimizer, set_dropout_rate
 from ..encoders.picture_queue import find_encoder_layers, get_settings
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
-from ..util import warn
 from .collapse import CollapseMonitor
 from .evaluations import warn_if_evaluated_once
 from .robust import NO_WEIGHTS, RobustPipe
@@ -206,11 +205,6 @@ class MMIBPipe(RobustPipe, TrainablePipe):
                 "\"spacy-mmib.Corpus.v1\" in [corpora.train] and [corpora.dev], and 'spacy mmib evaluate' "
                 "instead of 'spacy evaluate'."
             )
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            warn(f"{self.name}: {message}")
 
     def _forget_sizes(self) -> list[tuple[Model[Any, Any], str, int | None]]:
         """Take back the sizes of the weights, which Thinc refuses to change, and return what they were."""

@@ -42,6 +42,7 @@ class PictureEncoder(RobustPipe, Tok2Vec):
         # its listener_map.
         self._followers: list[Img2VecListener] = []
         self.kept = KeptVectors()
+        self._said: set[str] = set()
         layers = find_encoder_layers(model)
         self._learns = not layers or any(get_settings(layer).trainable for layer in layers)
         super().__init__(vocab, model, name)

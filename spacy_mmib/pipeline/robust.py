@@ -13,6 +13,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 
 from ..encoders.picture_queue import LAYER, read_ahead
+from ..util import warn
 
 NO_WEIGHTS = (
     "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
@@ -34,7 +35,7 @@ DIGESTS = "digests"
 
 class RobustPipe:
     """Gives a `TrainablePipe` another `pipe`, and ways to be stored and loaded that notice damage. To be
-    named before it among the bases of a class.
+    named before it among the bases of a class, which has a set `_said` of the warnings that it has given.
     """
 
     def pipe(self: Any, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
@@ -84,6 +85,11 @@ class RobustPipe:
                     "annotating_components in [training], if this component is."
                 )
         return docs
+
+    def _warn_once(self: Any, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            warn(f"{self.name}: {message}")
 
     def to_bytes(self: Any, *, exclude: Iterable[str] = ()) -> bytes:
         """RETURNS (bytes): The component without the fields to exclude, and digests of its parts."""
