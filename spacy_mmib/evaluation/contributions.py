@@ -9,7 +9,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 
 from ..bridge.picture_vectors import sum_by_region
-from ..pipeline.batching import batches_by_length
+from ..pipeline.mmib_ner import batches_by_length
 from ..post.extensions import count_regions, take_picture_findings
 from . import EvaluationError
 
@@ -130,7 +130,7 @@ def inspect_docs(nlp: Language, docs: Sequence[Doc], component: str) -> "list[In
             for _ in nlp.pipe(copies):
                 pass
     result: list[Inspection | None] = [None] * len(docs)
-    for group in batches_by_length(copies, pipe.max_batch_tokens):
+    for group in batches_by_length([len(doc) for doc in copies], pipe.max_batch_tokens):
         for i, found in zip(group, inspect_posts(pipe.model, [copies[i] for i in group])):
             result[i] = found
     for doc, copy in zip(docs, copies):

@@ -16,25 +16,23 @@ from thinc.api import Model, Optimizer, set_dropout_rate
 from ..encoders.picture_queue import find_encoder_layers, get_settings
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
-from ..util import warn
 from .collapse import CollapseMonitor
 from .evaluations import warn_if_evaluated_once
-from .robust import RobustPipe
-
-NO_WEIGHTS = (
-    "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
-    "load a trained one with spacy.load()."
-)
-
-LISTENERS: dict[str, Callable[[Doc], bool]] = {
-    "tok2vec-listener": lambda doc: bool(doc.tensor.size),
-    "transformer-listener": lambda doc: doc._.trf_data is not None,
-}
-"""Layers that stand for a shared text encoder, and whether it has encoded a post."""
+from .robust import NO_WEIGHTS, RobustPipe
 
 LossWeight: TypeAlias = float | Iterable[float]
 
-ALIASES = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
+SETTINGS: dict[str, Any] = {
+    "loss_weights": {},
+    "beta1": None,
+    "beta2": None,
+    "alignment_weight": None,
+    "max_batch_tokens": 8192,
+    "lock_transformer": True,
+}
+"""Settings that both components have, with their defaults."""
+
+OLD_WEIGHTS = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
 """Settings of version 0.1, and the losses of MMIB that they are the weights of."""
 
 
@@ -54,9 +52,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         name: str,
         *,
         loss_weights: Mapping[str, LossWeight | None] | None = None,
-        beta1: LossWeight | None = None,
-        beta2: LossWeight | None = None,
-        alignment_weight: LossWeight | None = None,
+        old_weights: Sequence[LossWeight | None] = (None, None, None),
         max_batch_tokens: int = 8192,
         scorer: Callable[..., Any] | None = None,
     ) -> None:
@@ -68,8 +64,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         loss_weights (Optional[Mapping[str, Union[float, Iterable[float]]]]): By the names that the fusion
             gives its losses, the weight of each, 0 or more: a number, or a schedule with a value an update.
             Losses that aren't named have the weight that the fusion gives them.
-        beta1, beta2, alignment_weight: The weights of `kl_text`, `kl_image` and `alignment`, as version 0.1
-            named them. Without effect on a fusion that has no such loss.
+        old_weights (Sequence[Optional[Union[float, Iterable[float]]]]): The settings beta1, beta2 and
+            alignment_weight (`OLD_WEIGHTS`). Without effect on a fusion that has no such loss.
         max_batch_tokens (int): Tokens processed at once in prediction, padding included, if no single post
             is longer: bounds memory, and results don't depend on it.
         scorer (Optional[Callable]): Scores examples.
@@ -81,9 +77,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         self.scorer = scorer
         self.max_batch_tokens = max_batch_tokens
         self.cfg: dict[str, Any] = {"labels": []}
-        aliases = {"beta1": beta1, "beta2": beta2, "alignment_weight": alignment_weight}
-        self._weights = _make_weights(name, model, dict(loss_weights or {}), aliases)
-        self._step_weights: dict[str, float] | None = None
+        self._weights = _make_weights(name, model, loss_weights or {}, old_weights)
         self._monitor = CollapseMonitor(name)
         self._said: set[str] = set()
 
@@ -121,29 +115,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
     def _is_initialized(self) -> bool:
         return bool(self.model.get_ref("head").has_dim("nO"))
 
-    def _require_initialized(self) -> None:
-        if not self._is_initialized:
-            raise ValueError(NO_WEIGHTS.format(name=self.name))
-
-    def _get_ready(self, docs: Iterable[Doc]) -> list[Doc]:
-        """RETURNS (List[Doc]): The posts, ready to be predicted on."""
-        self._require_initialized()
-        docs = list(docs)
-        if "zeros" in self._said:
-            return docs
-        # spaCy's listeners give zeros for docs that what they listen to has not seen.
-        listeners = [node for node in self.model.get_ref("tok2vec").walk() if node.name in LISTENERS]
-        if listeners and any(not LISTENERS[listeners[0].name](doc) for doc in docs if len(doc)):
-            self._said.add("zeros")
-            upstream = listeners[0].name.removesuffix("-listener")
-            warn(
-                f"{self.name}: the shared {upstream} that it listens to has not encoded its posts, so it "
-                f"predicts from zeros. The {upstream} has to be in the pipeline before it, and enabled; and "
-                "in annotating_components in [training], if this component is."
-            )
-        return docs
-
-    def _find_labels(self, example: Example) -> Iterable[str]:
+    def _find_labels(self, examples: Iterable[Example]) -> set[str]:
         raise NotImplementedError
 
     def _get_output_size(self) -> int:
@@ -171,14 +143,16 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         self.cfg.pop("updates", None)
         self._monitor.reset()
         self._said.clear()
-        self._restore_schedules()
-        found: set[str] = set()
         notes: set[str | None] = set()
         lengths: list[int] = []
-        for example in get_examples():
-            lengths.append(len(example))
-            notes.add(get_regions_note(example.predicted))
-            found.update(self._find_labels(example))
+
+        def look_at_examples() -> Iterator[Example]:
+            for example in get_examples():
+                lengths.append(len(example))
+                notes.add(get_regions_note(example.predicted))
+                yield example
+
+        found = self._find_labels(look_at_examples())
         for _, component in [] if nlp is None else nlp.pipeline:
             layers = find_encoder_layers(getattr(component, "model", None))
             notes.update(get_settings(layer).get_regions.note for layer in layers)
@@ -207,9 +181,9 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         """Remember what leaks the labels of the data the component is trained on. In its own settings, which
         go with it into other pipelines.
         """
-        leaks = {note for note in notes if note} - set(self.cfg.get("leaks", ()))
+        leaks = {*self.cfg.get("leaks", ()), *filter(None, notes)}
         if leaks:
-            self.cfg["leaks"] = sorted({*self.cfg.get("leaks", ()), *leaks})
+            self.cfg["leaks"] = sorted(leaks)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """RETURNS (Dict[str, Any]): The scores that the component's scorer gives the predicted docs."""
@@ -220,19 +194,17 @@ class MMIBPipe(RobustPipe, TrainablePipe):
 
     def _warn_about_lost_pictures(self, examples: Iterable[Example], result: str) -> None:
         """spaCy's own reader, the default of every config, builds predicted docs without pictures."""
-        if self.model.maybe_get_ref("img2vec") is None:
-            return
-        for eg in examples:
-            had, has = (get_stored_image(doc) is not None for doc in (eg.reference, eg.predicted))
-            if had and not has and get_image_error(eg.predicted) is None:
-                if result not in self._said:
-                    self._said.add(result)
-                    warn(
-                        f"{self.name}: the corpus has pictures, but its reader drops them, so this {result}. "
-                        'Use @readers = "spacy-mmib.Corpus.v1" in [corpora.train] and [corpora.dev], and '
-                        "'spacy mmib evaluate' instead of 'spacy evaluate'."
-                    )
-                return
+        if self.model.maybe_get_ref("img2vec") is not None and any(
+            get_stored_image(eg.reference) is not None
+            and get_stored_image(eg.predicted) is None
+            and get_image_error(eg.predicted) is None
+            for eg in examples
+        ):
+            self._warn_once(
+                f"the corpus has pictures, but its reader drops them, so this {result}. Use @readers = "
+                "\"spacy-mmib.Corpus.v1\" in [corpora.train] and [corpora.dev], and 'spacy mmib evaluate' "
+                "instead of 'spacy evaluate'."
+            )
 
     def _forget_sizes(self) -> list[tuple[Model[Any, Any], str, int | None]]:
         """Take back the sizes of the weights, which Thinc refuses to change, and return what they were."""
@@ -261,30 +233,18 @@ class MMIBPipe(RobustPipe, TrainablePipe):
             for node, dim, size in sizes:
                 node.set_dim(dim, size, force=True)
             raise
-        self._restore_schedules()
-
-    def _restore_schedules(self) -> None:
-        """Let the loss weights go on where the updates that the component has seen have left them: training
-        may have stopped in between, and gone on from what was saved.
-        """
-        self._step_weights = None
-        for weight in self._weights.values():
-            weight.go_to(self.cfg.get("updates", 0))
 
     def _check_loaded(self) -> None:
         """Refuse labels and weights that don't belong together, or can't predict."""
-        labels = self.cfg.get("labels")
+        labels: Any = self.cfg.get("labels")
         problem = None
-        if not isinstance(labels, list) or not all(isinstance(x, str) and x.strip() for x in labels):
-            problem = f"the labels are no list of non-empty strings: {str(labels)[:80]}"
-        elif len(set(labels)) < len(labels):
-            double = sorted({label for label in labels if labels.count(label) > 1})
-            problem = f"labels occur more than once: {double[:5]}"
+        strings = isinstance(labels, list) and all(isinstance(x, str) and x.strip() for x in labels)
+        if not strings or len(set(labels)) < len(labels):
+            problem = f"the labels are no list of different, non-empty strings: {str(labels)[:80]}"
         elif self._is_initialized:
             (shim,) = self.model.get_ref("head").shims
-            size = getattr(shim._model, "settings", {}).get("n_labels")
-            if size != self._get_output_size():
-                wanted = self._get_output_size()
+            size, wanted = getattr(shim._model, "settings", {}).get("n_labels"), self._get_output_size()
+            if size != wanted:
                 problem = f"the weights are for {size} labels, not for {wanted}: {labels}"
         if problem is not None:
             raise ValueError(
@@ -315,14 +275,15 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         losses.setdefault(f"{self.name}_task", 0.0)
         examples = list(examples)
         validate_examples(examples, f"{type(self).__name__}.update")
-        self._require_initialized()
+        if not self._is_initialized:
+            raise ValueError(NO_WEIGHTS.format(name=self.name))
         docs = [eg.predicted for eg in examples]
         if not any(len(doc) for doc in docs):
             return losses
         set_dropout_rate(self.model, drop)
-        if self._step_weights is None:
-            self._step_weights = {loss: weight.next() for loss, weight in self._weights.items()}
-        weights = {loss: weight for loss, weight in self._step_weights.items() if weight}
+        # Counted in the settings, so that schedules go on where a training that was saved has left them.
+        step = self.cfg.get("updates", 0)
+        weights = {loss: value for loss, weight in self._weights.items() if (value := weight.at(step))}
         fusion = self.model.maybe_get_ref("fusion")
         if fusion is not None:
             fusion.attrs["watch"] = self._monitor.watching
@@ -377,16 +338,14 @@ class MMIBPipe(RobustPipe, TrainablePipe):
     def finish_update(self, sgd: Optimizer) -> None:
         """Update the weights with what was accumulated, and take the schedules a step further."""
         super().finish_update(sgd)
-        if self._step_weights is not None:
-            self.cfg["updates"] = self.cfg.get("updates", 0) + 1
-        self._step_weights = None
+        self.cfg["updates"] = self.cfg.get("updates", 0) + 1
 
 
 def _make_weights(
     name: str,
     model: Model[Any, Any],
-    loss_weights: dict[str, LossWeight | None],
-    aliases: Mapping[str, LossWeight | None],
+    loss_weights: Mapping[str, LossWeight | None],
+    old_weights: Sequence[LossWeight | None],
 ) -> dict[str, Weight]:
     """RETURNS (Dict[str, Weight]): Of each loss of the model's fusion."""
     fusion = model.maybe_get_ref("fusion")
@@ -399,14 +358,12 @@ def _make_weights(
                 f"{name}: loss_weights names {loss!r}, but the model's fusion {has}. Leave it out, or set it "
                 "to null."
             )
-    values = {**defaults, **given}
-    called = {loss: f"loss_weights.{loss}" for loss in values}
-    for alias, loss in ALIASES.items():
-        value = aliases[alias]
-        if value is not None and loss in values:
-            if loss in given:
-                raise ValueError(
-                    f"{name}: {alias} and loss_weights.{loss} are the same setting; keep the latter."
-                )
-            values[loss], called[loss] = value, alias
-    return {loss: Weight(value, called[loss]) for loss, value in values.items()}
+    weights = {loss: Weight(x, f"loss_weights.{loss}") for loss, x in {**defaults, **given}.items()}
+    for (old_name, loss), value in zip(OLD_WEIGHTS.items(), old_weights):
+        if value is not None and loss in given:
+            raise ValueError(
+                f"{name}: {old_name} and loss_weights.{loss} are the same setting; keep the latter."
+            )
+        if value is not None and loss in weights:
+            weights[loss] = Weight(value, old_name)
+    return weights

@@ -17,8 +17,6 @@ from thinc.api import Model
 class OneAtATime:
     """A layer's forward function, which one thread at a time may be in. Copies and pickles, and processes
     that were forked, have a lock of their own.
-
-    function (Callable): The function.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -41,7 +39,6 @@ def lock_transformers(nlp: Language, *models: Model[Any, Any]) -> None:
     """Let one thread at a time run each transformer of a pipeline, a component or inside one. A lock that is
     there already stays.
 
-    nlp (Language): The pipeline.
     models (Model): Of components that will be added to it.
     """
     of_components = (getattr(component, "model", None) for _, component in nlp.components)

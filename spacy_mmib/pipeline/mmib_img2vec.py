@@ -13,7 +13,6 @@ from thinc.types import Floats2d
 
 from ..encoders.listener import Img2VecListener, KeptVectors
 from ..encoders.picture_queue import find_encoder_layers, get_settings
-from .base import NO_WEIGHTS
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .replacing import replace_listeners_by_path
 from .robust import RobustPipe
@@ -38,12 +37,12 @@ class PictureEncoder(RobustPipe, Tok2Vec):
     def __init__(
         self, vocab: Vocab, model: Model[list[Doc], list[Floats2d]], name: str = "mmib_img2vec"
     ) -> None:
-        """Initialize the component, with an encoder as its model."""
         self._name = name
         # Every listener it has ever had: those of components that are disabled when it is renamed are not in
         # its listener_map.
         self._followers: list[Img2VecListener] = []
         self.kept = KeptVectors()
+        self._said: set[str] = set()
         layers = find_encoder_layers(model)
         self._learns = not layers or any(get_settings(layer).trainable for layer in layers)
         super().__init__(vocab, model, name)
@@ -70,7 +69,7 @@ class PictureEncoder(RobustPipe, Tok2Vec):
                     self.add_listener(node, component.name)
 
     def add_listener(self, listener: Any, component_name: str) -> None:
-        """Add a listener of another component, which learns the width of the vectors if that is known."""
+        """Add a listener of another component; it learns the width of the vectors, if that is known."""
         super().add_listener(listener, component_name)
         listener.link(self.kept, self.name)
         if not any(known is listener for known in self._followers):
@@ -99,9 +98,7 @@ class PictureEncoder(RobustPipe, Tok2Vec):
         RETURNS (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
         RAISES (ValueError): The encoder has not been built yet.
         """
-        if not self.model.has_dim("nO"):
-            raise ValueError(NO_WEIGHTS.format(name=self.name))
-        vectors: list[Floats2d] = self.model.predict(list(docs))
+        vectors: list[Floats2d] = self.model.predict(self._get_ready(docs))
         return vectors
 
     def set_annotations(self, docs: Sequence[Doc], tokvecses: list[Floats2d]) -> None:

@@ -1,6 +1,6 @@
 """`mmib_ner`: named entities from the text and the picture of a post."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy
@@ -9,10 +9,9 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example, biluo_to_iob
 from thinc.api import Model
 
-from ..bridge.data import DecodedEntities, NERInput, PostVectors
+from ..bridge.data import NERInput, PostVectors
 from ..post.extensions import get_predicted, set_predicted, set_region_weights
-from .base import LossWeight, MMIBPipe
-from .batching import batches_by_length
+from .base import SETTINGS, LossWeight, MMIBPipe
 from .locking import lock_transformers
 from .replacing import replace_listeners_by_path
 
@@ -37,18 +36,19 @@ DEFAULT_MODEL = {
     "fusion": {"@architectures": "spacy-mmib.MMIB.v1"},
 }
 
+MOST_PADDING = 1.25
+"""Tokens with padding to tokens without, in a group of any size worth the while."""
+
+WORTHWHILE = 512
+"""Tokens with padding of a group that keeps a processor busy."""
+
 
 @Language.factory(
     "mmib_ner",
     assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
     default_config={
         "model": DEFAULT_MODEL,
-        "loss_weights": {},
-        "beta1": None,
-        "beta2": None,
-        "alignment_weight": None,
-        "max_batch_tokens": 8192,
-        "lock_transformer": True,
+        **SETTINGS,
         "scorer": {"@scorers": "spacy-mmib.ner_scorer.v1"},
     },
     default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
@@ -67,8 +67,7 @@ def make_mmib_ner(
 ) -> "MMIBEntityRecognizer":
     """Create the component from a config; `MMIBPipe` says what the settings do.
 
-    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
-        which threads don't disturb each other's predictions (`spacy_mmib.pipeline.locking`).
+    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline; see `locking`.
     """
     replace_listeners_by_path(nlp)
     if lock_transformer:
@@ -78,9 +77,7 @@ def make_mmib_ner(
         model,
         name,
         loss_weights=loss_weights,
-        beta1=beta1,
-        beta2=beta2,
-        alignment_weight=alignment_weight,
+        old_weights=(beta1, beta2, alignment_weight),
         max_batch_tokens=max_batch_tokens,
         scorer=scorer,
     )
@@ -96,8 +93,8 @@ class MMIBEntityRecognizer(MMIBPipe):
 
     annotations = "entities (doc.ents)"
 
-    def _find_labels(self, example: Example) -> Iterable[str]:
-        return {ent.label_ for ent in example.reference.ents}
+    def _find_labels(self, examples: Iterable[Example]) -> set[str]:
+        return {ent.label_ for example in examples for ent in example.reference.ents}
 
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
         """Find the entities of a batch, without changing the docs (but for `doc._.image_error`).
@@ -107,7 +104,7 @@ class MMIBEntityRecognizer(MMIBPipe):
         docs = self._get_ready(docs)
         head = self.model.get_ref("head")
         predictions: list[Any] = [None] * len(docs)
-        for group in batches_by_length(docs, self.max_batch_tokens):
+        for group in batches_by_length([len(doc) for doc in docs], self.max_batch_tokens):
             vectors = self.model.predict([docs[i] for i in group])
             weights = vectors.weights or [None] * len(group)
             found = head.predict(NERInput(vectors.context))
@@ -119,35 +116,33 @@ class MMIBEntityRecognizer(MMIBPipe):
         """Write predicted entities to `doc.ents`, their confidences to `ent._.confidence`, and what they
         attended to in the picture to `ent._.region_weights`.
         """
-        for doc, entities in zip(docs, predictions):
-            if entities is not None:
-                self._set_entities(doc, entities)
-
-    def _set_entities(self, doc: Doc, entities: DecodedEntities) -> None:
         labels = self.cfg["labels"]
-        before = get_predicted(doc, self.name)
-        own = [e for e in doc.ents if (e.start_char, e.end_char, e.label_) in before]
-        taken = {token.i for token in doc if token.ent_iob_ in ("B", "I")}
-        taken.difference_update(token.i for ent in own for token in ent)
-        found, confidences, weights = [], {}, {}
-        for start, end, label, confidence in zip(*entities[:4]):
-            # spaCy has no entities that begin or end with white space.
-            while start < end and doc[start].is_space:
-                start += 1
-            while start < end and doc[end - 1].is_space:
-                end -= 1
-            if start < end and taken.isdisjoint(range(start, end)):
-                span = Span(doc, start, end, label=labels[label])
-                found.append(span)
-                confidences[span.start_char, span.end_char, span.label_] = confidence
-                if entities.weights is not None and entities.weights.shape[1]:
-                    mean = entities.weights[start:end].mean(axis=0)
-                    weights[span.start_char, span.end_char] = mean
-        set_predicted(doc, self.name, confidences)
-        set_region_weights(doc, self.name, weights)
-        predicted = {token.i for span in found for token in span}
-        rest = [doc[i : i + 1] for i in range(len(doc)) if i not in taken and i not in predicted]
-        doc.set_ents(found, outside=rest, default="unmodified")
+        for doc, entities in zip(docs, predictions):
+            if entities is None:
+                continue
+            before = get_predicted(doc, self.name)
+            own = [e for e in doc.ents if (e.start_char, e.end_char, e.label_) in before]
+            taken = {token.i for token in doc if token.ent_iob_ in ("B", "I")}
+            taken.difference_update(token.i for ent in own for token in ent)
+            found, confidences, weights = [], {}, {}
+            for start, end, label, confidence in zip(*entities[:4]):
+                # spaCy has no entities that begin or end with white space.
+                while start < end and doc[start].is_space:
+                    start += 1
+                while start < end and doc[end - 1].is_space:
+                    end -= 1
+                if start < end and taken.isdisjoint(range(start, end)):
+                    span = Span(doc, start, end, label=labels[label])
+                    found.append(span)
+                    confidences[span.start_char, span.end_char, span.label_] = confidence
+                    if entities.weights is not None and entities.weights.shape[1]:
+                        mean = entities.weights[start:end].mean(axis=0)
+                        weights[span.start_char, span.end_char] = mean
+            set_predicted(doc, self.name, confidences)
+            set_region_weights(doc, self.name, weights)
+            predicted = {token.i for span in found for token in span}
+            rest = [doc[i : i + 1] for i in range(len(doc)) if i not in taken and i not in predicted]
+            doc.set_ents(found, outside=rest, default="unmodified")
 
     def _get_batch(self, examples: list[Example]) -> tuple[list[Doc], list[Any]]:
         return [eg.predicted for eg in examples], [self._get_tags(eg) for eg in examples]
@@ -178,3 +173,26 @@ class MMIBEntityRecognizer(MMIBPipe):
                 number = self._find_label(label, example.reference)
                 tags[i] = 2 * number + (1 if prefix == "B" else 2)
         return tags
+
+
+def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Group posts of similar length. Results never depend on the grouping, time and memory do: one post of
+    700 tokens would have a thousand tweets beside it padded to its length.
+
+    lengths (Sequence[int]): Tokens of each post of a batch; posts without tokens are left out.
+    max_tokens (int): Tokens of a group, padding included; a longer post is a group of its own.
+    YIELDS (List[int]): Indices of posts.
+    """
+    order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: lengths[i])
+    group: list[int] = []
+    tokens = 0
+    for i in order:
+        padded = (len(group) + 1) * lengths[i]
+        wasteful = padded > WORTHWHILE and padded > MOST_PADDING * (tokens + lengths[i])
+        if group and (padded > max_tokens or wasteful):
+            yield group
+            group, tokens = [], 0
+        group.append(i)
+        tokens += lengths[i]
+    if group:
+        yield group

@@ -1,6 +1,6 @@
 """`mmib_rel`: relations between spans of a post, from its text and its picture."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..bridge.data import PairInput, PairScores, SpanWeights
+from ..bridge.data import PairArray, PairInput, PairScores, SpanWeights
 from ..post.extensions import get_weighted_spans, set_region_weights
 from ..post.relations import (
     ASKED,
@@ -27,11 +27,11 @@ from ..post.relations import (
 )
 from ..post.user_data import get_entry
 from ..util import warn
-from .base import LossWeight, MMIBPipe
-from .batching import batches_of_pairs
+from .base import SETTINGS, LossWeight, MMIBPipe
 from .instances import GetInstances, get_given_pairs
 from .locking import lock_transformers
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
+from .mmib_ner import batches_by_length
 from .replacing import replace_listeners_by_path
 
 DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.REL.v1"}
@@ -46,12 +46,7 @@ DEFAULT_MODEL = {**NER_MODEL, "@architectures": "spacy-mmib.REL.v1"}
         "get_instances": {"@misc": "spacy-mmib.ordered_pairs.v1"},
         "negative_label": "None",
         "threshold": 0.0,
-        "loss_weights": {},
-        "beta1": None,
-        "beta2": None,
-        "alignment_weight": None,
-        "max_batch_tokens": 8192,
-        "lock_transformer": True,
+        **SETTINGS,
         "scorer": {"@scorers": "spacy-mmib.rel_scorer.v1"},
     },
     default_score_weights={
@@ -85,8 +80,7 @@ def make_mmib_rel(
 ) -> "MMIBRelationExtractor":
     """Create the component from a config; `MMIBRelationExtractor` says what the settings do.
 
-    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline, the only way in
-        which threads don't disturb each other's predictions (`spacy_mmib.pipeline.locking`).
+    lock_transformer (bool): Whether one thread at a time runs a transformer of the pipeline; see `locking`.
     """
     replace_listeners_by_path(nlp)
     if lock_transformer:
@@ -99,9 +93,7 @@ def make_mmib_rel(
         negative_label=negative_label,
         threshold=threshold,
         loss_weights=loss_weights,
-        beta1=beta1,
-        beta2=beta2,
-        alignment_weight=alignment_weight,
+        old_weights=(beta1, beta2, alignment_weight),
         max_batch_tokens=max_batch_tokens,
         scorer=scorer,
     )
@@ -131,6 +123,8 @@ class MMIBRelationExtractor(MMIBPipe):
     One of them a pipeline: a second one would be scored under the same names, and keeps what the first one
     has answered.
     """
+
+    annotations = "relations (doc._.relations)"
 
     def __init__(
         self,
@@ -183,63 +177,43 @@ class MMIBRelationExtractor(MMIBPipe):
             )
         super()._check_loaded()
 
-    annotations = "relations (doc._.relations)"
-
-    def _find_labels(self, example: Example) -> Iterable[str]:
-        self._count_lost_pairs(example)
-        found = {relation.label for relation in get_relations(example.reference)}
-        return found - {ASKED, self.negative_label}
-
-    def initialize(
-        self,
-        get_examples: Callable[[], Iterable[Example]],
-        *,
-        nlp: Language | None = None,
-        labels: Sequence[str] | None = None,
-    ) -> None:
-        """Collect the labels, infer sizes and create the weights as `MMIBPipe.initialize` does, and say once
-        what of the gold annotations can't be learned.
-        """
-        self._lost = {"posts": 0, "unannotated": 0, "relations": 0, "pairs": 0}
-        super().initialize(get_examples, nlp=nlp, labels=labels)
-        lost = self._lost
-        if lost["unannotated"]:
+    def _find_labels(self, examples: Iterable[Example]) -> set[str]:
+        """Find the labels, and say what of the gold annotations can't be learned."""
+        found: set[str] = set()
+        posts = unannotated = relations = lost = 0
+        for example in examples:
+            reference, align = example.reference, _make_aligner(example)
+            related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
+            known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
+            found.update(r.label for r in related)
+            posts += 1
+            unannotated += not has_relations(reference)
+            relations += len(related)
+            lost += sum(r.pair not in known or None in (align(r.head), align(r.tail)) for r in related)
+        if unannotated:
             warn(
-                f"{self.name}: {lost['unannotated']} of {lost['posts']} posts are not annotated for "
-                "relations and teach it nothing. If they have none, say so: doc._.relations = []."
+                f"{self.name}: {unannotated} of {posts} posts are not annotated for relations and teach it "
+                "nothing. If they have none, say so: doc._.relations = []."
             )
-        if lost["pairs"]:
+        if lost:
             warn(
-                f"{self.name}: {lost['pairs']} of {lost['relations']} gold relations are between spans that "
-                "get_instances doesn't give (no entities, too far apart, overlapping), or that no tokens "
-                "fit. They are not learned and count as missed in scoring."
+                f"{self.name}: {lost} of {relations} gold relations are between spans that get_instances "
+                "doesn't give (no entities, too far apart, overlapping), or that no tokens fit. They are not "
+                "learned and count as missed in scoring."
             )
-
-    def _count_lost_pairs(self, example: Example) -> None:
-        reference = example.reference
-        self._lost["posts"] += 1
-        if not has_relations(reference):
-            self._lost["unannotated"] += 1
-            return
-        related = [r for r in get_relations(reference) if r.label not in (ASKED, self.negative_label)]
-        known = {_pair_of(*pair) for pair in self._get_candidates(reference)}
-        align = _make_aligner(example)
-        lost = [r for r in related if r.pair not in known or None in (align(r.head), align(r.tail))]
-        self._lost["relations"] += len(related)
-        self._lost["pairs"] += len(lost)
+        return found
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """RETURNS (Dict[str, Any]): The scores that the component's scorer gives the predicted docs."""
         examples = list(examples)
-        if self.get_instances is get_given_pairs and "given" not in self._said:
-            annotated = [eg for eg in examples if get_entry(eg.reference, RELATIONS_KEY)]
-            if annotated and not any(get_entry(eg.predicted, RELATIONS_KEY) for eg in annotated):
-                self._said.add("given")
-                warn(
-                    f"{self.name}: it answers given pairs, but was given none, so it is scored as if it had "
-                    'found nothing. Set given = "pairs" in [corpora.dev] (of "spacy-mmib.Corpus.v1"), '
-                    "or use 'spacy mmib evaluate'."
-                )
+        annotated = [eg for eg in examples if get_entry(eg.reference, RELATIONS_KEY)]
+        asked = any(get_entry(eg.predicted, RELATIONS_KEY) for eg in annotated)
+        if self.get_instances is get_given_pairs and annotated and not asked:
+            self._warn_once(
+                "it answers given pairs, but was given none, so it is scored as if it had found nothing. "
+                'Set given = "pairs" in [corpora.dev] (of "spacy-mmib.Corpus.v1"), or use '
+                "'spacy mmib evaluate'."
+            )
         return super().score(examples, **kwargs)
 
     def predict(self, docs: Iterable[Doc]) -> list[ScoredPairs | None]:
@@ -249,24 +223,28 @@ class MMIBRelationExtractor(MMIBPipe):
         """
         docs = self._get_ready(docs)
         instances = [self._read_candidates(doc) for doc in docs]
-        pairs = [_to_array(spans or ()) for spans in instances]
+        per_pair = self.model.attrs["entity_repr"] == "marker"
+        encodings: list[tuple[int, PairArray]] = []  # the number of a post, and which of its pairs
+        for i, spans in enumerate(instances):
+            if spans:
+                pairs = _to_array(spans)
+                encodings += [(i, part) for part in numpy.split(pairs, len(pairs) if per_pair else 1)]
+        lengths = [len(docs[i]) + (4 if per_pair else 0) for i, _ in encodings]  # with four markers
         rows: list[list[Any]] = [[] for _ in docs]
         weights: list[SpanWeights] = [{} for _ in docs]
-        per_pair = self.model.attrs["entity_repr"] == "marker"
-        # Four markers.
-        lengths = [len(doc) + 4 if per_pair else len(doc) for doc in docs]
-        numbers = [len(array) for array in pairs]
-        for group in batches_of_pairs(lengths, numbers, self.max_batch_tokens, per_pair=per_pair):
-            X = PairInput([docs[i] for i, _, _ in group], [pairs[i][start:end] for i, start, end in group])
+        for group in batches_by_length(lengths, self.max_batch_tokens):
+            chosen: dict[int, list[PairArray]] = {}
+            for i, part in map(encodings.__getitem__, group):
+                chosen.setdefault(i, []).append(part)
+            X = PairInput([docs[i] for i in chosen], [numpy.concatenate(parts) for parts in chosen.values()])
             output = self.model.predict(X)
             scores = self.model.ops.to_numpy(self.model.ops.softmax(output.scores))
-            for (i, _, _), found_weights in zip(group, output.weights):
-                for span, vectors in found_weights.items():
+            ends = numpy.cumsum([len(array) for array in X.pairs])
+            for i, of_post in zip(chosen, numpy.split(scores, ends)):
+                rows[i].append(of_post)
+            for i, found in zip(chosen, output.weights):
+                for span, vectors in found.items():
                     weights[i].setdefault(span, []).extend(vectors)
-            done = 0
-            for i, start, end in group:
-                rows[i].append(scores[done : done + end - start])
-                done += end - start
         empty = numpy.zeros((0, self._get_output_size()), dtype="float32")
         return [
             None if spans is None else ScoredPairs(spans, numpy.concatenate([empty, *found]), seen)
@@ -274,8 +252,8 @@ class MMIBRelationExtractor(MMIBPipe):
         ]
 
     def _read_candidates(self, doc: Doc) -> list[tuple[Span, Span]] | None:
-        """RETURNS (Optional[List[Tuple[Span, Span]]]): The candidates. `None`, said in a warning, if there
-        are relations on the doc that can't be read, which then stay as they are.
+        """RETURNS (Optional[List[Tuple[Span, Span]]]): The candidates; `None` if the relations on the doc
+        can't be read, which then stay as they are.
         """
         try:
             get_relations(doc)
@@ -305,19 +283,16 @@ class MMIBRelationExtractor(MMIBPipe):
         picture to their `_.region_weights`, unless another component has.
         """
         for doc, scored in zip(docs, predictions):
+            weights = {}
             if scored is not None:
                 self._set_relations(doc, scored)
-            self._set_region_weights(doc, {} if scored is None else scored.weights)
-
-    def _set_region_weights(self, doc: Doc, seen: SpanWeights) -> None:
-        others = get_weighted_spans(doc, without=self.name)
-        weights = {}
-        for (start, end), vectors in seen.items():
-            span = doc[start:end]
-            if (span.start_char, span.end_char) not in others:
-                mean = numpy.mean(vectors, axis=0, dtype="float64")
-                weights[span.start_char, span.end_char] = mean
-        set_region_weights(doc, self.name, weights)
+                others = get_weighted_spans(doc, without=self.name)
+                for (start, end), vectors in scored.weights.items():
+                    span = doc[start:end]
+                    if (span.start_char, span.end_char) not in others:
+                        mean = numpy.mean(vectors, axis=0, dtype="float64")
+                        weights[span.start_char, span.end_char] = mean
+            set_region_weights(doc, self.name, weights)
 
     def _set_relations(self, doc: Doc, scored: ScoredPairs) -> None:
         own = get_predicted_relations(doc, self.name)

@@ -19,8 +19,6 @@ def replace_listeners_by_path(nlp: Language) -> None:
     two of them both would write their settings to the same section of the config, and to the wrong one if
     there is but one path; a pipeline saved afterwards couldn't be loaded. spaCy has no hook for this, so the
     method of this one object is replaced.
-
-    nlp (Language): The pipeline.
     """
     if not isinstance(nlp.__dict__.get("replace_listeners"), ReplaceListeners):
         nlp.__dict__["replace_listeners"] = ReplaceListeners(nlp)
@@ -34,24 +32,20 @@ class ReplaceListeners:
         self._replaced: set[tuple[str, str]] = set()
 
     def __call__(self, tok2vec_name: str, pipe_name: str, listeners: Iterable[str]) -> None:
-        """Replace listeners by copies of what they listen to.
+        """Replace listeners by copies of the component `tok2vec_name`. Paths of those that listen to another
+        one are left to a call with its name.
 
-        tok2vec_name (str): The component that is listened to.
-        pipe_name (str): The component that listens.
-        listeners (Iterable[str]): Paths of layers in the latter's config. Those that listen to another
-            component than `tok2vec_name` are left to a call with its name.
         RAISES (ValueError): A path where nothing listens to any component.
         """
-        listeners = paths = list(listeners)
-        names = self._nlp.pipe_names
-        if tok2vec_name in names and pipe_name in names:
-            pipe = self._nlp.get_pipe(pipe_name)
-            if isinstance(pipe, MMIBPipe):
-                paths = [p for p in paths if self._listens(pipe_name, pipe.model, p, tok2vec_name)]
-                if listeners and not paths:
-                    message = "Nothing that replace_listeners is to replace in %r listens to %r"
-                    logger.info(message, pipe_name, tok2vec_name)
-                    return
+        paths = list(listeners)
+        pipe = self._nlp.get_pipe(pipe_name) if pipe_name in self._nlp.pipe_names else None
+        if isinstance(pipe, MMIBPipe) and tok2vec_name in self._nlp.pipe_names:
+            found = [p for p in paths if self._listens(pipe_name, pipe.model, p, tok2vec_name)]
+            if paths and not found:
+                message = "Nothing that replace_listeners is to replace in %r listens to %r"
+                logger.info(message, pipe_name, tok2vec_name)
+                return
+            paths = found
         Language.replace_listeners(self._nlp, tok2vec_name, pipe_name, paths)
         self._replaced.update((pipe_name, path) for path in paths)
 

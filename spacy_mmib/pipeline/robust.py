@@ -1,4 +1,4 @@
-"""What keeps one bad post from taking down its batch, and damaged weights from predicting."""
+"""What keeps one bad post from taking down its batch, and damaged or missing weights from predicting."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,19 @@ from spacy import util
 from spacy.tokens import Doc
 from thinc.api import Model
 
-from ..encoders.picture_queue import find_encoder_layers, read_ahead
+from ..encoders.picture_queue import LAYER, read_ahead
+from ..util import warn
+
+NO_WEIGHTS = (
+    "{name} has no weights yet. Train the pipeline ('spacy train', or nlp.initialize() and nlp.update()), or "
+    "load a trained one with spacy.load()."
+)
+
+LISTENERS: dict[str, Callable[[Doc], bool]] = {
+    "tok2vec-listener": lambda doc: bool(doc.tensor.size),
+    "transformer-listener": lambda doc: doc._.trf_data is not None,
+}
+"""Layers that stand for a shared text encoder, and whether it has encoded a post."""
 
 PARTS = ("cfg", "model")
 """What of a stored component has a digest: settings, with the labels, and weights."""
@@ -23,7 +35,7 @@ DIGESTS = "digests"
 
 class RobustPipe:
     """Gives a `TrainablePipe` another `pipe`, and ways to be stored and loaded that notice damage. To be
-    named before it among the bases of a class.
+    named before it among the bases of a class, which has a set `_said` of the warnings that it has given.
     """
 
     def pipe(self: Any, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
@@ -38,7 +50,7 @@ class RobustPipe:
         YIELDS (Doc): In order.
         """
         error_handler = self.get_error_handler()
-        encoders = find_encoder_layers(self.model) if batch_size > 1 else []
+        encoders = [x for x in self.model.walk() if x.name == LAYER] if batch_size > 1 else []
         batches = map(list, util.minibatch(stream, size=batch_size))
         with_following = pairwise(chain(batches, [[]])) if encoders else ((docs, []) for docs in batches)
         for docs, following in with_following:
@@ -56,6 +68,28 @@ class RobustPipe:
                         yield doc
             else:
                 yield from docs
+
+    def _get_ready(self: Any, docs: Iterable[Doc]) -> list[Doc]:
+        """RETURNS (List[Doc]): The posts, if there is all that it takes to predict on them."""
+        if not (self.model.maybe_get_ref("head") or self.model).has_dim("nO"):
+            raise ValueError(NO_WEIGHTS.format(name=self.name))
+        docs = list(docs)
+        tok2vec = self.model.maybe_get_ref("tok2vec")
+        # spaCy's listeners give zeros for docs that what they listen to has not seen.
+        for node in tok2vec.walk() if tok2vec is not None else ():
+            if node.name in LISTENERS and any(not LISTENERS[node.name](doc) for doc in docs if len(doc)):
+                upstream = node.name.removesuffix("-listener")
+                self._warn_once(
+                    f"the shared {upstream} that it listens to has not encoded its posts, so it predicts "
+                    f"from zeros. The {upstream} has to be in the pipeline before it, and enabled; and in "
+                    "annotating_components in [training], if this component is."
+                )
+        return docs
+
+    def _warn_once(self: Any, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            warn(f"{self.name}: {message}")
 
     def to_bytes(self: Any, *, exclude: Iterable[str] = ()) -> bytes:
         """RETURNS (bytes): The component without the fields to exclude, and digests of its parts."""
@@ -84,11 +118,7 @@ class RobustPipe:
         return self
 
     def from_disk(self: Any, path: str | Path, *, exclude: Iterable[str] = ()) -> Any:
-        """Load what `to_disk` of this version or an earlier one wrote, but for the fields to exclude.
-
-        RETURNS (TrainablePipe): The component.
-        RAISES (ValueError): It was damaged, or its weights and labels can't predict.
-        """
+        """Load what `to_disk` wrote, as `from_bytes` does."""
         path = Path(path)
         with self._loading(exclude):
             digests = srsly.read_json(path / DIGESTS) if (path / DIGESTS).exists() else {}

@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
-from spacy.attrs import DEP, ENT_ID, ENT_KB_ID, ENT_TYPE, LEMMA, NORM, ORTH, POS, TAG
-from spacy.parts_of_speech import NAMES as POS_NAMES
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Corpus, Example
 from spacy.training.corpus import FILE_TYPE
@@ -39,22 +36,21 @@ PICTURE_KEYS = (IMAGE_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY)
 holds gold annotations, such as relations."""
 
 LOST_RELATIONS = (
-    "relations are between two sentences of a post that was split into sentences, and are lost to "
-    "training and evaluation (gold_preproc = false and max_length = 0 keep posts whole)"
+    "relations are between two sentences of a post that was split into sentences, and are lost to training "
+    "and evaluation (gold_preproc = false and max_length = 0 keep posts whole)"
 )
-LOST_POSTS = (
-    "times an augmenter moved the tokens of a post, which then counts as not annotated for "
-    "relations (augmenters that change no length, such as lower-casing, keep them)"
+LOST_ANNOTATIONS = (
+    "times an augmenter moved the tokens of a post, which then counts as not annotated for relations "
+    "(augmenters that change no length, such as lower-casing, keep them)"
 )
 LOST_QUESTIONS = (
-    "pairs could not be given to predicted docs, whose tokens (or text) don't fit those of the gold "
-    "ones; gold_preproc = true takes the gold tokens"
+    "pairs could not be given to predicted docs, whose tokens (or text) don't fit those of the gold ones; "
+    "gold_preproc = true takes the gold tokens"
 )
-
-_SAID: set[tuple[str, str, str]] = set()
-"""What this process has said of which corpus: commands build the same reader more than once, and Python's own
-record of warnings is emptied whenever a filter changes.
-"""
+UNREADABLE = "posts have relations that can't be read, and count as not annotated for relations"
+TOO_LONG = (
+    "posts have more characters than nlp.max_length ({}) and are left out; raise nlp.max_length to keep them"
+)
 
 
 @registry.readers("spacy-mmib.Corpus.v1")
@@ -114,8 +110,8 @@ class MultimodalCorpus(Corpus):
         self.given = given
         self.counts: PictureCounts | None = None
         self.notes: dict[str, int] = {}
-        self._lost: Counter[str] = Counter()
-        self._too_long: list[str] = []
+        self._said: set[str] = set()
+        self._lost: dict[str, tuple[int, str]] = {}  # how much was lost in which way, and the first of it
         # Made here rather than at reading, so that a mistake in the config is said at once.
         self._folders: dict[Path, PictureFolder] = {}
         self._folder_of(Path(path))
@@ -129,26 +125,24 @@ class MultimodalCorpus(Corpus):
         check_path(self.path)
         finders = [name for name in nlp.pipe_names if "doc.ents" in nlp.get_pipe_meta(name).assigns]
         if self.given != "none" and finders:
-            self._warn(
+            self._say(
                 f'given = "{self.given}" puts the gold entities on the posts, but {", ".join(finders)} finds '
                 "entities itself: its scores will count the gold ones. Read with given = "
-                '"none", or without that component'
+                '"none", or without that component.'
             )
-        self._lost, self._too_long = Counter(), []
+        self._lost = {}
         for example in super().__call__(nlp):
-            self._lost[LOST_QUESTIONS] += give(example, self.given)
+            self._note(LOST_QUESTIONS, give(example, self.given))
             yield example
-        for what, number in self._lost.items():
-            if number:
-                # With augmenters, the number is another one each time.
-                self._warn(f"{number} {what}", about=what)
-        if self._too_long:
-            first, more = self._too_long[:3], len(self._too_long) - 3
-            self._warn(
-                f"{len(self._too_long)} posts have more characters than nlp.max_length ({nlp.max_length}) "
-                f"and are left out: {', '.join(first)}{f' and {more} more' if more > 0 else ''}. "
-                "Raise nlp.max_length to keep them"
-            )
+        for what, (number, first) in self._lost.items():
+            more = f" The first: {first}" if first else ""
+            # With augmenters, the number is another one each time.
+            self._say(f"{number} {what}.{more}", about=what)
+
+    def _note(self, what: str, number: int = 1, first: str = "") -> None:
+        if number:
+            before, first = self._lost.get(what, (0, first))
+            self._lost[what] = before + number, first
 
     def read_docbin(self, vocab: Vocab, locs: Iterable[str | Path]) -> Iterator[Doc]:
         """Read the reference docs of `.spacy` files, with absolute paths of pictures, and sum up at the end.
@@ -157,7 +151,6 @@ class MultimodalCorpus(Corpus):
         """
         counts = PictureCounts()
         notes: Counter[str] = Counter()
-        unreadable: list[str] = []
         docs = ((doc, self._folder_of(loc)) for loc in map(Path, locs) for doc in read_docs(loc, vocab))
         posts = ((doc, folder) for doc, folder in docs if len(doc))
         for doc, folder in itertools.islice(posts, self.limit if self.limit >= 1 else None):
@@ -171,24 +164,35 @@ class MultimodalCorpus(Corpus):
                 get_relations(doc)
             except ValueError as err:  # written past the setter
                 set_relations(doc, None)
-                unreadable.append(str(err))
+                self._note(UNREADABLE, first=str(err))
             yield doc
         self.counts = counts
         self.notes = dict(notes)
-        self._sum_up(counts, notes)
-        if unreadable:
-            self._warn(
-                f"{len(unreadable)} posts have relations that can't be read, and count as not annotated for "
-                f"relations. The first: {unreadable[0]}"
+        summary = counts.summary()
+        self._say(summary, logger.info)
+        if counts.not_used:
+            root = "the folder of the .spacy file"
+            if self.image_root is not None:
+                there = self.image_root.is_dir()
+                root = f"{quote(self.image_root)}{'' if there else ' (no such folder)'}"
+            self._say(
+                f"{summary}. These posts are read without the picture; each says why at doc._.image_error. "
+                f"The first: {counts.example}. Paths of pictures are looked up in the image root, which is "
+                f"{root}; set image_root if they are elsewhere."
             )
+        for note, number in notes.items():
+            self._say(f"{number} of {counts.posts} posts have regions with a note: {note.rstrip('.')}.")
 
     def make_examples(self, nlp: "Language", reference_docs: Iterable[Doc]) -> Iterator[Example]:
         """Like spaCy's, with pictures; those of a post that is split go to each of its parts. Its relations
         go to the part that both of their spans are in.
         """
-        for number, reference in enumerate(reference_docs, 1):
+        for reference in reference_docs:
             for part in self._get_parts(reference):
-                if len(part) and self._fits(nlp, part, number):
+                # spaCy takes no longer texts, not even of docs that have their tokens already.
+                if len(part) and part[-1].idx + len(part[-1].text_with_ws) > nlp.max_length:
+                    self._note(TOO_LONG.format(nlp.max_length), first=repr(part[:12].text[:40]))
+                elif len(part):
                     example = self._make_example(nlp, part, self.gold_preproc)
                     _add_picture(example, part)
                     yield example
@@ -203,22 +207,11 @@ class MultimodalCorpus(Corpus):
             return [reference] if self.gold_preproc else []
         parts = [_make_part(sentence) for sentence in reference.sents]
         kept = sum(len(get_relations(part)) for part in parts)
-        self._lost[LOST_RELATIONS] += len(get_relations(reference)) - kept
+        self._note(LOST_RELATIONS, len(get_relations(reference)) - kept)
         return [part for part in parts if self.gold_preproc or not self._is_too_long(part)]
 
     def _is_too_long(self, doc: Doc) -> bool:
         return 0 < self.max_length <= len(doc)
-
-    def _fits(self, nlp: "Language", doc: Doc, number: int) -> bool:
-        """RETURNS (bool): Whether spaCy takes a text of this length. `nlp.evaluate` makes docs of the texts
-        even if they have their tokens already.
-        """
-        length = doc[-1].idx + len(doc[-1].text_with_ws)
-        if length <= nlp.max_length:
-            return True
-        place = "" if self.shuffle else f"post {number}: "
-        self._too_long.append(f"{place}{doc[:12].text[:40]!r}... ({length} characters)")
-        return False
 
     def _keep_post(self, augmenter: Callable[..., Any]) -> Callable[..., Iterator[Example]]:
         """spaCy's augmenters build new docs from text and annotations, and so lose the picture and the
@@ -232,7 +225,7 @@ class MultimodalCorpus(Corpus):
                 if all(get_entry(doc, key) is None for doc in sides for key in PICTURE_KEYS):
                     _add_picture(augmented, example.reference)
                 if not _keep_relations(example.reference, augmented.reference):
-                    self._lost[LOST_POSTS] += 1
+                    self._note(LOST_ANNOTATIONS)
                 yield augmented
 
         return augment
@@ -243,32 +236,11 @@ class MultimodalCorpus(Corpus):
             self._folders[root] = PictureFolder(root, self.check_images)
         return self._folders[root]
 
-    def _sum_up(self, counts: PictureCounts, notes: Counter[str]) -> None:
-        line = counts.summary()
-        if self._is_new(line):
-            logger.info(f"{self.path.name}: {line}")
-        if counts.not_used:
-            root = "the folder of the .spacy file"
-            if self.image_root is not None:
-                there = self.image_root.is_dir()
-                root = f"{quote(self.image_root)}{'' if there else ' (no such folder)'}"
-            self._warn(
-                f"{line}. These posts are read without the picture; each says why at doc._.image_error. "
-                f"The first: {counts.example}. Paths of pictures are looked up in the image root, which is "
-                f"{root}; set image_root if they are elsewhere"
-            )
-        for note, number in notes.items():
-            self._warn(f"{number} of {counts.posts} posts have regions with a note: {note}")
-
-    def _warn(self, line: str, about: str | None = None) -> None:
-        if self._is_new(about or line):
-            warn(f"{self.path.name}: {line.rstrip('.')}.")
-
-    def _is_new(self, about: str) -> bool:
-        said = (str(self.path.absolute()), str(self.image_root), about)
-        new = said not in _SAID
-        _SAID.add(said)
-        return new
+    def _say(self, line: str, how: Callable[[str], None] = warn, about: str | None = None) -> None:
+        """Say something of the corpus (or about the same, in the words of that time) once."""
+        if (about or line) not in self._said:
+            self._said.add(about or line)
+            how(f"{self.path.name}: {line}")
 
 
 create_corpus_v1 = MultimodalCorpus
@@ -309,42 +281,22 @@ def read_docs(loc: Path, vocab: Vocab) -> Iterator[Doc]:
             "with DocBin(store_user_data=True). If its posts never had pictures, read it with spaCy's "
             "own reader, spacy.Corpus.v1."
         )
-    docs = docbin.get_docs(vocab)
-    for number in itertools.count(1):
-        try:
-            doc = next(docs, None)
-            if number == 1:
-                _check_strings(docbin, vocab)
-            if doc is not None:
-                _check_doc(doc)
-        except Exception as err:  # whatever msgpack or numpy make of foreign bytes
-            raise ValueError(
-                f"{quote(loc)} can't be read to its end (post {number}: {explain(err)}): it is "
-                "damaged. Make or copy it again."
-            ) from err
-        if doc is None:
-            return
-        yield doc
-
-
-def _check_strings(docbin: DocBin, vocab: Vocab) -> None:
-    """RAISES (KeyError): A string isn't there: tokens hold numbers, which spaCy looks up when asked."""
-    for column, attribute in enumerate(docbin.attrs):
-        if attribute in (ORTH, NORM, LEMMA, TAG, DEP, ENT_TYPE, ENT_ID, ENT_KB_ID, POS):
-            values = [numpy.unique(tokens[:, column]) for tokens in docbin.tokens]
-            for value in set(itertools.chain.from_iterable(values)):
-                (POS_NAMES if attribute == POS else vocab.strings)[int(value)]
-
-
-def _check_doc(doc: Doc) -> None:
-    """RAISES (Exception): What the doc has beside its tokens is of another type, or a label isn't there."""
-    if not isinstance(doc.cats, dict):
-        raise TypeError(f"cats are {type(doc.cats).__name__}")
-    if doc.spans:
-        doc.copy()  # checks where they are
-    for group in doc.spans.values():
-        for span in group:
-            _ = span.label_, span.kb_id_, span.id_
+    read = 0
+    try:
+        for doc in docbin.get_docs(vocab):
+            # Whether its annotations are of the right type, at places of the text, and have their strings.
+            if not isinstance(doc.cats, dict):
+                raise TypeError(f"cats are {type(doc.cats).__name__}")
+            doc.copy().to_dict(exclude=["user_data"])
+            doc.to_json()
+            _ = [span.id_ for group in doc.spans.values() for span in group]
+            read += 1
+            yield doc
+    except Exception as err:  # whatever msgpack or numpy make of foreign bytes
+        raise ValueError(
+            f"{quote(loc)} can't be read to its end (post {read + 1}: {explain(err)}): it is damaged. Make "
+            "or copy it again."
+        ) from err
 
 
 def _add_picture(example: Example, source: Doc) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from spacy.tokens import Doc
 
-from ..images.errors import ImageError, MissingFileError, OutsideRootError, describe_kinds
+from ..images.errors import ImageError, describe_kinds
 from ..images.files import bind, refuse_url
 from ..post.extensions import get_regions, get_stored_image, set_image, set_image_error, set_regions
 from ..post.regions import Region
@@ -19,8 +19,8 @@ from ..post.regions import Region
 ImageCheck: TypeAlias = Literal["header", "decode", "none"]
 """How closely pictures are looked at: opened by their header, decoded in full, or only looked up."""
 
-Outcome: TypeAlias = Literal["used", "absent", "missing", "unreadable", "refused"]
-"""What became of the picture of a post; "absent": it never had one."""
+Outcome: TypeAlias = Literal["with_picture", "absent", "missing", "unreadable", "refused"]
+"""What became of the picture of a post, as `PictureCounts` has it; "absent": it never had one."""
 
 
 @dataclass
@@ -33,8 +33,7 @@ class PictureCounts:
     unreadable (int): Posts whose picture can't be opened.
     refused (int): Posts whose picture path leads out of the image root.
     dropped_crops (int): Crops (not posts) that were left out for any of these reasons.
-    reasons (Dict[str, int]): Pictures and crops that were not used, by kind of reason; see
-        `images.errors.KINDS`.
+    reasons (Counter[str]): Pictures and crops that were not used, by kind of reason (`images.errors.KINDS`).
     example (Optional[str]): Why the first picture or crop that was not used was not.
     """
 
@@ -44,7 +43,7 @@ class PictureCounts:
     unreadable: int = 0
     refused: int = 0
     dropped_crops: int = 0
-    reasons: dict[str, int] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     example: str | None = field(default=None, compare=False)
 
     @property
@@ -55,14 +54,12 @@ class PictureCounts:
     def add(self, outcome: Outcome, errors: Sequence[ImageError]) -> None:
         """Count a post: what became of its picture, and why that, or its crops, can't be used."""
         self.posts += 1
-        if outcome == "used":
-            self.with_picture += 1
-        elif outcome != "absent":
+        if outcome != "absent":
             setattr(self, outcome, getattr(self, outcome) + 1)
-        if outcome in ("used", "absent"):
+        if outcome in ("with_picture", "absent"):
             self.dropped_crops += len(errors)
         for error in errors:
-            self.reasons[error.kind] = self.reasons.get(error.kind, 0) + 1
+            self.reasons[error.kind] += 1
             self.example = self.example or str(error)
 
     def summary(self) -> str:
@@ -104,23 +101,21 @@ class PictureFolder:
         counts (Optional[PictureCounts]): Where the post is counted.
         RETURNS (Outcome): What became of the picture.
         """
-        outcome: Outcome = "absent"
         try:
             stored = get_stored_image(doc)
             if stored is not None:
                 set_image(doc, self._localize_value(stored), keep_regions=True)
-                outcome = "used"
         except (TypeError, ValueError) as err:  # not an ImageError: written past the setter
-            outcome = "unreadable"
-            if isinstance(err, OutsideRootError):
-                outcome = "refused"
-            elif isinstance(err, MissingFileError):
-                outcome = "missing"
-            errors = [err if isinstance(err, ImageError) else ImageError(str(err), kind="not_a_picture")]
+            error = err if isinstance(err, ImageError) else ImageError(str(err), kind="not_a_picture")
+            outcome: Outcome = "unreadable"
+            if error.kind in ("outside", "missing"):
+                outcome = "refused" if error.kind == "outside" else "missing"
+            errors = [error]
             set_image(doc, None)
             set_regions(doc, None)
-            set_image_error(doc, str(err))
+            set_image_error(doc, str(error))
         else:
+            outcome = "absent" if stored is None else "with_picture"
             errors = self._localize_regions(doc)
             if errors:
                 set_image_error(doc, f"some of its objects are left out, the first because: {errors[0]}")

@@ -25,9 +25,7 @@ def make_adam_v1(
     own. A BERT has 110 million weights, so with few posts in a batch the optimizer takes as long as the
     network.
 
-    learn_rate, L2, beta1, beta2, eps, grad_clip, L2_is_weight_decay, use_averages: As Thinc's. Averages of
-        the weights never reach torch's.
-    RETURNS (TorchAdam): The optimizer.
+    use_averages (bool): As Thinc's; averages of the weights never reach torch's.
     """
     return TorchAdam(
         learn_rate,

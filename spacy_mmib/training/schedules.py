@@ -42,50 +42,34 @@ class Weight:
 
     def __init__(self, value: float | Iterable[float], name: str = "weight") -> None:
         self.name = name
-        self.current = 0.0
-        self._source: Iterable[float] | None = None
-        self._schedule: Iterator[float] | None = None
-        # Values taken from the schedule.
-        self._step = 0
+        self._source = value if isinstance(value, Iterable) else None
+        self._values: Iterator[float] | None = None
+        self._step = -1  # which of them is the current one
         self._lost = False
-        if isinstance(value, Iterable):
-            self._source = value
-            self.go_to(0)
-        else:
-            self.current = self._check(float(value))
+        self._current = 0.0 if isinstance(value, Iterable) else self._check(float(value))
 
-    def go_to(self, step: int) -> None:
-        """Go to a step of a schedule: 0 to start again. A generator, as most of Thinc's schedules are, can't
-        go back: it stays where it is.
-
-        step (int): How many values have been taken before the next one.
+    def at(self, step: int) -> float:
+        """RETURNS (float): The weight of an update, counted from 0. A generator, as most of Thinc's schedules
+        are, can't go back to an earlier one: it stays where it is.
         """
-        if self._source is None:
-            return
-        try:
-            schedule = iter(copy.deepcopy(self._source))
-        except TypeError:
-            schedule = iter(self._source)
-        if schedule is not self._source:
-            self._schedule, self._step = schedule, 0
-        elif self._schedule is None:
-            self._schedule = schedule
-        while self._step < step:
-            self.next()
-
-    def next(self) -> float:
-        """RETURNS (float): The weight of the next update."""
         if self._lost:
             self._lost = False
             warn(
                 f"{self.name}: its schedule can't be copied or pickled, so in this copy of the pipeline it "
-                f"stays at {self.current:g}. To go on with it, save the pipeline (nlp.to_disk) and load it "
+                f"stays at {self._current:g}. To go on with it, save the pipeline (nlp.to_disk) and load it "
                 "(spacy.load)."
             )
-        if self._source is not None and self._schedule is not None:
+        if self._source is None:
+            return self._current
+        if self._values is None or step < self._step:
+            try:
+                self._values, self._step = iter(copy.deepcopy(self._source)), -1
+            except TypeError:
+                self._values, self._step = iter(self._source), min(step, self._step)
+        while self._step < step:
             self._step += 1
-            self.current = self._check(float(next(self._schedule, self.current)))
-        return self.current
+            self._current = self._check(float(next(self._values, self._current)))
+        return self._current
 
     def _check(self, value: float) -> float:
         if not value >= 0:
@@ -96,5 +80,5 @@ class Weight:
         state = dict(self.__dict__)
         if isinstance(self._source, Iterator) and not isinstance(self._source, Warmup):
             # Generators can't be pickled. A copy that predicts in another process has no use for them.
-            state.update(_source=None, _schedule=None, _lost=True)
+            state.update(_source=None, _values=None, _lost=True)
         return state

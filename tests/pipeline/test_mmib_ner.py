@@ -11,7 +11,7 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 
 from spacy_mmib.evaluation.ablation import remove_images
-from spacy_mmib.pipeline.batching import batches_by_length
+from spacy_mmib.pipeline.mmib_ner import batches_by_length
 from spacy_mmib.post.extensions import get_predicted
 from spacy_mmib.training.schedules import Warmup, Weight
 from spacy_mmib.util import MMIBWarning
@@ -85,24 +85,19 @@ def test_weights_are_not_negative():
     with pytest.raises(ValueError, match="beta1 has to be 0 or more, not -1"):
         make_nlp(beta1=-1.0)
     with pytest.raises(ValueError, match="alignment_weight has to be 0 or more"):
-        Weight([-0.5], "alignment_weight").next()
+        Weight([-0.5], "alignment_weight").at(0)
 
 
 def test_pickled_schedules():
     import pickle
 
     weight = Weight(Warmup(0.0, 1.0, 4))
-    weight.next()
-    assert pickle.loads(pickle.dumps(weight)).next() == weight.next() == 0.25
+    weight.at(0)
+    assert pickle.loads(pickle.dumps(weight)).at(1) == weight.at(1) == 0.25
     generator = Weight(x for x in [0.5, 0.6])
-    generator.next()
+    generator.at(0)
     with pytest.warns(MMIBWarning, match="can't be copied or pickled.*stays at 0.5"):
-        assert pickle.loads(pickle.dumps(generator)).next() == 0.5
-
-
-def test_a_schedule_that_ends_keeps_its_last_value():
-    weight = Weight([0.1, 0.2])
-    assert [weight.next() for _ in range(4)] == [0.1, 0.2, 0.2, 0.2]
+        assert pickle.loads(pickle.dumps(generator)).at(1) == 0.5
 
 
 def test_regularizers_reach_the_encoders():
@@ -351,12 +346,11 @@ def test_prediction_is_deterministic_and_training_repeatable(trained):
 
 
 def test_batches_by_length_bound_padding():
-    nlp = spacy.blank("en")
-    docs = [Doc(nlp.vocab, words=["x"] * n) for n in (3, 0, 700, 5, 30, 2, 30)]
-    groups = list(batches_by_length(docs, max_tokens=64))
+    lengths = (3, 0, 700, 5, 30, 2, 30)
+    groups = list(batches_by_length(lengths, max_tokens=64))
     assert sorted(i for group in groups for i in group) == [0, 2, 3, 4, 5, 6]
     for group in groups:
-        assert len(group) == 1 or len(group) * max(len(docs[i]) for i in group) <= 64
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= 64
 
 
 def test_long_posts_lose_no_tag(trained):

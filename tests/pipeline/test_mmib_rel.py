@@ -22,6 +22,8 @@ from spacy_mmib.bridge.data import PairInput
 from spacy_mmib.post.relations import RELATIONS_KEY
 from spacy_mmib.util import MMIBWarning
 
+pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
+
 GOLD = [["couple", "couple"], ["team", "team"], ["couple", "couple"], ["team", "team"],
         ["None", "None"], [], []]  # fmt: skip
 
@@ -49,7 +51,6 @@ def test_overfits_what_only_the_pictures_can_tell(trained_rel):
     assert blind[2] == blind[3] == blind[4]
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_overfits_with_markers():
     nlp = make_rel_nlp(model={"entity_repr": "marker"})
     train(nlp, make_rel_examples(nlp), steps=60)
@@ -58,7 +59,6 @@ def test_overfits_with_markers():
     assert relations(again.pipe(asked(nlp))) == relations(nlp.pipe(asked(nlp)))
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 @pytest.mark.parametrize("entity_repr", ["pool", "marker"])
 def test_the_baseline_without_the_core_knows_the_text_only(entity_repr):
     nlp = spacy.blank("en")
@@ -124,7 +124,6 @@ def test_a_very_wrong_prediction_has_a_finite_loss(trained_rel):
     assert numpy.isfinite(gradient).all()
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_losses_have_their_own_keys_and_add_up():
     nlp = make_rel_nlp(beta1=0.5, beta2=0.25, alignment_weight=2.0)
     losses = train(nlp, make_rel_examples(nlp), steps=1)
@@ -211,7 +210,6 @@ def test_what_cant_be_learned_is_said():
     assert "1 of 10 gold relations are between spans that get_instances doesn't give" in said
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_labels():
     nlp = make_rel_nlp()
     component = nlp.get_pipe("mmib_rel")
@@ -227,7 +225,6 @@ def test_labels():
     assert component.labels == ("couple", "team", "x")
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_no_labels_and_no_weights():
     nlp = make_rel_nlp()
     with pytest.raises(ValueError, match="mmib_rel has no weights yet"):
@@ -237,7 +234,6 @@ def test_no_labels_and_no_weights():
         nlp.initialize(lambda: nothing)
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_another_negative_label():
     nlp = make_rel_nlp(negative_label="couple")
     train(nlp, make_rel_examples(nlp), steps=1)
@@ -252,7 +248,6 @@ def test_another_negative_label():
 # --- shared encoders ------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 @pytest.mark.parametrize("posts", [[("Rob sleeps", "red", None)], [("Mia met Kim", "red", "couple")]])
 def test_a_batch_without_pairs_still_backpropagates(posts):
     """mmib_rel is the last listener: what mmib_ner learned reaches the shared encoder through it only."""
@@ -270,7 +265,6 @@ def test_a_batch_without_pairs_still_backpropagates(posts):
     assert nlp.get_pipe("tok2vec").model.to_bytes() != before
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_posts_without_pairs_take_no_part_in_the_regularizers():
     nlp = make_rel_nlp(model={"fusion": {**REL_MODEL["fusion"], "dropout": 0.0}})
     examples = make_rel_examples(nlp)
@@ -291,7 +285,6 @@ def test_markers_need_an_encoder_of_their_own():
         nlp.add_pipe("mmib_rel", config={"model": model})
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 @pytest.mark.parametrize("entity_repr", ["pool", "marker"])
 def test_the_own_picture_under_another_pair_or_row_is_no_negative(entity_repr):
     """Two rows of one post, as in MNRE without grouping, and two pairs of each: one picture, no negative."""
@@ -351,7 +344,6 @@ def test_vectors_differ_by_float_noise_only(trained_rel):
         numpy.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_training_is_repeatable():
     found = []
     for _ in range(2):
@@ -476,7 +468,6 @@ def test_given_pairs_that_are_not_given_are_noticed(trained_rel):
     assert scores["rel_micro_f"] == 0
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_a_saved_model_brings_its_way_to_represent_entities():
     marked = make_rel_nlp(model={"entity_repr": "marker", "markers": ["(", ")", "<", ">"]})
     train(marked, make_rel_examples(marked), steps=2)
@@ -520,7 +511,6 @@ def test_docs_with_no_entity_one_and_sixty(trained_joint, monkeypatch):
     numpy.testing.assert_allclose(scored.probabilities.sum(1), 1, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 def test_marked_posts_are_encoded_a_few_at_a_time(monkeypatch):
     pairs = {"@misc": "spacy-mmib.ordered_pairs.v1"}
     nlp = make_rel_nlp(model={"entity_repr": "marker"}, get_instances=pairs, max_batch_tokens=400)

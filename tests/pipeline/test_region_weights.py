@@ -2,8 +2,6 @@
 
 import dataclasses
 import pickle
-import subprocess
-import sys
 import warnings
 
 import numpy
@@ -26,6 +24,7 @@ from conftest import (
     relations,
     train,
 )
+from processes import pipe_in_processes
 from spacy.tokens import Doc, DocBin, Span
 from thinc.api import Model
 
@@ -235,30 +234,9 @@ def test_every_way_to_store_a_doc(doc, tmp_path):
     assert weights_of(next(DocBin().from_bytes(data).get_docs(doc.vocab))) == expected
 
 
-PARALLEL = """
-import sys
-import spacy
-from spacy.tokens import DocBin
-
-if __name__ == "__main__":
-    nlp = spacy.load(sys.argv[1])
-    posts = list(DocBin().from_disk(sys.argv[2]).get_docs(nlp.vocab))
-    docs = list(nlp.pipe(posts, n_process=2, batch_size=1))
-    DocBin(docs=docs, store_user_data=True).to_disk(sys.argv[3])
-"""
-
-
 def test_processes(trained, tmp_path):
-    trained.to_disk(tmp_path / "model")
     posts = [make_post(trained), make_post(trained, regions=BOXES[:2])]
-    DocBin(docs=posts, store_user_data=True).to_disk(tmp_path / "in.spacy")
-    script = tmp_path / "run.py"
-    script.write_text(PARALLEL)
-    subprocess.run(
-        [sys.executable, "-W", "ignore", script, tmp_path / "model", tmp_path / "in.spacy", tmp_path / "out.spacy"],
-        check=True, timeout=120,
-    )  # fmt: skip
-    docs = list(DocBin().from_disk(tmp_path / "out.spacy").get_docs(trained.vocab))
+    docs = pipe_in_processes(trained, posts, tmp_path, batch_size=1)
     for found, post in zip(docs, posts, strict=True):
         numpy.testing.assert_allclose(weights_of(found), weights_of(trained(post)), atol=1e-6)
 

@@ -141,7 +141,7 @@ def test_reader_keeps_the_note_and_says_it_once(corpus_file, settings):
     lines = [line for line in said if NOTE in line]
     assert lines == [f"[spacy-mmib] train.spacy: 2 of 3 posts have regions with a note: {NOTE}."]
     assert corpus.notes == {NOTE: 2}
-    _, said = read(MultimodalCorpus(corpus_file, **settings))
+    _, said = read(corpus)
     assert not any(NOTE in line for line in said)
 
 
