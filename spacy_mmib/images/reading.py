@@ -19,7 +19,7 @@ import PIL.ImageFile
 from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from ..util import warn
-from .colours import check_colours, open_again, to_8_bits
+from .colours import check_colours, is_plain, open_again, to_8_bits
 from .errors import BYTES_A_PIXEL, ImageError, ReadingLimits, explain, shorten
 from .files import URL, open_file, read_bytes
 from .values import ACCEPTED, Pixels, to_stored
@@ -191,10 +191,11 @@ def _open(stream: BinaryIO, name: str, limits: ReadingLimits) -> PIL.Image.Image
                 )
         if _has_more_frames(image, limits.max_frames):
             raise ImageError(f"has more than {limits.max_frames} frames: {name}", kind="too_many_frames")
-        try:
-            check_colours(image)
-        except ImageError as err:
-            raise ImageError(f"{err}: {name}", kind=err.kind) from None
+        if not is_plain(image):
+            try:
+                check_colours(image)
+            except ImageError as err:
+                raise ImageError(f"{err}: {name}", kind=err.kind) from None
     except ImageError:
         image.close()
         raise
@@ -258,10 +259,16 @@ def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     """
     if 0 in image.size:
         raise ImageError(f"has no pixels ({image.width} x {image.height})")
-    source = image if share else open_again(image)
-    if not share:  # what we have opened is checked by then
-        check_colours(source)
-    rgb = to_8_bits(source, share=share or source is not image)
+    source = image
+    if is_plain(image):
+        image.load()
+        # Without the file, and the decoder with its buffers, that the picture keeps.
+        rgb = image._new(image.im) if share else image.convert("RGB")
+    else:
+        if not share:  # what we have opened is checked by then
+            source = open_again(image)
+            check_colours(source)
+        rgb = to_8_bits(source)
     # After decoding: a PNG picture can say it behind its pixels. PIL.ImageOps.exif_transpose also
     # writes the EXIF data anew, and fails if any of it is malformed.
     turn = TURNS.get(_get_orientation(source) or 1)
