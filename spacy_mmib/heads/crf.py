@@ -12,7 +12,6 @@ from torchcrf import CRF
 
 from ..bridge.data import DecodedEntities, NERInput
 from ..bridge.shim import pad, unpad, wrap_module
-from ..fusion.blocks import at_least_float32
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
 FORBIDDEN = -10_000.0
@@ -59,16 +58,16 @@ class NERHead(nn.Module):
         *,
         training: bool = False,
     ) -> Any:
-        """The loss if gold tags are given, the best entities otherwise.
+        """The loss if gold tags are given, the best entities otherwise. In float32, whatever the precision of C.
 
         context (torch.Tensor): C, (b, n, d).
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
         tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown.
-        training (bool): Makes no difference: nothing here is random.
+        training (bool): Makes no difference.
         RETURNS (Union[torch.Tensor, List[DecodedEntities]]): Negative log-likelihood, mean over posts,
             (1,); or the entities of each post.
         """
-        emissions = self.emission(at_least_float32(context))
+        emissions = self.emission(context.to(self.emission.weight.dtype))
         if tags is not None:
             return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
         return self.decode(emissions, mask)
@@ -83,43 +82,26 @@ class NERHead(nn.Module):
         """
         known = tags >= 0
         if bool((known | ~mask).all()):
-            return self._nll(emissions, mask, tags.clamp(min=0))
+            return -self.crf(emissions, tags.clamp(min=0), mask, reduction="none")
         only = nn.functional.one_hot(tags.clamp(min=0), self.n_tags).bool()
         constrained = emissions.masked_fill(known.unsqueeze(-1) & ~only, FORBIDDEN)
         # torchcrf's public interface gives likelihoods only: log Z - score(path). Of a path that agrees with
         # what is known the score is the same on both sides and cancels.
-        path = self._fill(tags)
-        return self._nll(emissions, mask, path) - self._nll(constrained, mask, path)
-
-    def _nll(self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-        llh: torch.Tensor = self.crf(emissions, tags, mask, reduction="none")
-        return -llh
-
-    @staticmethod
-    def _fill(tags: torch.Tensor) -> torch.Tensor:
-        """RETURNS (torch.Tensor): `tags` with every -1 replaced such that the sequence is well-formed: O, or
-        B where an I follows.
-        """
-        filled = tags.clone()
-        following = torch.zeros_like(tags[:, 0])
-        for i in reversed(range(tags.shape[1])):
-            is_inside = (following > 0) & (following % 2 == 0)
-            guess = torch.where(is_inside, following - 1, torch.zeros_like(following))
-            filled[:, i] = following = torch.where(tags[:, i] < 0, guess, tags[:, i])
-        return filled
+        path = torch.zeros_like(tags)
+        path[mask] = torch.tensor(sum(self.crf.decode(constrained, mask), []), device=tags.device)
+        likelihood, known_likelihood = (
+            self.crf(scores, path, mask, reduction="none") for scores in (emissions, constrained)
+        )
+        return known_likelihood - likelihood
 
     def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[DecodedEntities]:
         """RETURNS (List[DecodedEntities]): The best tag sequence of each post (Viterbi), read as entities."""
-        paths = self.crf.decode(emissions, mask)
-        decoded = [_read_entities(path) for path in paths]
+        decoded = [_read_entities(path) for path in self.crf.decode(emissions, mask)]
         spans = [(post, *span) for post, found in enumerate(decoded) for span in found]
         remaining = iter(self.entity_probabilities(emissions, mask, spans))
         return [
             DecodedEntities(
-                [start for start, _, _ in found],
-                [end for _, end, _ in found],
-                [label for _, _, label in found],
-                [next(remaining) for _ in found],
+                *([span[k] for span in found] for k in range(3)), [next(remaining) for _ in found]
             )
             for found in decoded
         ]
