@@ -134,15 +134,3 @@ class PairScores:
     logs: dict[str, float] = field(default_factory=dict)
     weights: list[SpanWeights] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
-
-
-@dataclass
-class RelationHeadInput:
-    """What goes into the relation head.
-
-    context (List[Floats2d]): C, a row a token.
-    pairs (List[numpy.ndarray]): Of each post a `PairArray`.
-    """
-
-    context: list[Floats2d]
-    pairs: list[PairArray]

@@ -1,6 +1,7 @@
 """The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy
@@ -18,11 +19,7 @@ FORBIDDEN = -10_000.0
 
 
 class NERHead(nn.Module):
-    """Tags: 0 is O, 2j + 1 is B and 2j + 2 is I of label j.
-
-    width (int): d, width of C.
-    n_labels (int): Number of entity labels, at least 1.
-    """
+    """Tags: 0 is O, 2j + 1 is B and 2j + 2 is I of label j. `width` is d, the width of C."""
 
     def __init__(self, *, width: int, n_labels: int) -> None:
         super().__init__()
@@ -41,10 +38,8 @@ class NERHead(nn.Module):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Write the forbidden transitions into the CRF's parameters.
-
-        They are ordinary parameters, so an optimizer (weight decay) moves them; this is called after each of
-        its steps, and after loading.
+        """Write the forbidden transitions into the CRF's parameters, which an optimizer (weight decay) moves:
+        called after each of its steps, and after loading.
         """
         # .data, since an in-place change of the parameter itself would invalidate a pending backward.
         self.crf.transitions.data.masked_fill_(self.forbidden, FORBIDDEN)
@@ -58,7 +53,7 @@ class NERHead(nn.Module):
         *,
         training: bool = False,
     ) -> Any:
-        """The loss if gold tags are given, the best entities otherwise. In float32, whatever the precision of C.
+        """The loss if gold tags are given, the best entities otherwise; in float32, whatever C is in.
 
         context (torch.Tensor): C, (b, n, d).
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
@@ -88,7 +83,8 @@ class NERHead(nn.Module):
         # torchcrf's public interface gives likelihoods only: log Z - score(path). Of a path that agrees with
         # what is known the score is the same on both sides and cancels.
         path = torch.zeros_like(tags)
-        path[mask] = torch.tensor(sum(self.crf.decode(constrained, mask), []), device=tags.device)
+        best = self.crf.decode(constrained, mask)
+        path[mask] = torch.tensor(list(chain.from_iterable(best)), device=tags.device)
         likelihood, known_likelihood = (
             self.crf(scores, path, mask, reduction="none") for scores in (emissions, constrained)
         )
@@ -99,22 +95,19 @@ class NERHead(nn.Module):
         decoded = [_read_entities(path) for path in self.crf.decode(emissions, mask)]
         spans = [(post, *span) for post, found in enumerate(decoded) for span in found]
         remaining = iter(self.entity_probabilities(emissions, mask, spans))
-        return [
-            DecodedEntities(
-                *([span[k] for span in found] for k in range(3)), [next(remaining) for _ in found]
-            )
-            for found in decoded
-        ]
+        result = []
+        for found in decoded:
+            starts, ends, labels = ([span[k] for span in found] for k in (0, 1, 2))
+            result.append(DecodedEntities(starts, ends, labels, [next(remaining) for _ in found]))
+        return result
 
     @torch.no_grad()
     def entity_probabilities(
         self, emissions: torch.Tensor, mask: torch.Tensor, spans: list[tuple[int, int, int, int]]
     ) -> list[float]:
-        """Probability, under the CRF, that exactly these tokens are an entity of this label: the share
-        of all tag sequences that have it.
-
-        One forward-backward pass over the posts, whatever the number of spans: of the sequences that have a
-        span, the forward scores sum up everything before it, the backward scores everything after it.
+        """Probability, under the CRF, that exactly these tokens are an entity of this label: the share of all
+        tag sequences that have it. One forward-backward pass, whatever the number of spans: of the sequences
+        that have a span, forward scores sum up everything before it, backward scores everything after it.
 
         spans (List[Tuple[int, int, int, int]]): Post, first token, one past the last token, label.
         RETURNS (List[float]): One number a span, 0-1.
