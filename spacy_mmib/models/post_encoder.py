@@ -15,6 +15,9 @@ from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
 
+LAYERS = ("tok2vec", "img2vec", "fusion", "head")
+"""Sub-layers of a model, its refs."""
+
 FuseGradient: TypeAlias = Callable[[PostVectors], tuple[list[Floats2d], list[Floats2d]]]
 
 
@@ -49,7 +52,7 @@ def make_model(
         )
     if mixed_precision and fusion is not None:
         fusion.shims[0].use_mixed_precision(grad_scaler_config)
-    layers = {"tok2vec": tok2vec, "img2vec": img2vec, "fusion": fusion, "head": head}
+    layers = dict(zip(LAYERS, (tok2vec, img2vec, fusion, head)))
     return Model(
         name,
         forward,
@@ -67,9 +70,7 @@ def _init(
     model: Model[Any, Any], X: list[Doc] | None = None, Y: Any = None, *, hidden_size: int | None
 ) -> None:
     """Initialize all sub-layers. The size of the output has to be there as dimension nO."""
-    tok2vec, img2vec, fusion, head = (
-        model.maybe_get_ref(x) for x in ("tok2vec", "img2vec", "fusion", "head")
-    )
+    tok2vec, img2vec, fusion, head = map(model.maybe_get_ref, LAYERS)
     docs = [doc for doc in X or () if len(doc)]
     tok2vec.initialize(X=docs or None)
     width: int | None = tok2vec.maybe_get_dim("nO")

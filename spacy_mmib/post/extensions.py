@@ -10,8 +10,8 @@ from typing import Any
 
 from spacy.tokens import Doc, Span
 
-from ..images.values import StoredImage, from_stored, image_key, pack_path, to_stored, unpack_path
-from ..util import pack_text, unpack_text, warn
+from ..images.values import StoredImage, from_stored, image_key, to_stored
+from ..util import warn
 from .regions import Region, normalize_regions, pack_region, unpack_region
 from .relations import get_relations as get_relations
 from .relations import read_relations, set_relations
@@ -23,9 +23,13 @@ from .user_data import (
     is_ours,
     is_whole,
     make_key,
+    pack_path,
+    pack_text,
     set_entry,
     set_line,
     set_rows,
+    unpack_path,
+    unpack_text,
 )
 
 IMAGE_KEY = make_key("image")
@@ -59,11 +63,11 @@ def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
     """
     stored = to_stored(value)
     before = get_stored_image(doc)
-    none = stored is None or before is None
-    if none or not (keep_regions or image_key(stored) == image_key(before)):
+    if stored is None or before is None:
         set_entry(doc, REGION_WEIGHTS_KEY, None)
-        if not none:
-            set_regions(doc, None)
+    elif not keep_regions and image_key(stored) != image_key(before):
+        set_regions(doc, None)
+        set_entry(doc, REGION_WEIGHTS_KEY, None)
     set_entry(doc, IMAGE_KEY, pack_path(stored) if isinstance(stored, str) else stored)
     set_image_error(doc, None)
 
@@ -72,7 +76,8 @@ def get_stored_image(doc: Doc) -> StoredImage:
     """RETURNS (StoredImage): The picture without building an object for it, or whatever a foreign file has
     in its place: whoever reads it says so.
     """
-    return unpack_path(get_entry(doc, IMAGE_KEY))
+    stored = get_entry(doc, IMAGE_KEY)
+    return unpack_path(stored) if isinstance(stored, (list, tuple)) else stored
 
 
 def get_image_key(doc: Doc) -> str | None:
@@ -246,8 +251,7 @@ def get_region_weights(span: Span) -> list[float] | None:
         for those that could not be used; their sum is 1. `None` for a post without a (readable) picture and
         for a span that no component of this package looked at.
     """
-    doc = span.doc
-    result = None
+    doc, result = span.doc, None
     if get_stored_image(doc) is not None:
         for _, found, weights in _read_weights(doc):
             if found == (span.start_char, span.end_char) and len(weights) == 1 + count_regions(doc):

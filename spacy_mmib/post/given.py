@@ -4,10 +4,9 @@ labels of relations.
 
 from typing import Literal, TypeAlias, get_args
 
-from spacy.tokens import Span
 from spacy.training import Example
 
-from .relations import ASKED, Pair, get_relations, has_relations, set_relations
+from .relations import ASKED, get_relations, has_relations, set_relations
 
 Given: TypeAlias = Literal["none", "entities", "pairs"]
 """Nothing, the entities, or the entities and which pairs are annotated."""
@@ -27,9 +26,8 @@ def give(example: Example, given: Given) -> int:
     """
     check_given(given)
     set_relations(example.predicted, None)
-    if given == "none":
-        return 0
-    give_entities(example)
+    if given != "none":
+        give_entities(example)
     return give_pairs(example) if given == "pairs" else 0
 
 
@@ -53,8 +51,7 @@ def give_pairs(example: Example) -> int:
     # Characters are the same even if the tokens differ; lower-casing leaves them where they are, too.
     same = len(predicted.text) == len(reference.text)
     same = same and predicted.text.lower() == reference.text.lower()
-    asked: dict[Pair, tuple[Span, Span, str]] = {}
-    lost = 0
+    asked, lost = {}, 0
     for relation in get_relations(reference):
         spans = [relation.head, relation.tail]
         if same:
@@ -67,5 +64,5 @@ def give_pairs(example: Example) -> int:
             head, tail = found
             pair = (head.start_char, head.end_char, tail.start_char, tail.end_char)
             asked.setdefault(pair, (head, tail, ASKED))
-    set_relations(predicted, list(asked.values()) if has_relations(reference) else None)
+    set_relations(predicted, asked.values() if has_relations(reference) else None)
     return lost

@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from ..images.values import pack_path, unpack_path
-from ..util import pack_text, show, unpack_text
+from ..util import show
+from .user_data import pack_path, pack_text, unpack_path, unpack_text
 
 Region: TypeAlias = str | dict[str, Any]
 """The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`
@@ -59,9 +59,10 @@ def pack_region(region: Region) -> Any:
 
 def unpack_region(stored: Any) -> Any:
     """RETURNS (Any): The inverse; what isn't its result stays as it is."""
-    if isinstance(stored, dict) and isinstance(stored.get("label"), bytes):
-        return {**stored, "label": unpack_text(stored["label"])}
-    return unpack_path(stored)
+    if not isinstance(stored, dict):
+        return unpack_path(stored)
+    label = stored.get("label")
+    return {**stored, "label": unpack_text(label)} if isinstance(label, bytes) else stored
 
 
 def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, int, int]:
