@@ -92,14 +92,19 @@ class NERHead(nn.Module):
 
     def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[DecodedEntities]:
         """RETURNS (List[DecodedEntities]): The best tag sequence of each post (Viterbi), read as entities."""
-        decoded = [_read_entities(path) for path in self.crf.decode(emissions, mask)]
-        spans = [(post, *span) for post, found in enumerate(decoded) for span in found]
-        remaining = iter(self.entity_probabilities(emissions, mask, spans))
-        result = []
-        for found in decoded:
-            starts, ends, labels = ([span[k] for span in found] for k in (0, 1, 2))
-            result.append(DecodedEntities(starts, ends, labels, [next(remaining) for _ in found]))
-        return result
+        decoded = [DecodedEntities([], [], [], []) for _ in emissions]
+        for found, path in zip(decoded, self.crf.decode(emissions, mask)):
+            for i, tag in enumerate(path):
+                if tag % 2:
+                    found.starts.append(i)
+                    found.ends.append(i + 1)
+                    found.labels.append(tag // 2)
+                elif tag:  # the CRF only lets I follow its own B or I
+                    found.ends[-1] = i + 1
+        spans = [(post, *span) for post, found in enumerate(decoded) for span in zip(*found[:3])]
+        for (post, *_), probability in zip(spans, self.entity_probabilities(emissions, mask, spans)):
+            decoded[post].confidences.append(probability)
+        return decoded
 
     @torch.no_grad()
     def entity_probabilities(
@@ -120,7 +125,7 @@ class NERHead(nn.Module):
         scores, real = emissions[posts].cpu().double(), mask[posts].cpu()
         transitions = self.crf.transitions.cpu().double()
         end_scores = self.crf.end_transitions.cpu().double()
-        forward, backward = self._forward_backward(scores, real)
+        forward, backward = self._forward_backward(scores, real, transitions, end_scores)
         lengths = real.sum(1).tolist()
         log_total = torch.logsumexp(forward[:, 0] + backward[:, 0], -1)
         probabilities = []
@@ -141,37 +146,24 @@ class NERHead(nn.Module):
         return probabilities
 
     def _forward_backward(
-        self, scores: torch.Tensor, mask: torch.Tensor
+        self, scores: torch.Tensor, mask: torch.Tensor, transitions: torch.Tensor, end_scores: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum up, for every token and tag, all tag sequences before it and all after it.
 
         RETURNS (Tuple[torch.Tensor, torch.Tensor]): Log of the summed exponentiated scores up to the token,
             its own emission included, and of those behind it; (b, n, k) each.
         """
-        transitions = self.crf.transitions.cpu().double()
         forward, backward = torch.empty_like(scores), torch.empty_like(scores)
         forward[:, 0] = self.crf.start_transitions.cpu().double() + scores[:, 0]
         for i in range(1, scores.shape[1]):
             so_far = forward[:, i - 1].unsqueeze(-1) + transitions
             forward[:, i] = torch.logsumexp(so_far, 1) + scores[:, i]
-        backward[:, -1] = ends = self.crf.end_transitions.cpu().double().expand_as(scores[:, 0])
+        backward[:, -1] = ends = end_scores.expand_as(scores[:, 0])
         for i in reversed(range(scores.shape[1] - 1)):
             following = (scores[:, i + 1] + backward[:, i + 1]).unsqueeze(1) + transitions
             is_last = ~mask[:, i + 1].unsqueeze(-1)
             backward[:, i] = torch.where(is_last, ends, torch.logsumexp(following, -1))
         return forward, backward
-
-
-def _read_entities(path: list[int]) -> list[tuple[int, int, int]]:
-    """First token, one past the last token, and label of each entity."""
-    entities: list[tuple[int, int, int]] = []
-    for i, tag in enumerate(path):
-        if tag % 2:
-            entities.append((i, i + 1, tag // 2))
-        elif tag:  # the CRF only lets I follow its own B or I
-            start, _, label = entities.pop()
-            entities.append((start, i + 1, label))
-    return entities
 
 
 def crf_layer() -> Model[NERInput, Any]:

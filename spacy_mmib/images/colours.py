@@ -30,11 +30,6 @@ GREY_STEP = {"L;2": 85, "L;4": 17}
 Array: TypeAlias = "numpy.ndarray[Any, Any]"
 
 
-def is_plain(image: PIL.Image.Image) -> bool:
-    """RETURNS (bool): Whether Pillow's pixels are what the file says, as in nearly all pictures."""
-    return image.mode == "RGB" and image.format != "TIFF" and not image.has_transparency_data
-
-
 def check_colours(image: PIL.Image.Image) -> None:
     """RAISES (ImageError): The file doesn't say what its values mean, or Pillow decodes them otherwise."""
     reason = None

@@ -1,10 +1,8 @@
-"""Read a picture with Pillow, from a file a stranger made, as 8-bit RGB.
+"""Read a picture with Pillow, from a file a stranger made, as 8-bit RGB. Every reason why one can't be used is
+one `ImageError` with one line of text.
 
-Every reason why a picture can't be used is one `ImageError` with one line of text.
-
-For JPEG, Pillow is as fast as torchvision's decoder, with the same pixels, and it tells the size before it
-decodes, which is where limits are checked. Its `draft`, decoding at a fraction of the size, is faster, but
-gives other pixels, and too few to cut objects out of.
+For JPEG, Pillow is as fast as torchvision's decoder. Its `draft`, decoding at a fraction of the size, gives
+other pixels, and too few to cut objects out of.
 """
 
 import io
@@ -19,7 +17,7 @@ import PIL.ImageFile
 from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from ..util import warn
-from .colours import check_colours, is_plain, open_again, to_8_bits
+from .colours import check_colours, open_again, to_8_bits
 from .errors import BYTES_A_PIXEL, ImageError, ReadingLimits, explain, shorten
 from .files import URL, open_file, read_bytes
 from .values import ACCEPTED, Pixels, to_stored
@@ -128,8 +126,8 @@ def decode(
             claim(BYTES_A_PIXEL * image.width * image.height)
         try:
             return to_rgb(image, share=True)
-        except ImageError:
-            raise
+        except ImageError as err:
+            raise ImageError(f"{err}: {name}", kind=err.kind) from None
         except Exception as err:  # Pillow's plugins raise nearly anything on malformed files
             raise _as_image_error(err, "can't be decoded", name, limits) from err
 
@@ -148,6 +146,7 @@ def _as_stored(value: Any) -> str | bytes | Pixels:
 def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int]:
     with _open(stream, name, limits) as image:
         try:
+            check_colours(image)
             width, height = image.size
             if image.format == "TIFF":
                 # Versions of Pillow differ in whether the size they say is that of the turned picture.
@@ -159,6 +158,8 @@ def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int
                 whole = any(name in data for name in SAY_ORIENTATION)
             is_turned = _get_orientation(image, whole=whole) in (5, 6, 7, 8)
             return (height, width) if is_turned else (width, height)
+        except ImageError as err:
+            raise ImageError(f"{err}: {name}", kind=err.kind) from None
         except Exception as err:
             raise _as_image_error(err, "can't be opened", name, limits) from err
 
@@ -191,11 +192,6 @@ def _open(stream: BinaryIO, name: str, limits: ReadingLimits) -> PIL.Image.Image
                 )
         if _has_more_frames(image, limits.max_frames):
             raise ImageError(f"has more than {limits.max_frames} frames: {name}", kind="too_many_frames")
-        if not is_plain(image):
-            try:
-                check_colours(image)
-            except ImageError as err:
-                raise ImageError(f"{err}: {name}", kind=err.kind) from None
     except ImageError:
         image.close()
         raise
@@ -260,14 +256,13 @@ def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     if 0 in image.size:
         raise ImageError(f"has no pixels ({image.width} x {image.height})")
     source = image
-    if is_plain(image):
+    if image.mode == "RGB" and image.format != "TIFF" and not image.has_transparency_data:
         image.load()
         # Without the file, and the decoder with its buffers, that the picture keeps.
         rgb = image._new(image.im) if share else image.convert("RGB")
     else:
-        if not share:  # what we have opened is checked by then
-            source = open_again(image)
-            check_colours(source)
+        source = image if share else open_again(image)
+        check_colours(source)
         rgb = to_8_bits(source)
     # After decoding: a PNG picture can say it behind its pixels. PIL.ImageOps.exif_transpose also
     # writes the EXIF data anew, and fails if any of it is malformed.

@@ -4,9 +4,10 @@ labels of relations.
 
 from typing import Literal, TypeAlias, get_args
 
+from spacy.tokens import Span
 from spacy.training import Example
 
-from .relations import ASKED, get_relations, has_relations, set_relations
+from .relations import ASKED, Pair, get_relations, has_relations, set_relations
 
 Given: TypeAlias = Literal["none", "entities", "pairs"]
 """Nothing, the entities, or the entities and which pairs are annotated."""
@@ -51,7 +52,8 @@ def give_pairs(example: Example) -> int:
     # Characters are the same even if the tokens differ; lower-casing leaves them where they are, too.
     same = len(predicted.text) == len(reference.text)
     same = same and predicted.text.lower() == reference.text.lower()
-    asked, lost = {}, 0
+    asked: dict[Pair, tuple[Span, Span, str]] = {}
+    lost = 0
     for relation in get_relations(reference):
         spans = [relation.head, relation.tail]
         if same:

@@ -142,9 +142,10 @@ def set_relations(doc: Doc, values: Any) -> None:
 def _from_row(doc: Doc, row: Any, i: int) -> Relation:
     try:
         head_start, head_end, head_label, tail_start, tail_end, tail_label, label, score = row
-        texts = [unpack_text(stored) for stored in (head_label, tail_label, label)]
-        if None in texts:
-            raise ValueError(f"its labels are {show([head_label, tail_label, label])}, not strings")
+        stored = [head_label, tail_label, label]
+        texts = [text for text in map(unpack_text, stored) if text is not None]
+        if len(texts) < 3:
+            raise ValueError(f"its labels are {show(stored)}, not strings")
         head = _char_span(doc, head_start, head_end, texts[0])
         tail = _char_span(doc, tail_start, tail_end, texts[1])
         if not (score is None or is_finite(score)):
