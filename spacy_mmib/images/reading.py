@@ -1,5 +1,5 @@
-"""Read a picture with Pillow, from a file a stranger made, as 8-bit RGB. Every reason why one can't be used is
-one `ImageError` with one line of text.
+"""Read a picture with Pillow, from a file a stranger made, as 8-bit RGB. Every reason why one can't be used
+is one `ImageError` with one line of text.
 
 For JPEG, Pillow is as fast as torchvision's decoder. Its `draft`, decoding at a fraction of the size, gives
 other pixels, and too few to cut objects out of.

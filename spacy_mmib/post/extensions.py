@@ -144,10 +144,8 @@ def set_regions_note(doc: Doc, note: str | None) -> None:
 
 
 def set_found_regions(doc: Doc, regions: list[Region], source: str | None, note: str | None) -> None:
-    """Attach what a region getter found.
-
-    regions (List[Region]): Normalized.
-    source (Optional[str]): What determines them, beside the picture, so that they aren't searched for again.
+    """Attach what a region getter found, normalized. `source` is what determines them, beside the picture, so
+    that they aren't searched for again.
     """
     set_regions(doc, regions)
     set_entry(doc, REGIONS_SOURCE_KEY, None if source is None else pack_text(source))
@@ -181,8 +179,7 @@ def set_image_error(doc: Doc, value: str | None) -> None:
 
 def set_encoder_error(doc: Doc, value: str | None, kinds: Sequence[str] = ()) -> None:
     """The same, from a picture encoder: beside what a reader said, instead of what an encoder said before.
-
-    kinds (Sequence[str]): The kind of each thing that can't be used, of `images.errors.KINDS`.
+    The kind of each thing that can't be used is one of `images.errors.KINDS`.
     """
     set_line(doc, ENCODER_ERROR_KEY, value)
     set_entry(doc, ERROR_KINDS_KEY, list(kinds) or None)
@@ -221,10 +218,8 @@ def get_confidence(span: Span) -> float | None:
 
 
 def set_region_weights(doc: Doc, name: str, weights: dict[tuple[int, int], Sequence[float]]) -> None:
-    """Keep what a component's spans attended to in the picture, instead of what it kept before. Forgotten as
-    soon as the doc gets another picture or other regions.
-
-    weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last.
+    """Keep what a component's spans, by first character and one past the last, attended to in the picture,
+    until the doc gets another picture or other regions.
     """
     rows = [[start, end, [float(x) for x in row]] for (start, end), row in weights.items()]
     set_rows(doc, REGION_WEIGHTS_KEY, name, rows)
