@@ -140,24 +140,23 @@ def pool(x: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
 
 
 def fill_mask(mask: torch.Tensor) -> torch.Tensor:
-    """RETURNS (torch.Tensor): `mask`, bool (b, rows), with row 0 real where none is: attention over no key is
-    undefined.
+    """RETURNS (torch.Tensor): `mask`, bool (b, rows), with row 0 real where none is, and one row at least:
+    attention over no key is undefined.
     """
+    if not mask.shape[1]:
+        return mask.new_ones(len(mask), 1)
     first = torch.arange(mask.shape[1], device=mask.device) == 0
     return torch.where(mask.any(-1, keepdim=True), mask, first)
 
 
-def fill_no_picture(
-    row: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give each post without a picture a learned row in its place.
+def fill_no_picture(row: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Give each post without a picture a learned row in its place; `fill_mask` gives the mask.
 
     row (torch.Tensor): The learned row, (d,).
     rows (torch.Tensor): Picture rows, (b, m + 1, d); m + 1 may be 0.
     mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
-    RETURNS (Tuple[torch.Tensor, torch.Tensor]): Rows (b, max(m + 1, 1), d) and their mask, at least one True
-        a post.
+    RETURNS (torch.Tensor): (b, max(m + 1, 1), d).
     """
     if not mask.shape[1]:
-        return row.expand(len(mask), 1, -1), mask.new_ones(len(mask), 1)
-    return torch.where(mask.any(-1)[:, None, None], rows, row.to(rows.dtype)), fill_mask(mask)
+        return row.expand(len(mask), 1, -1)
+    return torch.where(mask.any(-1)[:, None, None], rows, row.to(rows.dtype))

@@ -243,13 +243,12 @@ class MMIB(Fusion):
         """RETURNS (Tuple): Z^V with the learned row where there is no picture, (b, max(m + 1, 1), d), its
         mask, and the posteriors, if the batch has any picture.
         """
-        latent = None
+        keys_mask, latent = fill_mask(mask), None
         z = self.no_picture.new_zeros(*mask.shape, self.width)
         if mask.any():
-            x = self.image_projection(image)
-            latent = self.image_encoder(x, fill_mask(mask), training=training)
+            latent = self.image_encoder(self.image_projection(image), keys_mask, training=training)
             z = latent.z
-        return *fill_no_picture(self.no_picture, z, mask), latent
+        return fill_no_picture(self.no_picture, z, mask), keys_mask, latent
 
     def _kl(self, latent: Latent, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert latent.log_var is not None

@@ -18,8 +18,8 @@ from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from ..util import warn
 from .colours import check_colours, open_again, to_8_bits
-from .errors import BYTES_A_PIXEL, ImageError, ReadingLimits, explain, shorten
-from .files import URL, open_file, read_bytes
+from .errors import BYTES_A_PIXEL, ImageError, ReadingLimits, explain, explain_os, shorten
+from .files import URL, open_file
 from .values import ACCEPTED, Pixels, to_stored
 
 __all__ = ["ImageError", "ReadingLimits", "decode", "probe_image", "read_image", "to_rgb"]
@@ -79,7 +79,12 @@ def read_image(
             data = _resolve(resolver, stored, name)
         else:
             with open_file(stored, limits, root) as file:
-                data = read_bytes(file, name, limits)
+                try:
+                    # From memory, Pillow doesn't map it: a process that reads a mapped file which another one
+                    # cuts short is killed.
+                    data = file.read(limits.max_bytes + 1)
+                except OSError as err:
+                    raise ImageError(f"can't be read ({explain_os(err)}): {name}", kind="io") from None
     if not 0 < len(data) <= limits.max_bytes:
         limits.refuse_size(len(data), name)
     picture: PIL.Image.Image = (decoder or decode)(data, name, limits, claim)

@@ -12,7 +12,7 @@ from spacy.tokens import Doc, Span
 
 from ..images.values import StoredImage, from_stored, image_key, to_stored
 from ..util import warn
-from .regions import Region, normalize_regions, pack_region, unpack_region
+from .regions import Region, normalize_regions, pack_region
 from .relations import get_relations as get_relations
 from .relations import read_relations, set_relations
 from .user_data import (
@@ -91,8 +91,6 @@ def get_regions(doc: Doc) -> list[Region]:
     RAISES (TypeError): What is stored are no regions.
     """
     stored = get_entry(doc, REGIONS_KEY)
-    if isinstance(stored, (list, tuple)):
-        stored = [unpack_region(region) for region in stored]
     return [] if stored is None else normalize_regions(stored)
 
 

@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from spacy_mmib.fusion.blocks import AttentivePropagationEncoder, fill_no_picture, pool
+from spacy_mmib.fusion.blocks import AttentivePropagationEncoder, fill_mask, fill_no_picture, pool
 
 B, N, D = 3, 5, 8
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
@@ -115,10 +115,10 @@ def test_pooling_takes_real_rows_only():
 def test_a_learned_row_in_the_place_of_a_missing_picture():
     rows, row = torch.randn(2, 3, D), torch.randn(D)
     mask = torch.tensor([[1, 0, 1], [0, 0, 0]]).bool()
-    filled, real = fill_no_picture(row, rows, mask)
+    filled, real = fill_no_picture(row, rows, mask), fill_mask(mask)
     assert torch.equal(filled[0], rows[0])
     assert torch.equal(filled[1, 0], row)
     assert real.tolist() == [[True, False, True], [True, False, False]]
-    filled, real = fill_no_picture(row, rows[:, :0], mask[:, :0])
+    filled, real = fill_no_picture(row, rows[:, :0], mask[:, :0]), fill_mask(mask[:, :0])
     assert torch.equal(filled, row.expand(2, 1, D))
     assert real.all()
