@@ -27,29 +27,3 @@ def show(value: Any, how: Callable[[Any], str] = repr) -> str:
         return how(value)[:80]
     except Exception:  # a number of too many digits, too deep a nesting, a foreign __repr__
         return f"a {type(value).__name__}"
-
-
-def one_line(text: str) -> str:
-    """RETURNS (str): The lines of a text as one. Anything else in it stays as it is: it may be a path."""
-    return " ".join(line.strip() for line in text.splitlines()).strip()
-
-
-def pack_text(text: str) -> str | bytes:
-    """RETURNS (Union[str, bytes]): The same, or as bytes if it has halves of surrogate pairs (file names that
-    aren't UTF-8 have), which no serialization of a doc can write.
-    """
-    try:
-        text.encode("utf8")
-    except UnicodeEncodeError:
-        return text.encode("utf8", "surrogatepass")
-    return text
-
-
-def unpack_text(stored: Any) -> str | None:
-    """RETURNS (Optional[str]): The inverse of `pack_text`; `None` for what isn't its result."""
-    if isinstance(stored, bytes):
-        try:
-            return stored.decode("utf8", "surrogatepass")
-        except UnicodeDecodeError:
-            return None
-    return stored if isinstance(stored, str) else None

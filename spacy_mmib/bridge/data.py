@@ -10,13 +10,9 @@ from thinc.types import Floats1d, Floats2d
 
 @dataclass
 class FusionInput:
-    """Vectors of a batch of posts, none of them without tokens.
-
-    text (List[Floats2d]): A row a token.
-    image (List[Floats2d]): A row a region, row 0 the whole picture; no rows without a picture.
-    image_keys (List[Optional[str]]): `None` for a post without a picture; in training equal for equal
-        pictures.
-    text_keys (List[str]): Equal for equal texts; only in training, none otherwise.
+    """Vectors of a batch of posts with tokens: a row a token, and a row a region, row 0 the whole picture.
+    Keys are equal for equal pictures and texts; outside training they only tell posts without a picture
+    (`None`) apart.
     """
 
     text: list[Floats2d]
@@ -27,12 +23,8 @@ class FusionInput:
 
 @dataclass
 class Posterior:
-    """What the latents of the text or of the picture of one post are drawn from, without dropout.
-
-    key (str): Equal for equal texts or pictures.
-    x (numpy.ndarray): The vectors it was made of, a row a token or region; of the first ones at least.
-    mu (numpy.ndarray): Its means, a row of width d for each of them.
-    variance (numpy.ndarray): Its variances, likewise.
+    """What the latents of the text or picture of one post are drawn from, without dropout: the vectors `x`,
+    and means and variances of width d, a row each for the first tokens or regions. Equal ones have one key.
     """
 
     key: str
@@ -69,11 +61,8 @@ class PostVectors:
 
 @dataclass
 class NERInput:
-    """What goes into the entity head.
-
-    context (List[Floats2d]): C, a row a token.
-    tags (Optional[List[numpy.ndarray]]): The gold in training, int64 a token: 0 for O, 2j + 1 for B and 2j +
-        2 for I of label j, -1 where it is unknown. `None` at inference.
+    """What goes into the entity head: C, and in training the gold, int64 a token: 0 for O, 2j + 1 for B and
+    2j + 2 for I of label j, -1 where it is unknown.
     """
 
     context: list[Floats2d]
@@ -81,13 +70,8 @@ class NERInput:
 
 
 class DecodedEntities(NamedTuple):
-    """The entities of one post.
-
-    starts (List[int]): First token of each.
-    ends (List[int]): One past the last token of each.
-    labels (List[int]): Index of the label of each.
-    confidences (List[float]): Probability of exactly this entity under the CRF, 0-1.
-    weights (Optional[numpy.ndarray]): What each token attended to in the picture, as in `PostVectors`.
+    """The entities of one post: the first token of each, one past its last token, the index of its label, and
+    its probability under the CRF, 0-1. `weights` are those of all tokens, as in `PostVectors`.
     """
 
     starts: list[int]
@@ -108,11 +92,7 @@ SpanWeights: TypeAlias = "dict[tuple[int, int], list[numpy.ndarray[Any, Any]]]"
 
 @dataclass
 class PairInput:
-    """Posts, and which pairs of their spans to classify.
-
-    docs (List[Doc]): The posts.
-    pairs (List[numpy.ndarray]): Of each post a `PairArray`, which may have no rows.
-    """
+    """Posts, and which pairs of their spans to classify, possibly none."""
 
     docs: list[Doc]
     pairs: list[PairArray]
@@ -123,10 +103,8 @@ class PairScores:
     """What a relation model makes of them; as a gradient, the same with d(loss)/d(value).
 
     scores (Floats2d): Logits, a row a pair, in the order of the posts and their pairs, a column a label.
-    losses (Dict[str, Floats1d]): As in `PostVectors`.
-    logs (Dict[str, float]): As in `PostVectors`.
+    losses, logs, posteriors: As in `PostVectors`.
     weights (List[SpanWeights]): At inference, of each post. No gradient.
-    posteriors (Posteriors): As in `PostVectors`.
     """
 
     scores: Floats2d
@@ -134,15 +112,3 @@ class PairScores:
     logs: dict[str, float] = field(default_factory=dict)
     weights: list[SpanWeights] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
-
-
-@dataclass
-class RelationHeadInput:
-    """What goes into the relation head.
-
-    context (List[Floats2d]): C, a row a token.
-    pairs (List[numpy.ndarray]): Of each post a `PairArray`.
-    """
-
-    context: list[Floats2d]
-    pairs: list[PairArray]

@@ -1,11 +1,9 @@
 """Wrap a torch module for Thinc such that it can be built late, serves many threads and travels as data.
 
-Widths and label counts are only known when a pipeline is initialized or loaded, so a wrapped module
-starts as a placeholder. Stored, it is its class's name, its settings and its tensors (safetensors inside
-msgpack). Which class that is, the layer knows from the architecture in the config, which Python packages
-register by entry points: a stored file can't name another one, and no pickle is ever read.
-
-Layers get lists of arrays of different length, modules padded tensors: `pad` and `unpad` convert them.
+Widths and label counts are only known when a pipeline is initialized or loaded, so a wrapped module starts
+as a placeholder. Stored, it is its class's name, its settings and its tensors (safetensors inside msgpack).
+Which class that is, the layer knows from the architecture in the config: a stored file can't name another
+one, and no pickle is ever read.
 """
 
 import os
@@ -75,9 +73,8 @@ class Shim(PyTorchShim):
 
     def begin_update(self, inputs: ArgsKwargs) -> tuple[Any, Callable[[ArgsKwargs], ArgsKwargs]]:
         """RETURNS (Tuple[Any, Callable]): What the module returns, and the callback for the gradient."""
-        kwargs = {**inputs.kwargs, "training": True}
-        result: tuple[Any, Callable[[ArgsKwargs], ArgsKwargs]]
-        result = super().begin_update(ArgsKwargs(inputs.args, kwargs))
+        with_training = ArgsKwargs(inputs.args, {**inputs.kwargs, "training": True})
+        result: tuple[Any, Callable[[ArgsKwargs], ArgsKwargs]] = super().begin_update(with_training)
         return result
 
     def finish_update(self, optimizer: Any) -> None:
@@ -103,14 +100,13 @@ def wrap_module(
     """Make a Thinc layer around a module that will be built by loading, or by the layer's `initialize` when
     that gets a dictionary: the settings that are known only then, sizes for example.
 
-    module_class (Callable[..., nn.Module]): The module's class, which takes its settings as keywords. Its
-        attribute `stored_names`, if there is one, has the names that pipelines of earlier versions know it
-        by.
-    convert_inputs (Callable): As in `thinc.api.PyTorchWrapper_v3`. The module gets `training` besides.
-    convert_outputs (Callable): As in `thinc.api.PyTorchWrapper_v3`.
+    module_class (Callable[..., nn.Module]): The module's class. Its attribute `stored_names`, if there is
+        one, has the names that pipelines of earlier versions know it by.
+    convert_inputs, convert_outputs (Callable): As in `thinc.api.PyTorchWrapper_v3`. The module gets
+        `training` besides.
     settings (Optional[Mapping[str, Any]]): Settings of the module that are known already.
-    runtime_settings (Optional[Mapping[str, Any]]): Settings of the module that its weights don't depend on:
-        when it is loaded these hold, not those it was saved with, so that a config can change them.
+    runtime_settings (Optional[Mapping[str, Any]]): Settings that its weights don't depend on: when it is
+        loaded these hold, not those it was saved with, so that a config can change them.
     RETURNS (Model): The layer.
     """
     runtime_settings = dict(runtime_settings or {})
@@ -158,11 +154,8 @@ def serialize_module(module: Any) -> bytes:
     msg: dict[str, Any] = {"module": None}
     if not isinstance(module, Unbuilt):
         state = {key: tensor.contiguous().cpu() for key, tensor in module.state_dict().items()}
-        msg = {
-            "module": type(module).__name__,
-            "settings": module.settings,
-            "state": safetensors.torch.save(state),
-        }
+        msg = {"module": type(module).__name__, "settings": module.settings}
+        msg["state"] = safetensors.torch.save(state)
     data: bytes = srsly.msgpack_dumps(msg)
     return data
 
@@ -175,10 +168,7 @@ def deserialize_module(
     module_class: Any,
     runtime_settings: Mapping[str, Any],
 ) -> nn.Module:
-    """Build the stored module.
-
-    module (nn.Module): What was there before; not used.
-    RETURNS (nn.Module): The module, with its weights.
+    """RETURNS (nn.Module): The stored module, with its weights, in place of the one that was there before.
     RAISES (ValueError): It is of another class.
     """
     msg = srsly.msgpack_loads(data)

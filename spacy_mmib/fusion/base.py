@@ -14,7 +14,7 @@ from ..bridge.shim import get_module, pad, unpad, wrap_module
 from .blocks import at_least_float32
 
 WATCHED_ROWS = 16
-"""Of a post that is watched: what collapses does so in all of its rows."""
+"""Rows of a post that are watched at most."""
 
 
 @dataclass
@@ -124,11 +124,10 @@ def _convert_inputs(
     image_ids = torch.tensor(ids, device=text.device)
 
     def backprop(d_inputs: ArgsKwargs) -> tuple[list[Floats2d], list[Floats2d]]:
+        d_text, _, d_image, *_ = d_inputs.args
         # No gradient reaches pictures that are not used: those of a batch without any, or of a text model.
-        d_text, d_image = (
-            torch.zeros_like(x) if d is None else d
-            for x, d in ((text, d_inputs.args[0]), (image, d_inputs.args[2]))
-        )
+        d_text = torch.zeros_like(text) if d_text is None else d_text
+        d_image = torch.zeros_like(image) if d_image is None else d_image
         return unpad(d_text, [len(x) for x in X.text]), unpad(d_image, [len(x) for x in X.image])
 
     return ArgsKwargs(args=(text, text_mask, image, image_mask, image_ids), kwargs={}), backprop
@@ -143,36 +142,29 @@ def _convert_outputs(
     logs = {name: float(value) for name, value in output.logs.items()}
     weights = []
     if output.weights is not None:
-        every = at_least_float32(output.weights.detach()).cpu().numpy()
-        weights = [every[i, : len(x), : len(X.image[i])].copy() for i, x in enumerate(X.text)]
-    posteriors = _get_posteriors(get_module(model), X) if is_train and model.attrs["watch"] else {}
+        every = output.weights.detach().float().cpu().numpy()
+        weights = [rows[: len(x), : len(v)].copy() for rows, x, v in zip(every, X.text, X.image)]
+    posteriors: Posteriors = {}
+    watch = is_train and model.attrs["watch"]
+    find = getattr(get_module(model), "get_posteriors", None) if watch else None
+    if find is not None:
+        for name, (mu, variance) in find(*pad(X.text), *pad(X.image)).items():
+            vectors, keys = (X.text, X.text_keys) if name == "text" else (X.image, X.image_keys)
+            # Of a post its first rows: what collapses does so in all of them.
+            rows = zip(keys, vectors, *(x[:, :WATCHED_ROWS].cpu().numpy() for x in (mu, variance)))
+            posteriors[name] = [
+                Posterior(str(key), to_numpy(x[:WATCHED_ROWS]), m[: len(x)], v[: len(x)])
+                for key, x, m, v in rows
+                if len(x)
+            ]
     Y = PostVectors(unpad(context, [len(x) for x in X.text]), losses, logs, weights, posteriors)
 
     def backprop(dY: PostVectors) -> ArgsKwargs:
-        roots, grads = [context], [pad(dY.context)[0]]
-        for name, d_loss in dY.losses.items():
-            # A loss of a batch without any picture may be a constant, outside the graph.
-            if output.losses[name].requires_grad:
-                roots.append(output.losses[name])
-                grads.append(xp2torch(d_loss))
-        if not context.requires_grad:  # a fusion without weights
-            roots, grads = roots[1:], grads[1:]
-        return ArgsKwargs(args=(roots,), kwargs={"grad_tensors": grads})
+        pairs = [(context, pad(dY.context)[0])]
+        pairs += [(output.losses[name], xp2torch(d_loss)) for name, d_loss in dY.losses.items()]
+        # The context of a fusion without weights and losses of a batch without any picture are constants.
+        pairs = [(root, grad) for root, grad in pairs if root.requires_grad]
+        kwargs = {"grad_tensors": [grad for _, grad in pairs]}
+        return ArgsKwargs(args=([root for root, _ in pairs],), kwargs=kwargs)
 
     return Y, backprop
-
-
-def _get_posteriors(module: Any, X: FusionInput) -> Posteriors:
-    if not hasattr(module, "get_posteriors"):
-        return {}
-    tensors = module.get_posteriors(*pad(X.text), *pad(X.image))
-    found: Posteriors = {}
-    for name, (mu, variance) in tensors.items():
-        vectors, keys = (X.text, X.text_keys) if name == "text" else (X.image, X.image_keys)
-        mu, variance = (tensor[:, :WATCHED_ROWS].cpu().numpy() for tensor in (mu, variance))
-        found[name] = [
-            Posterior(str(key), to_numpy(x[:WATCHED_ROWS]), mu[i, : len(x)], variance[i, : len(x)])
-            for i, (key, x) in enumerate(zip(keys, vectors))
-            if len(x)
-        ]
-    return found

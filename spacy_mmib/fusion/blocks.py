@@ -5,6 +5,7 @@ d the hidden size. Masks are bool, True at what is real. Equations are those of 
 2024).
 """
 
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -81,8 +82,7 @@ class AttentivePropagationEncoder(nn.Module):
         need_weights (bool): Whether to give the attention weights. Has a buffer of q x k a head: for few
             keys. They are without dropout.
         RETURNS (Tuple[torch.Tensor, Optional[torch.Tensor]]): F, (b, q, d), and the attention weights, mean
-            over
-            heads, (b, q, k): 0 where `key_mask` is False, of sum 1 over the keys.
+            over heads, (b, q, k): 0 where `key_mask` is False, of sum 1 over the keys.
         """
         projections = zip(self.attention.in_proj_weight.chunk(3), self.attention.in_proj_bias.chunk(3))
         q, k, v = (
@@ -96,34 +96,20 @@ class AttentivePropagationEncoder(nn.Module):
             every = scores.masked_fill(~mask, float("-inf")).softmax(-1)
             attended, weights = every @ v, every.mean(1)
         else:
-            attended = attend(q, k, v, mask, self.dropout if training else 0.0)
+            dropout = self.dropout if training else 0.0
+            # torch's kernels need no buffer of q x k, but the one with dropout does on CPU: there a long post
+            # takes its queries in parts, each computed once more in the backward pass.
+            at_once = max(1, BUFFER // (q.shape[0] * q.shape[1] * k.shape[2]))
+            if not dropout or q.shape[2] <= at_once:
+                attended = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+            else:
+                attend = partial(checkpoint, F.scaled_dot_product_attention, use_reentrant=False)
+                parts = [attend(part, k, v, mask, dropout) for part in q.split(at_once, 2)]
+                attended = torch.cat(parts, 2)
         attended = self.attention.out_proj(attended.transpose(1, 2).flatten(-2))
         hidden = self.attention_norm(query + F.dropout(attended, self.residual_dropout, training))
         forwarded = F.dropout(self.feed_forward(hidden), self.residual_dropout, training)
         return self.feed_forward_norm(hidden + forwarded), weights
-
-
-def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, dropout: float
-) -> torch.Tensor:
-    """Scaled dot-product attention (Eq. 4). torch's kernels need no buffer of q x k, but the one with dropout
-    does on CPU: there a long post takes its queries in parts, each computed once more in the backward pass.
-
-    q (torch.Tensor): (b, h, q, d / h).
-    k (torch.Tensor): (b, h, k, d / h).
-    v (torch.Tensor): As `k`.
-    mask (torch.Tensor): Bool (b, 1, 1, k), True for keys that are real.
-    dropout (float): On the attention weights.
-    RETURNS (torch.Tensor): (b, h, q, d / h).
-    """
-    at_once = max(1, BUFFER // (q.shape[0] * q.shape[1] * k.shape[2]))
-    if not dropout or q.shape[2] <= at_once:
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout)
-    parts = [
-        checkpoint(F.scaled_dot_product_attention, part, k, v, mask, dropout, use_reentrant=False)
-        for part in q.split(at_once, 2)
-    ]
-    return torch.cat(parts, 2)
 
 
 def project(width_in: int, width_out: int) -> nn.Module:
@@ -133,18 +119,7 @@ def project(width_in: int, width_out: int) -> nn.Module:
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """RETURNS (torch.Tensor): `x`, in float32 if mixed precision made it anything smaller."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the real rows.
-
-    x (torch.Tensor): (b, rows, d).
-    mask (torch.Tensor): Bool (b, rows).
-    RETURNS (torch.Tensor): (b, d); zeros for a post without real rows.
-    """
-    total = x.masked_fill(~mask.unsqueeze(-1), 0.0).sum(1)
-    return total / mask.sum(1, keepdim=True).clamp(min=1)
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def pool(x: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
@@ -156,27 +131,32 @@ def pool(x: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
     RETURNS (torch.Tensor): (b, d); zeros for a post without real rows.
     RAISES (ValueError): Another pooling.
     """
-    if pooling == "mean":
-        return masked_mean(x, mask)
     if pooling == "first":
-        return masked_mean(x[:, :1], mask[:, :1])
-    raise ValueError(f"pooling is 'mean' or 'first', not {pooling!r}.")
+        x, mask = x[:, :1], mask[:, :1]
+    elif pooling != "mean":
+        raise ValueError(f"pooling is 'mean' or 'first', not {pooling!r}.")
+    total = x.masked_fill(~mask.unsqueeze(-1), 0.0).sum(1)
+    return total / mask.sum(1, keepdim=True).clamp(min=1)
 
 
-def fill_no_picture(
-    row: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give each post without a picture a learned row in its place: attention over no key is undefined.
+def fill_mask(mask: torch.Tensor) -> torch.Tensor:
+    """RETURNS (torch.Tensor): `mask`, bool (b, rows), with row 0 real where none is, and one row at least:
+    attention over no key is undefined.
+    """
+    if not mask.shape[1]:
+        return mask.new_ones(len(mask), 1)
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    return torch.where(mask.any(-1, keepdim=True), mask, first)
+
+
+def fill_no_picture(row: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Give each post without a picture a learned row in its place; `fill_mask` gives the mask.
 
     row (torch.Tensor): The learned row, (d,).
     rows (torch.Tensor): Picture rows, (b, m + 1, d); m + 1 may be 0.
     mask (torch.Tensor): Bool (b, m + 1); all False for a post without a picture.
-    RETURNS (Tuple[torch.Tensor, torch.Tensor]): Rows (b, max(m + 1, 1), d) and their mask, at least one True
-        a post.
+    RETURNS (torch.Tensor): (b, max(m + 1, 1), d).
     """
     if not mask.shape[1]:
-        return row.expand(len(mask), 1, -1), mask.new_ones(len(mask), 1)
-    with_picture = mask.any(-1, keepdim=True)
-    first = torch.arange(mask.shape[1], device=mask.device) == 0
-    filled = torch.where(with_picture.unsqueeze(-1), rows, row.to(rows.dtype))
-    return filled, torch.where(with_picture, mask, first)
+        return row.expand(len(mask), 1, -1)
+    return torch.where(mask.any(-1)[:, None, None], rows, row.to(rows.dtype))

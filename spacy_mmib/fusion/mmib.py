@@ -18,6 +18,7 @@ from .blocks import (
     FeedForward,
     Pooling,
     at_least_float32,
+    fill_mask,
     fill_no_picture,
     pool,
     project,
@@ -28,12 +29,8 @@ Discriminator: TypeAlias = Literal["scalar", "vector"]
 
 
 class Latent(NamedTuple):
-    """A Gaussian a row, and a point of it.
-
-    z (torch.Tensor): Z, (b, rows, d): drawn from the Gaussian in training, `mu` otherwise.
-    mu (torch.Tensor): The mean, (b, rows, d).
-    log_var (Optional[torch.Tensor]): The logarithm of the variance, (b, rows, d); `None` outside
-        training, where nothing needs it.
+    """A Gaussian a row, and a point of it, (b, rows, d) each: `z` is drawn from it in training and is `mu`
+    otherwise, when nothing needs the logarithm of the variance.
     """
 
     z: torch.Tensor
@@ -42,14 +39,8 @@ class Latent(NamedTuple):
 
 
 class VariationalEncoder(nn.Module):
-    """Two separate APEnc, one for the mean and one for the logarithm of the variance, both attending
-    within the modality (Eq. 6-7).
-
-    width (int): d.
-    heads (int): h.
-    dropout, feed_forward, residual_dropout: Of both `AttentivePropagationEncoder`.
-    initial_log_var (float): What log sigma^2 is around before training (the bias of its last
-        LayerNorm). At 0 noise and signal start out equally strong, as in the paper; lower, with less noise.
+    """Two separate APEnc, one for the mean and one for the logarithm of the variance, both attending within
+    the modality (Eq. 6-7). The settings are those of `spacy-mmib.MMIB.v1`.
     """
 
     def __init__(
@@ -63,6 +54,7 @@ class VariationalEncoder(nn.Module):
     ) -> None:
         super().__init__()
         block = (width, heads, dropout, feed_forward, residual_dropout)
+        # The bias of the last LayerNorm is where log sigma^2 is around before training.
         self.mu = AttentivePropagationEncoder(*block)
         self.log_var = AttentivePropagationEncoder(*block)
         nn.init.constant_(self.log_var.feed_forward_norm.bias, initial_log_var)
@@ -72,8 +64,6 @@ class VariationalEncoder(nn.Module):
 
         x (torch.Tensor): X, (b, rows, d).
         mask (torch.Tensor): Bool (b, rows); at least one True a post.
-        training (bool): Whether to sample.
-        RETURNS (Latent): Its mean and, in training, its variance and a sample.
         """
         mu, _ = self.mu(x, x, mask, training=training)
         if not training:
@@ -99,12 +89,10 @@ def reduce_kl(kl: torch.Tensor, mask: torch.Tensor, width: int, reduction: KLRed
     """One number for the batch.
 
     kl (torch.Tensor): (b, rows), 0 where `mask` is False.
-    mask (torch.Tensor): Bool (b, rows).
     width (int): d.
-    reduction (str): "mean": over real rows and dimensions of the whole batch, nats per dimension.
-        "sum": over rows and dimensions of a post as written in Eq. 21, mean over posts that have rows.
-        "position": sum over the rows of a post, mean over dimensions and over posts that have rows: it grows
-        with the length of a post as the likelihood of its tags does, and not with d.
+    reduction (str): "mean": over real rows and dimensions of the whole batch, nats per dimension. "sum": over
+        both in a post, mean over posts that have rows. "position": sum over the rows of a post, mean over
+        dimensions and over posts that have rows.
     RETURNS (torch.Tensor): (1,); 0 if nothing is real.
     """
     if reduction == "mean":
@@ -121,10 +109,8 @@ def reduce_kl(kl: torch.Tensor, mask: torch.Tensor, width: int, reduction: KLRed
 class AlignmentDiscriminator(nn.Module):
     """D(Z^T, Z^V), which tells a post's own picture from another's (Eq. 26), and the loss it gives.
 
-    width (int): d.
     kind (str): "scalar": Linear(2d, d), ReLU, Linear(d, 1), one logit a pair. "vector": a single
-        Linear(2d, d), d logits a pair, as in the code released with the paper.
-    max_negatives (int): Pictures of at most this many other posts are set against each text.
+        Linear(2d, d), d logits a pair.
     """
 
     def __init__(self, width: int, kind: Discriminator = "scalar", max_negatives: int = 16) -> None:
@@ -142,16 +128,10 @@ class AlignmentDiscriminator(nn.Module):
         if kind == "scalar":
             self.output = nn.Sequential(nn.ReLU(), nn.Linear(width, 1))
 
-    def logits(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """RETURNS (torch.Tensor): Of pairs of pooled latents, row by row, (p, 1) or (p, d) for "vector"."""
-        scores: torch.Tensor = self.output(self.text(text) + self.image(image))
-        return scores
-
     def forward(self, text: torch.Tensor, image: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
         """Binary cross-entropy of own pairs against in-batch negatives (Eq. 24-25).
 
-        text (torch.Tensor): Pooled Z^T, (b, d).
-        image (torch.Tensor): Pooled Z^V, (b, d).
+        text, image (torch.Tensor): Pooled Z^T and Z^V, (b, d).
         image_ids (torch.Tensor): Long (b,): equal for equal pictures, negative for a post without.
         RETURNS (torch.Tensor): (1,): mean of -log D over own pairs, plus mean of -log(1 - D) over
             negatives where there are any. A negative never pairs a text with a copy of its own picture.
@@ -202,9 +182,9 @@ class MMIB(Fusion):
     ) -> None:
         super().__init__(width)
         # On nothing, for what they say of settings they don't know.
-        empty = torch.zeros(0, 1)
+        empty = torch.zeros(0, 1, 1)
         reduce_kl(empty, empty.bool(), width, kl_reduction)
-        pool(empty.unsqueeze(-1), empty.bool(), alignment_pooling)
+        pool(empty, empty[..., 0].bool(), alignment_pooling)
         self.width = width
         self.kl_reduction: KLReduction = kl_reduction
         self.alignment_pooling: Pooling = alignment_pooling
@@ -247,15 +227,13 @@ class MMIB(Fusion):
         if not training:
             return output
         output.losses["kl_text"], output.logs["kl_text"] = self._kl(latent, text_mask)
-        output.losses["kl_image"] = output.context.new_zeros(1)
-        with_picture = image_mask.any(-1)
+        output.losses["kl_image"] = context.new_zeros(1)
         if image_latent is not None:
-            kl, output.logs["kl_image"] = self._kl(image_latent, image_mask[with_picture])
-            output.losses["kl_image"] = kl
+            output.losses["kl_image"], output.logs["kl_image"] = self._kl(image_latent, image_mask)
         output.losses["alignment"] = self.discriminator(
             pool(latent.z, text_mask, self.alignment_pooling),
             pool(z_image, keys_mask, self.alignment_pooling),
-            torch.where(with_picture, image_ids, -1),
+            torch.where(image_mask.any(-1), image_ids, -1),
         )
         return output
 
@@ -263,16 +241,14 @@ class MMIB(Fusion):
         self, image: torch.Tensor, mask: torch.Tensor, *, training: bool
     ) -> tuple[torch.Tensor, torch.Tensor, Latent | None]:
         """RETURNS (Tuple): Z^V with the learned row where there is no picture, (b, max(m + 1, 1), d), its
-        mask, and the posteriors of the posts with a picture, if there are any.
+        mask, and the posteriors, if the batch has any picture.
         """
-        rows = torch.nonzero(mask.any(-1)).squeeze(-1)
-        latent = None
+        keys_mask, latent = fill_mask(mask), None
         z = self.no_picture.new_zeros(*mask.shape, self.width)
-        if len(rows):
-            # Only posts with a picture are encoded: attention over no key at all is undefined.
-            latent = self.image_encoder(self.image_projection(image[rows]), mask[rows], training=training)
-            z = z.to(latent.z.dtype).index_copy(0, rows, latent.z)
-        return *fill_no_picture(self.no_picture, z, mask), latent
+        if mask.any():
+            latent = self.image_encoder(self.image_projection(image), keys_mask, training=training)
+            z = latent.z
+        return fill_no_picture(self.no_picture, z, mask), keys_mask, latent
 
     def _kl(self, latent: Latent, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert latent.log_var is not None
@@ -282,11 +258,7 @@ class MMIB(Fusion):
 
     @torch.no_grad()
     def get_posteriors(
-        self,
-        text: torch.Tensor,
-        text_mask: torch.Tensor,
-        image: torch.Tensor,
-        image_mask: torch.Tensor,
+        self, text: torch.Tensor, text_mask: torch.Tensor, image: torch.Tensor, image_mask: torch.Tensor
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Give what the latents are drawn from, without dropout, whose noise would pass for a difference
         between posts. The arguments are those of `forward`.
@@ -299,21 +271,15 @@ class MMIB(Fusion):
             ("text", self.text_encoder, self.text_projection(text), text_mask),
             ("image", self.image_encoder, self.image_projection(image), image_mask),
         ):
-            if not x.shape[1]:
-                continue
-            # Attention over no key at all is undefined.
-            mask = mask | ~mask.any(-1, keepdim=True)
-            mu, log_var = (part(x, x, mask, training=False)[0] for part in (encoder.mu, encoder.log_var))
-            found[name] = (at_least_float32(mu), at_least_float32(log_var).exp())
+            if x.shape[1]:
+                parts = (encoder.mu, encoder.log_var)
+                mu, log_var = (part(x, x, fill_mask(mask), training=False)[0] for part in parts)
+                found[name] = (at_least_float32(mu), at_least_float32(log_var).exp())
         return found
 
     @torch.no_grad()
     def inspect(
-        self,
-        text: torch.Tensor,
-        text_mask: torch.Tensor,
-        image: torch.Tensor,
-        image_mask: torch.Tensor,
+        self, text: torch.Tensor, text_mask: torch.Tensor, image: torch.Tensor, image_mask: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Show what is between input and output at inference, where Z is the mean of the posterior. The
         arguments are those of `forward`.

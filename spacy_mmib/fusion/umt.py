@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..bridge.data import FusionInput, PostVectors
 from .base import Fusion, FusionOutput, fusion_layer
-from .blocks import AttentivePropagationEncoder, fill_no_picture, project
+from .blocks import AttentivePropagationEncoder, fill_mask, fill_no_picture, project
 
 
 class UMT(Fusion):
@@ -51,8 +51,9 @@ class UMT(Fusion):
         """Fuse text and picture, as `Fusion.forward` says. No losses; the weights are those of T over V1."""
         h = F.dropout(self.text_projection(text), self.dropout, training)
         m, _ = self.self_attention(h, h, text_mask, training=training)
-        v1, mask = fill_no_picture(self.no_picture[0], self.keys_projection(image), image_mask)
-        v2, _ = fill_no_picture(self.no_picture[1], self.query_projection(image), image_mask)
+        mask = fill_mask(image_mask)
+        v1 = fill_no_picture(self.no_picture[0], self.keys_projection(image), image_mask)
+        v2 = fill_no_picture(self.no_picture[1], self.query_projection(image), image_mask)
         t, weights = self.text_to_image(m, v1, mask, training=training, need_weights=not training)
         p, _ = self.image_to_text(v2, m, text_mask, training=training)
         r, _ = self.text_to_aware_image(m, p, mask, training=training)

@@ -1,6 +1,7 @@
 """The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy
@@ -12,18 +13,13 @@ from torchcrf import CRF
 
 from ..bridge.data import DecodedEntities, NERInput
 from ..bridge.shim import pad, unpad, wrap_module
-from ..fusion.blocks import at_least_float32
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
 FORBIDDEN = -10_000.0
 
 
 class NERHead(nn.Module):
-    """Tags: 0 is O, 2j + 1 is B and 2j + 2 is I of label j.
-
-    width (int): d, width of C.
-    n_labels (int): Number of entity labels, at least 1.
-    """
+    """Tags: 0 is O, 2j + 1 is B and 2j + 2 is I of label j. `width` is d, the width of C."""
 
     def __init__(self, *, width: int, n_labels: int) -> None:
         super().__init__()
@@ -42,10 +38,8 @@ class NERHead(nn.Module):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Write the forbidden transitions into the CRF's parameters.
-
-        They are ordinary parameters, so an optimizer (weight decay) moves them; this is called after each of
-        its steps, and after loading.
+        """Write the forbidden transitions into the CRF's parameters, which an optimizer (weight decay) moves:
+        called after each of its steps, and after loading.
         """
         # .data, since an in-place change of the parameter itself would invalidate a pending backward.
         self.crf.transitions.data.masked_fill_(self.forbidden, FORBIDDEN)
@@ -59,16 +53,16 @@ class NERHead(nn.Module):
         *,
         training: bool = False,
     ) -> Any:
-        """The loss if gold tags are given, the best entities otherwise.
+        """The loss if gold tags are given, the best entities otherwise; in float32, whatever C is in.
 
         context (torch.Tensor): C, (b, n, d).
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
         tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown.
-        training (bool): Makes no difference: nothing here is random.
+        training (bool): Makes no difference.
         RETURNS (Union[torch.Tensor, List[DecodedEntities]]): Negative log-likelihood, mean over posts,
             (1,); or the entities of each post.
         """
-        emissions = self.emission(at_least_float32(context))
+        emissions = self.emission(context.to(self.emission.weight.dtype))
         if tags is not None:
             return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
         return self.decode(emissions, mask)
@@ -83,56 +77,42 @@ class NERHead(nn.Module):
         """
         known = tags >= 0
         if bool((known | ~mask).all()):
-            return self._nll(emissions, mask, tags.clamp(min=0))
+            return -self.crf(emissions, tags.clamp(min=0), mask, reduction="none")
         only = nn.functional.one_hot(tags.clamp(min=0), self.n_tags).bool()
         constrained = emissions.masked_fill(known.unsqueeze(-1) & ~only, FORBIDDEN)
         # torchcrf's public interface gives likelihoods only: log Z - score(path). Of a path that agrees with
         # what is known the score is the same on both sides and cancels.
-        path = self._fill(tags)
-        return self._nll(emissions, mask, path) - self._nll(constrained, mask, path)
-
-    def _nll(self, emissions: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-        llh: torch.Tensor = self.crf(emissions, tags, mask, reduction="none")
-        return -llh
-
-    @staticmethod
-    def _fill(tags: torch.Tensor) -> torch.Tensor:
-        """RETURNS (torch.Tensor): `tags` with every -1 replaced such that the sequence is well-formed: O, or
-        B where an I follows.
-        """
-        filled = tags.clone()
-        following = torch.zeros_like(tags[:, 0])
-        for i in reversed(range(tags.shape[1])):
-            is_inside = (following > 0) & (following % 2 == 0)
-            guess = torch.where(is_inside, following - 1, torch.zeros_like(following))
-            filled[:, i] = following = torch.where(tags[:, i] < 0, guess, tags[:, i])
-        return filled
+        path = torch.zeros_like(tags)
+        best = self.crf.decode(constrained, mask)
+        path[mask] = torch.tensor(list(chain.from_iterable(best)), device=tags.device)
+        likelihood, known_likelihood = (
+            self.crf(scores, path, mask, reduction="none") for scores in (emissions, constrained)
+        )
+        return known_likelihood - likelihood
 
     def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[DecodedEntities]:
         """RETURNS (List[DecodedEntities]): The best tag sequence of each post (Viterbi), read as entities."""
-        paths = self.crf.decode(emissions, mask)
-        decoded = [_read_entities(path) for path in paths]
-        spans = [(post, *span) for post, found in enumerate(decoded) for span in found]
-        remaining = iter(self.entity_probabilities(emissions, mask, spans))
-        return [
-            DecodedEntities(
-                [start for start, _, _ in found],
-                [end for _, end, _ in found],
-                [label for _, _, label in found],
-                [next(remaining) for _ in found],
-            )
-            for found in decoded
-        ]
+        decoded = [DecodedEntities([], [], [], []) for _ in emissions]
+        for found, path in zip(decoded, self.crf.decode(emissions, mask)):
+            for i, tag in enumerate(path):
+                if tag % 2:
+                    found.starts.append(i)
+                    found.ends.append(i + 1)
+                    found.labels.append(tag // 2)
+                elif tag:  # the CRF only lets I follow its own B or I
+                    found.ends[-1] = i + 1
+        spans = [(post, *span) for post, found in enumerate(decoded) for span in zip(*found[:3])]
+        for (post, *_), probability in zip(spans, self.entity_probabilities(emissions, mask, spans)):
+            decoded[post].confidences.append(probability)
+        return decoded
 
     @torch.no_grad()
     def entity_probabilities(
         self, emissions: torch.Tensor, mask: torch.Tensor, spans: list[tuple[int, int, int, int]]
     ) -> list[float]:
-        """Probability, under the CRF, that exactly these tokens are an entity of this label: the share
-        of all tag sequences that have it.
-
-        One forward-backward pass over the posts, whatever the number of spans: of the sequences that have a
-        span, the forward scores sum up everything before it, the backward scores everything after it.
+        """Probability, under the CRF, that exactly these tokens are an entity of this label: the share of all
+        tag sequences that have it. One forward-backward pass, whatever the number of spans: of the sequences
+        that have a span, forward scores sum up everything before it, backward scores everything after it.
 
         spans (List[Tuple[int, int, int, int]]): Post, first token, one past the last token, label.
         RETURNS (List[float]): One number a span, 0-1.
@@ -145,7 +125,7 @@ class NERHead(nn.Module):
         scores, real = emissions[posts].cpu().double(), mask[posts].cpu()
         transitions = self.crf.transitions.cpu().double()
         end_scores = self.crf.end_transitions.cpu().double()
-        forward, backward = self._forward_backward(scores, real)
+        forward, backward = self._forward_backward(scores, real, transitions, end_scores)
         lengths = real.sum(1).tolist()
         log_total = torch.logsumexp(forward[:, 0] + backward[:, 0], -1)
         probabilities = []
@@ -166,37 +146,24 @@ class NERHead(nn.Module):
         return probabilities
 
     def _forward_backward(
-        self, scores: torch.Tensor, mask: torch.Tensor
+        self, scores: torch.Tensor, mask: torch.Tensor, transitions: torch.Tensor, end_scores: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum up, for every token and tag, all tag sequences before it and all after it.
 
         RETURNS (Tuple[torch.Tensor, torch.Tensor]): Log of the summed exponentiated scores up to the token,
             its own emission included, and of those behind it; (b, n, k) each.
         """
-        transitions = self.crf.transitions.cpu().double()
         forward, backward = torch.empty_like(scores), torch.empty_like(scores)
         forward[:, 0] = self.crf.start_transitions.cpu().double() + scores[:, 0]
         for i in range(1, scores.shape[1]):
             so_far = forward[:, i - 1].unsqueeze(-1) + transitions
             forward[:, i] = torch.logsumexp(so_far, 1) + scores[:, i]
-        backward[:, -1] = ends = self.crf.end_transitions.cpu().double().expand_as(scores[:, 0])
+        backward[:, -1] = ends = end_scores.expand_as(scores[:, 0])
         for i in reversed(range(scores.shape[1] - 1)):
             following = (scores[:, i + 1] + backward[:, i + 1]).unsqueeze(1) + transitions
             is_last = ~mask[:, i + 1].unsqueeze(-1)
             backward[:, i] = torch.where(is_last, ends, torch.logsumexp(following, -1))
         return forward, backward
-
-
-def _read_entities(path: list[int]) -> list[tuple[int, int, int]]:
-    """First token, one past the last token, and label of each entity."""
-    entities: list[tuple[int, int, int]] = []
-    for i, tag in enumerate(path):
-        if tag % 2:
-            entities.append((i, i + 1, tag // 2))
-        elif tag:  # the CRF only lets I follow its own B or I
-            start, _, label = entities.pop()
-            entities.append((start, i + 1, label))
-    return entities
 
 
 def crf_layer() -> Model[NERInput, Any]:

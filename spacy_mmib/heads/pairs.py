@@ -1,7 +1,7 @@
 """Relations of pairs of spans: mean pooling and a softmax classifier (Eq. 19)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from thinc.api import ArgsKwargs, Model
@@ -9,8 +9,11 @@ from thinc.layers.pytorchwrapper import convert_pytorch_default_outputs
 from thinc.types import Floats2d
 from torch import nn
 
-from ..bridge.data import RelationHeadInput
+from ..bridge.data import PairArray
 from ..bridge.shim import pad, unpad, wrap_module
+
+RelationInput: TypeAlias = tuple[list[Floats2d], list[PairArray]]
+"""C of each post, a row a token, and its pairs."""
 
 
 class RelationHead(nn.Module):
@@ -55,8 +58,8 @@ class RelationHead(nn.Module):
         return scores
 
 
-def pairs_layer() -> Model[RelationHeadInput, Floats2d]:
-    """RETURNS (Model[RelationHeadInput, Floats2d]): Logits, a row a pair, in the order of the posts; its
+def pairs_layer() -> Model[RelationInput, Floats2d]:
+    """RETURNS (Model[RelationInput, Floats2d]): Logits, a row a pair, in the order of the posts; its
     gradient callback gives d(context).
     """
     layer = wrap_module(RelationHead, _convert_inputs, convert_pytorch_default_outputs)
@@ -65,29 +68,25 @@ def pairs_layer() -> Model[RelationHeadInput, Floats2d]:
 
 
 def _convert_inputs(
-    model: Model[Any, Any], X: RelationHeadInput, is_train: bool
+    model: Model[Any, Any], X: RelationInput, is_train: bool
 ) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], list[Floats2d]]]:
-    context, _ = pad(X.context, requires_grad=is_train)
-    spans: list[dict[tuple[int, int], int]] = [{} for _ in X.context]
+    vectors, pairs_of_posts = X
+    context, _ = pad(vectors, requires_grad=is_train)
+    spans: list[dict[tuple[int, int], int]] = [{} for _ in vectors]
     pairs = []
-    for post, rows in enumerate(X.pairs):
-        known = spans[post]
+    for post, (rows, known) in enumerate(zip(pairs_of_posts, spans)):
         for head_start, head_end, tail_start, tail_end in rows.tolist():
             head = known.setdefault((head_start, head_end), len(known))
             tail = known.setdefault((tail_start, tail_end), len(known))
             pairs.append((post, head, tail))
-    pooling = torch.zeros(len(X.context), max(map(len, spans)), context.shape[1])
+    pooling = torch.zeros(len(vectors), max(map(len, spans)), context.shape[1])
     for post, known in enumerate(spans):
         for (start, end), row in known.items():
             pooling[post, row, start:end] = 1 / (end - start)
-    device = context.device
-    args = (
-        context,
-        pooling.to(device),
-        torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 3),
-    )
+    index = torch.tensor(pairs, dtype=torch.long, device=context.device).view(-1, 3)
+    args = (context, pooling.to(context.device), index)
 
     def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
-        return unpad(d_inputs.args[0], [len(x) for x in X.context])
+        return unpad(d_inputs.args[0], [len(x) for x in vectors])
 
     return ArgsKwargs(args=args, kwargs={}), backprop

@@ -16,21 +16,13 @@ from PIL import ImageChops, ImagePalette
 from .errors import ImageError
 
 BITS, COMPRESSION, PHOTOMETRIC, PLANES = 258, 259, 262, 284
-INK_SET, SAMPLE_FORMAT, LOWEST, HIGHEST = 332, 339, 340, 341
-YCBCR_SUBSAMPLING = 530
+INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT, LOWEST, HIGHEST = 332, 338, 339, 340, 341
 """TIFF tags."""
 
-WHITE_IS_0 = 0
+WHITE_IS_0, PREMULTIPLIED = 0, 1
 UNSIGNED, SIGNED = 1, 2
 NOT_COMPRESSED, CCITT, OLD_JPEG, DEFLATE = 1, (2, 3, 4), 6, 8
 """Values of TIFF tags."""
-
-IN_ORDER_OF_MACHINE = {
-    **{"F;32F": "F;32NF", "F;32BF": "F;32NF", "I;16S": "I;16NS", "I;16BS": "I;16NS"},
-    **{"I;32S": "I;32NS", "I;32BS": "I;32NS"},
-}
-"""What libtiff decodes is in the machine's order of bytes, whatever the file's. Pillow heeds it for unsigned
-16 bits only."""
 
 GREY_STEP = {"L;2": 85, "L;4": 17}
 """Grey values of PNG with few bits are spread to 0-255, the transparent one among them isn't."""
@@ -39,9 +31,7 @@ Array: TypeAlias = "numpy.ndarray[Any, Any]"
 
 
 def check_colours(image: PIL.Image.Image) -> None:
-    """RAISES (ImageError): The file doesn't say what its values mean, or Pillow can't be made to decode them
-    so.
-    """
+    """RAISES (ImageError): The file doesn't say what its values mean, or Pillow decodes them otherwise."""
     reason = None
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
         reason = _refuse_tiff(image)
@@ -75,28 +65,27 @@ def open_again(image: PIL.Image.Image) -> PIL.Image.Image:
     return again
 
 
-def to_8_bits(image: PIL.Image.Image, *, share: bool) -> PIL.Image.Image:
+def to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     """Decode a picture, and convert it as its file says.
 
-    share (bool): Whether the picture is ours alone, so that the result may have its pixels.
     RETURNS (PIL.Image.Image): Mode RGB, on white where it is transparent; not turned.
     """
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
-        return _read_tiff(image, share)
+        return _read_tiff(image)
     if image.format == "PNG":
-        return _read_png(image, share)
+        return _read_png(image)
     if image.format == "BMP":
         _mend_bmp(image)
     image.load()
     if image.format == "PPM" and image.mode == "I":
         return _grey(numpy.asarray(image) >> 8)  # Pillow spreads them to 16 bits
-    return _flatten(image, share)
+    return _flatten(image)
 
 
 # Pictures of which nothing more is known than their mode
 
 
-def _flatten(image: PIL.Image.Image, share: bool) -> PIL.Image.Image:
+def _flatten(image: PIL.Image.Image) -> PIL.Image.Image:
     mode = image.mode
     if mode.startswith("I;16") or mode in ("I", "F"):
         values = numpy.asarray(image)
@@ -106,24 +95,17 @@ def _flatten(image: PIL.Image.Image, share: bool) -> PIL.Image.Image:
             grey = _grey(_ints_to_8_bits(values) if mode == "I" else _floats_to_8_bits(values))
         key = image.info.get("transparency")
         return _whiten(grey, values == key) if isinstance(key, int) and mode != "F" else grey
-    if mode in ("La", "RGBa"):
-        return _flatten_premultiplied(image)
+    if mode in ("La", "RGBa"):  # colours multiplied by their opacity are what a white page needs
+        *colours, alpha = image.split()
+        bands = [ImageChops.add(colour, ImageChops.invert(alpha)) for colour in colours]
+        return PIL.Image.merge("RGB", bands if len(bands) == 3 else bands * 3)
     if mode == "LAB":
         return _lab_to_rgb(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = PIL.Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return PIL.Image.alpha_composite(white, rgba).convert("RGB")
-    if share and mode == "RGB":  # a picture that keeps neither the file nor a decoder with its buffers
-        return image._new(image.im)
     return image.convert("RGB")
-
-
-def _flatten_premultiplied(image: PIL.Image.Image) -> PIL.Image.Image:
-    *colours, alpha = image.split()
-    behind = ImageChops.invert(alpha)
-    bands = [ImageChops.add(colour, behind) for colour in colours]
-    return PIL.Image.merge("RGB", bands if len(bands) == 3 else bands * 3)
 
 
 def _lab_to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -176,18 +158,12 @@ def _floats_to_8_bits(values: Array, lowest: Any = None, highest: Any = None) ->
 # TIFF
 
 
-def _read_tiff(image: Any, share: bool) -> PIL.Image.Image:
-    tags, premultiplied = image.tag_v2, False
-    if image.tile:
-        if _is_left_to_libtiff(image):
-            _leave_to_libtiff(image)
-        premultiplied = share and _keep_premultiplied(image)
-        if image.tile[0].codec_name == "libtiff":
-            _set_raw_modes(image, IN_ORDER_OF_MACHINE)
+def _read_tiff(image: Any) -> PIL.Image.Image:
+    tags = image.tag_v2
+    if image.tile and _has_raw_planes(tags):
+        _leave_to_libtiff(image)
     bits, signed = _first(tags, BITS, 1), _first(tags, SAMPLE_FORMAT, UNSIGNED) == SIGNED
     image.load()
-    if premultiplied:
-        return _flatten_premultiplied(image)
     mode = image.mode
     if mode == "L" and signed:
         return _grey(numpy.asarray(image) ^ 128)
@@ -200,7 +176,7 @@ def _read_tiff(image: Any, share: bool) -> PIL.Image.Image:
     elif mode in ("I", "F"):
         grey = _floats_to_8_bits(numpy.asarray(image), *(_get_range(tags) or ()))
     else:
-        return _flatten(image, share)
+        return _flatten(image)
     # Pillow turns them round up to 8 bits only.
     return _grey(255 - grey if _first(tags, PHOTOMETRIC, None) == WHITE_IS_0 else grey)
 
@@ -211,37 +187,30 @@ def _refuse_tiff(image: Any) -> str | None:
     if PHOTOMETRIC not in tags and compression not in (*CCITT, OLD_JPEG):
         return "the TIFF doesn't say what they are (tag 262, whether 0 is black or white)"
     is_signed = _first(tags, SAMPLE_FORMAT, UNSIGNED) == SIGNED
+    is_compressed, apart = compression != NOT_COMPRESSED, _first(tags, PLANES, 1) == 2
     if mode == "I" and bits == 32 and is_signed and _get_range(tags) is None:
         # Programs write their full range there, and Pillow what a picture of 16 bits has.
         return "signed 32-bit values, and the TIFF doesn't say which one is white; save 16 bits"
-    if _first(tags, PLANES, 1) == 2 and mode in ("LA", "La", "PA", "LAB"):
+    if apart and mode in ("LA", "La", "PA", "LAB"):
         return f"a TIFF of mode {mode} in planes apart, which Pillow doesn't decode; save it as PNG"
     if mode == "CMYK" and _first(tags, INK_SET, 1) != 1:
         return "a TIFF of other inks than CMYK"
-    if not image.tile and _was_misread(image):
+    if mode == "YCbCr" and not is_compressed:
+        return "a TIFF of YCbCr that isn't compressed, which Pillow decodes wrongly; save it as RGB"
+    if mode == "RGBA" and (apart or bits != 8) and _first(tags, EXTRA_SAMPLES, 0) == PREMULTIPLIED:
+        return "a TIFF of 16 bits or planes apart, multiplied by its opacity; save it as PNG"
+    if is_compressed and tags.prefix == b"MM" and (mode == "F" or (mode == "I" and is_signed)):
+        # What libtiff decodes is in the machine's order of bytes; Pillow heeds that for some modes only.
+        return "a big-endian TIFF of compressed floats or signed numbers; save it uncompressed"
+    white_is_0 = _first(tags, PHOTOMETRIC, 0) == WHITE_IS_0
+    if not image.tile and _has_raw_planes(tags) and (bits != 8 or white_is_0):
         return "Pillow decoded this TIFF otherwise than its tags say"
     return None
 
 
-def _is_left_to_libtiff(image: Any) -> bool:
-    """Pillow decodes what isn't compressed on its own: planes as if they were of 8 bits and 0 were black, and
-    YCbCr as if all pixels had their own colour.
-    """
-    tags = image.tag_v2
-    return bool(
-        _first(tags, COMPRESSION, NOT_COMPRESSED) == NOT_COMPRESSED
-        and (_first(tags, PLANES, 1) == 2 or image.mode == "YCbCr")
-    )
-
-
-def _was_misread(image: Any) -> bool:
-    tags, mode = image.tag_v2, image.mode
-    if _is_left_to_libtiff(image):
-        if mode == "YCbCr":
-            return bool(tags.get(YCBCR_SUBSAMPLING) != (1, 1))
-        return bool(_first(tags, BITS, 1) != 8 or _first(tags, PHOTOMETRIC, 0) == WHITE_IS_0)
-    is_compressed = _first(tags, COMPRESSION, NOT_COMPRESSED) != NOT_COMPRESSED
-    return bool(is_compressed and mode in ("I", "F") and tags.prefix == b"MM")
+def _has_raw_planes(tags: Any) -> bool:
+    """Pillow decodes planes that aren't compressed as if they were of 8 bits and 0 were black."""
+    return bool(_first(tags, COMPRESSION, NOT_COMPRESSED) == NOT_COMPRESSED and _first(tags, PLANES, 1) == 2)
 
 
 def _leave_to_libtiff(image: Any) -> None:
@@ -256,25 +225,6 @@ def _leave_to_libtiff(image: Any) -> None:
         if stated is not None:
             tags[COMPRESSION] = stated
     image.info["compression"] = "raw"
-
-
-def _keep_premultiplied(image: Any) -> bool:
-    """Colours multiplied by their opacity are what a white page needs; dividing loses digits."""
-    raw = image.tile[0].args[0]
-    if not raw.startswith("RGBa"):
-        return False
-    if _first(image.tag_v2, PLANES, 1) == 2:
-        image._mode = "RGBX"  # four planes, of which Pillow divides none
-        _set_raw_modes(image, {raw: "RGBX;16N" if raw.endswith("16N") else "RGBX"})
-    else:
-        _set_raw_modes(image, {raw: raw.replace("RGBa", "RGBA")})
-    return True
-
-
-def _set_raw_modes(image: Any, names: dict[str, str]) -> None:
-    image.tile = [
-        tile._replace(args=(names.get(tile.args[0], tile.args[0]), *tile.args[1:])) for tile in image.tile
-    ]
 
 
 def _get_range(tags: Any) -> tuple[float, float] | None:
@@ -294,7 +244,7 @@ def _first(tags: Any, tag: int, default: Any) -> Any:
 # PNG and BMP
 
 
-def _read_png(image: Any, share: bool) -> PIL.Image.Image:
+def _read_png(image: Any) -> PIL.Image.Image:
     key = image.info.get("transparency")
     raw = image.tile[0].args if getattr(image, "tile", None) else ""
     low = None
@@ -313,7 +263,7 @@ def _read_png(image: Any, share: bool) -> PIL.Image.Image:
                 kind="format",
             )
         return _whiten(image.convert("RGB"), found)
-    return _flatten(image, share)
+    return _flatten(image)
 
 
 def _decode_low_bytes(image: Any) -> Array:

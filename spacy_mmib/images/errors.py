@@ -47,11 +47,7 @@ BYTES_A_PIXEL = 4
 
 
 class ImageError(ValueError):
-    """A picture that can't be used. The message is one line that says why.
-
-    message (str): The reason.
-    kind (str): What kind of reason it is, one of `KINDS`.
-    """
+    """A picture that can't be used. The message is one line that says why, the kind is one of `KINDS`."""
 
     kind: str = "damaged"
 
@@ -117,9 +113,7 @@ def check_number(name: str, value: float, *, at_least: float, whole: bool = True
 
 
 def describe_kinds(counts: Mapping[str, int]) -> str:
-    """RETURNS (str): "3 missing, 1 damaged", the most frequent first. A kind that isn't known, say of a
-    pipeline saved by a later version, is shown as it is.
-    """
+    """RETURNS (str): "3 missing, 1 damaged", the most frequent first; unknown kinds stay as they are."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{n} {KINDS.get(kind, kind)}" for kind, n in ordered if n)
 

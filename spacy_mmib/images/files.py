@@ -130,21 +130,6 @@ def refuse_url(path: str) -> None:
         )
 
 
-def read_bytes(file: BinaryIO, name: str, limits: ReadingLimits) -> bytes:
-    """Read an open file, which messages call `name`, in full. From memory, Pillow doesn't map it: a process
-    that reads a mapped file which another one cuts short is killed.
-
-    RAISES (ImageError): It can't be read, or has grown too large.
-    """
-    try:
-        data = file.read(limits.max_bytes + 1)
-    except OSError as err:
-        raise ImageError(f"can't be read ({explain_os(err)}): {name}", kind="io") from None
-    if not 0 < len(data) <= limits.max_bytes:
-        limits.refuse_size(len(data), name)
-    return data
-
-
 def _as_image_error(err: OSError | ValueError, path: str) -> ImageError:
     """Why a file can't be opened, from what looking at it or opening it raised."""
     if isinstance(err, (FileNotFoundError, NotADirectoryError)):

@@ -1,10 +1,8 @@
-"""Read a picture with Pillow, from a file a stranger made, as 8-bit RGB.
+"""Read a picture with Pillow, from a file a stranger made, as 8-bit RGB. Every reason why one can't be used
+is one `ImageError` with one line of text.
 
-Every reason why a picture can't be used is one `ImageError` with one line of text.
-
-For JPEG, Pillow is as fast as torchvision's decoder, with the same pixels, and it tells the size before it
-decodes, which is where limits are checked. Its `draft`, decoding at a fraction of the size, is faster, but
-gives other pixels, and too few to cut objects out of.
+For JPEG, Pillow is as fast as torchvision's decoder. Its `draft`, decoding at a fraction of the size, gives
+other pixels, and too few to cut objects out of.
 """
 
 import io
@@ -20,8 +18,8 @@ from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from ..util import warn
 from .colours import check_colours, open_again, to_8_bits
-from .errors import BYTES_A_PIXEL, ImageError, ReadingLimits, explain, shorten
-from .files import URL, open_file, read_bytes
+from .errors import BYTES_A_PIXEL, ImageError, ReadingLimits, explain, explain_os, shorten
+from .files import URL, open_file
 from .values import ACCEPTED, Pixels, to_stored
 
 __all__ = ["ImageError", "ReadingLimits", "decode", "probe_image", "read_image", "to_rgb"]
@@ -81,7 +79,12 @@ def read_image(
             data = _resolve(resolver, stored, name)
         else:
             with open_file(stored, limits, root) as file:
-                data = read_bytes(file, name, limits)
+                try:
+                    # From memory, Pillow doesn't map it: a process that reads a mapped file which another one
+                    # cuts short is killed.
+                    data = file.read(limits.max_bytes + 1)
+                except OSError as err:
+                    raise ImageError(f"can't be read ({explain_os(err)}): {name}", kind="io") from None
     if not 0 < len(data) <= limits.max_bytes:
         limits.refuse_size(len(data), name)
     picture: PIL.Image.Image = (decoder or decode)(data, name, limits, claim)
@@ -128,8 +131,8 @@ def decode(
             claim(BYTES_A_PIXEL * image.width * image.height)
         try:
             return to_rgb(image, share=True)
-        except ImageError:
-            raise
+        except ImageError as err:
+            raise ImageError(f"{err}: {name}", kind=err.kind) from None
         except Exception as err:  # Pillow's plugins raise nearly anything on malformed files
             raise _as_image_error(err, "can't be decoded", name, limits) from err
 
@@ -148,6 +151,7 @@ def _as_stored(value: Any) -> str | bytes | Pixels:
 def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int]:
     with _open(stream, name, limits) as image:
         try:
+            check_colours(image)
             width, height = image.size
             if image.format == "TIFF":
                 # Versions of Pillow differ in whether the size they say is that of the turned picture.
@@ -159,6 +163,8 @@ def _probe(stream: BinaryIO, name: str, limits: ReadingLimits) -> tuple[int, int
                 whole = any(name in data for name in SAY_ORIENTATION)
             is_turned = _get_orientation(image, whole=whole) in (5, 6, 7, 8)
             return (height, width) if is_turned else (width, height)
+        except ImageError as err:
+            raise ImageError(f"{err}: {name}", kind=err.kind) from None
         except Exception as err:
             raise _as_image_error(err, "can't be opened", name, limits) from err
 
@@ -191,10 +197,6 @@ def _open(stream: BinaryIO, name: str, limits: ReadingLimits) -> PIL.Image.Image
                 )
         if _has_more_frames(image, limits.max_frames):
             raise ImageError(f"has more than {limits.max_frames} frames: {name}", kind="too_many_frames")
-        try:
-            check_colours(image)
-        except ImageError as err:
-            raise ImageError(f"{err}: {name}", kind=err.kind) from None
     except ImageError:
         image.close()
         raise
@@ -258,10 +260,15 @@ def to_rgb(image: PIL.Image.Image, *, share: bool = False) -> PIL.Image.Image:
     """
     if 0 in image.size:
         raise ImageError(f"has no pixels ({image.width} x {image.height})")
-    source = image if share else open_again(image)
-    if not share:  # what we have opened is checked by then
+    source = image
+    if image.mode == "RGB" and image.format != "TIFF" and not image.has_transparency_data:
+        image.load()
+        # Without the file, and the decoder with its buffers, that the picture keeps.
+        rgb = image._new(image.im) if share else image.convert("RGB")
+    else:
+        source = image if share else open_again(image)
         check_colours(source)
-    rgb = to_8_bits(source, share=share or source is not image)
+        rgb = to_8_bits(source)
     # After decoding: a PNG picture can say it behind its pixels. PIL.ImageOps.exif_transpose also
     # writes the EXIF data anew, and fails if any of it is malformed.
     turn = TURNS.get(_get_orientation(source) or 1)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 import numpy
 
-from ..util import pack_text, unpack_text
-
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -17,8 +15,7 @@ ImageValue: TypeAlias = Union[str, Path, bytes, "numpy.ndarray[Any, Any]", "PIL.
 """What users assign to `doc._.image`."""
 
 StoredImage: TypeAlias = Union[str, bytes, "Pixels", None]
-"""What is kept of it in `Doc.user_data`: immutable, so `Doc.copy` costs nothing, and serializable (paths by
-`pack_path`)."""
+"""What is kept of it in `Doc.user_data`: immutable, so `Doc.copy` costs nothing."""
 
 ACCEPTED = (
     "a path (str or Path), the bytes of an image file, a PIL.Image, "
@@ -76,29 +73,6 @@ class PathInRoot(str):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PathInRoot, (str.__str__(self), self.root)
-
-
-_PATH = "path"
-
-
-def pack_path(path: str) -> Any:
-    """RETURNS (Union[str, Tuple]): What is kept of a path in `Doc.user_data`: itself, or ("path", path,
-    folder or None) if it is bound to a folder or can't be serialized as text, as not all file names can.
-    """
-    text, root = pack_text(str.__str__(path)), getattr(path, "root", None)
-    if root is None and isinstance(text, str):
-        return text
-    return (_PATH, text, None if root is None else pack_text(root))
-
-
-def unpack_path(stored: Any) -> Any:
-    """RETURNS (Union[str, PathInRoot]): The inverse of `pack_path`; what isn't its result stays as it is."""
-    if not isinstance(stored, (list, tuple)) or len(stored) != 3 or stored[0] != _PATH:
-        return stored
-    path, root = unpack_text(stored[1]), unpack_text(stored[2])
-    if path is None or (root is None and stored[2] is not None):
-        return stored
-    return path if root is None else PathInRoot(path, root)
 
 
 def to_stored(value: Any) -> StoredImage:

@@ -37,7 +37,7 @@ class Inspection:
 def inspect_posts(model: Model[Any, Any], docs: Sequence[Doc]) -> list[Inspection]:
     """Run both encoders and the parts of the fusion, which has to be MMIB, as at inference.
 
-    model (Model): Has the sub-layers `tok2vec`, `img2vec` and `fusion` as refs, none of them missing.
+    model (Model): Has the sub-layers `tok2vec`, `img2vec` and `fusion` as refs.
     docs (Sequence[Doc]): A batch, each doc with tokens; at least one.
     RETURNS (List[Inspection]): Of each post.
     RAISES (ValueError): The fusion is another one.
@@ -47,20 +47,10 @@ def inspect_posts(model: Model[Any, Any], docs: Sequence[Doc]) -> list[Inspectio
         raise ValueError(f"Only the fusion MMIB has latents to look into, not {type(fusion).__name__}.")
     text = model.get_ref("tok2vec").predict(docs)
     image, _ = encode_pictures(model, docs, False)
-    rows = get_rows(image)
     found = fusion.inspect(*pad(text), *pad(image))
-    arrays = [tensor.float().cpu().numpy() for tensor in found]
-    result = []
-    for i, (n, m) in enumerate((len(x), len(v)) for x, v in zip(text, image)):
-        x_text, z_text, x_image, z_image, weights = (array[i] for array in arrays)
-        result.append(
-            Inspection(
-                x_text[:n].copy(),
-                z_text[:n].copy(),
-                x_image[:m].copy(),
-                z_image[:m].copy(),
-                weights[:n, :m].copy(),
-                rows[i],
-            )
-        )
-    return result
+    x_text, z_text, x_image, z_image, weights = (tensor.float().cpu().numpy() for tensor in found)
+    sizes = zip(map(len, text), map(len, image), get_rows(image))
+    return [
+        Inspection(x_text[i, :n], z_text[i, :n], x_image[i, :m], z_image[i, :m], weights[i, :n, :m], rows)
+        for i, (n, m, rows) in enumerate(sizes)
+    ]

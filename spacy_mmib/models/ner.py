@@ -15,7 +15,7 @@ from .post_encoder import encode_posts, make_model
 @registry.architectures("spacy-mmib.NER.v1")
 def build_ner_v1(
     tok2vec: Model[list[Doc], list[Floats2d]],
-    fusion: Model[FusionInput, PostVectors],
+    fusion: Model[FusionInput, PostVectors] | None,
     img2vec: Model[list[Doc], list[Floats2d]] | None = None,
     *,
     hidden_size: int | None = None,
@@ -27,8 +27,8 @@ def build_ner_v1(
 
     tok2vec (Model[List[Doc], List[Floats2d]]): Text vectors, a row a token: any of spaCy's, a listener
         of a shared `tok2vec` or `transformer` included.
-    fusion (Model[FusionInput, PostVectors]): `spacy-mmib.MMIB.v1`, or another architecture that makes
-        picture-aware text vectors of text and picture vectors.
+    fusion (Optional[Model[FusionInput, PostVectors]]): `spacy-mmib.MMIB.v1`, or another architecture that
+        makes picture-aware text vectors of text and picture vectors. `None`: the text vectors as they are.
     img2vec (Optional[Model[List[Doc], List[Floats2d]]]): Picture vectors, a row a region, row 0 the whole
         picture, no rows without a picture. `None` with a fusion that doesn't look at pictures.
     hidden_size (Optional[int]): d. `None`: the width of the text vectors; another number projects them.

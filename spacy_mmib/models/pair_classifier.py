@@ -8,18 +8,11 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import (
-    PairArray,
-    PairInput,
-    PairScores,
-    PostVectors,
-    RelationHeadInput,
-    SpanWeights,
-)
+from ..bridge.data import PairArray, PairInput, PairScores, PostVectors, SpanWeights
 from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..heads.markers import mark_pair
 from ..post.extensions import count_regions
-from .post_encoder import encode_pictures, encode_posts, fuse, zeros_like
+from .post_encoder import encode_pictures, encode_posts, fuse
 
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 
@@ -30,9 +23,6 @@ def classify_pairs(
     """Score pairs, in the way that the model's attribute "entity_repr" says. Docs alone, which is what `spacy
     debug model` gives any model, are posts without pairs.
 
-    model (Model[PairInput, PairScores]): Has the sub-layers `tok2vec`, `img2vec`, `fusion`, `head` as refs.
-    X (PairInput): The posts.
-    is_train (bool): Whether to sample, compute losses and prepare for backprop.
     RETURNS (Tuple[PairScores, Callable]): The scores, and the callback for their gradient.
     """
     if not isinstance(X, PairInput):
@@ -52,13 +42,11 @@ def _classify_pooled(
     vectors, backprop_posts = encode_posts(model, X.docs, is_train, rows)
     context = [vectors.context[i] for i in rows]
     scores, backprop_head = _score(model, context, [X.pairs[i] for i in rows], is_train)
-    weights: list[SpanWeights] = []
-    if vectors.weights:
-        weights = [{} for _ in X.docs]
-        for i, array in enumerate(vectors.weights):
-            if array.shape[1]:
-                spans = {(int(a), int(b)) for a, b in X.pairs[i].reshape(-1, 2)}
-                weights[i] = {(a, b): [array[a:b].mean(axis=0)] for a, b in sorted(spans)}
+    weights: list[SpanWeights] = [{} for _ in vectors.weights]
+    for found, pairs, array in zip(weights, X.pairs, vectors.weights):
+        if array.shape[1]:
+            spans = {(int(a), int(b)) for a, b in pairs.reshape(-1, 2)}
+            found.update({(a, b): [array[a:b].mean(axis=0)] for a, b in sorted(spans)})
 
     def backprop(dY: PairScores) -> list[Doc]:
         d_context = list(vectors.context)
@@ -102,7 +90,7 @@ def _classify_marked(
     def backprop(dY: PairScores) -> list[Doc]:
         d_context = backprop_head(dY.scores)
         d_text, d_rows = backprop_fusion(PostVectors(d_context, dY.losses))
-        d_image = zeros_like(model.ops, image)
+        d_image = [model.ops.xp.zeros_like(vectors) for vectors in image]
         for i, d_vectors in zip(owners, d_rows):
             d_image[i] += d_vectors
         backprop_image(d_image)
@@ -120,5 +108,5 @@ def _score(
     head = model.get_ref("head")
     if not context:
         return model.ops.alloc2f(0, head.get_dim("nO")), lambda d_scores: []
-    scores, backprop = head(RelationHeadInput(list(context), list(pairs)), is_train)
+    scores, backprop = head((context, pairs), is_train)
     return scores, backprop

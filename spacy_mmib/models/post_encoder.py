@@ -7,13 +7,16 @@ from typing import Any, TypeAlias
 
 import numpy
 from spacy.tokens import Doc
-from thinc.api import Model, Ops
+from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..bridge.data import FusionInput, PostVectors
 from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
+
+LAYERS = ("tok2vec", "img2vec", "fusion", "head")
+"""Sub-layers of a model, its refs."""
 
 FuseGradient: TypeAlias = Callable[[PostVectors], tuple[list[Floats2d], list[Floats2d]]]
 
@@ -49,7 +52,7 @@ def make_model(
         )
     if mixed_precision and fusion is not None:
         fusion.shims[0].use_mixed_precision(grad_scaler_config)
-    layers = {"tok2vec": tok2vec, "img2vec": img2vec, "fusion": fusion, "head": head}
+    layers = dict(zip(LAYERS, (tok2vec, img2vec, fusion, head)))
     return Model(
         name,
         forward,
@@ -67,51 +70,40 @@ def _init(
     model: Model[Any, Any], X: list[Doc] | None = None, Y: Any = None, *, hidden_size: int | None
 ) -> None:
     """Initialize all sub-layers. The size of the output has to be there as dimension nO."""
-    width = _init_encoders(model, X, hidden_size)
-    head, n_labels = model.get_ref("head"), model.get_dim("nO")
+    tok2vec, img2vec, fusion, head = map(model.maybe_get_ref, LAYERS)
+    docs = [doc for doc in X or () if len(doc)]
+    tok2vec.initialize(X=docs or None)
+    width: int | None = tok2vec.maybe_get_dim("nO")
+    if width is None:  # wrappers that don't state it, e.g. of a transformer
+        if not docs:
+            raise ValueError("The width of the tok2vec layer can't be inferred without any example.")
+        width = int(tok2vec.predict(docs[:1])[0].shape[1])
+    if fusion is not None:
+        image_width = 0
+        if img2vec is not None:
+            img2vec.initialize(X=docs or None)
+            image_width = img2vec.maybe_get_dim("nO")
+        if image_width is None:
+            upstream = getattr(img2vec, "upstream_name", None)
+            raise ValueError(
+                f"The picture encoder listens to a component {upstream!r}, which is not in the pipeline "
+                'before this one, or has not been initialized. Add it: nlp.add_pipe("mmib_img2vec", '
+                "before=...), and set the listener's 'upstream' if it has another name."
+                if upstream
+                else "The picture encoder doesn't say the width of its vectors (dimension nO)."
+            )
+        width = build_fusion(fusion, text_width=width, image_width=image_width, width=hidden_size or width)
+    n_labels = model.get_dim("nO")
     head.initialize(X={"width": width, "n_labels": n_labels})
     head.set_dim("nI", width, force=True)
     head.set_dim("nO", n_labels, force=True)
 
 
-def _init_encoders(model: Model[Any, Any], docs: list[Doc] | None, hidden_size: int | None) -> int:
-    """RETURNS (int): Width of the vectors that the head gets."""
-    tok2vec, img2vec = model.get_ref("tok2vec"), model.maybe_get_ref("img2vec")
-    fusion = model.maybe_get_ref("fusion")
-    docs = [doc for doc in docs or () if len(doc)]
-    tok2vec.initialize(X=docs or None)
-    text_width: int | None = tok2vec.maybe_get_dim("nO")
-    if text_width is None:  # wrappers that don't state it, e.g. of a transformer
-        if not docs:
-            raise ValueError("The width of the tok2vec layer can't be inferred without any example.")
-        text_width = int(tok2vec.predict(docs[:1])[0].shape[1])
-    if fusion is None:
-        return text_width
-    image_width = 0
-    if img2vec is not None:
-        img2vec.initialize(X=docs or None)
-        image_width = img2vec.maybe_get_dim("nO")
-    if image_width is None:
-        upstream = getattr(img2vec, "upstream_name", None)
-        raise ValueError(
-            f"The picture encoder listens to a component {upstream!r}, which is not in the pipeline before "
-            'this one, or has not been initialized. Add it: nlp.add_pipe("mmib_img2vec", before=...), and '
-            "set the listener's 'upstream' if it has another name."
-            if upstream
-            else "The picture encoder doesn't say the width of its vectors (dimension nO)."
-        )
-    return build_fusion(
-        fusion, text_width=text_width, image_width=image_width, width=hidden_size or text_width
-    )
-
-
 def encode_posts(
     model: Model[Any, Any], docs: Sequence[Doc], is_train: bool, rows: Sequence[int] | None = None
 ) -> tuple[PostVectors, Callable[[PostVectors], list[Doc]]]:
-    """Run the sub-layers `tok2vec`, `img2vec` and `fusion` of a model.
+    """Run the sub-layers `tok2vec`, `img2vec` and `fusion`, which the model has as refs.
 
-    model (Model): Has these three as refs.
-    docs (Sequence[Doc]): A batch.
     is_train (bool): Whether to sample, compute losses and prepare for backprop.
     rows (Optional[Sequence[int]]): The docs that are wanted, all that have tokens by default. The others
         pass through with no rows, and take no part in the losses.
@@ -120,9 +112,7 @@ def encode_posts(
     """
     text, backprop_text = model.get_ref("tok2vec")(docs, is_train)
     image, backprop_image = encode_pictures(model, docs, is_train)
-    if rows is None:
-        rows = range(len(docs))
-    rows = [i for i in rows if len(docs[i])]
+    rows = [i for i in (range(len(docs)) if rows is None else rows) if len(docs[i])]
     texts, pictures = [text[i] for i in rows], [image[i] for i in rows]
     Y, backprop_fusion = fuse(model, [docs[i] for i in rows], texts, pictures, is_train)
     context: list[Floats2d] = [model.ops.alloc2f(0, 0) for _ in docs]
@@ -137,7 +127,7 @@ def encode_posts(
 
     def backprop(dY: PostVectors) -> list[Doc]:
         d_rows = PostVectors([dY.context[i] for i in rows], dY.losses)
-        d_text, d_image = zeros_like(model.ops, text), zeros_like(model.ops, image)
+        d_text, d_image = ([model.ops.xp.zeros_like(x) for x in vectors] for vectors in (text, image))
         for i, d_text_rows, d_image_rows in zip(rows, *backprop_fusion(d_rows)):
             d_text[i], d_image[i] = d_text_rows, d_image_rows
         # Also where nothing is learned from this batch: only the last listener of a shared encoder makes
@@ -158,8 +148,8 @@ def encode_pictures(
     img2vec = model.maybe_get_ref("img2vec")
     if img2vec is None:
         return [model.ops.alloc2f(0, 0) for _ in docs], lambda d_image: []
-    vectors, backprop = img2vec(docs, is_train)
-    return vectors, backprop
+    found: tuple[list[Floats2d], Callable[[list[Floats2d]], Any]] = img2vec(docs, is_train)
+    return found
 
 
 def fuse(
@@ -177,7 +167,7 @@ def fuse(
     """
     fusion = model.maybe_get_ref("fusion")
     if fusion is None or not text:
-        return PostVectors(text), lambda dY: (dY.context, zeros_like(model.ops, image))
+        return PostVectors(text), lambda dY: (dY.context, [model.ops.xp.zeros_like(x) for x in image])
     # A picture that could not be read has no rows and so is no picture. What is equal matters in training
     # only.
     image_keys: list[str | None] = [str(i) if len(x) else None for i, x in enumerate(image)]
@@ -187,8 +177,3 @@ def fuse(
         text_keys = [doc.text for doc in docs]
     Y, backprop = fusion(FusionInput(text, image, image_keys, text_keys), is_train)
     return Y, backprop
-
-
-def zeros_like(ops: Ops, arrays: Sequence[Floats2d]) -> list[Floats2d]:
-    """RETURNS (List[Floats2d]): Zeros of the same shapes."""
-    return [ops.alloc2f(*array.shape) for array in arrays]

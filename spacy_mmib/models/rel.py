@@ -18,7 +18,7 @@ from .post_encoder import make_model
 @registry.architectures("spacy-mmib.REL.v1")
 def build_rel_v1(
     tok2vec: Model[list[Doc], list[Floats2d]],
-    fusion: Model[FusionInput, PostVectors],
+    fusion: Model[FusionInput, PostVectors] | None,
     img2vec: Model[list[Doc], list[Floats2d]] | None = None,
     *,
     entity_repr: Literal["pool", "marker"] = "pool",
@@ -32,43 +32,15 @@ def build_rel_v1(
 
     tok2vec (Model[List[Doc], List[Floats2d]]): Text vectors, a row a token: any of spaCy's. With
         `entity_repr = "marker"` no listener: those know the posts as they are only.
-    fusion (Model[FusionInput, PostVectors]): As in `spacy-mmib.NER.v1`.
-    img2vec (Optional[Model[List[Doc], List[Floats2d]]]): As in `spacy-mmib.NER.v1`; a listener in either
-        case.
+    fusion, hidden_size, mixed_precision, grad_scaler_config: As in `spacy-mmib.NER.v1`.
+    img2vec (Optional[Model[List[Doc], List[Floats2d]]]): As there; a listener in either case.
     entity_repr (str): "pool": the mean of C over the tokens of the span (Eq. 19); a post is encoded once.
         "marker": C at the marker before the span, the post being encoded anew for each pair with markers
         round head and tail, as in the code released with the paper. Costs a text encoding a pair: a post of
         10 entities has 90 ordered pairs.
     markers (Sequence[str]): Before and after the head, before and after the tail; tokens that the text
         encoder sees. A word piece encoder splits what is not in its vocabulary.
-    hidden_size (Optional[int]): d. `None`: the width of the text vectors; another number projects them.
-    mixed_precision (bool): As in `spacy-mmib.NER.v1`.
-    grad_scaler_config (Optional[Dict[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
     RETURNS (Model[PairInput, PairScores]): Gives logits.
-    RAISES (ValueError): Settings that don't fit together.
-    """
-    return build(
-        "rel",
-        tok2vec,
-        fusion,
-        img2vec,
-        entity_repr=entity_repr,
-        markers=markers,
-        hidden_size=hidden_size,
-        mixed_precision=mixed_precision,
-        grad_scaler_config=grad_scaler_config,
-    )
-
-
-def build(
-    name: str,
-    tok2vec: Model[list[Doc], list[Floats2d]],
-    *layers: Model[Any, Any] | None,
-    entity_repr: str,
-    markers: Sequence[str],
-    **settings: Any,
-) -> Model[PairInput, PairScores]:
-    """RETURNS (Model[PairInput, PairScores]): The model, from what `make_model` takes.
     RAISES (ValueError): Settings that don't fit together.
     """
     if entity_repr not in ("pool", "marker"):
@@ -84,5 +56,15 @@ def build(
             "own, not a listener. Use one (for a transformer: spacy-transformers.Tok2VecTransformer.v3), "
             'or entity_repr = "pool".'
         )
-    attrs = {"entity_repr": entity_repr, "markers": [str(m) for m in markers]}
-    return make_model(name, classify_pairs, pairs_layer(), tok2vec, *layers, attrs=attrs, **settings)
+    return make_model(
+        "rel",
+        classify_pairs,
+        pairs_layer(),
+        tok2vec,
+        fusion,
+        img2vec,
+        hidden_size=hidden_size,
+        mixed_precision=mixed_precision,
+        grad_scaler_config=grad_scaler_config,
+        attrs={"entity_repr": entity_repr, "markers": [str(m) for m in markers]},
+    )

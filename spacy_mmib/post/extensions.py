@@ -10,9 +10,9 @@ from typing import Any
 
 from spacy.tokens import Doc, Span
 
-from ..images.values import StoredImage, from_stored, image_key, pack_path, to_stored, unpack_path
-from ..util import pack_text, unpack_text, warn
-from .regions import Region, normalize_regions, pack_region, unpack_region
+from ..images.values import StoredImage, from_stored, image_key, to_stored
+from ..util import warn
+from .regions import Region, normalize_regions, pack_region
 from .relations import get_relations as get_relations
 from .relations import read_relations, set_relations
 from .user_data import (
@@ -23,9 +23,13 @@ from .user_data import (
     is_ours,
     is_whole,
     make_key,
+    pack_path,
+    pack_text,
     set_entry,
     set_line,
     set_rows,
+    unpack_path,
+    unpack_text,
 )
 
 IMAGE_KEY = make_key("image")
@@ -59,11 +63,11 @@ def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
     """
     stored = to_stored(value)
     before = get_stored_image(doc)
-    none = stored is None or before is None
-    if none or not (keep_regions or image_key(stored) == image_key(before)):
+    if stored is None or before is None:
         set_entry(doc, REGION_WEIGHTS_KEY, None)
-        if not none:
-            set_regions(doc, None)
+    elif not keep_regions and image_key(stored) != image_key(before):
+        set_regions(doc, None)
+        set_entry(doc, REGION_WEIGHTS_KEY, None)
     set_entry(doc, IMAGE_KEY, pack_path(stored) if isinstance(stored, str) else stored)
     set_image_error(doc, None)
 
@@ -72,7 +76,8 @@ def get_stored_image(doc: Doc) -> StoredImage:
     """RETURNS (StoredImage): The picture without building an object for it, or whatever a foreign file has
     in its place: whoever reads it says so.
     """
-    return unpack_path(get_entry(doc, IMAGE_KEY))
+    stored = get_entry(doc, IMAGE_KEY)
+    return unpack_path(stored) if isinstance(stored, (list, tuple)) else stored
 
 
 def get_image_key(doc: Doc) -> str | None:
@@ -86,8 +91,6 @@ def get_regions(doc: Doc) -> list[Region]:
     RAISES (TypeError): What is stored are no regions.
     """
     stored = get_entry(doc, REGIONS_KEY)
-    if isinstance(stored, (list, tuple)):
-        stored = [unpack_region(region) for region in stored]
     return [] if stored is None else normalize_regions(stored)
 
 
@@ -139,10 +142,8 @@ def set_regions_note(doc: Doc, note: str | None) -> None:
 
 
 def set_found_regions(doc: Doc, regions: list[Region], source: str | None, note: str | None) -> None:
-    """Attach what a region getter found.
-
-    regions (List[Region]): Normalized.
-    source (Optional[str]): What determines them, beside the picture, so that they aren't searched for again.
+    """Attach what a region getter found, normalized. `source` is what determines them, beside the picture, so
+    that they aren't searched for again.
     """
     set_regions(doc, regions)
     set_entry(doc, REGIONS_SOURCE_KEY, None if source is None else pack_text(source))
@@ -176,8 +177,7 @@ def set_image_error(doc: Doc, value: str | None) -> None:
 
 def set_encoder_error(doc: Doc, value: str | None, kinds: Sequence[str] = ()) -> None:
     """The same, from a picture encoder: beside what a reader said, instead of what an encoder said before.
-
-    kinds (Sequence[str]): The kind of each thing that can't be used, of `images.errors.KINDS`.
+    The kind of each thing that can't be used is one of `images.errors.KINDS`.
     """
     set_line(doc, ENCODER_ERROR_KEY, value)
     set_entry(doc, ERROR_KINDS_KEY, list(kinds) or None)
@@ -216,10 +216,8 @@ def get_confidence(span: Span) -> float | None:
 
 
 def set_region_weights(doc: Doc, name: str, weights: dict[tuple[int, int], Sequence[float]]) -> None:
-    """Keep what a component's spans attended to in the picture, instead of what it kept before. Forgotten as
-    soon as the doc gets another picture or other regions.
-
-    weights (Dict[Tuple[int, int], Sequence[float]]): By first character and one past the last.
+    """Keep what a component's spans, by first character and one past the last, attended to in the picture,
+    until the doc gets another picture or other regions.
     """
     rows = [[start, end, [float(x) for x in row]] for (start, end), row in weights.items()]
     set_rows(doc, REGION_WEIGHTS_KEY, name, rows)
@@ -246,8 +244,7 @@ def get_region_weights(span: Span) -> list[float] | None:
         for those that could not be used; their sum is 1. `None` for a post without a (readable) picture and
         for a span that no component of this package looked at.
     """
-    doc = span.doc
-    result = None
+    doc, result = span.doc, None
     if get_stored_image(doc) is not None:
         for _, found, weights in _read_weights(doc):
             if found == (span.start_char, span.end_char) and len(weights) == 1 + count_regions(doc):

@@ -27,9 +27,8 @@ def give(example: Example, given: Given) -> int:
     """
     check_given(given)
     set_relations(example.predicted, None)
-    if given == "none":
-        return 0
-    give_entities(example)
+    if given != "none":
+        give_entities(example)
     return give_pairs(example) if given == "pairs" else 0
 
 
@@ -67,5 +66,5 @@ def give_pairs(example: Example) -> int:
             head, tail = found
             pair = (head.start_char, head.end_char, tail.start_char, tail.end_char)
             asked.setdefault(pair, (head, tail, ASKED))
-    set_relations(predicted, list(asked.values()) if has_relations(reference) else None)
+    set_relations(predicted, asked.values() if has_relations(reference) else None)
     return lost

@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from ..images.values import pack_path, unpack_path
-from ..util import pack_text, show, unpack_text
+from ..util import show
+from .user_data import pack_path, pack_text, unpack_path, unpack_text
 
 Region: TypeAlias = str | dict[str, Any]
 """The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`
@@ -15,7 +15,7 @@ with the box in pixels of the upright picture.
 
 
 def normalize_regions(values: Any) -> list[Region]:
-    """Bring regions into their one stored form.
+    """Bring regions into one form, also those that `pack_region` has packed.
 
     values (Iterable): Each a path of a crop (`str` or `Path`), four numbers `(x0, y0, x1, y1)` in pixels of
         the upright picture, or a dict with `"box"` and optionally `"label"` and `"score"`.
@@ -26,28 +26,30 @@ def normalize_regions(values: Any) -> list[Region]:
         raise TypeError(
             f"doc._.regions takes a list of boxes or of paths of crops; got {type(values).__name__}."
         )
-    return [_normalize_region(value, i) for i, value in enumerate(values)]
-
-
-def _normalize_region(value: Any, i: int) -> Region:
-    if isinstance(value, (str, os.PathLike)):
-        return os.fsdecode(value)
-    region = value if isinstance(value, dict) else {"box": value}
-    label, score, numbers = region.get("label"), region.get("score"), []
-    try:
-        if not isinstance(region.get("box"), (str, bytes, dict)):
-            numbers = [float(x) for x in region["box"]]
-        score = None if score is None else float(score)
-        label = None if label is None else str(label)
-    except Exception:  # whatever numbers of strangers raise, such as one of too many digits
-        numbers = []
-    if len(numbers) != 4:
-        raise TypeError(
-            f"doc._.regions[{i}] is neither the path of a crop nor a box: {show(value, str)}. A box is four "
-            "numbers (x0, y0, x1, y1) in pixels, or a dict "
-            '{"box": four numbers, "label": ..., "score": a number}.'
-        )
-    return {"box": numbers, "label": label, "score": score}
+    regions: list[Region] = []
+    for i, value in enumerate(values):
+        region = value if isinstance(value, dict) else unpack_path(value)
+        if isinstance(region, (str, os.PathLike)):
+            regions.append(os.fsdecode(region))
+            continue
+        region = region if isinstance(region, dict) else {"box": region}
+        label, score, numbers = region.get("label"), region.get("score"), []
+        try:
+            if not isinstance(region.get("box"), (str, bytes, dict)):
+                numbers = [float(x) for x in region["box"]]
+            score = None if score is None else float(score)
+            if label is not None:
+                label = unpack_text(label) if isinstance(label, bytes) else str(label)
+        except Exception:  # whatever numbers of strangers raise, such as one of too many digits
+            numbers = []
+        if len(numbers) != 4:
+            raise TypeError(
+                f"doc._.regions[{i}] is neither the path of a crop nor a box: {show(value, str)}. A box is "
+                "four numbers (x0, y0, x1, y1) in pixels, or a dict "
+                '{"box": four numbers, "label": ..., "score": a number}.'
+            )
+        regions.append({"box": numbers, "label": label, "score": score})
+    return regions
 
 
 def pack_region(region: Region) -> Any:
@@ -55,13 +57,6 @@ def pack_region(region: Region) -> Any:
     if isinstance(region, str):
         return pack_path(region)
     return {**region, "label": None if region["label"] is None else pack_text(region["label"])}
-
-
-def unpack_region(stored: Any) -> Any:
-    """RETURNS (Any): The inverse; what isn't its result stays as it is."""
-    if isinstance(stored, dict) and isinstance(stored.get("label"), bytes):
-        return {**stored, "label": unpack_text(stored["label"])}
-    return unpack_path(stored)
 
 
 def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, int, int]:

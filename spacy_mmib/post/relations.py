@@ -12,8 +12,18 @@ from typing import Any, TypeAlias
 
 from spacy.tokens import Doc, Span
 
-from ..util import pack_text, show, unpack_text, warn
-from .user_data import get_entry, get_rows, is_finite, is_whole, make_key, set_entry, set_rows
+from ..util import show, warn
+from .user_data import (
+    get_entry,
+    get_rows,
+    is_finite,
+    is_whole,
+    make_key,
+    pack_text,
+    set_entry,
+    set_rows,
+    unpack_text,
+)
 
 RELATIONS_KEY = make_key("relations")
 # Relations by the component that predicted them: {name: [[*pair, label, asked], ...]}
@@ -72,7 +82,7 @@ class Relation:
 
 
 def relations_to_json(doc: Doc) -> list[dict[str, Any]]:
-    """RETURNS (List[Dict[str, Any]]): `doc._.relations` as plain values, see `Relation.to_json`."""
+    """RETURNS (List[Dict[str, Any]]): `Relation.to_json` of each of `doc._.relations`."""
     return [relation.to_json() for relation in get_relations(doc)]
 
 
@@ -114,8 +124,7 @@ def set_relations(doc: Doc, values: Any) -> None:
     RAISES (TypeError, ValueError): Something else, or spans that are not in the doc.
     """
     if values is None:
-        set_entry(doc, RELATIONS_KEY, None)
-        return
+        return set_entry(doc, RELATIONS_KEY, None)
     if isinstance(values, (str, bytes, dict, Relation)) or not isinstance(values, Iterable):
         raise TypeError(
             f"doc._.relations takes a list, of which each is {ACCEPTED}; got {type(values).__name__}."
@@ -133,20 +142,17 @@ def set_relations(doc: Doc, values: Any) -> None:
 def _from_row(doc: Doc, row: Any, i: int) -> Relation:
     try:
         head_start, head_end, head_label, tail_start, tail_end, tail_label, label, score = row
-        head = _char_span(doc, head_start, head_end, _get_label(head_label))
-        tail = _char_span(doc, tail_start, tail_end, _get_label(tail_label))
+        stored = [head_label, tail_label, label]
+        texts = [text for text in map(unpack_text, stored) if text is not None]
+        if len(texts) < 3:
+            raise ValueError(f"its labels are {show(stored)}, not strings")
+        head = _char_span(doc, head_start, head_end, texts[0])
+        tail = _char_span(doc, tail_start, tail_end, texts[1])
         if not (score is None or is_finite(score)):
             raise ValueError(f"the score is {show(score)}")
-        return Relation(head, tail, _get_label(label), None if score is None else float(score))
+        return Relation(head, tail, texts[2], None if score is None else float(score))
     except (TypeError, ValueError, OverflowError) as err:
         raise ValueError(f"doc._.relations[{i}] of {_name(doc)}: {err}") from None
-
-
-def _get_label(stored: Any) -> str:
-    label = unpack_text(stored)
-    if label is None:
-        raise ValueError(f"a label is {show(stored)}, not a string")
-    return label
 
 
 def _to_row(doc: Doc, value: Any) -> list[Any]:

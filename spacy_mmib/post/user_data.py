@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from spacy.tokens import Doc
 
-from ..util import one_line, pack_text, unpack_text
+from ..images.values import PathInRoot
 
 Key: TypeAlias = tuple[str, str, int | None, int | None]
 
@@ -37,22 +37,18 @@ def is_ours(cls: Any, name: str) -> bool:
     return (getattr(getter, "__module__", None) or "").startswith(PREFIX)
 
 
-def _is_old(doc: Doc, old: Key) -> bool:
-    """Version 0.1 kept values under the key of the attribute itself, which may be another package's now."""
-    return old in doc.user_data and is_ours(Doc, old[1])
-
-
 def get_entry(doc: Doc, key: Key) -> Any:
     """RETURNS (Any): What is kept, as it is there; `None` if there is nothing."""
     value = doc.user_data.get(key)
     old = OLD_KEYS.get(key) if value is None else None
-    return doc.user_data[old] if old and _is_old(doc, old) else value
+    # Version 0.1 kept values under the key of the attribute itself, which may be another package's now.
+    return doc.user_data[old] if old and old in doc.user_data and is_ours(Doc, old[1]) else value
 
 
 def set_entry(doc: Doc, key: Key, value: Any) -> None:
     """Keep plain values in place of what was there; `None` for nothing."""
     old = OLD_KEYS.get(key)
-    if old and _is_old(doc, old):
+    if old and old in doc.user_data and is_ours(Doc, old[1]):
         del doc.user_data[old]
     if value is None:
         doc.user_data.pop(key, None)
@@ -60,15 +56,61 @@ def set_entry(doc: Doc, key: Key, value: Any) -> None:
         doc.user_data[key] = value
 
 
+def pack_text(text: str) -> str | bytes:
+    """RETURNS (Union[str, bytes]): The same, or as bytes if it has halves of surrogate pairs (file names that
+    aren't UTF-8 have), which no serialization of a doc can write.
+    """
+    try:
+        text.encode("utf8")
+    except UnicodeEncodeError:
+        return text.encode("utf8", "surrogatepass")
+    return text
+
+
+def unpack_text(stored: Any) -> str | None:
+    """RETURNS (Optional[str]): The inverse of `pack_text`; `None` for what isn't its result."""
+    if isinstance(stored, bytes):
+        try:
+            return stored.decode("utf8", "surrogatepass")
+        except UnicodeDecodeError:
+            return None
+    return stored if isinstance(stored, str) else None
+
+
+def pack_path(path: str) -> Any:
+    """RETURNS (Union[str, Tuple]): What is kept of a path: itself, or ("path", path, folder or None) if it is
+    bound to a folder or can't be serialized as text, as not all file names can.
+    """
+    text, root = pack_text(str.__str__(path)), getattr(path, "root", None)
+    if root is None and isinstance(text, str):
+        return text
+    return ("path", text, None if root is None else pack_text(root))
+
+
+def unpack_path(stored: Any) -> Any:
+    """RETURNS (Union[str, PathInRoot]): The inverse of `pack_path`; what isn't its result stays as it is."""
+    if not isinstance(stored, (list, tuple)) or len(stored) != 3 or stored[0] != "path":
+        return stored
+    path, root = unpack_text(stored[1]), unpack_text(stored[2])
+    if path is None or (root is None and stored[2] is not None):
+        return stored
+    return path if root is None else PathInRoot(path, root)
+
+
 def get_line(doc: Doc, key: Key) -> str | None:
-    """RETURNS (Optional[str]): The line of text that is kept."""
-    text = unpack_text(get_entry(doc, key))
-    return None if text is None else one_line(text) or None
+    """RETURNS (Optional[str]): The text that is kept, as one line."""
+    return _join_lines(unpack_text(get_entry(doc, key)) or "")
 
 
 def set_line(doc: Doc, key: Key, text: str | None) -> None:
     """Keep a text as one line."""
-    set_entry(doc, key, None if text is None else pack_text(one_line(str(text))) or None)
+    line = None if text is None else _join_lines(str(text))
+    set_entry(doc, key, None if line is None else pack_text(line))
+
+
+def _join_lines(text: str) -> str | None:
+    # Anything else in it stays as it is: it may be a path.
+    return " ".join(line.strip() for line in text.splitlines()).strip() or None
 
 
 def get_rows(doc: Doc, key: Key, name: str | None = None) -> Iterator[tuple[str, Sequence[Any]]]:
@@ -86,12 +128,13 @@ def get_rows(doc: Doc, key: Key, name: str | None = None) -> Iterator[tuple[str,
 
 def set_rows(doc: Doc, key: Key, name: str, rows: list[list[Any]]) -> None:
     """Keep the rows of a component, in place of its earlier ones and behind those of others."""
-    before = doc.user_data.get(key)
+    before = doc.user_data.pop(key, None)
     table = dict(before) if isinstance(before, dict) else {}
     table.pop(name, None)
     if rows:
         table[name] = rows
-    set_entry(doc, key, table or None)
+    if table:
+        doc.user_data[key] = table
 
 
 def is_whole(value: Any) -> bool:

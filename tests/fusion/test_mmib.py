@@ -218,17 +218,18 @@ def test_what_the_core_aligns(pooling):
     torch.manual_seed(1)
     output = core(*inputs, training=True)
     text, text_mask, image, image_mask, _ = inputs
-    torch.manual_seed(1)  # the same noise: text first, then the pictures of posts that have one
+    torch.manual_seed(1)  # the same noise: text first, then pictures
     z_text = core.text_encoder(text, text_mask, training=True).z
     rows = [0, 2]
-    v = core.image_projection(image[rows])
-    z_image = core.image_encoder(v, image_mask[rows], training=True).z
+    v = core.image_projection(image)
+    z_image = core.image_encoder(v, image_mask | ~image_mask.any(-1, keepdim=True), training=True).z[rows]
     if pooling == "first":
         texts, pictures = z_text[rows, 0], z_image[:, 0]
     else:
         texts = torch.stack([z_text[i, text_mask[i]].mean(0) for i in rows])
         pictures = torch.stack([z[image_mask[i]].mean(0) for i, z in zip(rows, z_image)])
-    probability = lambda t, v: torch.sigmoid(core.discriminator.logits(t, v))
+    score = core.discriminator
+    probability = lambda t, v: torch.sigmoid(score.output(score.text(t) + score.image(v)))
     expected = -probability(texts, pictures).log().mean()
     expected -= (1 - probability(texts, pictures.flip(0))).log().mean()
     torch.testing.assert_close(output.losses["alignment"], expected.reshape(1))

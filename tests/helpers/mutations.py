@@ -118,7 +118,7 @@ def whole_pictures(seed: int = 0) -> list[bytes]:
         "WEBP": ["RGB"],
         "GIF": ["L", "P"],
         "BMP": ["1", "L", "P", "RGB"],
-        "TIFF": ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"],
+        "TIFF": ["1", "L", "P", "RGB", "RGBA", "CMYK", "LAB"],
         "PPM": ["1", "L", "RGB"],
     }
     images: list[tuple[PIL.Image.Image, str, dict]] = []
