@@ -132,15 +132,13 @@ def test_the_same_as_torchvision_alone(detector):
     assert [int(d["label"]) for d in found] == expected["labels"][chosen].tolist()
 
 
-def test_low_thresholds_reach_the_network(detector, monkeypatch):
-    picture = draw_picture(60, 40)
-    own = getattr(detector.loaded.network, "roi_heads", detector.loaded.network)
-    expected = detect(detector, [picture], threshold=0.2, nms=None)
-    monkeypatch.setattr(own, "score_thresh", 0.5)
-    assert detect(detector, [picture], threshold=0.2, nms=None) == expected
-    monkeypatch.setattr(own, "score_thresh", 0.5)
-    high = detect(detector, [picture], threshold=0.5, nms=None)[0]
-    assert 0 < len(high) < len(expected[0])
+def test_low_thresholds_reach_the_network(weights):
+    """Below 0.05 this network drops boxes by itself."""
+    low, high = (DetectorRegions(FASTER, weights[FASTER], threshold=x, max_regions=99) for x in (0.01, 0.5))
+    assert low.loaded.network.roi_heads.score_thresh == 0.01
+    assert high.loaded.network.roi_heads.score_thresh == 0.05
+    (many,), (few,) = (getter([make_doc()], [draw_picture(60, 40)]) for getter in (low, high))
+    assert 0 < len(few) < len(many)
 
 
 # --- batches and odd pictures -----------------------------------------------------------------------
@@ -238,7 +236,7 @@ def test_the_number_of_classes_is_found_out(arch, classes, tmp_path):
         state = torchvision.models.get_model(
             arch, weights=None, weights_backbone=None, num_classes=classes
         ).state_dict()
-    assert count_classes(arch, state, "x.pth") == classes
+    assert count_classes(arch, state) == classes
 
 
 def test_no_weights_on_this_machine(monkeypatch, tmp_path):

@@ -18,10 +18,9 @@ from tiny_detectors import draw_picture, save_grounding_dino, save_owl
 import spacy_mmib.post.extensions  # noqa: F401
 from spacy_mmib.post.regions import clip_box
 from spacy_mmib.regions import grounding
-from spacy_mmib.regions.detecting import choose_regions, group, tame
+from spacy_mmib.regions.detecting import DetectingGetter, group, tame
 from spacy_mmib.regions.grounding import (
     FOUR_WORDS,
-    THRESHOLDS,
     GroundingRegions,
     find_model_folder,
     get_noun_chunks,
@@ -78,7 +77,7 @@ def make_doc() -> Doc:
 
 def detect(getter, pictures, queries, threshold=None, nms=0.5, most=None):
     getter.threshold, getter.nms, getter.max_regions = threshold, nms, most
-    return getter.detect(pictures, queries)
+    return getter.detect(pictures, [getter.loaded.make_prompts(phrases) for phrases in queries])
 
 
 def answer(monkeypatch, detector, logits, boxes):
@@ -104,8 +103,8 @@ def sigmoid(x):
 def test_dino_boxes_and_phrases(monkeypatch, dino):
     detector = GroundingRegions(str(dino))
     # [CLS] person . old man . q-u-x . [SEP]: columns 1; 3, 4; 6, 7, 8
-    prompt = detector.make_prompts(["person", "Old man", "qux"])[0]
-    assert prompt.spans == ((1, 2), (3, 5), (6, 9))
+    prompt = detector.loaded.make_prompts(["person", "Old man", "qux"])[0]
+    assert prompt.spans == [(1, 2), (3, 5), (6, 9)]
     low = -9.0
     logits = [[low] * 32 for _ in range(5)]
     logits[0][4] = 1.0  # "old man", by its second word
@@ -132,7 +131,7 @@ def test_dino_boxes_and_phrases(monkeypatch, dino):
     # Without suppression, with a limit, with the threshold of the family (0.25).
     both = detect(detector, [draw_picture(200, 100)], queries, nms=None, most=2)[0]
     assert [round(d["box"][0]) for d in both] == [0, 2]
-    assert THRESHOLDS[detector.loaded.family] == 0.25
+    assert detector.loaded.threshold == 0.25
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,7 @@ def test_owl_boxes_and_phrases(monkeypatch, request, name, size, frame):
     ]
     assert [d["box"] for d in found] == [pytest.approx(box, rel=1e-4) for box in expected]
     assert [d["score"] for d in found] == pytest.approx([sigmoid(1.0), sigmoid(0.5)])
-    assert THRESHOLDS[detector.loaded.family] == 0.1
+    assert detector.loaded.threshold == 0.1
 
 
 def test_owlv2_sees_the_picture_in_the_corner_of_a_square(owl2):
@@ -183,12 +182,12 @@ def test_best_boxes():
     )
     scores = torch.tensor([0.6, 0.7, 0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, float("nan")])
 
-    def choose(size=(40, 40), threshold=0.3, **settings):
-        labels = [str(i) for i in range(len(boxes))]
-        found = choose_regions(boxes, scores, labels, size=size, threshold=threshold, **settings)
+    def choose(nms, most, threshold=0.3):
+        getter = DetectingGetter(max_regions=most, threshold=threshold, nms=nms, device="cpu", batch_size=1)
+        found = getter.choose(boxes, scores, [str(i) for i in range(len(boxes))], (40, 40))
         return [(region["label"], region["box"]) for region in found]
 
-    assert choose(nms=0.5, most=None) == [
+    assert choose(nms=0.5, most=9) == [
         ("3", [0, 0, 4, 4]),
         ("1", [1, 0, 11, 10]),
         ("2", [20, 20, 30, 30]),
@@ -206,14 +205,14 @@ def test_best_boxes():
 def test_long_prompts_are_asked_in_parts(dino):
     detector = GroundingRegions(str(dino))
     queries = [f"the old man of {a}-{b}" for a in "abcd" for b in "efg"]
-    prompts = detector.make_prompts(queries)
+    prompts = detector.loaded.make_prompts(queries)
     assert len(prompts) > 1
-    assert [query for prompt in prompts for query in prompt.queries] == queries
+    assert [query for prompt in prompts for query in prompt.phrases] == queries
     for prompt in prompts:
         assert len(prompt.rows[0]) <= detector.loaded.model.config.max_text_len
         decode = detector.loaded.tokenizer.decode
         asked = [decode(prompt.rows[0][a:b]).replace(" ", "") for a, b in prompt.spans]
-        assert asked == [query.replace(" ", "") for query in prompt.queries]
+        assert asked == [query.replace(" ", "") for query in prompt.phrases]
     # All are asked: the labels of the boxes come from all parts.
     found = detect(detector, [draw_picture(80, 60)], [queries], threshold=0.0, nms=None)[0]
     assert len(found) > detector.loaded.model.config.num_queries
@@ -227,21 +226,21 @@ def test_the_prompt_is_what_transformers_own_processor_makes(dino):
     detector = GroundingRegions(str(dino))
     processor = GroundingDinoProcessor(detector.loaded.image_processor, detector.loaded.tokenizer)
     expected = processor(text="person. organization. a red car.", return_tensors="pt")["input_ids"]
-    prompts = detector.make_prompts(["person", "organization", "a red car"])
+    prompts = detector.loaded.make_prompts(["person", "organization", "a red car"])
     assert [list(ids) for ids in prompts[0].rows] == expected.tolist()
 
 
 def test_one_very_long_phrase_is_cut(dino):
     detector = GroundingRegions(str(dino))
-    prompts = detector.make_prompts(["cat " * 500, "dog"])
+    prompts = detector.loaded.make_prompts(["cat " * 500, "dog"])
     assert [len(prompt.rows[0]) for prompt in prompts] == [32, 4]
 
 
 def test_full_stops_dont_split_a_phrase(dino):
     detector = GroundingRegions(str(dino))
     period, question = detector.loaded.tokenizer.convert_tokens_to_ids([".", "?"])
-    (prompt,) = detector.make_prompts(["u.s. cat?", "...", "dog"])
-    assert prompt.queries == ("u.s. cat?", "dog")
+    (prompt,) = detector.loaded.make_prompts(["u.s. cat?", "...", "dog"])
+    assert prompt.phrases == ["u.s. cat?", "dog"]
     assert prompt.rows[0].count(period) == 2
     assert question not in prompt.rows[0]
 
@@ -313,7 +312,7 @@ def test_the_same_on_a_gpu(detector):
 @pytest.mark.parametrize("threshold", [0.0, None])
 def test_odd_pictures(detector, threshold):
     pictures = list(ODD)
-    if detector.loaded.is_dino:
+    if "dino" in detector.loaded.family:
         pictures += [
             draw_picture(5000, 3),
             draw_picture(3, 5000),
@@ -605,13 +604,10 @@ def test_pickled_weights_are_not_unpickled(tmp_path, dino):
 
 
 def test_a_missing_package_is_named(monkeypatch, owl2):
-    grounder = grounding.load_grounder(str(owl2))
+    def resize(self, *args, **kwargs):
+        raise ImportError("Owlv2ImageProcessor requires the scipy library\nbut ...")
 
-    class Needy:
-        def __call__(self, **kwargs):
-            raise ImportError("Owlv2ImageProcessor requires the scipy library\nbut ...")
-
-    monkeypatch.setattr(grounding, "load_grounder", lambda name: grounder._replace(image_processor=Needy()))
+    monkeypatch.setattr("transformers.Owlv2ImageProcessor.__call__", resize)
     with pytest.raises(ImportError, match=r"pip install .spacy-mmib\[grounding\]") as info:
         _ = GroundingRegions(str(owl2)).loaded
     assert "\n" not in str(info.value)
