@@ -92,39 +92,34 @@ def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: boo
         "lang", and the "problem" if relations can't be read.
     """
     tokens = [(token.text_with_ws, None if shares is None else shares[token.i]) for token in doc]
-    pieces, at = [], 0
+    pieces: list[dict[str, Any]] = []
+    at = 0
     for ent in doc.ents:
         weights = get_region_weights(ent)
         # The space behind an entity is not a part of it.
         last, (_, share) = doc[ent.end - 1], tokens[ent.end - 1]
-        pieces += [
-            _make_piece(tokens[at : ent.start]),
-            _make_piece(
-                [*tokens[ent.start : ent.end - 1], (last.text, share)],
-                label=ent.label_,
-                hue=get_hue(ent.label_),
-                confidence=get_confidence(ent),
-                weights=None if weights is None else [_percent(weight) for weight in weights],
-                after=last.whitespace_,
-            ),
-        ]
+        entity = {
+            "tokens": [*tokens[ent.start : ent.end - 1], (last.text, share)],
+            "label": ent.label_,
+            "hue": get_hue(ent.label_),
+            "confidence": get_confidence(ent),
+            "weights": None if weights is None else [_percent(weight) for weight in weights],
+            "after": last.whitespace_,
+        }
+        pieces += [{"tokens": tokens[at : ent.start]}, entity]
         at = ent.end
-    pieces.append(_make_piece(tokens[at:]))
+    pieces.append({"tokens": tokens[at:]})
     problem, relations = None, []
     try:
         relations = [r for r in get_relations(doc) if unrelated or r.label not in ("None", ASKED)]
     except ValueError as err:  # written past the setter
         problem = f"Relations that can't be read: {err}"
     return {
-        "pieces": [piece for piece in pieces if piece["tokens"]],
+        "pieces": [{"label": None, "weights": None, **piece} for piece in pieces if piece["tokens"]],
         "arcs": lay_out(relations),
         "lang": doc.lang_,
         "problem": problem,
     }
-
-
-def _make_piece(tokens: list[tuple[str, float | None]], **entity: Any) -> dict[str, Any]:
-    return {"tokens": tokens, "label": None, "weights": None, **entity}
 
 
 def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = None) -> dict[str, Any]:
@@ -176,8 +171,8 @@ def _is_bare(view: dict[str, Any]) -> bool:
 
 
 def _describe(number: int, name: str, **known: Any) -> dict[str, Any]:
-    """A region: its "box" is left, top, width and height in percent of the picture, as far as it is inside,
-    "crop" the picture of a ready crop, "note" why it isn't shown, "weight" in percent.
+    """A region: its "box" in pixels, as far as it is inside the picture, or the picture of a ready "crop",
+    "note", why it isn't shown, "weight" in percent.
     """
     nothing = dict.fromkeys(("score", "box", "crop", "note", "weight"))
     return {"number": number, "name": name, **nothing, **known}
@@ -190,12 +185,9 @@ def _make_region(number: int, region: Region, small: SmallPicture | None) -> dic
     view = _describe(number, region["label"] or OBJECT, score=region["score"])
     if small is not None:
         try:
-            left, upper, right, lower = clip_box(region["box"], small.width, small.height)
+            view["box"] = clip_box(region["box"], small.width, small.height)
         except ValueError as err:
             view["note"] = str(err)
-        else:
-            across, down = 100 / small.width, 100 / small.height
-            view["box"] = (left * across, upper * down, (right - left) * across, (lower - upper) * down)
     return view
 
 
