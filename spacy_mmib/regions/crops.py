@@ -10,26 +10,21 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from spacy.tokens import Doc
 
-from ..images.errors import ImageError, explain, shorten
+from ..images.errors import ImageError, check_number, explain, shorten
 from ..images.files import bind
 from ..post.extensions import get_stored_image
 from ..post.regions import Region
 from ..util import logger, warn
 from .base import Pictures, RegionGetter, region_getters
 
-CropsLayout: TypeAlias = Literal["umgf", "hvpnet"]
-
 UMGF_TYPES = ("person", "organization", "location", "miscellaneous")
 
 HVPNET_SPLITS = {"train": ("train",), "dev": ("val", "dev", "valid"), "test": ("test",)}
 """Names of the splits in HVPNeT's folders and dictionaries."""
-
-SPLITS = {f"{name}_dict.pth": split for split, names in HVPNET_SPLITS.items() for name in names}
-"""By the end of a dictionary's name."""
 
 MNRE_KEY = ("spacy_mmib", "mnre", None, None)
 """Where docs converted from MNRE have the rows and the split they come from."""
@@ -60,8 +55,8 @@ class Crops(RegionGetter):
     def __init__(
         self, root: str | Path, dictionaries: str | Path | Sequence[str | Path], max_regions: int | None
     ) -> None:
-        if max_regions is not None and max_regions < 0:
-            raise ValueError(f"max_regions is {max_regions}, and has to be at least 0, or null for all.")
+        if max_regions is not None:
+            check_number("max_regions", max_regions, at_least=0)
         self.root = Path(root)
         self.dictionaries = [dictionaries] if isinstance(dictionaries, (str, Path)) else list(dictionaries)
         self.max_regions = max_regions
@@ -104,7 +99,8 @@ class Crops(RegionGetter):
             if not inside or not all(file.is_file() for file in inside):
                 raise LayoutError(f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth).")
             for file in inside:
-                split = next((SPLITS[end] for end in SPLITS if file.name.endswith(end)), None)
+                name = file.name.removesuffix("_dict.pth")
+                split = next((split for split in HVPNET_SPLITS if name.endswith(HVPNET_SPLITS[split])), None)
                 if split is None:
                     raise LayoutError(
                         f"{file}: the name tells no split. HVPNeT's are <name>_<split>_dict.pth, with a "
@@ -136,18 +132,16 @@ class PublishedCrops(Crops):
     dictionary (Optional[Union[str, List[str]]]): HVPNeT's dictionaries of Twitter-2015 or 2017, files or
         folders of them, read when the first picture comes and without running code in them.
     max_regions (Optional[int]): UMGF has 4 at most, HVPNeT takes 3.
-    RAISES (ValueError): Another layout, or no dictionary where one is needed.
+    RAISES (ValueError): No dictionary where one is needed.
     """
 
     def __init__(
         self,
         root: str | Path,
-        layout: CropsLayout,
+        layout: Literal["umgf", "hvpnet"],
         dictionary: str | list[str] | None = None,
         max_regions: int | None = None,
     ) -> None:
-        if layout not in ("umgf", "hvpnet"):
-            raise ValueError(f"layout is 'umgf' or 'hvpnet', not {layout!r}.")
         super().__init__(root, dictionary or [], max_regions)
         if layout == "hvpnet" and not self.dictionaries:
             raise ValueError(
@@ -200,25 +194,29 @@ class LeakingMnreCrops(Crops):
 
     def get_query(self, doc: Doc) -> str:
         """RETURNS (str): Split and row: instances with the same picture have different crops."""
-        source = _get_source(doc)
-        return f"{source.get('split')} {source.get('rows')}"
+        return str(self._get_source(doc))
+
+    def _get_source(self, doc: Doc) -> tuple[str, int] | None:
+        source: Any = doc.user_data.get(MNRE_KEY)
+        rows, split = (source.get(key) if isinstance(source, dict) else None for key in ("rows", "split"))
+        if not isinstance(rows, (list, tuple)) or [type(row) for row in rows] != [int]:
+            return None
+        return (split, rows[0]) if split in tuple(HVPNET_SPLITS) else None
 
     def _list(self, doc: Doc) -> list[Path]:
-        source = _get_source(doc)
-        rows: Any = source.get("rows")
-        split = source.get("split")
-        single = isinstance(rows, (list, tuple)) and [type(row) for row in rows] == [int]
-        if not single or split not in tuple(HVPNET_SPLITS):
+        source = self._get_source(doc)
+        if source is None:
             raise LayoutError(
                 f"{doc.text[:60]!r} is not one instance of MNRE whose row and split are known: convert the "
                 "data with python -m project.convert --leaking-crops, which makes a doc of each."
             )
+        split, row = source
         if split not in self._named:
             raise LayoutError(
                 f"There is an instance of {split}, but no dictionary of {split} in "
                 f"{', '.join(map(str, self.dictionaries))}: name it, too (dictionaries)."
             )
-        return self._named[split].get(rows[0], [])
+        return self._named[split].get(row, [])
 
 
 def list_umgf_crops(root: Path, post_id: str) -> list[Path]:
@@ -250,20 +248,11 @@ def load_dictionary(path: Path, *, by_row: bool = False) -> dict[Any, list[str]]
         for names in dictionary.values()
     ):
         raise LayoutError(f"{path} is not a dictionary of lists of file names.")
-    other = next((key for key in dictionary if not isinstance(key, int if by_row else str)), None)
-    if other is not None and by_row:
+    if not all(isinstance(key, int if by_row else str) for key in dictionary):
         raise LayoutError(
-            f"{path} is not by row: it has the key {other!r}, where the dictionaries of MNRE have numbers "
-            "from 0. For those of Twitter-2015/2017, which are by picture, take spacy-mmib.crops.v1."
-        )
-    if other is not None:
-        raise LayoutError(
-            f"{path} is by row, not by picture: it is of MNRE, and leaks the label. To compare with systems "
-            "that use it, take spacy-mmib.leaking_mnre_crops.v1."
+            f"{path} is not by row, as MNRE's dictionaries are, but by picture: take spacy-mmib.crops.v1."
+            if by_row
+            else f"{path} is by row, not by picture: it is of MNRE, and leaks the label. To compare with "
+            "systems that use it, take spacy-mmib.leaking_mnre_crops.v1."
         )
     return dictionary
-
-
-def _get_source(doc: Doc) -> dict[Any, Any]:
-    source = doc.user_data.get(MNRE_KEY)
-    return source if isinstance(source, dict) else {}

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, groupby
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from spacy.tokens import Doc
 from spacy.util import minibatch
 
-from ..images.errors import explain
+from ..images.errors import check_number, explain
 from ..post.regions import Region
 from .base import Pictures, RegionGetter
 
@@ -57,13 +57,8 @@ class DetectingGetter(RegionGetter):
     def __init__(
         self, *, max_regions: int, threshold: float | None, nms: float | None, device: str, batch_size: int
     ) -> None:
-        if max_regions < 1:
-            raise ValueError(
-                f"max_regions is {max_regions}, but a detector is asked for at least 1 object. For none take "
-                "spacy-mmib.none.v1."
-            )
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, and has to be at least 1.")
+        check_number("max_regions", max_regions, at_least=1)
+        check_number("batch_size", batch_size, at_least=1)
         for name, value in (("threshold", threshold), ("nms", nms)):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}, and has to be between 0 and 1.")
@@ -93,9 +88,8 @@ class DetectingGetter(RegionGetter):
         RETURNS (List[List[Region]]): The objects of each picture, best first.
         """
         jobs = [(i, prompt) for i, asked in enumerate(prompts) for prompt in asked]
-        found: list[list[Region]] = [[] for _ in pictures]
         if not jobs:
-            return found
+            return [[] for _ in pictures]
         import torch
 
         def get_shape(job: tuple[int, Prompt]) -> Any:
@@ -108,28 +102,25 @@ class DetectingGetter(RegionGetter):
                 outputs = self._run([picture for picture, _ in tamed], [prompt for _, prompt in batch])
                 for (i, _), (_, scale), (boxes, scores, labels) in zip(batch, tamed, outputs):
                     answers[i].append((boxes.cpu() * torch.tensor([*scale, *scale]), scores.cpu(), labels))
-        for i, picture in enumerate(pictures):
-            if picture is not None and answers[i]:
-                all_boxes, all_scores, all_labels = zip(*answers[i])
-                flat = list(chain.from_iterable(all_labels))
-                found[i] = self.choose(torch.cat(all_boxes), torch.cat(all_scores), flat, picture.size)
-        return found
+        return [
+            self.choose(parts, picture.size) if parts else [] for parts, picture in zip(answers, pictures)
+        ]
 
-    def choose(
-        self, boxes: "torch.Tensor", scores: "torch.Tensor", labels: Sequence[str], size: tuple[int, int]
-    ) -> list[Region]:
-        """Choose the best of an answer.
+    def choose(self, answers: list[Answer], size: tuple[int, int]) -> list[Region]:
+        """Choose the best of the answers for one picture.
 
-        size (Tuple[int, int]): Width and height of the picture. Boxes are clipped to it, and left out if less
-            than a pixel is left.
+        size (Tuple[int, int]): Its width and height. Boxes are clipped to it, and left out if less than a
+            pixel is left.
         RETURNS (List[Region]): Best first.
         """
         import torch
 
         from .vision import ops
 
+        boxes = torch.cat([boxes for boxes, _, _ in answers]).float()
+        scores = torch.cat([scores for _, scores, _ in answers]).float()
+        labels = [label for _, _, some in answers for label in some]
         threshold = self.loaded.threshold if self.threshold is None else self.threshold
-        boxes, scores = boxes.float(), scores.float()
         finite = boxes.isfinite().all(1) & scores.isfinite()
         boxes = boxes.nan_to_num().clamp(min=0).minimum(torch.tensor([*size, *size]))
         real = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
@@ -206,20 +197,21 @@ def tame(picture: "PIL.Image.Image") -> tuple["PIL.Image.Image", tuple[float, fl
     RETURNS (Tuple[PIL.Image.Image, Tuple[float, float]]): The picture, and by what x and y have to be
         multiplied for pixels of the one that was given.
     """
-    import PIL.Image
+    small = picture.copy()
+    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE), reducing_gap=3.0)
+    least = max(LEAST_SIDE, math.ceil(max(small.size) / MAX_ASPECT))
+    scale = picture.width / small.width, picture.height / small.height
+    return fill_up(small, least, least, GREY), scale
 
-    width, height = picture.size
-    if max(picture.size) > LARGEST_SIDE:
-        ratio = LARGEST_SIDE / max(picture.size)
-        smaller = max(1, round(width * ratio)), max(1, round(height * ratio))
-        picture = picture.resize(smaller, PIL.Image.Resampling.BICUBIC, reducing_gap=3.0)
-    scale = width / picture.width, height / picture.height
-    least = max(LEAST_SIDE, math.ceil(max(picture.size) / MAX_ASPECT))
-    if min(picture.size) < least:
-        padded = PIL.Image.new("RGB", (max(picture.width, least), max(picture.height, least)), GREY)
-        padded.paste(picture)
-        picture = padded
-    return picture, scale
+
+def fill_up(
+    picture: "PIL.Image.Image", width: int, height: int, colour: tuple[int, int, int]
+) -> "PIL.Image.Image":
+    """RETURNS (PIL.Image.Image): The picture, with a margin on the right and below up to this size."""
+    from PIL.ImageOps import expand
+
+    right, bottom = max(0, width - picture.width), max(0, height - picture.height)
+    return expand(picture, (0, 0, right, bottom), colour)
 
 
 def group(items: Iterable[T], key: Callable[[T], Any], at_once: int) -> Iterator[list[T]]:

@@ -9,7 +9,7 @@ from spacy.tokens import Doc
 
 from ..images.errors import explain
 from .base import region_getters
-from .detecting import Answer, DetectingGetter, Prompt
+from .detecting import Answer, DetectingGetter, Prompt, fill_up
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -47,13 +47,8 @@ class Grounder(NamedTuple):
         it as it is, OWL-ViT stretches it to a square. OWLv2 fills it up to one on the right and below,
         which is done here with the grey that it was trained with: transformers 5 fills up with black.
         """
-        import PIL.Image
-
-        if self.family != "owlv2" or picture.width == picture.height:
-            return picture
-        square = PIL.Image.new("RGB", (max(picture.size), max(picture.size)), (128, 128, 128))
-        square.paste(picture)
-        return square
+        side = max(picture.size)
+        return fill_up(picture, side, side, (128, 128, 128)) if self.family == "owlv2" else picture
 
     def make_prompts(self, phrases: Sequence[str]) -> list[Prompt]:
         """RETURNS (List[Prompt]): As many as are needed to ask for all phrases that say anything."""
@@ -75,11 +70,8 @@ class Grounder(NamedTuple):
         searched like a short one.
         """
         tokenizer = self.tokenizer
-        first, last, period = (
-            tokenizer.cls_token_id,
-            tokenizer.sep_token_id,
-            tokenizer.convert_tokens_to_ids("."),
-        )
+        first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+        period = tokenizer.convert_tokens_to_ids(".")
         limit = int(self.model.config.max_text_len)
         prompts: list[Prompt] = []
         ids: list[int] = []
@@ -149,9 +141,47 @@ class GroundingRegions(DetectingGetter):
         return self.loaded.make_prompts(phrases) if phrases else []
 
     def _load(self, device: "torch.device") -> Grounder:
-        grounder = load_grounder(self.name)
-        grounder.model.float().eval().requires_grad_(False).to(device)
-        return grounder
+        import PIL.Image
+        import torch
+        import transformers
+
+        folder = find_model_folder(self.name)
+        common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        # Networks are built with random weights before theirs are read; nobody else's draws should change.
+        with torch.random.fork_rng(devices=[]):
+            try:
+                config = transformers.AutoConfig.from_pretrained(folder, **common)
+                if config.model_type not in THRESHOLDS:
+                    raise ValueError(
+                        f"its type {config.model_type!r} doesn't look for phrases in pictures; types that "
+                        f"do: {', '.join(THRESHOLDS)}"
+                    )
+                config.disable_custom_kernels = True  # nothing is compiled or fetched at run time
+                model, info = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(
+                    folder, config=config, output_loading_info=True, **common
+                )
+                if info["missing_keys"]:
+                    missing = sorted(map(str, info["missing_keys"]))
+                    raise ValueError(
+                        f"its weights are not of the whole detector: {len(missing)} tensors are missing "
+                        f"({', '.join(missing[:3])})"
+                    )
+                image_processor = transformers.AutoImageProcessor.from_pretrained(folder, **common)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
+                image_processor(images=PIL.Image.new("RGB", (32, 32)))  # says at once if a package is missing
+            except ImportError as err:
+                raise ImportError(
+                    f"The model {self.name!r} needs a package that isn't installed ({explain(err)}). Run: "
+                    'pip install "spacy-mmib[grounding]"'
+                ) from None
+            except Exception as err:  # whatever is wrong with a file, and each reader has its own errors
+                raise ValueError(
+                    f"The model {self.name!r} in {folder} can't be loaded ({explain(err)}). It takes all "
+                    "files of a zero-shot detector (e.g. IDEA-Research/grounding-dino-tiny), its image processor "
+                    "and its tokenizer; weights as safetensors, or as a .bin file with only tensors in it."
+                ) from None
+        model.float().eval().requires_grad_(False).to(device)
+        return Grounder(model, image_processor, tokenizer)
 
     def _identify(self) -> str:
         phrases = "noun_chunks" if self.phrases is None else repr(self.phrases)
@@ -183,7 +213,7 @@ def find_model_folder(name: str) -> Path:
     without asking the hub for something newer: results stay the same.
 
     name (str): A local folder, or the name of a model on the Hugging Face hub.
-    RETURNS (Path): The folder. For a name on the hub it is called after the commit.
+    RETURNS (Path): The folder; for a name on the hub it is called after the commit.
     RAISES (OSError): It holds no model, or the model couldn't be downloaded.
     """
     if Path(name).is_dir():
@@ -199,12 +229,9 @@ def find_model_folder(name: str) -> Path:
     reason = "it has no model.safetensors"
     for local_files_only in (True, False):
         try:
-            folder = Path(
-                snapshot_download(name, local_files_only=local_files_only, allow_patterns=list(FILES))
-            )
-            # A download that was cut short leaves a part.
-            if _is_complete(folder):
-                return folder
+            folder = snapshot_download(name, local_files_only=local_files_only, allow_patterns=list(FILES))
+            if _is_complete(Path(folder)):  # a download that was cut short leaves a part
+                return Path(folder)
         except Exception as err:  # the hub's client has some twenty kinds
             reason = explain(err)
     raise OSError(
@@ -226,64 +253,13 @@ def identify_model(name: str) -> str:
     for path in sorted(filter(Path.is_file, paths), key=lambda path: path.name):
         digest.update(f"{path.name} {path.stat().st_size} ".encode())
         with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
+            hashlib.file_digest(file, lambda: digest)  # goes on with it
     return digest.hexdigest()
 
 
 def _is_complete(folder: Path) -> bool:
     weights = any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir())
     return weights and (folder / "config.json").is_file()
-
-
-def load_grounder(name: str) -> Grounder:
-    """Load a model, without drawing from anybody's random numbers.
-
-    name (str): As for `find_model_folder`.
-    RAISES (OSError): It is not on this machine and can't be downloaded.
-    RAISES (ValueError): It is there, but no such model.
-    RAISES (ImportError): It needs a package that isn't installed.
-    """
-    import PIL.Image
-    import torch
-    import transformers
-
-    folder = find_model_folder(name)
-    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    # Networks are built with random weights before theirs are read; nobody else's draws should change.
-    with torch.random.fork_rng(devices=[]):
-        try:
-            config = transformers.AutoConfig.from_pretrained(folder, **common)
-            if config.model_type not in THRESHOLDS:
-                raise ValueError(
-                    f"its type {config.model_type!r} doesn't look for phrases in pictures; types that do: "
-                    f"{', '.join(THRESHOLDS)}"
-                )
-            config.disable_custom_kernels = True  # nothing is compiled or fetched at run time
-            model, info = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(
-                folder, config=config, output_loading_info=True, **common
-            )
-            if info["missing_keys"]:
-                missing = sorted(map(str, info["missing_keys"]))
-                raise ValueError(
-                    f"its weights are not of the whole detector: {len(missing)} tensors are missing "
-                    f"({', '.join(missing[:3])})"
-                )
-            image_processor = transformers.AutoImageProcessor.from_pretrained(folder, **common)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
-            image_processor(images=PIL.Image.new("RGB", (32, 32)))  # says at once if a package is missing
-        except ImportError as err:
-            raise ImportError(
-                f"The model {name!r} needs a package that isn't installed ({explain(err)}). Run: pip install "
-                '"spacy-mmib[grounding]"'
-            ) from None
-        except Exception as err:  # whatever is wrong with a file, and each reader has its own errors
-            raise ValueError(
-                f"The model {name!r} in {folder} can't be loaded ({explain(err)}). It takes all files of a "
-                "zero-shot detector (e.g. IDEA-Research/grounding-dino-tiny), its image processor and its "
-                "tokenizer; weights as safetensors, or as a .bin file with nothing but tensors in it."
-            ) from None
-    return Grounder(model, image_processor, tokenizer)
 
 
 def get_noun_chunks(doc: Doc) -> list[str]:

@@ -285,7 +285,7 @@ def test_leaking_crops_are_asked_for_in_so_many_words(data, hvpnet, tmp_path):
     with pytest.raises(LayoutError, match="--dicts"):
         convert_mnre(data, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
     torch.save({"1.jpg": ["x.png"]}, hvpnet / "txt" / "mre_dev_dict.pth")
-    with pytest.raises(LayoutError, match="mre_dev_dict.pth is not by row: it has the key '1.jpg'"):
+    with pytest.raises(LayoutError, match="mre_dev_dict.pth is not by row"):
         convert_mnre(hvpnet, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
     torch.save({0: Path}, hvpnet / "txt" / "mre_dev_dict.pth")
     with pytest.raises(LayoutError, match="can't be read as a dictionary"):

@@ -17,7 +17,6 @@ from tiny_detectors import draw_picture, save_grounding_dino, save_owl
 
 import spacy_mmib.post.extensions  # noqa: F401
 from spacy_mmib.post.regions import clip_box
-from spacy_mmib.regions import grounding
 from spacy_mmib.regions.detecting import DetectingGetter, group, tame
 from spacy_mmib.regions.grounding import (
     FOUR_WORDS,
@@ -184,7 +183,7 @@ def test_best_boxes():
 
     def choose(nms, most, threshold=0.3):
         getter = DetectingGetter(max_regions=most, threshold=threshold, nms=nms, device="cpu", batch_size=1)
-        found = getter.choose(boxes, scores, [str(i) for i in range(len(boxes))], (40, 40))
+        found = getter.choose([(boxes, scores, [str(i) for i in range(len(boxes))])], (40, 40))
         return [(region["label"], region["box"]) for region in found]
 
     assert choose(nms=0.5, most=9) == [
@@ -340,7 +339,7 @@ def test_pictures_are_brought_into_bounds(size):
     assert column + 1 == tamed.width or tamed.getpixel((column + 1, row)) != (255, 0, 0)
     assert row + 1 == tamed.height or tamed.getpixel((column, row + 1)) != (255, 0, 0)
     if size in ((40, 30), (16, 160)):
-        assert tamed is picture
+        assert tamed == picture
 
 
 def test_boxes_of_huge_pictures_are_in_their_own_pixels(monkeypatch, dino):
@@ -626,8 +625,10 @@ def test_loading_draws_nothing_from_others_random_numbers(dino):
 
 def test_the_network_is_loaded_once_and_only_for_pictures(monkeypatch, dino):
     built = []
-    load = grounding.load_grounder
-    monkeypatch.setattr(grounding, "load_grounder", lambda name: built.append(name) or load(name))
+    load = GroundingRegions._load
+    monkeypatch.setattr(
+        GroundingRegions, "_load", lambda self, device: built.append(self.name) or load(self, device)
+    )
     getter = make_getter(dino)
     getter([Doc(EN)], [None])
     assert built == []
