@@ -1,9 +1,9 @@
 """What getters with a detection network have in common. Free of Pillow and torch until a network is used."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from spacy.tokens import Doc
 from spacy.util import minibatch
@@ -15,8 +15,6 @@ from .base import Pictures, RegionGetter
 if TYPE_CHECKING:
     import PIL.Image
     import torch
-
-T = TypeVar("T")
 
 Answer: TypeAlias = "tuple[torch.Tensor, torch.Tensor, list[str]]"
 """Boxes in a picture: x0, y0, x1, y1 in its pixels, (k, 4), scores, (k), and labels."""
@@ -97,11 +95,13 @@ class DetectingGetter(RegionGetter):
 
         answers: list[list[Answer]] = [[] for _ in pictures]
         with torch.inference_mode():
-            for batch in group(jobs, get_shape, self.batch_size):
-                tamed = [tame(pictures[i]) for i, _ in batch]
-                outputs = self._run([picture for picture, _ in tamed], [prompt for _, prompt in batch])
-                for (i, _), (_, scale), (boxes, scores, labels) in zip(batch, tamed, outputs):
-                    answers[i].append((boxes.cpu() * torch.tensor([*scale, *scale]), scores.cpu(), labels))
+            for _, same in groupby(sorted(jobs, key=get_shape), get_shape):
+                for batch in minibatch(same, self.batch_size):
+                    tamed = [tame(pictures[i]) for i, _ in batch]
+                    outputs = self._run([picture for picture, _ in tamed], [prompt for _, prompt in batch])
+                    for (i, _), (_, scale), (boxes, scores, labels) in zip(batch, tamed, outputs):
+                        boxes = boxes.cpu() * torch.tensor([*scale, *scale])
+                        answers[i].append((boxes, scores.cpu(), labels))
         return [
             self.choose(parts, picture.size) if parts else [] for parts, picture in zip(answers, pictures)
         ]
@@ -212,9 +212,3 @@ def fill_up(
 
     right, bottom = max(0, width - picture.width), max(0, height - picture.height)
     return expand(picture, (0, 0, right, bottom), colour)
-
-
-def group(items: Iterable[T], key: Callable[[T], Any], at_once: int) -> Iterator[list[T]]:
-    """YIELDS (List): Items with the same key, at most so many."""
-    for _, same in groupby(sorted(items, key=key), key):
-        yield from minibatch(same, at_once)

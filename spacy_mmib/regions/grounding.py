@@ -177,8 +177,8 @@ class GroundingRegions(DetectingGetter):
             except Exception as err:  # whatever is wrong with a file, and each reader has its own errors
                 raise ValueError(
                     f"The model {self.name!r} in {folder} can't be loaded ({explain(err)}). It takes all "
-                    "files of a zero-shot detector (e.g. IDEA-Research/grounding-dino-tiny), its image processor "
-                    "and its tokenizer; weights as safetensors, or as a .bin file with only tensors in it."
+                    "files of a zero-shot detector (e.g. IDEA-Research/grounding-dino-tiny), its image "
+                    "processor and its tokenizer; weights as safetensors, or as a .bin file of tensors only."
                 ) from None
         model.float().eval().requires_grad_(False).to(device)
         return Grounder(model, image_processor, tokenizer)

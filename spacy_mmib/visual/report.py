@@ -15,7 +15,7 @@ from spacy.tokens import Doc
 from ..evaluation.errors import AnyError, PostChange, compare, count_kinds
 from ..evaluation.evaluate import Roles, evaluate, get_roles, join_stages, show_score, tabulate
 from ..post.extensions import get_image_error, get_stored_image
-from ..post.relations import ASKED, get_relations, read_relations
+from ..post.relations import ASKED, read_relations
 from .collect import make_post, make_text
 from .rendering import get_environment, read_asset
 
@@ -41,15 +41,6 @@ class Confusion:
     columns: list[str]
     counts: list[list[int]]
 
-    def shares(self) -> list[list[float]]:
-        """RETURNS (List[List[float]]): How large each count is, 0-1: of what is gold, or in the last row of
-        what is predicted under this label.
-        """
-        *gold, spurious = self.counts
-        predicted = [sum(column) for column in zip(*self.counts)]
-        shares = [[count / max(1, sum(row)) for count in row] for row in gold]
-        return [*shares, [count / max(1, total) for count, total in zip(spurious, predicted)]]
-
 
 def make_report(
     nlp: "Language",
@@ -71,7 +62,10 @@ def make_report(
     comparison = make_comparison(found) if compared else {"rows": []}
     changed = sum(bool(post.added or post.repaired) for post in posts)
     shown = sort_posts(posts)[: limit_examples or None]
-    types, relations = get_labels(shown, roles.negative_label)
+    examples = [make_example(post, compared=compared) for post in shown]
+    types, relations = (
+        set[str]().union(*(example[kind] for example in examples)) for kind in ("types", "relations")
+    )
     confusions: list[tuple[str, Confusion | None]] = []
     if roles.recognizers:
         confusions.append(("Types of entities", count_entity_confusion(posts)))
@@ -99,9 +93,9 @@ def make_report(
         errors=make_error_table(posts, compared=compared),
         finds=bool(roles.recognizers or roles.extractors),
         confusions=confusions,
-        examples=[make_example(post, types, relations, compared=compared) for post in shown],
-        types=types,
-        relations=relations,
+        examples=examples,
+        types=sorted(types),
+        relations=sorted(relations - {roles.negative_label, ASKED}),
         left_out=len(posts) - len(shown),
         post_css=read_asset("post.css"),
         report_css=read_asset("report.css"),
@@ -229,39 +223,15 @@ def sort_posts(posts: Sequence[PostChange]) -> list[PostChange]:
     )
 
 
-def get_labels(posts: Sequence[PostChange], negative_label: str) -> tuple[list[str], list[str]]:
-    """RETURNS (Tuple[List[str], List[str]]): Types of entities and labels of relations, gold or predicted."""
-    found = [_get_labels_of(post) for post in posts]
-    types, relations = (set[str]().union(*(labels[i] for labels in found)) for i in (0, 1))
-    return sorted(types), sorted(relations - {negative_label, ASKED})
-
-
-def _get_labels_of(post: PostChange) -> tuple[set[str], set[str]]:
-    types: set[str] = set()
-    relations: set[str] = set()
-    for doc in (post.reference, post.doc):
-        types |= {ent.label_ for ent in doc.ents}
-        try:
-            relations |= {relation.label for relation in get_relations(doc)}
-        except ValueError:  # written past the setter; the text says so
-            continue
-    return types, relations
-
-
-def make_example(
-    post: PostChange, types: Sequence[str], relations: Sequence[str], *, compared: bool
-) -> dict[str, Any]:
+def make_example(post: PostChange, *, compared: bool) -> dict[str, Any]:
     """Collect what is shown of a post.
 
-    types, relations (Sequence[str]): The labels that can be filtered by, numbered on from the types.
     compared (bool): Whether it was predicted without its picture, too.
     RETURNS (Dict[str, Any]): "number" in the corpus (from 1), "post", "gold", "without" (the prediction
         without the picture, if its errors are others), "errors" and "repaired" ones, and what it can be
-        filtered by: "text", "kinds" of errors, "labels" (numbers), "states" of the picture.
+        filtered by: "text", "kinds" of errors, "types" and "relations" (labels), "states" of the picture.
     """
-    own_types, own_relations = _get_labels_of(post)
-    labels = [i for i, label in enumerate(types) if label in own_types]
-    labels += [i for i, label in enumerate(relations, len(types)) if label in own_relations]
+    docs = (post.reference, post.doc)
     added, repaired = (post.added, post.repaired) if compared else ([], [])
     notes = ("only with the picture" if error in added else "" for error in post.errors)
     errors = [_describe(error, post.doc, note) for error, note in zip(post.errors, notes)]
@@ -280,7 +250,8 @@ def make_example(
         "errors": errors,
         "repaired": [_describe(error, post.without, "only without the picture") for error in repaired],
         "kinds": sorted({f"{error.what}-{error.kind}" for error in post.errors}),
-        "labels": labels,
+        "types": {ent.label_ for doc in docs for ent in doc.ents},
+        "relations": {relation.label for doc in docs for relation in read_relations(doc)},
         "states": [state for state, holds in states.items() if holds],
         "text": post.doc.text.lower(),
     }

@@ -17,7 +17,7 @@ from tiny_detectors import draw_picture, save_grounding_dino, save_owl
 
 import spacy_mmib.post.extensions  # noqa: F401
 from spacy_mmib.post.regions import clip_box
-from spacy_mmib.regions.detecting import DetectingGetter, group, tame
+from spacy_mmib.regions.detecting import DetectingGetter, tame
 from spacy_mmib.regions.grounding import (
     FOUR_WORDS,
     GroundingRegions,
@@ -285,13 +285,6 @@ def test_neighbours_in_the_batch_change_nothing(detector):
         assert sorted(as_numbers([a])[0]) == sorted(as_numbers([b])[0])
     # Other pictures and other phrases do: the results aren't constant.
     assert as_numbers(alone[:1]) != as_numbers(alone[3:4])
-
-
-def test_groups_are_of_one_size():
-    batches = list(group(range(40), lambda i: i % 7, at_once=3))
-    assert all(len({i % 7 for i in batch}) == 1 and 1 <= len(batch) <= 3 for batch in batches)
-    assert sorted(i for batch in batches for i in batch) == list(range(40))
-    assert list(group([], lambda i: i, 3)) == []
 
 
 @pytest.mark.gpu
