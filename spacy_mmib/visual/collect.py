@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 OBJECT = "object"
 """What an object without a label is called."""
-QUALITY = 82
 SMALLEST = 160
 """Pixels. Pictures whose longer side is less are shown enlarged, or their objects could not be told apart."""
 CROP_SIZE = 96
@@ -142,11 +141,14 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
         except TypeError as err:  # written past the setter
             errors.append(str(err))
     views = [_make_region(i, region, small) for i, region in enumerate(regions, 1)]
-    weights = shares if shares is not None else get_mean_weights(doc)
-    if weights is not None and len(weights) == len(regions) + 1:
+    if shares is None:
+        given = [get_region_weights(ent) for ent in doc.ents]
+        weights = [some for some in given if some is not None and len(some) == len(regions) + 1]
+        shares = [sum(column) / len(weights) for column in zip(*weights)]
+    if len(shares) == len(regions) + 1:
         views.insert(0, _describe(0, "the whole picture"))
-        for view, weight in zip(views, weights):
-            view["weight"] = _percent(weight)
+        for view, share in zip(views, shares):
+            view["weight"] = _percent(share)
     return {
         "small": small,
         "regions": views,
@@ -154,14 +156,6 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
         "errors": errors,
         "attached": stored is not None,
     }
-
-
-def get_mean_weights(doc: Doc) -> list[float] | None:
-    """RETURNS (Optional[List[float]]): The mean of `ent._.region_weights` over entities that have some."""
-    found = [weights for ent in doc.ents if (weights := get_region_weights(ent)) is not None]
-    if not found or len({len(weights) for weights in found}) > 1:
-        return None
-    return [sum(column) / len(found) for column in zip(*found)]
 
 
 def _is_bare(view: dict[str, Any]) -> bool:
@@ -226,7 +220,7 @@ def _read_and_shrink(reader: Any, value: Any, max_size: int) -> SmallPicture:
     image.thumbnail((max_size, max_size))
     file = io.BytesIO()
     # Nothing of the file goes along: neither EXIF data, which can tell a place, nor a colour profile.
-    image.save(file, "JPEG", quality=QUALITY, exif=b"", icc_profile=None)
+    image.save(file, "JPEG", quality=82, exif=b"", icc_profile=None)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     enlarged = max(1.0, min(SMALLEST, max_size) / max(image.size))
     shown_width = max(1, round(image.width * enlarged))

@@ -10,13 +10,12 @@ import pytest
 import spacy
 import torch
 from conftest import make_picture
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
 from tiny_detectors import draw_picture, save_grounding_dino, save_owl
 
 import spacy_mmib.post.extensions  # noqa: F401
-from spacy_mmib.post.regions import clip_box
 from spacy_mmib.regions.detecting import DetectingGetter, tame
 from spacy_mmib.regions.grounding import (
     FOUR_WORDS,
@@ -27,13 +26,6 @@ from spacy_mmib.regions.grounding import (
 )
 
 EN = spacy.blank("en").vocab
-ODD = [
-    make_picture("red", (1, 1)),
-    draw_picture(700, 3),
-    draw_picture(3, 700),
-    draw_picture(2, 40),
-    make_picture("white", (90, 60)),
-]
 
 
 @pytest.fixture(scope="module")
@@ -287,38 +279,6 @@ def test_neighbours_in_the_batch_change_nothing(detector):
     assert as_numbers(alone[:1]) != as_numbers(alone[3:4])
 
 
-@pytest.mark.gpu
-def test_the_same_on_a_gpu(detector):
-    folder = detector.loaded.model.config._name_or_path
-    on_gpu = GroundingRegions(str(folder), device="cuda")
-    pictures = [draw_picture(60, 40), draw_picture(30, 80, seed=1)]
-    queries = [["cat", "dog"], ["person"]]
-    expected = detect(detector, pictures, queries, threshold=0.0, most=3)
-    for a, b in zip(expected, detect(on_gpu, pictures, queries, threshold=0.0, most=3)):
-        assert [d["label"] for d in a] == [d["label"] for d in b]
-        for c, d in zip(a, b):
-            assert c["box"] == pytest.approx(d["box"], abs=0.1)
-            assert c["score"] == pytest.approx(d["score"], abs=1e-2)
-
-
-@pytest.mark.parametrize("threshold", [0.0, None])
-def test_odd_pictures(detector, threshold):
-    pictures = list(ODD)
-    if "dino" in detector.loaded.family:
-        pictures += [
-            draw_picture(5000, 3),
-            draw_picture(3, 5000),
-        ]  # slow for the others at this size
-    found = detect(detector, pictures, [["cat", "dog"]] * len(pictures), threshold=threshold)
-    for picture, one in zip(pictures, found):
-        for detection in one:
-            x0, y0, x1, y1 = detection["box"]
-            assert 0 <= x0 < x1 <= picture.width
-            assert 0 <= y0 < y1 <= picture.height
-            clip_box(detection["box"], *picture.size)
-            assert 0 <= detection["score"] <= 1
-
-
 @pytest.mark.parametrize("size", [(1, 1), (5000, 3), (3, 5000), (16, 160), (4000, 2500), (40, 30)])
 def test_pictures_are_brought_into_bounds(size):
     picture = make_picture("red", size)
@@ -369,20 +329,6 @@ def test_defaults():
 def test_phrases_are_a_list(phrases):
     with pytest.raises(ValueError, match="phrases"):
         make_getter("x", phrases=phrases)
-
-
-def test_gold_annotations_change_nothing(dino):
-    for phrases in (list(FOUR_WORDS), "noun_chunks"):
-        getter = make_getter(dino, phrases=phrases, threshold=0.0)
-        plain, annotated = make_doc(), make_doc()
-        annotated.ents = [Span(annotated, 5, 6, label="PER"), Span(annotated, 7, 8, label="PER")]
-        annotated._.relations = [(annotated.ents[0], annotated.ents[1], "couple")]
-        assert plain.ents != annotated.ents
-        picture = draw_picture(60, 40)
-        (before,), (after,) = getter([plain], [picture]), getter([annotated], [picture])
-        assert before
-        assert after == before
-        assert getter.get_query(annotated) == getter.get_query(plain)
 
 
 def test_annotations_are_never_read(monkeypatch, dino):
