@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -469,8 +470,6 @@ def test_what_is_in_the_cache_is_taken_without_asking(monkeypatch, dino, tmp_pat
 
 
 def test_a_download_that_was_cut_short_goes_on(monkeypatch, dino, tmp_path):
-    import shutil
-
     import huggingface_hub
 
     folder = tmp_path / "4567"
@@ -495,8 +494,6 @@ def test_a_download_that_was_cut_short_goes_on(monkeypatch, dino, tmp_path):
 def test_folders_that_hold_no_detector(tmp_path, dino):
     with pytest.raises(OSError, match=r"holds no transformers model.*config.json"):
         _ = GroundingRegions(str(tmp_path)).loaded
-    import shutil
-
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"can't be loaded"):
@@ -512,8 +509,6 @@ def test_folders_that_hold_no_detector(tmp_path, dino):
 
 
 def test_weights_of_a_part_are_refused(tmp_path, dino):
-    import shutil
-
     import safetensors.torch
 
     shutil.copytree(dino, tmp_path, dirs_exist_ok=True)
@@ -526,8 +521,6 @@ def test_weights_of_a_part_are_refused(tmp_path, dino):
 
 
 def test_pickled_weights_are_not_unpickled(tmp_path, dino):
-    import shutil
-
     shutil.copytree(dino, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").unlink()
 
@@ -580,8 +573,6 @@ def test_the_network_is_loaded_once_and_only_for_pictures(monkeypatch, dino):
 
 
 def test_identity(dino, owl2, tmp_path):
-    import shutil
-
     base = make_getter(dino)
     others = [
         make_getter(owl2),
