@@ -26,15 +26,17 @@ from project.tagged import (
     read_twitter_text,
     repair_tags,
 )
+from spacy_mmib.images.files import resolve_inside
 from spacy_mmib.images.reading import ImageError
-from spacy_mmib.post.extensions import get_regions, set_image, set_image_error, set_regions
-from spacy_mmib.regions.crops import (
-    LEAKING_MNRE_NOTE,
-    LayoutError,
-    hvpnet_crops_folder,
-    leaking_mnre_crops,
-    load_dictionary,
+from spacy_mmib.post.extensions import (
+    get_regions,
+    set_image,
+    set_image_error,
+    set_regions,
+    set_regions_note,
 )
+from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, LayoutError, hvpnet_crops_folder, load_dictionary
+from spacy_mmib.util import logger
 
 FORMATS = ("twitter", "mnre", "jsonl")
 Counts: TypeAlias = dict[str, Any]
@@ -210,9 +212,8 @@ def convert_mnre(
         only if that isn't there.
     group (Optional[bool]): One doc for each post (text and picture) rather than for each instance.
         `None` means yes, except with crops, which belong to single instances.
-    leaking_crops (Optional[Path]): The folder of HVPNeT's crops, which leak the label: see
-        `leaking_mnre_crops`. It need not be there: then the docs state which crops there should
-        be. Without pictures it is the image root.
+    leaking_crops (Optional[Path]): The folder of HVPNeT's crops, which leak the label. It need not be
+        there: then the docs state which crops there should be. Without pictures it is the image root.
     dicts (Optional[Path]): The folder of the dictionaries of these crops; `txt` in `data` if
         `None`, or `data`.
     max_crops (int): Keep so many crops of an instance, 0 all. HVPNeT uses the first 3.
@@ -235,30 +236,55 @@ def convert_mnre(
         raise LayoutError(f"There is no folder {images}.")
     folders = [folder for folder in (images, leaking_crops) if folder is not None]
     root = pictures.common_root(folders) if folders else None
-    attach_crops = None
-    if leaking_crops is not None and root is not None:
+    names: dict[str, dict[Any, list[str]]] = {}
+    if leaking_crops is not None:
         dicts = dicts or (data / "txt" if (data / "txt").is_dir() else data)
         paths = {split: pictures.find_dictionary(dicts, "mre", split) for split in SPLITS}
-        dictionaries = {split: load_dictionary(path) for split, path in paths.items()}
-        places = {split: hvpnet_crops_folder(leaking_crops, split) for split in SPLITS}
-        try:
-            attach_crops = leaking_mnre_crops(dictionaries, places, root, max_crops=max_crops)
-        except ValueError as err:
-            raise LayoutError(f"{dicts}: {err}") from None
+        names = {split: load_dictionary(path, by_row=True) for split, path in paths.items()}
+        logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
     counts = {}
     for split, file in files.items():
-        look = None
+        look = attach = None
         if images is not None and root is not None:
             look = partial(pictures.find_picture, images, root=root, split=split)
+        if leaking_crops is not None and root is not None:
+            folder = hvpnet_crops_folder(leaking_crops, split)
+            attach = partial(attach_leaking_crops, names[split], folder, root, max_crops)
         path = output / f"{split}.spacy"
-        counts[split] = _write_mnre(file, path, split, grouped, look, attach_crops, root)
+        counts[split] = _write_mnre(file, path, split, grouped, look, attach, root)
     regions = {
-        "protocol": "none" if attach_crops is None else "leaking_mnre_crops",
-        "note": None if attach_crops is None else LEAKING_MNRE_NOTE,
-        "max_crops": None if attach_crops is None else max_crops,
+        "protocol": "none" if leaking_crops is None else "leaking_mnre_crops",
+        "note": None if leaking_crops is None else LEAKING_MNRE_NOTE,
+        "max_crops": None if leaking_crops is None else max_crops,
     }
     _finish(output, data, regions, root, counts, docs_are="posts" if grouped else "instances")
     return counts
+
+
+def attach_leaking_crops(
+    names: dict[Any, list[str]], folder: Path, root: Path, max_crops: int, doc: Doc, row: int
+) -> int:
+    """Attach the crops that HVPNeT published for a row of MNRE. A row with the relation "None" has 2 of them
+    (rarely 1), a related one up to 4, in the test split too: a model that sees them sees the answer.
+
+    They are attached whether or not their files exist: what is stated can be audited without them, and
+    spacy-mmib.Corpus.v1 leaves out and counts missing ones.
+
+    names (Dict[int, List[str]]): File names of crops by row. None may lead out of the folder.
+    RETURNS (int): How many names were left out, as they lead out of it.
+    """
+    wanted = names.get(row, ())[: max_crops or None]
+    stated = []
+    for name in wanted:
+        try:
+            # Inside both: the folder may be a link.
+            path = resolve_inside(root, resolve_inside(folder, name))
+        except ImageError:
+            continue
+        stated.append(path.relative_to(root.resolve()).as_posix())
+    set_regions(doc, stated)
+    set_regions_note(doc, LEAKING_MNRE_NOTE)
+    return len(wanted) - len(stated)
 
 
 def _write_tagged(
@@ -303,7 +329,7 @@ def _write_mnre(
     split: str,
     grouped: bool,
     look: Callable[[str], str] | None,
-    attach_crops: Callable[[Doc, str, int], int] | None,
+    attach: Callable[[Doc, int], int] | None,
     root: Path | None,
 ) -> Counts:
     """Write a split of MNRE."""
@@ -320,8 +346,8 @@ def _write_mnre(
         counts.update(docs=1, tokens=len(doc), entities=len(doc.ents), not_entities=not_entities)
         counts.update(empty_tokens=first.tokens.count(""))
         _attach_picture(doc, look, first.image, counts)
-        if attach_crops is not None and root is not None:
-            counts.update(refused_crops=attach_crops(doc, split, numbers[0]), crops=len(get_regions(doc)))
+        if attach is not None and root is not None:
+            counts.update(refused_crops=attach(doc, numbers[0]), crops=len(get_regions(doc)))
             counts.update(missing_crops=sum(not (root / crop).exists() for crop in get_regions(doc)))
         docs.append(doc)
     _save(docs, path)

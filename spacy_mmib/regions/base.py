@@ -1,8 +1,5 @@
 """Region getters: what finds the objects in pictures, named in a config by `@region_getters`. Free of Pillow
-and torch.
-
-Other packages register theirs with the decorator below or through the entry point group
-`spacy_region_getters`.
+and torch. Other packages register theirs by the entry point group `spacy_region_getters`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +18,7 @@ Pictures: TypeAlias = Sequence["PIL.Image.Image | None"]
 
 
 def get_region_getters() -> Any:
-    """RETURNS (catalogue.Registry): The registry, as an attribute of spaCy's own, where configs look."""
+    """RETURNS (catalogue.Registry): The registry, an attribute of spaCy's own, where configs look."""
     if not hasattr(registry, "region_getters"):
         registry.region_getters = catalogue.create("spacy", "region_getters", entry_points=True)
     return registry.region_getters

@@ -3,34 +3,28 @@
 UMGF's: `<root>/<id>/crop_<type>_<id>.jpg`, at most one crop for each of four types. HVPNeT's:
 `<root>/{train,val,test}/crops/<name>`, of which only dictionaries say to whom a crop belongs.
 
-HVPNeT's crops of MNRE leak the label. They are taken only by name, to compare with systems that use them: by
-`spacy-mmib.leaking_mnre_crops.v1`, or by a converter that calls `leaking_mnre_crops`.
+HVPNeT's crops of MNRE leak the label. They are taken only by name, to compare with systems that use them.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from spacy.tokens import Doc
 
-from ..images.errors import ImageError, explain, shorten
-from ..images.files import bind, resolve_inside
-from ..post.extensions import get_stored_image, set_regions, set_regions_note
+from ..images.errors import ImageError, check_number, explain, shorten
+from ..images.files import bind
+from ..post.extensions import get_stored_image
 from ..post.regions import Region
 from ..util import logger, warn
 from .base import Pictures, RegionGetter, region_getters
-
-CropsLayout: TypeAlias = Literal["umgf", "hvpnet"]
 
 UMGF_TYPES = ("person", "organization", "location", "miscellaneous")
 
 HVPNET_SPLITS = {"train": ("train",), "dev": ("val", "dev", "valid"), "test": ("test",)}
 """Names of the splits in HVPNeT's folders and dictionaries."""
-
-SPLITS = {f"{name}_dict.pth": split for split, names in HVPNET_SPLITS.items() for name in names}
-"""By the end of a dictionary's name."""
 
 MNRE_KEY = ("spacy_mmib", "mnre", None, None)
 """Where docs converted from MNRE have the rows and the split they come from."""
@@ -39,9 +33,6 @@ LEAKING_MNRE_NOTE = (
     "crops from HVPNeT's dictionaries of MNRE, which LEAK THE LABEL: the number of crops of a row is a "
     "function of its gold relation"
 )
-
-AttachCrops: TypeAlias = Callable[[Doc, str, int], int]
-"""From a doc, its split and its row there to the number of names left out, as they lead out of the folder."""
 
 
 class LayoutError(ValueError):
@@ -58,12 +49,14 @@ class Crops(RegionGetter):
     """
 
     needs_pictures = False
+    by_row: bool = False
+    """Whether the dictionaries are by row, not by picture."""
 
     def __init__(
         self, root: str | Path, dictionaries: str | Path | Sequence[str | Path], max_regions: int | None
     ) -> None:
-        if max_regions is not None and max_regions < 0:
-            raise ValueError(f"max_regions is {max_regions}, and has to be at least 0, or null for all.")
+        if max_regions is not None:
+            check_number("max_regions", max_regions, at_least=0)
         self.root = Path(root)
         self.dictionaries = [dictionaries] if isinstance(dictionaries, (str, Path)) else list(dictionaries)
         self.max_regions = max_regions
@@ -98,28 +91,35 @@ class Crops(RegionGetter):
             warn(message)
 
     @cached_property
-    def _by_split(self) -> dict[str, tuple[Path, dict[Any, Any]]]:
-        files: list[Path] = []
+    def _named(self) -> dict[str, dict[Any, list[Path]]]:
+        """The crops that the dictionaries name, by split and key."""
+        files: dict[str, Path] = {}
         for path in map(Path, self.dictionaries):
             inside = sorted(path.glob("*_dict.pth")) if path.is_dir() else [path]
             if not inside or not all(file.is_file() for file in inside):
                 raise LayoutError(f"There is no dictionary of crops at {path} (<name>_<split>_dict.pth).")
-            files += inside
-        found: dict[str, tuple[Path, dict[Any, Any]]] = {}
-        for path in files:
-            split = next((SPLITS[end] for end in SPLITS if path.name.endswith(end)), None)
-            if split is None:
-                raise LayoutError(
-                    f"{path}: the name tells no split. HVPNeT's are <name>_<split>_dict.pth, with a split of "
-                    "train, val (or dev) and test."
-                )
-            if split in found:
-                # File names of crops are numbers of rows: those of another dataset would be there, and wrong.
-                raise LayoutError(
-                    f"{found[split][0]} and {path} are both of {split}. Name the dictionaries of one "
-                    "dataset, whose crops are in root."
-                )
-            found[split] = path, load_dictionary(path)
+            for file in inside:
+                name = file.name.removesuffix("_dict.pth")
+                split = next((split for split in HVPNET_SPLITS if name.endswith(HVPNET_SPLITS[split])), None)
+                if split is None:
+                    raise LayoutError(
+                        f"{file}: the name tells no split. HVPNeT's are <name>_<split>_dict.pth, with a "
+                        "split of train, val (or dev) and test."
+                    )
+                if split in files:
+                    # File names of crops are numbers of rows: another dataset's would be there, and wrong.
+                    raise LayoutError(
+                        f"{files[split]} and {file} are both of {split}. Name the dictionaries of one "
+                        "dataset, whose crops are in root."
+                    )
+                files[split] = file
+        found: dict[str, dict[Any, list[Path]]] = {}
+        for split, file in files.items():
+            folder = hvpnet_crops_folder(self.root, split)
+            names = load_dictionary(file, by_row=self.by_row)
+            found[split] = {key: [folder / name for name in names[key]] for key in names}
+        if self.note:
+            logger.warning("[spacy-mmib] Regions are %s.", self.note)
         return found
 
 
@@ -132,18 +132,16 @@ class PublishedCrops(Crops):
     dictionary (Optional[Union[str, List[str]]]): HVPNeT's dictionaries of Twitter-2015 or 2017, files or
         folders of them, read when the first picture comes and without running code in them.
     max_regions (Optional[int]): UMGF has 4 at most, HVPNeT takes 3.
-    RAISES (ValueError): Another layout, or no dictionary where one is needed.
+    RAISES (ValueError): No dictionary where one is needed.
     """
 
     def __init__(
         self,
         root: str | Path,
-        layout: CropsLayout,
+        layout: Literal["umgf", "hvpnet"],
         dictionary: str | list[str] | None = None,
         max_regions: int | None = None,
     ) -> None:
-        if layout not in ("umgf", "hvpnet"):
-            raise ValueError(f"layout is 'umgf' or 'hvpnet', not {layout!r}.")
         super().__init__(root, dictionary or [], max_regions)
         if layout == "hvpnet" and not self.dictionaries:
             raise ValueError(
@@ -153,18 +151,8 @@ class PublishedCrops(Crops):
         self.layout = layout
 
     @cached_property
-    def _names(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        for split, (path, dictionary) in self._by_split.items():
-            folder = hvpnet_crops_folder(self.root, split)
-            for key, names in dictionary.items():
-                if not isinstance(key, str):
-                    raise LayoutError(
-                        f"{path} is by row, not by picture: it is of MNRE, and leaks the label. To compare "
-                        "with systems that use it, take spacy-mmib.leaking_mnre_crops.v1."
-                    )
-                found[Path(key).stem] = [folder / name for name in names]
-        return found
+    def _by_name(self) -> dict[str, list[Path]]:
+        return {Path(key).stem: paths for named in self._named.values() for key, paths in named.items()}
 
     def get_query(self, doc: Doc) -> str:
         """RETURNS (str): The name that crops are found by: one picture may have several, by links."""
@@ -175,20 +163,17 @@ class PublishedCrops(Crops):
         if not isinstance(get_stored_image(doc), str):
             self._say("id", "a picture that was attached as an object has no name to find its crops by")
             return []
-        post_id = self.get_query(doc)
+        name = self.get_query(doc)
         if self.layout == "hvpnet":
-            if post_id not in self._names:
-                self._say_none(post_id, "it is in no dictionary")
-            return self._names.get(post_id, [])
-        folder = self.root / post_id
-        if not os.path.isdir(folder):  # unlike Path.is_dir, false for a name that can't be
-            self._say_none(post_id, f"there is no folder {shorten(str(folder))}")
-            return []
-        # A post rarely has crops of all four types: only a link that leads nowhere is worth a word.
-        return [path for path in list_umgf_crops(self.root, post_id) if os.path.lexists(path)]
-
-    def _say_none(self, post_id: str, why: str) -> None:
-        self._say("none", f"pictures have no crops, the first is {shorten(post_id)}: {why}")
+            paths, why = self._by_name.get(name), "it is in no dictionary"
+        else:
+            paths, why = None, f"there is no folder {shorten(str(self.root / name))}"
+            if os.path.isdir(self.root / name):  # unlike Path.is_dir, false for a name that can't be
+                # A post rarely has crops of all four types: only a link that leads nowhere is worth a word.
+                paths = [path for path in list_umgf_crops(self.root, name) if os.path.lexists(path)]
+        if paths is None:
+            self._say("none", f"pictures have no crops, the first is {shorten(name)}: {why}")
+        return paths or []
 
 
 @region_getters("spacy-mmib.leaking_mnre_crops.v1")
@@ -202,81 +187,36 @@ class LeakingMnreCrops(Crops):
     """
 
     note = LEAKING_MNRE_NOTE
+    by_row = True
 
     def __init__(self, root: str | Path, dictionaries: str | list[str], max_regions: int | None = 3) -> None:
         super().__init__(root, dictionaries, max_regions)
 
-    @cached_property
-    def _rows(self) -> dict[str, dict[Any, Any]]:
-        for path, dictionary in self._by_split.values():
-            _check_rows(str(path), dictionary)
-        logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
-        return {split: dictionary for split, (_, dictionary) in self._by_split.items()}
-
     def get_query(self, doc: Doc) -> str:
         """RETURNS (str): Split and row: instances with the same picture have different crops."""
-        source = _get_source(doc)
-        return f"{source.get('split')} {source.get('rows')}"
+        return str(self._get_source(doc))
+
+    def _get_source(self, doc: Doc) -> tuple[str, int] | None:
+        source: Any = doc.user_data.get(MNRE_KEY)
+        rows, split = (source.get(key) if isinstance(source, dict) else None for key in ("rows", "split"))
+        if not isinstance(rows, (list, tuple)) or [type(row) for row in rows] != [int]:
+            return None
+        return (split, rows[0]) if split in tuple(HVPNET_SPLITS) else None
 
     def _list(self, doc: Doc) -> list[Path]:
-        source = _get_source(doc)
-        rows: Any = source.get("rows")
-        split = source.get("split")
-        single = isinstance(rows, (list, tuple)) and [type(row) for row in rows] == [int]
-        if not single or split not in tuple(HVPNET_SPLITS):
+        source = self._get_source(doc)
+        if source is None:
             raise LayoutError(
                 f"{doc.text[:60]!r} is not one instance of MNRE whose row and split are known: convert the "
                 "data with python -m project.convert --leaking-crops, which makes a doc of each."
             )
-        if split not in self._rows:
+        split, row = source
+        if split not in self._named:
             raise LayoutError(
                 f"There is an instance of {split}, but no dictionary of {split} in "
                 f"{', '.join(map(str, self.dictionaries))}: name it, too (dictionaries)."
             )
-        folder = hvpnet_crops_folder(self.root, split)
-        return [folder / name for name in self._rows[split].get(rows[0], ())]
-
-
-def leaking_mnre_crops(
-    dictionaries: Mapping[str, Mapping[Any, Sequence[str]]],
-    folders: Mapping[str, Path],
-    root: Path,
-    *,
-    max_crops: int = 0,
-) -> AttachCrops:
-    """Take the objects of MNRE's pictures from the dictionaries that HVPNeT published, for a converter.
-
-    In them a row with the relation "None" has 2 crops (rarely 1), a related one up to 4, in the test split
-    too: a model that sees them sees the answer. This is logged, and is the note of the regions of each doc.
-    Crops are attached whether or not their files exist: what is stated can be audited without them, and
-    spacy-mmib.Corpus.v1 leaves out and counts missing ones.
-
-    dictionaries (Dict[str, Dict[int, List[str]]]): For each split, the file names of crops by row, from 0.
-    folders (Dict[str, Path]): For each split the folder of its crops. No name may lead out of it.
-    root (Path): The image root: the paths on the docs are relative to it.
-    max_crops (int): So many of each row, from the first; 0: all. HVPNeT takes 3.
-    RETURNS (AttachCrops): Attaches the crops of a row to a doc.
-    RAISES (LayoutError): A dictionary is not by row.
-    """
-    for split, dictionary in dictionaries.items():
-        _check_rows(f"The dictionary of {split}", dictionary)
-    logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
-
-    def attach(doc: Doc, split: str, row: int) -> int:
-        names = dictionaries[split].get(row, ())[: max_crops or None]
-        stated = []
-        for name in names:
-            try:
-                # Inside both: the folder may be a link.
-                path = resolve_inside(root, resolve_inside(folders[split], name))
-            except ImageError:
-                continue
-            stated.append(path.relative_to(root.resolve()).as_posix())
-        set_regions(doc, stated)
-        set_regions_note(doc, LEAKING_MNRE_NOTE)
-        return len(names) - len(stated)
-
-    return attach
+        return self._named[split].get(row, [])
 
 
 def list_umgf_crops(root: Path, post_id: str) -> list[Path]:
@@ -290,10 +230,11 @@ def hvpnet_crops_folder(root: Path, split: str) -> Path:
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def load_dictionary(path: Path) -> dict[Any, Any]:
+def load_dictionary(path: Path, *, by_row: bool = False) -> dict[Any, list[str]]:
     """Load one of HVPNeT's dictionaries (`.pth`) without running code in it.
 
-    RETURNS (Dict[str, List[str]]): Names of crops.
+    by_row (bool): It is of MNRE, with numbers of rows from 0 as keys, not of Twitter with names of pictures.
+    RETURNS (Dict[Union[str, int], List[str]]): Names of crops.
     RAISES (LayoutError): It is something else.
     """
     import torch
@@ -307,18 +248,11 @@ def load_dictionary(path: Path) -> dict[Any, Any]:
         for names in dictionary.values()
     ):
         raise LayoutError(f"{path} is not a dictionary of lists of file names.")
-    return dictionary
-
-
-def _check_rows(what: str, dictionary: Mapping[Any, Any]) -> None:
-    other = next((key for key in dictionary if not isinstance(key, int)), None)
-    if other is not None:
+    if not all(isinstance(key, int if by_row else str) for key in dictionary):
         raise LayoutError(
-            f"{what} is not by row: it has the key {other!r}, where the dictionaries of MNRE have numbers "
-            "from 0. For those of Twitter-2015/2017, which are by picture, take spacy-mmib.crops.v1."
+            f"{path} is not by row, as MNRE's dictionaries are, but by picture: take spacy-mmib.crops.v1."
+            if by_row
+            else f"{path} is by row, not by picture: it is of MNRE, and leaks the label. To compare with "
+            "systems that use it, take spacy-mmib.leaking_mnre_crops.v1."
         )
-
-
-def _get_source(doc: Doc) -> dict[Any, Any]:
-    source = doc.user_data.get(MNRE_KEY)
-    return source if isinstance(source, dict) else {}
+    return dictionary

@@ -1,14 +1,11 @@
 """Objects of fixed classes, found by a detection network of torchvision."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy
-from spacy.tokens import Doc
-
-from ..post.regions import Region
 from ..util import warn
 from .base import region_getters
-from .detecting import DetectingGetter, choose_regions, group, tame
+from .detecting import Answer, DetectingGetter, Prompt
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -61,12 +58,11 @@ class DetectorRegions(DetectingGetter):
         self.num_classes = num_classes
         self.labels = None if labels is None else sorted(set(labels))
 
-    def _load(self) -> Detector:
+    def _load(self, device: "torch.device") -> Detector:
         import torch
 
         from .vision import load_network
 
-        device = self._check_device()
         if self.weights is None:
             warn(
                 f"the object detector ({self.arch}) has random weights, so its boxes mean nothing. Set "
@@ -82,6 +78,10 @@ class DetectorRegions(DetectingGetter):
             )
         wanted = [i for i, name in named.items() if self.labels is None or name in self.labels]
         network.eval().requires_grad_(False).to(device)
+        modules: list[Any] = [network, getattr(network, "roi_heads", None)]
+        for module in modules:
+            if hasattr(module, "score_thresh"):  # below it the network drops boxes by itself
+                module.score_thresh = min(module.score_thresh, self.threshold)
         return Detector(network, classes, torch.tensor(wanted))
 
     def _identify(self) -> str:
@@ -90,32 +90,14 @@ class DetectorRegions(DetectingGetter):
         weights = identify_weights(self.arch, self.weights)
         return f"detector {self.arch} {weights} num_classes={self.num_classes} labels={self.labels}"
 
-    def _find(self, docs: list[Doc], pictures: "list[PIL.Image.Image]") -> list[list[Region]]:
+    def _run(self, pictures: "list[PIL.Image.Image]", prompts: list[Prompt]) -> Iterator[Answer]:
         import torch
+
+        from .vision import to_tensor
 
         network, classes, all_wanted = self.loaded
         device = next(network.parameters()).device
-        threshold = self.threshold or 0.0
-        for module in (network, getattr(network, "roi_heads", network)):
-            if hasattr(module, "score_thresh"):  # below it the network drops boxes by itself
-                module.score_thresh = min(module.score_thresh, threshold)
-        found: list[list[Region]] = [[] for _ in pictures]
-        for batch in group(range(len(pictures)), lambda i: pictures[i].size, self.batch_size):
-            tamed = [tame(pictures[i]) for i in batch]
-            # A copy, since Pillow's own is read-only.
-            pixels = [torch.from_numpy(numpy.array(picture)).to(device) for picture, _ in tamed]
-            with torch.inference_mode():
-                outputs = network([one.permute(2, 0, 1).float() / 255 for one in pixels])
-            for i, (_, scale), output in zip(batch, tamed, outputs):
-                boxes, scores, numbers = (output[key].cpu() for key in ("boxes", "scores", "labels"))
-                wanted = torch.isin(numbers, all_wanted)
-                found[i] = choose_regions(
-                    boxes[wanted] * torch.tensor([*scale, *scale]),
-                    scores[wanted],
-                    [classes[j] for j in numbers[wanted].tolist()],
-                    size=pictures[i].size,
-                    threshold=threshold,
-                    nms=self.nms,
-                    most=self.max_regions,
-                )
-        return found
+        for output in network([to_tensor(picture).to(device) for picture in pictures]):
+            boxes, scores, numbers = (output[key].cpu() for key in ("boxes", "scores", "labels"))
+            wanted = torch.isin(numbers, all_wanted)
+            yield boxes[wanted], scores[wanted], [classes[i] for i in numbers[wanted].tolist()]

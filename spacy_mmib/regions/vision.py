@@ -16,6 +16,7 @@ try:
     from torchvision.ops import roi_align
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
+    from torchvision.transforms.functional import to_tensor
 except (ImportError, RuntimeError, OSError, AttributeError) as err:
 
     def _version(package: str) -> str:
@@ -30,7 +31,7 @@ except (ImportError, RuntimeError, OSError, AttributeError) as err:
         "pip install --force-reinstall torchvision"
     ) from err
 
-__all__ = ["ImageClassification", "InterpolationMode", "models", "ops", "roi_align"]
+__all__ = ["ImageClassification", "InterpolationMode", "models", "ops", "roi_align", "to_tensor"]
 
 
 def load_network(arch: str, weights: str | None, num_classes: int | None) -> tuple[nn.Module, list[str]]:
@@ -43,29 +44,35 @@ def load_network(arch: str, weights: str | None, num_classes: int | None) -> tup
     RAISES (ValueError): Weights are of another network.
     """
     published = _get_published(arch)
-    state: dict[str, torch.Tensor] = {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPU's too
+        if weights in published:
+            return _load_published(arch, published[weights], num_classes)
         if weights is None:
             num_classes = num_classes or len(published["DEFAULT"].meta["categories"])
-        elif weights in published:
-            return _load_published(arch, published[weights], num_classes)
-        else:
-            state = read_state_dict(weights, _describe_names(arch))
-            if not all(isinstance(value, torch.Tensor) for value in state.values()):
-                raise ValueError(f"{weights} holds no state dict (names and tensors).")
-            num_classes = num_classes or count_classes(arch, state, weights)
-        network: nn.Module = models.get_model(
-            arch, weights=None, weights_backbone=None, num_classes=num_classes
-        )
-    if weights is not None:
-        _fill(network, state, arch, weights)
-        for entry in published.values():
-            categories = entry.meta["categories"]
-            # torchvision's file, put somewhere else.
-            if Path(entry.url).name == Path(weights).name and len(categories) == num_classes:
-                return network, list(categories)
-    return network, [str(i) for i in range(num_classes)]
+            return _build(arch, num_classes), [str(i) for i in range(num_classes)]
+        state = read_state_dict(weights, _describe_names(arch))
+        try:
+            num_classes = num_classes or count_classes(arch, state)
+            network = _build(arch, num_classes)
+            missing, unexpected = network.load_state_dict(state, strict=False)
+            # Networks trained with frozen normalization have no such counters.
+            missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+            if missing or unexpected:
+                raise ValueError(f"missing: {missing[:3]}, unexpected: {unexpected[:3]}")
+        except (ValueError, RuntimeError, TypeError, AttributeError) as err:
+            raise ValueError(
+                f"The weights in {weights} don't fit a torchvision {arch!r} ({explain(err)})."
+            ) from None
+    # torchvision's file, put somewhere else, has names for the classes.
+    names = {Path(entry.url).name: entry.meta["categories"] for entry in published.values()}
+    categories = names.get(Path(weights).name, ())
+    return network, list(categories) if len(categories) == num_classes else list(map(str, range(num_classes)))
+
+
+def _build(arch: str, num_classes: int) -> nn.Module:
+    network: nn.Module = models.get_model(arch, weights=None, weights_backbone=None, num_classes=num_classes)
+    return network
 
 
 def identify_weights(arch: str, weights: str | None) -> str:
@@ -81,22 +88,17 @@ def identify_weights(arch: str, weights: str | None) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def count_classes(arch: str, state: dict[str, torch.Tensor], weights: str) -> int:
+def count_classes(arch: str, state: dict[str, torch.Tensor]) -> int:
     """RETURNS (int): How many classes weights are for. Families of networks keep it in different places; in
         all of them what depends on it has a number of rows in proportion to it.
     RAISES (ValueError): The weights are of another network.
     """
     with torch.device("meta"):  # without storage
-        two, three = (
-            models.get_model(arch, weights=None, weights_backbone=None, num_classes=count).state_dict()
-            for count in (2, 3)
-        )
+        two, three = (_build(arch, count).state_dict() for count in (2, 3))
     for name, tensor in two.items():
         if tensor.shape != three[name].shape and name in state:
             return max(2 * len(state[name]) // len(tensor), 1)
-    raise ValueError(
-        f"The weights in {weights} don't fit a torchvision {arch!r}: they have no classification layer."
-    )
+    raise ValueError("they have no classification layer")
 
 
 def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
@@ -164,15 +166,3 @@ def _load_published(arch: str, entry: Any, num_classes: int | None) -> tuple[nn.
             f"({explain(err)}). Put the file {entry.url} at {file}, or set 'weights' to the path of a local "
             "state dict of this network."
         ) from None
-
-
-def _fill(network: nn.Module, state: dict[str, torch.Tensor], arch: str, weights: str) -> None:
-    try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
-        # Networks trained with frozen normalization have no such counters.
-        missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-        problem = f"missing: {missing[:3]}, unexpected: {unexpected[:3]}" if missing or unexpected else None
-    except (RuntimeError, TypeError, AttributeError) as err:
-        problem = explain(err)
-    if problem is not None:
-        raise ValueError(f"The weights in {weights} don't fit a torchvision {arch!r} ({problem}).")

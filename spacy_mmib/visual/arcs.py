@@ -11,8 +11,8 @@ from spacy.tokens import Span
 
 from ..post.relations import Relation
 
-GAP = (44.0, 160.0)
-"""Pixels between nodes: at least, and as much as labels need, at most."""
+GAP = 44.0
+"""Pixels between nodes, at least: as much as the longest label needs."""
 LEVEL = 26.0
 """Pixels between arcs that lie over each other: the height of a label."""
 NODE_HEIGHT = 40.0
@@ -41,8 +41,7 @@ def lay_out(relations: Sequence[Relation]) -> dict[str, Any] | None:
     """
     if not relations:
         return None
-    widest = max(_measure(_get_label(relation), 6.8) for relation in relations)
-    gap = min(max(widest, GAP[0]), GAP[1])
+    gap = max(GAP, *(_measure(_get_label(relation), 6.8) for relation in relations))
     nodes: dict[Any, dict[str, Any]] = {}
     right = -gap
     for key in sorted({_get_key(span) for relation in relations for span in (relation.head, relation.tail)}):
@@ -60,34 +59,23 @@ def lay_out(relations: Sequence[Relation]) -> dict[str, Any] | None:
         }
         right += gap + width
     arcs = [_make_arc(rel, nodes[_get_key(rel.head)], nodes[_get_key(rel.tail)]) for rel in relations]
-    levels: list[list[tuple[float, float]]] = []
+    placed: list[dict[str, Any]] = []
     # Short arcs first, as deep as there is room: long ones pass over them.
     for arc in sorted(arcs, key=lambda arc: abs(arc["end"] - arc["start"])):
-        low, high = arc["low"], arc["high"]
-        meets = [i for i, taken in enumerate(levels) if any(low < b and a < high for a, b in taken)]
-        arc["level"] = meets[-1] + 1 if meets else 0
-        if arc["level"] == len(levels):
-            levels.append([])
-        levels[arc["level"]].append((low, high))
-    base = 20.0 + LEVEL * len(levels)
+        below = [other for other in placed if arc["low"] < other["high"] and other["low"] < arc["high"]]
+        arc["level"] = max((other["level"] + 1 for other in below), default=0)
+        placed.append(arc)
+    base = 20.0 + LEVEL * (1 + max(arc["level"] for arc in arcs))
     for arc in arcs:
-        top = base - 26.0 - LEVEL * arc["level"]
+        arc["y"] = base - 22.0 - LEVEL * arc["level"]
         # The highest point of such a curve is at three quarters of the way to its control points.
-        control = base - (base - top) * 4 / 3
-        start, end = arc["start"], arc["end"]
-        arc["y"] = top + 4
-        arc["path"] = (
-            f"M{start:.1f},{base:.1f} "
-            f"C{start:.1f},{control:.1f} {end:.1f},{control:.1f} {end:.1f},{base - 5:.1f}"
-        )
-        arc["arrow"] = f"M{end - 4:.1f},{base - 8:.1f} L{end + 4:.1f},{base - 8:.1f} L{end:.1f},{base:.1f} Z"
+        arc["control"] = base - (26.0 + LEVEL * arc["level"]) * 4 / 3
     left = min(0.0, *(arc["low"] for arc in arcs)) - 4
-    right = max(right, *(arc["high"] for arc in arcs)) + 4
     return {
         "nodes": list(nodes.values()),
         "arcs": arcs,
         "left": left,
-        "width": right - left,
+        "width": max(right, *(arc["high"] for arc in arcs)) + 4 - left,
         "height": base + NODE_HEIGHT + 2,
         "base": base,
         "description": "; ".join(arc["title"] for arc in arcs),

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 OBJECT = "object"
 """What an object without a label is called."""
-QUALITY = 82
 SMALLEST = 160
 """Pixels. Pictures whose longer side is less are shown enlarged, or their objects could not be told apart."""
 CROP_SIZE = 96
@@ -92,39 +91,34 @@ def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: boo
         "lang", and the "problem" if relations can't be read.
     """
     tokens = [(token.text_with_ws, None if shares is None else shares[token.i]) for token in doc]
-    pieces, at = [], 0
+    pieces: list[dict[str, Any]] = []
+    at = 0
     for ent in doc.ents:
         weights = get_region_weights(ent)
         # The space behind an entity is not a part of it.
         last, (_, share) = doc[ent.end - 1], tokens[ent.end - 1]
-        pieces += [
-            _make_piece(tokens[at : ent.start]),
-            _make_piece(
-                [*tokens[ent.start : ent.end - 1], (last.text, share)],
-                label=ent.label_,
-                hue=get_hue(ent.label_),
-                confidence=get_confidence(ent),
-                weights=None if weights is None else [_percent(weight) for weight in weights],
-                after=last.whitespace_,
-            ),
-        ]
+        entity = {
+            "tokens": [*tokens[ent.start : ent.end - 1], (last.text, share)],
+            "label": ent.label_,
+            "hue": get_hue(ent.label_),
+            "confidence": get_confidence(ent),
+            "weights": None if weights is None else [_percent(weight) for weight in weights],
+            "after": last.whitespace_,
+        }
+        pieces += [{"tokens": tokens[at : ent.start]}, entity]
         at = ent.end
-    pieces.append(_make_piece(tokens[at:]))
+    pieces.append({"tokens": tokens[at:]})
     problem, relations = None, []
     try:
         relations = [r for r in get_relations(doc) if unrelated or r.label not in ("None", ASKED)]
     except ValueError as err:  # written past the setter
         problem = f"Relations that can't be read: {err}"
     return {
-        "pieces": [piece for piece in pieces if piece["tokens"]],
+        "pieces": [{"label": None, "weights": None, **piece} for piece in pieces if piece["tokens"]],
         "arcs": lay_out(relations),
         "lang": doc.lang_,
         "problem": problem,
     }
-
-
-def _make_piece(tokens: list[tuple[str, float | None]], **entity: Any) -> dict[str, Any]:
-    return {"tokens": tokens, "label": None, "weights": None, **entity}
 
 
 def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = None) -> dict[str, Any]:
@@ -147,11 +141,14 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
         except TypeError as err:  # written past the setter
             errors.append(str(err))
     views = [_make_region(i, region, small) for i, region in enumerate(regions, 1)]
-    weights = shares if shares is not None else get_mean_weights(doc)
-    if weights is not None and len(weights) == len(regions) + 1:
+    if shares is None:
+        given = [get_region_weights(ent) for ent in doc.ents]
+        weights = [some for some in given if some is not None and len(some) == len(regions) + 1]
+        shares = [sum(column) / len(weights) for column in zip(*weights)]
+    if len(shares) == len(regions) + 1:
         views.insert(0, _describe(0, "the whole picture"))
-        for view, weight in zip(views, weights):
-            view["weight"] = _percent(weight)
+        for view, share in zip(views, shares):
+            view["weight"] = _percent(share)
     return {
         "small": small,
         "regions": views,
@@ -161,14 +158,6 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
     }
 
 
-def get_mean_weights(doc: Doc) -> list[float] | None:
-    """RETURNS (Optional[List[float]]): The mean of `ent._.region_weights` over entities that have some."""
-    found = [weights for ent in doc.ents if (weights := get_region_weights(ent)) is not None]
-    if not found or len({len(weights) for weights in found}) > 1:
-        return None
-    return [sum(column) / len(found) for column in zip(*found)]
-
-
 def _is_bare(view: dict[str, Any]) -> bool:
     """Whether all that is known of a region is a box."""
     more = (view[key] for key in ("score", "crop", "note", "weight"))
@@ -176,8 +165,8 @@ def _is_bare(view: dict[str, Any]) -> bool:
 
 
 def _describe(number: int, name: str, **known: Any) -> dict[str, Any]:
-    """A region: its "box" is left, top, width and height in percent of the picture, as far as it is inside,
-    "crop" the picture of a ready crop, "note" why it isn't shown, "weight" in percent.
+    """A region: its "box" in pixels, as far as it is inside the picture, or the picture of a ready "crop",
+    "note", why it isn't shown, "weight" in percent.
     """
     nothing = dict.fromkeys(("score", "box", "crop", "note", "weight"))
     return {"number": number, "name": name, **nothing, **known}
@@ -190,12 +179,9 @@ def _make_region(number: int, region: Region, small: SmallPicture | None) -> dic
     view = _describe(number, region["label"] or OBJECT, score=region["score"])
     if small is not None:
         try:
-            left, upper, right, lower = clip_box(region["box"], small.width, small.height)
+            view["box"] = clip_box(region["box"], small.width, small.height)
         except ValueError as err:
             view["note"] = str(err)
-        else:
-            across, down = 100 / small.width, 100 / small.height
-            view["box"] = (left * across, upper * down, (right - left) * across, (lower - upper) * down)
     return view
 
 
@@ -234,7 +220,7 @@ def _read_and_shrink(reader: Any, value: Any, max_size: int) -> SmallPicture:
     image.thumbnail((max_size, max_size))
     file = io.BytesIO()
     # Nothing of the file goes along: neither EXIF data, which can tell a place, nor a colour profile.
-    image.save(file, "JPEG", quality=QUALITY, exif=b"", icc_profile=None)
+    image.save(file, "JPEG", quality=82, exif=b"", icc_profile=None)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     enlarged = max(1.0, min(SMALLEST, max_size) / max(image.size))
     shown_width = max(1, round(image.width * enlarged))

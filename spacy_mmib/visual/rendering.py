@@ -102,18 +102,13 @@ def get_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = show_percent
+    environment.filters["percent"] = lambda share, digits=0: f"{share * 100:.{digits}f} %"
     return environment
 
 
 def read_asset(name: str) -> Markup:
     """RETURNS (Markup): A style sheet or script of ours, which goes into a page as it is."""
     return Markup((files("spacy_mmib.visual") / "templates" / name).read_text(encoding="utf8"))
-
-
-def show_percent(value: float | None, digits: int = 0) -> str:
-    """RETURNS (str): A share, 0-1, for people; a dash for `None`."""
-    return "-" if value is None else f"{value * 100:.{digits}f} %"
 
 
 def _finalize(value: Any) -> Any:

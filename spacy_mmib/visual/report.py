@@ -5,7 +5,7 @@ what it takes for what, and examples.
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from spacy.tokens import Doc
 from ..evaluation.errors import Error, PostChange, compare, count_kinds
 from ..evaluation.evaluate import Roles, evaluate, get_roles, join_stages, show_score, tabulate
 from ..post.extensions import get_image_error, get_stored_image
-from ..post.relations import ASKED, get_relations, has_relations, read_relations
+from ..post.relations import ASKED, read_relations
 from .collect import make_post, make_text
 from .rendering import get_environment, read_asset
 
@@ -25,32 +25,6 @@ if TYPE_CHECKING:
 
 MINUS = "\N{MINUS SIGN}"
 PICTURE_SIZE = 320
-PICTURE_COUNTS = (
-    ("with_picture", "posts with a picture"),
-    ("missing", "picture files missing"),
-    ("unreadable", "pictures that can't be read"),
-    ("refused", "pictures outside the image root"),
-    ("dropped_crops", "crops left out"),
-)
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a report is made of.
-
-    metrics (Dict[str, Dict[str, Any]]): What `spacy mmib evaluate` finds, for "own", and if any post has a
-        picture for "none" and "shuffled".
-    posts (List[PostChange]): All posts, in order. Without pictures in the corpus, `without` is `doc`.
-    """
-
-    metrics: dict[str, dict[str, Any]]
-    posts: list[PostChange]
-    roles: Roles
-
-    @property
-    def compared(self) -> bool:
-        """RETURNS (bool): Whether there are pictures to take away."""
-        return "none" in self.metrics
 
 
 @dataclass(frozen=True)
@@ -66,16 +40,6 @@ class Confusion:
     rows: list[str]
     columns: list[str]
     counts: list[list[int]]
-    n_labels: int
-
-    def shares(self) -> list[list[float]]:
-        """RETURNS (List[List[float]]): How large each count is, 0-1: of what is gold, or in the last row of
-        what is predicted under this label.
-        """
-        *gold, spurious = self.counts
-        predicted = [sum(column) for column in zip(*self.counts)]
-        shares = [[count / max(1, sum(row)) for count in row] for row in gold]
-        return [*shares, [count / max(1, total) for count, total in zip(spurious, predicted)]]
 
 
 def make_report(
@@ -92,42 +56,79 @@ def make_report(
     RETURNS (str): HTML, the same for the same predictions.
     RAISES (EvaluationError): The corpus can't be read or has no posts.
     """
-    findings = find(nlp, corpus, image_root=image_root, batch_size=batch_size)
-    metrics, posts, roles = findings.metrics["own"], findings.posts, findings.roles
+    roles = get_roles(nlp)
+    found, posts = find(nlp, corpus, roles, image_root=image_root, batch_size=batch_size)
+    metrics, compared = found["own"], "none" in found
+    comparison = make_comparison(found) if compared else {"rows": []}
+    changed = sum(bool(post.added or post.repaired) for post in posts)
     shown = sort_posts(posts)[: limit_examples or None]
-    types, relations = get_labels(shown, roles.negative_label)
-    compared = findings.compared
-    comparison = make_comparison(findings.metrics) if compared else None
-    script = read_asset("report.js")
-    return (
-        get_environment()
-        .get_template("report.html")
-        .render(
-            name=_get_name(nlp),
-            components=[(name, nlp.get_pipe_meta(name).factory) for name in nlp.pipe_names],
-            corpus=metrics["corpus"],
-            pictures=metrics["pictures"],
-            picture_counts=PICTURE_COUNTS,
-            leaks=metrics.get("leaks", []),
-            tables=make_score_tables(metrics),
-            accuracy=metrics.get("given_entities", {}).get("rel_accuracy"),
-            comparison=comparison,
-            notes=_get_notes(nlp, findings, comparison),
-            changed=sum(bool(post.added or post.repaired) for post in posts),
-            errors=make_error_table(posts, compared=compared),
-            finds=bool(roles.recognizers or roles.extractors),
-            confusions=_get_confusions(findings),
-            examples=[make_example(post, types, relations, compared=compared) for post in shown],
-            types=types,
-            relations=relations,
-            left_out=len(posts) - len(shown),
-            compared=compared,
-            post_css=read_asset("post.css"),
-            report_css=read_asset("report.css"),
-            script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode("utf8")).digest()).decode(),
-        )
+    examples = [make_example(post, compared=compared) for post in shown]
+    types, relations = (
+        set[str]().union(*(example[kind] for example in examples)) for kind in ("types", "relations")
     )
+    confusions: list[tuple[str, Confusion | None]] = []
+    if roles.recognizers:
+        confusions.append(("Types of entities", count_entity_confusion(posts)))
+    if roles.extractors:
+        title = "Relations of given entities" if roles.silent else "Relations"
+        confusions.append((title, count_relation_confusion(posts, roles.negative_label)))
+    factories = {name: nlp.get_pipe_meta(name).factory for name in nlp.pipe_names}
+    name = "_".join(filter(None, (nlp.meta.get("lang"), nlp.meta.get("name"))))
+    script = read_asset("report.js")
+    template = get_environment().get_template("report.html")
+    return template.render(
+        name=f"{name} {nlp.meta.get('version', '')}".strip(),
+        factories=factories,
+        looks=any(factory.startswith("mmib") for factory in factories.values()),
+        corpus=metrics["corpus"],
+        pictures=metrics["pictures"],
+        leaks=metrics.get("leaks", []),
+        tables=make_score_tables(metrics),
+        accuracy=metrics.get("given_entities", {}).get("rel_accuracy"),
+        compared=compared,
+        comparison=comparison,
+        same=not changed and all(len(set(numbers[:3])) == 1 for _, numbers in comparison["rows"]),
+        kept=found["shuffled"]["pictures"]["kept"] if compared else 0,
+        changed=changed,
+        errors=make_error_table(posts, compared=compared),
+        finds=bool(roles.recognizers or roles.extractors),
+        confusions=confusions,
+        examples=examples,
+        types=sorted(types),
+        relations=sorted(relations - {roles.negative_label, ASKED}),
+        left_out=len(posts) - len(shown),
+        post_css=read_asset("post.css"),
+        report_css=read_asset("report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode("utf8")).digest()).decode(),
+    )
+
+
+def find(
+    nlp: "Language",
+    corpus: str | Path,
+    roles: Roles,
+    *,
+    image_root: str | Path | None = None,
+    batch_size: int | None = None,
+) -> tuple[dict[str, dict[str, Any]], list[PostChange]]:
+    """Evaluate a pipeline, with the pictures, without and shuffled; see `make_report`.
+
+    RETURNS (Tuple): What `evaluate` finds, by "own", and if any post has a picture "none" and "shuffled"; and
+        all posts, in order. If none has a picture, their `without` is their `doc`.
+    """
+    metrics: dict[str, dict[str, Any]] = {}
+    seen: dict[str, list[Example]] = {}
+    for images in ("own", "none", "shuffled"):
+        parts: dict[str, list[Example]] = {}
+        settings: dict[str, Any] = {"image_root": image_root, "batch_size": batch_size}
+        metrics[images] = evaluate(nlp, corpus, images=images, see=parts.__setitem__, **settings)
+        if images != "shuffled":
+            seen[images] = join_stages(roles, **parts)
+        if not metrics["own"]["pictures"]["with_picture"]:
+            break
+    pairs = zip(seen["own"], seen.get("none", seen["own"]), strict=True)
+    return metrics, [compare(i, *pair, roles) for i, pair in enumerate(pairs)]
 
 
 def make_score_tables(metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,9 +161,8 @@ def make_comparison(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"title": title, "header": ["F", *columns], "rows": rows}
 
 
-def make_error_table(posts: Iterable[PostChange], *, compared: bool) -> dict[str, Any]:
+def make_error_table(posts: Sequence[PostChange], *, compared: bool) -> dict[str, Any]:
     """RETURNS (Dict[str, Any]): The table of errors of each kind, with and without pictures."""
-    posts = list(posts)
     counts = [count_kinds([error for post in posts for error in post.errors])]
     if compared:
         counts.append(count_kinds([error for post in posts for error in post.errors_without]))
@@ -181,104 +181,27 @@ def show(score: float | None, *, sign: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
-def _get_confusions(findings: Findings) -> list[tuple[str, Confusion]]:
-    roles, found = findings.roles, []
-    if roles.recognizers:
-        found.append(("Types of entities", count_entity_confusion(findings.posts)))
-    if roles.extractors:
-        title = "Relations of given entities" if roles.silent else "Relations"
-        found.append((title, count_relation_confusion(findings.posts, roles.negative_label)))
-    return [(title, matrix) for title, matrix in found if matrix is not None]
-
-
-def _get_name(nlp: "Language") -> str:
-    name = "_".join(filter(None, (nlp.meta.get("lang"), nlp.meta.get("name"))))
-    return f"{name} {nlp.meta.get('version', '')}".strip()
-
-
-def _get_notes(nlp: "Language", findings: Findings, comparison: dict[str, Any] | None) -> list[str]:
-    if comparison is None:
-        return [
-            "No post of this corpus has a picture that can be used, so nothing can be said about what "
-            "pictures contribute."
-        ]
-    notes = []
-    same = not any(post.added or post.repaired for post in findings.posts)
-    rows = comparison["rows"]
-    if same and rows and all(len(set(numbers[:3])) == 1 for _, numbers in rows):
-        notes.append(
-            "The predictions are the same with pictures, without them, and with those of other posts. "
-            "That is to be expected of a pipeline in which nothing looks at pictures."
-        )
-    if not any(nlp.get_pipe_meta(name).factory.startswith("mmib") for name in nlp.pipe_names):
-        notes.append(
-            "There is no mmib component in this pipeline: unless another one does, nothing looks at pictures."
-        )
-    kept = findings.metrics["shuffled"]["pictures"]["kept"]
-    if kept:
-        notes.append(
-            f"{kept} posts kept their picture when pictures were shuffled, since it belongs to more than "
-            "half of the posts."
-        )
-    with_picture, posts = (findings.metrics["own"]["pictures"][k] for k in ("with_picture", "posts"))
-    if with_picture < posts:
-        notes.append(f"Only {with_picture} of {posts} posts have a picture that can be used.")
-    return notes
-
-
-# What was found
-
-
-def find(
-    nlp: "Language",
-    corpus: str | Path,
-    *,
-    image_root: str | Path | None = None,
-    batch_size: int | None = None,
-) -> Findings:
-    """Evaluate a pipeline, with the pictures, without and shuffled; see `make_report`."""
-    roles = get_roles(nlp)
-    metrics: dict[str, dict[str, Any]] = {}
-    seen: dict[str, list[Example]] = {}
-    for images in ("own", "none", "shuffled"):
-        parts: dict[str, list[Example]] = {}
-        settings: dict[str, Any] = {"image_root": image_root, "batch_size": batch_size}
-        metrics[images] = evaluate(nlp, corpus, images=images, see=parts.__setitem__, **settings)
-        if images != "shuffled":
-            seen[images] = join_stages(roles, **parts)
-        if not metrics["own"]["pictures"]["with_picture"]:
-            break
-    pairs = zip(seen["own"], seen.get("none", seen["own"]), strict=True)
-    return Findings(metrics, [compare(i, *pair, roles) for i, pair in enumerate(pairs)], roles)
-
-
-def count_entity_confusion(posts: Iterable[PostChange]) -> Confusion | None:
+def count_entity_confusion(posts: Sequence[PostChange]) -> Confusion | None:
     """RETURNS (Optional[Confusion]): Of the types of entities; `None` if there are none."""
-    gold: Counter[str] = Counter()
-    errors: list[Error] = []
-    for post in posts:
-        if post.reference.has_annotation("ENT_IOB"):
-            gold.update(ent.label_ for ent in post.reference.ents)
-        errors += [error for error in post.errors if error.what == "entity"]
+    gold = [ent.label_ for post in posts for ent in post.reference.ents]
+    errors = [error for post in posts for error in post.errors if error.what == "entity"]
     return _count(gold, errors, ["boundary", "missed"])
 
 
-def count_relation_confusion(posts: Iterable[PostChange], negative_label: str) -> Confusion | None:
+def count_relation_confusion(posts: Sequence[PostChange], negative_label: str) -> Confusion | None:
     """RETURNS (Optional[Confusion]): Of relations; `None` if there are none."""
-    gold: Counter[str] = Counter()
-    errors: list[Error] = []
+    gold: list[str] = []
     for post in posts:
-        if has_relations(post.reference):
-            found = {(relation.pair, relation.label) for relation in read_relations(post.reference)}
-            unknown = {pair for pair, label in found if label == ASKED}
-            gold.update(label for pair, label in found if pair not in unknown and label != negative_label)
-        errors += [error for error in post.errors if error.what == "relation"]
+        found = {(relation.pair, relation.label) for relation in read_relations(post.reference)}
+        unknown = {pair for pair, label in found if label == ASKED}
+        gold += [label for pair, label in found if pair not in unknown and label != negative_label]
+    errors = [error for post in posts for error in post.errors if error.what == "relation"]
     return _count(gold, errors, ["missed"])
 
 
-def _count(gold: "Counter[str]", errors: Sequence[Error], others: list[str]) -> Confusion | None:
+def _count(gold: list[str], errors: list[Error], others: list[str]) -> Confusion | None:
     # A label is a tuple here: it may have any name, "missed" for one.
-    cells: Counter[tuple[Any, Any]] = Counter({((label,), (label,)): n for label, n in gold.items()})
+    cells: Counter[tuple[Any, Any]] = Counter(((label,), (label,)) for label in gold)
     for error in errors:
         row = "spurious" if error.gold is None else error.gold[-1:]
         column = "missed" if error.predicted is None else error.predicted[-1:]
@@ -290,10 +213,7 @@ def _count(gold: "Counter[str]", errors: Sequence[Error], others: list[str]) -> 
         return None
     keys = [(label,) for label in labels]
     counts = [[cells[row, column] for column in (*keys, *others)] for row in (*keys, "spurious")]
-    return Confusion([*labels, "spurious"], [*labels, *others], counts, len(labels))
-
-
-# Examples
+    return Confusion([*labels, "spurious"], [*labels, *others], counts)
 
 
 def sort_posts(posts: Sequence[PostChange]) -> list[PostChange]:
@@ -303,43 +223,18 @@ def sort_posts(posts: Sequence[PostChange]) -> list[PostChange]:
     )
 
 
-def get_labels(posts: Sequence[PostChange], negative_label: str) -> tuple[list[str], list[str]]:
-    """RETURNS (Tuple[List[str], List[str]]): Types of entities and labels of relations, gold or predicted."""
-    found = [_get_labels_of(post) for post in posts]
-    types, relations = (set[str]().union(*(labels[i] for labels in found)) for i in (0, 1))
-    return sorted(types), sorted(relations - {negative_label, ASKED})
-
-
-def _get_labels_of(post: PostChange) -> tuple[set[str], set[str]]:
-    types: set[str] = set()
-    relations: set[str] = set()
-    for doc in (post.reference, post.doc):
-        types |= {ent.label_ for ent in doc.ents}
-        try:
-            relations |= {relation.label for relation in get_relations(doc)}
-        except ValueError:  # written past the setter; the text says so
-            continue
-    return types, relations
-
-
-def make_example(
-    post: PostChange, types: Sequence[str], relations: Sequence[str], *, compared: bool
-) -> dict[str, Any]:
+def make_example(post: PostChange, *, compared: bool) -> dict[str, Any]:
     """Collect what is shown of a post.
 
-    types (Sequence[str]): The types of entities that can be filtered by.
-    relations (Sequence[str]): The labels of relations; numbered on from the types.
     compared (bool): Whether it was predicted without its picture, too.
     RETURNS (Dict[str, Any]): "number" in the corpus (from 1), "post", "gold", "without" (the prediction
-        without the picture, if its errors are others), "errors" and "repaired" ones in words, and what it can
-        be filtered by: "text", "kinds" of errors, "labels" (numbers in the lists), "states" of the picture.
+        without the picture, if its errors are others), "errors" and "repaired" ones, and what it can be
+        filtered by: "text", "kinds" of errors, "types" and "relations" (labels), "states" of the picture.
     """
-    own_types, own_relations = _get_labels_of(post)
-    labels = [i for i, label in enumerate(types) if label in own_types]
-    labels += [i for i, label in enumerate(relations, len(types)) if label in own_relations]
+    docs = (post.reference, post.doc)
     added, repaired = (post.added, post.repaired) if compared else ([], [])
     notes = ("only with the picture" if error in added else "" for error in post.errors)
-    errors = [_explain(error, post.doc, note) for error, note in zip(post.errors, notes)]
+    errors = [_describe(error, post.doc, note) for error, note in zip(post.errors, notes)]
     states = {
         "changed": added or repaired,
         "added": added,
@@ -353,26 +248,19 @@ def make_example(
         "gold": make_text(post.reference),
         "without": make_text(post.without) if added or repaired else None,
         "errors": errors,
-        "repaired": [_explain(error, post.without, "only without the picture") for error in repaired],
-        "kinds": sorted({error["kind"].replace(" ", "-") for error in errors}),
-        "labels": labels,
+        "repaired": [_describe(error, post.without, "only without the picture") for error in repaired],
+        "kinds": sorted({f"{error.what}-{error.kind}" for error in post.errors}),
+        "types": {ent.label_ for doc in docs for ent in doc.ents},
+        "relations": {relation.label for doc in docs for relation in read_relations(doc)},
         "states": [state for state, holds in states.items() if holds],
         "text": post.doc.text.lower(),
     }
 
 
-def _explain(error: Error, doc: Doc, note: str) -> dict[str, str]:
-    gold, predicted = _name(error.gold, doc), _name(error.predicted, doc)
-    if error.kind == "missed":
-        text = f"{gold} is missed"
-    elif error.kind == "spurious":
-        text = f"{predicted} is predicted, but not gold"
-    elif error.kind == "type":
-        assert error.predicted is not None
-        text = f"{gold} is predicted as {error.predicted[-1]}"
-    else:
-        text = f"{gold} is predicted as {predicted}"
-    return {"kind": f"{error.what} {error.kind}", "text": text, "note": note}
+def _describe(error: Error, doc: Doc, note: str) -> dict[str, Any]:
+    named = {"gold": _name(error.gold, doc), "predicted": _name(error.predicted, doc)}
+    label = None if error.predicted is None else error.predicted[-1]
+    return {"what": error.what, "kind": error.kind, **named, "label": label, "note": note}
 
 
 def _name(where: tuple[int | str, ...] | None, doc: Doc) -> str:

@@ -8,11 +8,12 @@ import PIL.Image
 import pytest
 import spacy
 import typer
-from spacy.tokens import DocBin
+from spacy.tokens import Doc, DocBin
+from spacy.vocab import Vocab
 from typer.testing import CliRunner
 
 from project import convert
-from project.convert import convert_mnre
+from project.convert import attach_leaking_crops, convert_mnre
 from project.facts import SOURCE_KEY
 from project.mnre import MnreRow, find_mnre_text, read_mnre
 from project.tagged import FormatError
@@ -284,7 +285,7 @@ def test_leaking_crops_are_asked_for_in_so_many_words(data, hvpnet, tmp_path):
     with pytest.raises(LayoutError, match="--dicts"):
         convert_mnre(data, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
     torch.save({"1.jpg": ["x.png"]}, hvpnet / "txt" / "mre_dev_dict.pth")
-    with pytest.raises(LayoutError, match="dev is not by row: it has the key '1.jpg'"):
+    with pytest.raises(LayoutError, match="mre_dev_dict.pth is not by row"):
         convert_mnre(hvpnet, tmp_path / "out", leaking_crops=hvpnet / "img_vg")
     torch.save({0: Path}, hvpnet / "txt" / "mre_dev_dict.pth")
     with pytest.raises(LayoutError, match="can't be read as a dictionary"):
@@ -536,3 +537,25 @@ def test_real_sample_with_crops(mmib_data, tmp_path):
     assert crops == there
     assert len(crops) == sum(found["crops"] for found in counts.values()) == 42
     assert not any(found["missing_crops"] for found in counts.values())
+
+
+def test_no_leaking_crop_leads_out_of_its_folder(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    root = tmp_path / "root"
+    folder = root / "crops"
+    folder.mkdir(parents=True)
+    (folder / "link.png").symlink_to(elsewhere / "x.png")
+    names = ["b.png", "../up.png", "/etc/passwd", "link.png", "a\0.png", "sub/c.png", "a.png"]
+    doc = Doc(Vocab(), words=["x"])
+
+    def attach(row, most=0):
+        return attach_leaking_crops({0: names, 1: []}, folder, root, most, doc, row), doc._.regions
+
+    assert attach(0) == (4, ["crops/b.png", "crops/sub/c.png", "crops/a.png"])
+    assert get_regions_note(doc) == LEAKING_MNRE_NOTE
+    # That a row has no crops says something about it, too.
+    for row in (1, 2):
+        assert attach(row) == (0, [])
+        assert get_regions_note(doc) == LEAKING_MNRE_NOTE
+    assert attach(0, most=2) == (1, ["crops/b.png"])

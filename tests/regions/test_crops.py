@@ -215,7 +215,7 @@ def test_the_leaking_crops_by_row(hvpnet, tmp_path, caplog):
     with pytest.raises(ValueError, match="no dictionary of train in .*mre_dev_dict"):
         getter(docs[:1], [None])
     settings["dictionaries"] = str(tmp_path / "twitter2017_train_dict.pth")
-    with pytest.raises(ValueError, match="not by row: .* '17_06_1.jpg'"):
+    with pytest.raises(ValueError, match="not by row"):
         make_getter("leaking_mnre_crops", **settings)(docs[:1], [None])
 
 

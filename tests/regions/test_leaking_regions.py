@@ -1,6 +1,5 @@
 """The note that regions leak a label: who sets it, and that it is not lost on the way."""
 
-import logging
 import subprocess
 import sys
 import warnings
@@ -19,7 +18,6 @@ from spacy_mmib.post.extensions import (
     get_regions_note,
     set_regions_note,
 )
-from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, leaking_mnre_crops
 from spacy_mmib.training.corpus import MultimodalCorpus
 
 NOTE = "these regions leak"
@@ -143,34 +141,6 @@ def test_reader_keeps_the_note_and_says_it_once(corpus_file, settings):
     assert corpus.notes == {NOTE: 2}
     _, said = read(corpus)
     assert not any(NOTE in line for line in said)
-
-
-def test_attach(vocab, tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="spacy")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    root = tmp_path / "root"
-    folder = root / "crops"
-    folder.mkdir(parents=True)
-    (folder / "link.png").symlink_to(elsewhere / "x.png")
-    names = ["b.png", "../up.png", "/etc/passwd", "link.png", "a\0.png", "sub/c.png", "a.png"]
-    attach = leaking_mnre_crops({"dev": {0: names, 1: []}}, {"dev": folder}, root)
-    assert [r.getMessage() for r in caplog.records] == [f"[spacy-mmib] Regions are {LEAKING_MNRE_NOTE}."]
-    assert "LEAK THE LABEL" in LEAKING_MNRE_NOTE
-    doc = Doc(vocab, words=["x"])
-    assert attach(doc, "dev", 0) == 4
-    assert doc._.regions == ["crops/b.png", "crops/sub/c.png", "crops/a.png"]
-    assert get_regions_note(doc) == LEAKING_MNRE_NOTE
-    # That a row has no crops says something about it, too.
-    for row in (1, 2):
-        assert attach(doc, "dev", row) == 0
-        assert doc._.regions == []
-        assert get_regions_note(doc) == LEAKING_MNRE_NOTE
-    first = leaking_mnre_crops({"dev": {0: names}}, {"dev": folder}, root, max_crops=2)
-    assert first(doc, "dev", 0) == 1
-    assert doc._.regions == ["crops/b.png"]
-    with pytest.raises(ValueError, match="not by row"):
-        leaking_mnre_crops({"dev": {"1.jpg": names}}, {"dev": folder}, root)
 
 
 def test_nothing_imports_it_by_itself():
