@@ -17,7 +17,7 @@ from thinc.api import Model
 
 from ..images.errors import ImageError, explain
 from ..images.files import URL, bind
-from ..images.threads import Job, Postponed
+from ..images.reader import Job, Postponed
 from ..images.values import Pixels, StoredImage, image_key
 from ..post.extensions import (
     describe_regions,
