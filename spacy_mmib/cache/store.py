@@ -193,9 +193,9 @@ class FeatureStore:
     # Entries
 
     @property
-    def is_usable(self) -> bool:
-        """RETURNS (bool): Whether there is a file to look into, which is opened."""
-        return bool(self._run(lambda connection: True))
+    def is_open(self) -> bool:
+        """RETURNS (bool): Whether the last use found a file to look into."""
+        return self._handle.connection is not None
 
     def check_writable(self) -> None:
         """RAISES (OSError): The file can't be opened or written to; the message says why."""

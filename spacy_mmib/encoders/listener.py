@@ -12,7 +12,7 @@ from spacy.util import registry
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.picture_vectors import PictureVectors, get_rows
+from ..bridge.data import PictureVectors, get_rows
 from ..images.values import StoredImage
 from ..post.extensions import describe_regions, get_stored_image
 

@@ -106,7 +106,7 @@ class DecoderProcess:
 
 def serve() -> None:
     """Decode what comes in, in the process."""
-    from .reading import decode
+    from . import reading  # noqa: F401 before the memory is limited
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # for libraries that print
@@ -120,20 +120,23 @@ def serve() -> None:
 
     answer({})
     while line := sys.stdin.buffer.readline():
-        request = json.loads(line)
-        _stop_after(request["seconds"])
-        pixels = b""
-        try:
-            data = sys.stdin.buffer.read(request["bytes"])
-            image = decode(data, request["name"], ReadingLimits(**request["limits"]))
-            reply, pixels = {"size": image.size}, image.tobytes()
-        except ImageError as err:
-            reply = {"reason": str(err), "kind": err.kind}
-        except MemoryError:
-            reply = {"reason": f"takes more memory than there is: {request['name']}", "kind": "memory"}
-        data = image = None
-        _stop_after(0)  # the parent may take its time
-        answer(reply, pixels)
+        answer(*_decode(json.loads(line)))
+
+
+def _decode(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    from .reading import decode
+
+    name, data = request["name"], sys.stdin.buffer.read(request["bytes"])
+    _stop_after(request["seconds"])
+    try:
+        image = decode(data, name, ReadingLimits(**request["limits"]))
+        return {"size": image.size}, image.tobytes()
+    except ImageError as err:
+        return {"reason": str(err), "kind": err.kind}, b""
+    except MemoryError:
+        return {"reason": f"takes more memory than there is: {name}", "kind": "memory"}, b""
+    finally:
+        _stop_after(0)  # the parent may take its time to read
 
 
 def _stop_after(seconds: int) -> None:

@@ -15,8 +15,9 @@ from ..bridge.data import (
     PostVectors,
     RelationHeadInput,
     SpanWeights,
+    get_rows,
+    sum_by_region,
 )
-from ..bridge.picture_vectors import get_rows, sum_by_region
 from ..heads.markers import mark_pair
 from ..post.extensions import count_regions
 from .post_encoder import encode_pictures, encode_posts, fuse, zeros_like
