@@ -44,25 +44,19 @@ FOLLOWING = "spacy_mmib_following"
 READING = 2
 """Raised when the same file is read as other pixels than before: no cache has vectors of those then."""
 
-REMEMBERED = 2**16
-"""Pictures whose objects are remembered in memory: each epoch of a training asks for them again."""
-
-SEARCHED_AT_ONCE = 16
-"""At most so many posts' decoded pictures are in memory while objects are searched in them."""
+REMEMBERED = 2**16  # pictures whose objects are known: each epoch of a training asks for them again
+SEARCHED_AT_ONCE = 16  # pictures, which are in memory meanwhile
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
     """Settings of a picture encoder's layer; see `encoders.torchvision.build_torchvision_encoder_v1`. Not
     attributes of the Thinc model: those are restored from a saved model, over what the config says.
-
-    name (str): What messages call the encoder.
-    mode (str): "crop": the network runs on every object as a picture of its own; "roi": once a picture,
-        objects are cut out of its feature map; "patches": once a picture, a row a part of it.
-    random (bool): Whether the network's weights are random on initialization.
     """
 
-    name: str
+    name: str  # in messages
+    # The network runs on every object as a picture of its own; once a picture, and objects are cut out of its
+    # feature map; once a picture, with a row a part of it.
     mode: Literal["crop", "roi", "patches"]
     trainable: bool
     max_regions: int | None
@@ -71,8 +65,8 @@ class EncoderSettings:
     mixed_precision: bool
     get_regions: RegionGetter
     reader: PictureReader
-    cache: Any
-    random: bool
+    cache: Any  # a `FeatureCache`, or `None`
+    random: bool  # whether the weights are, on initialization
 
 
 class Problem(NamedTuple):
@@ -111,7 +105,7 @@ class Request:
 
 
 class PictureQueue:
-    """Reads pictures for one encoder. From any thread: a request is one caller's only, and what was begun
+    """Reads pictures for one encoder, from any thread: a request is one caller's only, and what was begun
     ahead is the first's that asks for it. Copies begin anew.
     """
 
@@ -168,7 +162,8 @@ class PictureQueue:
             requests[i] = request
             if request.regions is not None and self.settings.get_regions.writes:
                 self._write_regions(doc, request.regions)
-        self._look_up(fresh)
+        if self.settings.cache is not None:
+            self._look_up(fresh)
         return requests
 
     def read(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[tuple[int, Unit]]:
@@ -178,8 +173,7 @@ class PictureQueue:
         requests (Dict[int, Request]): From `ask`. With a frozen network only the first of those with the same
             `key` is read, in whose place the others get it. A network that learns has to see each, since its
             gradient and BatchNorm's statistics are of all.
-        YIELDS (Tuple[int, Unit]): All that a post's rows are made of, as the network gets to it. Units are
-            handed on, not kept: their pixels are needed only once.
+        YIELDS (Tuple[int, Unit]): All that a post's rows are made of, as the network gets to it.
         """
         reader = self.settings.reader
         known = [i for i, request in requests.items() if request.regions is not None]

@@ -60,8 +60,13 @@ class Job(Future[Any]):
         reader = self.reader
         try:
             self.needed = needed
-            if not self.done():
-                reader.wait_for(self)
+            while not self.done():
+                seconds = reader.look_after()
+                if reader.running:
+                    with suppress(TimeoutError):
+                        self.exception(seconds)
+                else:  # no threads are wanted, or possible, or those that had it are the parent's
+                    reader.run(self)
             if needed and self.call is not None and self.was_postponed:
                 return reader.submit(self.call, needed=True).result()
             return super().result()
@@ -184,57 +189,45 @@ class PictureReader:
 
         RETURNS (Job): `Job.result` waits for it.
         """
-        if self._pid != os.getpid():
-            self._begin()
         job = Job()
         job.reader, job.call, job.needed = self, partial(function, *args), needed
         if self.threads:
-            with self._changed:
-                self._queue.append(job)
-                self._look_after()
+            self.look_after(job)
         return job
 
-    def wait_for(self, job: Job) -> None:
-        """Wait for a job, giving up those that take too long."""
+    def look_after(self, new: Job | None = None) -> float:
+        """Give up what takes too long, and start a thread if there is something to do for one more.
+
+        new (Optional[Job]): To be done when it is its turn.
+        RETURNS (float): In how many seconds to look again.
+        """
         if self._pid != os.getpid():
             self._begin()
-        with self._changed:
-            self._changed.notify_all()  # there may be room for it as it is needed
-        while not job.done():
-            with self._changed:
-                seconds = self._look_after()
-            if self.running:
-                with suppress(TimeoutError):
-                    job.exception(seconds)
-            else:  # no threads are wanted, or possible, or those that had it are the parent's
-                self._run(job)
-        del job
-
-    def _look_after(self) -> float:
-        """Give up what takes too long, start a thread if there is something to do for one more, and say in
-        how many seconds to look again.
-        """
         now, left = time.monotonic(), LOOK_EVERY
-        for thread, job in list(self.running.items()):
-            if job is not None and job.deadline <= now:
-                reason = f"reading it takes more than {self.timeout:g} seconds: given up"
-                with suppress(InvalidStateError):
-                    job.set_exception(ImageError(reason, kind="timeout"))
-                job.call = None
-                self._release(job.claimed)
-                job.claimed = 0
-                del self.running[thread]
-                if job.process is not None:
-                    job.process.kill()
-            elif job is not None:
-                left = min(left, job.deadline - now)
-        if self._queue and len(self.running) < self.threads:
-            thread = threading.Thread(target=self._work, name="spacy-mmib-pictures", daemon=True)
-            self.running[thread] = None
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads in this process now, or it is about to end
-                del self.running[thread]
+        with self._changed:
+            if new is not None:
+                self._queue.append(new)
+            for thread, job in list(self.running.items()):
+                if job is not None and job.deadline <= now:
+                    reason = f"reading it takes more than {self.timeout:g} seconds: given up"
+                    with suppress(InvalidStateError):
+                        job.set_exception(ImageError(reason, kind="timeout"))
+                    self._used -= job.claimed
+                    job.call, job.claimed = None, 0
+                    del self.running[thread]
+                    if job.process is not None:
+                        job.process.kill()
+                elif job is not None:
+                    left = min(left, job.deadline - now)
+            starting = list(self.running.values()).count(None)
+            if len(self._queue) > starting and len(self.running) < self.threads:
+                thread = threading.Thread(target=self._work, name="spacy-mmib-pictures", daemon=True)
+                self.running[thread] = None
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads in this process now, or it is about to end
+                    del self.running[thread]
+            self._changed.notify_all()  # there may be room for pixels, or somebody needs them now
         return max(left, 0.001)
 
     def _work(self) -> None:
@@ -250,10 +243,10 @@ class PictureReader:
                     return
                 job = self.running[here] = self._queue.popleft()
                 job.deadline = time.monotonic() + self._seconds
-            self._run(job)
+            self.run(job)
             del job
 
-    def _run(self, job: Job) -> None:
+    def run(self, job: Job) -> None:
         """Do a job in this thread. If it made a picture its pixels count until that is gone."""
         value, error = None, None
         try:
@@ -272,7 +265,8 @@ class PictureReader:
                     if isinstance(getattr(value, "size", None), tuple):
                         weakref.finalize(value, self._release, claimed).atexit = False
                         claimed = 0
-            self._release(claimed)
+            self._used -= claimed
+            self._changed.notify_all()
         del job, error
 
     def _claim(self, n_bytes: int) -> None:
