@@ -315,7 +315,7 @@ class PictureQueue:
                 kind = err.kind if isinstance(err, ImageError) else "box"
                 problems.append(Problem(f"region {i}: {err}", kind, i))
         rows = [-1, *boxes, *crops]
-        first = Unit(picture, torch.tensor(list(boxes.values())) if boxes else none)
+        first = Unit(picture, torch.tensor(list(boxes.values()), dtype=torch.float32) if boxes else none)
         return [first, *crops.values()], sorted(range(len(rows)), key=rows.__getitem__), problems
 
     # Searching for objects
