@@ -143,6 +143,7 @@ def forward(
     requests = queue.ask(docs, module)
     for following in [doc.user_hooks[FOLLOWING] for doc in docs if FOLLOWING in doc.user_hooks]:
         read_ahead([model], following())
+    statistics = {name: x.clone() for name, x in module.named_buffers()} if learns else {}
 
     # Frozen: pictures are prepared only as the network gets to them, batch_size at a time. Training needs
     # all of them until its one backward pass (each pass of the shim unscales all gradients, so that a
@@ -184,12 +185,16 @@ def forward(
             _report(settings.on_image_error, docs[i], request.problems, used=len(result[i]) > 0)
 
     def backprop(d_vectors: list[Floats2d]) -> list[Doc]:
-        # A batch that teaches nothing costs no backward pass.
-        if learns and backprop_network is not None and any(d.any() for d in d_vectors):
-            d_rows = xp.zeros_like(all_rows)
-            for i, place in places.items():
-                d_rows[place] = d_vectors[i]
-            backprop_network(d_rows)
+        if learns and backprop_network is not None:
+            if any(d.any() for d in d_vectors):
+                d_rows = xp.zeros_like(all_rows)
+                for i, place in places.items():
+                    d_rows[place] = d_vectors[i]
+                backprop_network(d_rows)
+            else:  # a batch that teaches nothing teaches BatchNorm nothing either
+                with torch.no_grad():
+                    for name, buffer in module.named_buffers():
+                        buffer.copy_(statistics[name])
         return []
 
     return result, backprop

@@ -150,6 +150,21 @@ def test_a_single_picture_has_no_batch_statistics():
     torch.testing.assert_close(batch_norm_state(encoder), before)
 
 
+@pytest.mark.parametrize("region_features", ["crop", "roi"])
+def test_a_batch_that_teaches_nothing_moves_no_statistics(region_features):
+    """Of a head whose batch has no pairs come zeros."""
+    encoder = make_encoder(arch="resnet18", trainable=True, region_features=region_features)
+    docs = [make_doc(random_picture(), [(0, 0, 9, 9)]), make_doc(), make_doc(random_picture())]
+    before = batch_norm_state(encoder)
+    vectors, backprop = encoder.begin_update(docs)
+    backprop([v * 0 for v in vectors])
+    torch.testing.assert_close(batch_norm_state(encoder), before)
+    vectors, backprop = encoder.begin_update(docs)
+    backprop([v * 0 + 1 for v in vectors])
+    after = batch_norm_state(encoder)
+    assert all(not torch.equal(after[key], before[key]) for key in before)
+
+
 def run_updates(encoder, steps=3):
     optimizer = spacy.util.registry.optimizers.get("Adam.v1")(0.01)
     docs = [make_doc(random_picture(), [(0, 0, 9, 9)]), make_doc(), make_doc(random_picture())]
