@@ -1,5 +1,3 @@
-"""Persistent cache of features from frozen picture encoders.
-
-`store` keeps checked bytes under keys in an SQLite file, `digests` names pictures by their content, and
-`cache` is what the picture encoders use.
+"""Persistent cache of features from frozen picture encoders: `store` keeps checked bytes under keys in an
+SQLite file, `cache` is what the picture encoders use.
 """

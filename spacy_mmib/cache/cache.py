@@ -1,7 +1,12 @@
-"""The setting `cache` of picture encoders: features of frozen networks, kept from one run to the next."""
+"""The setting `cache` of picture encoders: features of frozen networks, kept from one run to the next under
+the content of pictures. A file is read to name its content only if it may have changed since the last time.
+"""
 
+import hashlib
 import json
+import os
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any, Literal, TypeAlias
@@ -9,16 +14,21 @@ from typing import Any, Literal, TypeAlias
 import numpy
 from spacy.util import registry
 
-from ..images.values import StoredImage
+from ..images.errors import ReadingLimits
+from ..images.files import open_file
+from ..images.values import Pixels, StoredImage
 from ..post.regions import Region, normalize_regions
 from ..util import warn
-from .digests import digest_picture, make_key
 
 Array: TypeAlias = numpy.ndarray[Any, Any]
 
 _HEADER = struct.Struct("<2sII")  # "f2" or "f4", rows, width
 _TYPES = {b"f2": "<f2", b"f4": "<f4"}
 _FLOAT16_MAX = 65504.0
+_LIMITS = ReadingLimits()
+_RACY_NS = 2 * 10**9
+"""A file that changed so recently could change again without its times telling: file systems count in steps,
+of up to two seconds. Git calls such entries of its index racily clean."""
 
 
 @registry.misc("spacy-mmib.feature_cache.v1")
@@ -57,8 +67,6 @@ class FeatureCache:
     path (Union[str, Path]): The file; for all settings see `make_feature_cache_v1`.
     """
 
-    make_key = staticmethod(make_key)
-
     def __init__(
         self, path: str | PathLike[str], *, dtype: Literal["float16", "float32"] = "float16", **settings: Any
     ) -> None:
@@ -69,33 +77,74 @@ class FeatureCache:
         self.dtype = dtype
         self.store = FeatureStore(path, **settings)
 
-    def digest(self, stored: StoredImage, *, max_bytes: int | None = None) -> bytes | None:
-        """RETURNS (Optional[bytes]): See `digest_picture`; `None` too if there is no cache to look into."""
-        return digest_picture(stored, self.store, max_bytes) if self.store.is_usable else None
+    def digest(
+        self, image: StoredImage, limits: ReadingLimits = _LIMITS, root: str | PathLike[str] | None = None
+    ) -> bytes | None:
+        """Name a picture by its content. A file has the same name under every path, and as bytes.
 
-    def round(self, array: Array) -> Array:
-        """RETURNS (numpy.ndarray): The vectors as `get_vectors` will give them once they are kept."""
-        return round_array(array, self.dtype)
-
-    def get_vectors(self, keys: Sequence[bytes | None]) -> list[Array | None]:
-        """RETURNS (List[Optional[numpy.ndarray]]): The vectors under each of the keys, float32, a row a
-        region; `None` where there are none, as under a key that is `None`.
+        image (StoredImage): What `doc._.image` keeps, or the path of a crop.
+        root (Optional[Union[str, Path]]): See `images.files.open_file`.
+        RETURNS (Optional[bytes]): 32 bytes. `None` if there is none, it can't be read (whoever reads it will
+            say why), or it is a file and there is no cache to look into.
         """
-        found = self.store.get([key for key in keys if key is not None], "vectors")
+        if isinstance(image, Pixels):
+            return make_key("pixels", image.height.to_bytes(8, "little"), image.data)
+        if isinstance(image, bytes):
+            return make_key("picture", image) if 0 < len(image) <= limits.max_bytes else None
+        if not isinstance(image, str) or not image:
+            return None
+        try:
+            # Opened even if its digest is known: that has to be the digest of a file inside its root.
+            with open_file(image, limits, root) as file:
+                now, info = time.time_ns(), os.fstat(file.fileno())
+                key = make_key(image, _describe(info))
+                known = self.store.get([key], "files").get(key)
+                if known is not None or not self.store.is_open:
+                    return known
+                data = file.read(info.st_size + 1)
+                if len(data) != info.st_size or _describe(info) != _describe(os.fstat(file.fileno())):
+                    return None  # it is being written just now
+        except (OSError, ValueError):  # an ImageError is one
+            return None
+        digest = make_key("picture", data)
+        # A time in the future means that two clocks differ, or that somebody set it: then the other tells.
+        if info.st_ctime_ns <= now - _RACY_NS and abs(info.st_mtime_ns - now) >= _RACY_NS:
+            self.store.put({key: digest}, "files")
+        return digest
+
+    def get_vectors(self, keys: Sequence[bytes]) -> list[Array | None]:
+        """RETURNS (List[Optional[numpy.ndarray]]): The vectors under each of the keys, float32, a row a
+        region; `None` where there are none.
+        """
+        found = self.store.get(keys, "vectors")
         return [decode_array(found[key], self.dtype) if key in found else None for key in keys]
 
     def put_vectors(self, items: Mapping[bytes, Array]) -> None:
         """Keep vectors: rows x width by key."""
         self.store.put({key: encode_array(rows, self.dtype) for key, rows in items.items()}, "vectors")
 
-    def get_regions(self, keys: Sequence[bytes | None]) -> list[list[Region] | None]:
-        """RETURNS (List[Optional[List[Region]]]): As `get_vectors`; no regions are a result too."""
-        found = self.store.get([key for key in keys if key is not None], "regions")
-        return [decode_regions(found[key]) if key in found else None for key in keys]
+    def get_regions(self, key: bytes) -> list[Region] | None:
+        """RETURNS (Optional[List[Region]]): The regions under a key; an empty list is a result too."""
+        found = self.store.get([key], "regions")
+        return decode_regions(found[key]) if found else None
 
     def put_regions(self, items: Mapping[bytes, list[Region]]) -> None:
         """Keep regions by key."""
         self.store.put({key: encode_regions(regions) for key, regions in items.items()}, "regions")
+
+
+def make_key(*parts: str | bytes) -> bytes:
+    """RETURNS (bytes): 32 bytes that depend on all of these, and on their order."""
+    digest = hashlib.blake2b(digest_size=32)
+    for part in parts:
+        data = part.encode("utf8", "surrogatepass") if isinstance(part, str) else part
+        digest.update((b"s" if isinstance(part, str) else b"b") + len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.digest()
+
+
+def _describe(info: os.stat_result) -> str:
+    return str((info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
 
 
 def _convert(array: Array, dtype: str) -> Array:

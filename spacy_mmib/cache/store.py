@@ -5,8 +5,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import finalize
@@ -104,13 +104,19 @@ class FeatureStore:
             self._handle = _Handle(self)
         handle = self._handle
         with handle.lock:
+            file: object = None
+            with suppress(OSError):
+                info = os.stat(self.path)
+                file = info.st_dev, info.st_ino
             try:
-                file = _identify(self.path)
                 if file != handle.file:  # the first use, or somebody removed or replaced the file
                     handle.close()
                     handle.file = file  # what can't be opened isn't tried again
                     handle.connection = self._open()
-                    handle.file = _identify(self.path) if handle.connection else "not there yet"
+                    handle.file = "not there yet"
+                    if handle.connection is not None:
+                        info = os.stat(self.path)
+                        handle.file = info.st_dev, info.st_ino
                 return None if handle.connection is None else work(handle.connection)
             except (sqlite3.Error, OSError, ValueError) as err:
                 self._note(err, handle)
@@ -166,7 +172,7 @@ class FeatureStore:
         uri = f"{self.path.as_uri()}?mode={mode}"
         connection = sqlite3.connect(uri, timeout=_TIMEOUT, uri=True, check_same_thread=False)
         try:
-            connection.isolation_level = None  # transactions are begun by `_transaction` only
+            connection.isolation_level = None  # transactions are begun by hand
             connection.text_factory = bytes  # damaged text is for the checksums to find
             for pragma in PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
@@ -193,9 +199,9 @@ class FeatureStore:
     # Entries
 
     @property
-    def is_usable(self) -> bool:
-        """RETURNS (bool): Whether there is a file to look into, which is opened."""
-        return bool(self._run(lambda connection: True))
+    def is_open(self) -> bool:
+        """RETURNS (bool): Whether the last use found a file to look into."""
+        return self._handle.connection is not None
 
     def check_writable(self) -> None:
         """RAISES (OSError): The file can't be opened or written to; the message says why."""
@@ -220,15 +226,18 @@ class FeatureStore:
             for start in range(0, len(keys), _AT_ONCE):
                 some = keys[start : start + _AT_ONCE]
                 marks = ", ".join("?" * len(some))
-                for *row, used in connection.execute(
-                    f"SELECT key, kind, checksum, value, used FROM entries WHERE key IN ({marks})", some
+                for checksum, *entry, used in connection.execute(
+                    f"SELECT checksum, key, kind, value, used FROM entries WHERE key IN ({marks})", some
                 ).fetchall():
-                    if _is_sound(*row) and row[1] == kind.encode():
-                        found[row[0]] = row[3]
+                    key, found_kind, data = entry
+                    is_sound = isinstance(checksum, bytes) and checksum == _checksum(*entry)
+                    if is_sound and found_kind == kind.encode():
+                        found[key] = data
                         if not isinstance(used, int) or abs(now - used) > _USE_STEP:
-                            uses.append((now, row[0]))
+                            uses.append((now, key))
             if uses and not self.read_only:
-                with _transaction(connection):
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
                     connection.executemany("UPDATE entries SET used = ? WHERE key = ?", uses)
 
         if keys:
@@ -243,7 +252,8 @@ class FeatureStore:
         rows = [(key, kind, now, _checksum(key, kind.encode(), data), data) for key, data in entries.items()]
 
         def write(connection: sqlite3.Connection) -> None:
-            with _transaction(connection):
+            with connection:  # commits, or rolls back
+                connection.execute("BEGIN IMMEDIATE")
                 self._write_limit(connection)
                 connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", rows)
                 self._evict(connection)
@@ -264,7 +274,7 @@ class FeatureStore:
             excess -= size + _ROW
             if excess <= 0:
                 break
-        _delete(connection, rows)
+        connection.executemany("DELETE FROM entries WHERE rowid = ?", rows)
 
     # What is in it
 
@@ -319,14 +329,17 @@ class FeatureStore:
             nonlocal sound
             for (line,) in connection.execute("PRAGMA integrity_check(3)"):
                 problems.extend([] if line == b"ok" else [line.decode("utf8", "replace")])
-            for row, *entry in connection.execute("SELECT rowid, key, kind, checksum, value FROM entries"):
-                if _is_sound(*entry):
+            for row, checksum, *entry in connection.execute(
+                "SELECT rowid, checksum, key, kind, value FROM entries"
+            ):
+                if isinstance(checksum, bytes) and checksum == _checksum(*entry):
                     sound += 1
                 else:
                     damaged.append((row,))
             if remove and damaged:
-                with _transaction(connection):
-                    _delete(connection, damaged)
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.executemany("DELETE FROM entries WHERE rowid = ?", damaged)
 
         self._run(read)
         problems += [self.problem] if self.problem else []
@@ -365,7 +378,8 @@ def _other_file(path: Path) -> ValueError:
 def _make_tables(connection: sqlite3.Connection) -> None:
     # In one transaction, so that at no moment there is a file that isn't known to be ours. The first
     # statement writes already, and has to come before anything else that does.
-    with _transaction(connection, "BEGIN"):
+    with connection:
+        connection.execute("BEGIN")
         connection.execute("PRAGMA auto_vacuum = FULL")
         if _describe(connection) == (0, 0, set()):  # another process can be faster
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -384,37 +398,16 @@ def _get(connection: sqlite3.Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
-def _identify(path: Path) -> object:
-    try:
-        info = os.stat(path)
-    except OSError:
-        return None
-    return info.st_dev, info.st_ino
-
-
 def _size(path: Path, end: str = "") -> int:
     return os.path.getsize(f"{path}{end}") if os.path.exists(f"{path}{end}") else 0
 
 
-def _delete(connection: sqlite3.Connection, rows: list[tuple[int]]) -> None:
-    connection.executemany("DELETE FROM entries WHERE rowid = ?", rows)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-    with connection:  # commits, or rolls back
-        connection.execute(begin)
-        yield
-
-
-def _checksum(*parts: bytes) -> bytes:
+def _checksum(*parts: Any) -> bytes | None:
+    """Of the parts of an entry; `None` if one of them is damaged such that it isn't bytes any more."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
+        if not isinstance(part, bytes):
+            return None
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()
-
-
-def _is_sound(key: Any, kind: Any, checksum: Any, value: Any) -> bool:
-    are_bytes = all(isinstance(x, bytes) for x in (key, kind, checksum, value))
-    return are_bytes and bool(checksum == _checksum(key, kind, value))

@@ -154,10 +154,11 @@ class VisionBackbone(nn.Module):
         """
         rows: list[torch.Tensor] = []
         grad = torch.is_grad_enabled() and self.trainable
-        precision = torch.autocast(pictures.device.type, self.autocast) if self.autocast else nullcontext()
+        device = next(self.parameters(), pictures).device
+        precision = torch.autocast(device.type, self.autocast) if self.autocast else nullcontext()
         with torch.set_grad_enabled(grad), precision:
             for start in range(0, len(pictures), at_once):
-                part = pictures[start : start + at_once].contiguous(memory_format=self.memory_format)
+                part = pictures[start : start + at_once].to(device, memory_format=self.memory_format)
                 # A single picture has no batch statistics (BatchNorm raises): use the running ones.
                 alone = self.has_statistics and len(part) == 1
                 learns = training and self.trainable and not alone
@@ -172,7 +173,7 @@ class VisionBackbone(nn.Module):
                 if boxes is None:
                     rows.append(own.flatten(0, 1))
                     continue
-                of_each = [one.to(part.device) for one in boxes[start : start + at_once]]
+                of_each = [one.to(device) for one in boxes[start : start + at_once]]
                 objects = roi_align(
                     maps[-1].float().contiguous(),
                     of_each,

@@ -15,12 +15,12 @@ from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
 from torch import nn
 
-from ..bridge.picture_vectors import PictureVectors
+from ..bridge.data import PictureVectors
 from ..bridge.shim import get_module, set_module, wrap_module
 from ..images.errors import ImageError
 from ..images.reader import PictureReader
 from ..post.extensions import ENCODER_ERROR_KEY, get_regions, set_encoder_error
-from ..regions.base import as_getter, get_region_getters
+from ..regions.base import RegionGetter, as_getter, get_region_getters
 from ..regions.simple import GivenRegions
 from ..util import warn
 from .picture_queue import (
@@ -137,66 +137,58 @@ def forward(
     objects are encoded once, and not at all if the cache has their vectors.
     """
     queue: PictureQueue = model.attrs[QUEUE]
-    settings, network = queue.settings, model.layers[0]
-    train_network = is_train and settings.trainable
+    settings, network, xp = queue.settings, model.layers[0], model.ops.xp
     module = get_module(network)
-    if module is not queue.network:
-        queue.set_network(module)
-    requests = queue.ask(docs)
+    learns = is_train and settings.trainable
+    requests = queue.ask(docs, module)
     for following in [doc.user_hooks[FOLLOWING] for doc in docs if FOLLOWING in doc.user_hooks]:
         read_ahead([model], following())
-    statistics = {name: x.clone() for name, x in module.named_buffers()} if train_network else {}
+    statistics = {name: x.clone() for name, x in module.named_buffers()} if learns else {}
 
     # Frozen: pictures are prepared only as the network gets to them, batch_size at a time. Training needs
     # all of them until its one backward pass (each pass of the shim unscales all gradients, so that a
     # second one would spoil those of the first in mixed precision).
     units = queue.read(docs, requests)
-    asked: Counter[int] = Counter()  # rows, by post
-    features: list[Floats2d] = []
-    backprop_network: Callable[[Floats2d], Any] | None = None
-    while batch := list(islice(units, None if train_network else settings.batch_size)):
-        for i, unit in batch:
-            asked[i] += 1 + len(unit.boxes)
-        rows, backprop_network = network(([unit for _, unit in batch], settings), train_network)
-        features.append(rows)
+    asked: Counter[int] = Counter()  # rows of the network, by post
     none = model.ops.alloc2f(0, model.get_dim("nO"))
-    all_rows = model.ops.xp.concatenate(features) if features else none
-    each = len(all_rows) // max(1, asked.total())  # of the network's rows for one that was asked for
-    where: dict[int, Any] = {}
+    features = [none]
+    backprop_network: Callable[[Floats2d], Any] | None = None
+    while batch := list(islice(units, None if learns else settings.batch_size)):
+        for i, unit in batch:
+            asked[i] += module.rows_per_picture + len(unit.boxes)
+        rows, backprop_network = network(([unit for _, unit in batch], settings), learns)
+        features.append(rows)
+    all_rows = xp.concatenate(features)
+    places: dict[int, Any] = {}  # of a post's rows among all
     start = 0
     for i, n in asked.items():
-        where[i] = slice(start, start + n * each)
-        if requests[i].order is not None:
-            own = numpy.arange(start, start + n * each).reshape(n, each)
-            where[i] = own[requests[i].order].ravel().tolist()
-        start += n * each
-        requests[i].vectors = all_rows[where[i]]
+        places[i] = numpy.arange(start, start + n).reshape(len(requests[i].order), -1)
+        places[i] = places[i][requests[i].order].ravel().tolist()
+        requests[i].vectors = all_rows[places[i]]
+        start += n
     encoded = [requests[i] for i in asked]
-    if not train_network and not bool(model.ops.xp.isfinite(all_rows).all()):
+    if not learns and not bool(xp.isfinite(all_rows).all()):
         for request in encoded:
-            if not bool(model.ops.xp.isfinite(request.vectors).all()):
+            if not bool(xp.isfinite(request.vectors).all()):
                 request.vectors = none
                 request.problems.append(Problem("the network gives no finite numbers for it", "not_finite"))
-    if encoded and settings.cache is not None and not settings.trainable:
-        _put_in_cache(model, queue, encoded)
+    if encoded and settings.cache is not None:
+        queue.put_in_cache(encoded, model.ops.to_numpy)
 
     result = PictureVectors([none] * len(docs), [None] * len(docs))
     for i, request in requests.items():
         if request.vectors is not None:
             result[i] = model.ops.asarray2f(request.vectors)
         if not is_train:
-            result.rows[i] = _get_rows(docs[i], queue, request, len(result[i]))
+            result.rows[i] = _get_rows(docs[i], settings.get_regions, request, len(result[i]))
         if request.problems or ENCODER_ERROR_KEY in docs[i].user_data:
-            texts = "; ".join(problem.text for problem in request.problems)
-            set_encoder_error(docs[i], texts or None, [problem.kind for problem in request.problems])
-        if request.problems:
-            _report(settings.on_image_error, docs[i], texts, used=len(result[i]) > 0)
+            _report(settings.on_image_error, docs[i], request.problems, used=len(result[i]) > 0)
 
     def backprop(d_vectors: list[Floats2d]) -> list[Doc]:
-        if backprop_network is not None and train_network:
+        if learns and backprop_network is not None:
             if any(d.any() for d in d_vectors):
-                d_rows = model.ops.xp.zeros_like(all_rows)
-                for i, place in where.items():
+                d_rows = xp.zeros_like(all_rows)
+                for i, place in places.items():
                     d_rows[place] = d_vectors[i]
                 backprop_network(d_rows)
             else:  # a batch that teaches nothing teaches BatchNorm nothing either
@@ -208,9 +200,9 @@ def forward(
     return result, backprop
 
 
-def _get_rows(doc: Doc, queue: PictureQueue, request: Request, n_rows: int) -> list[int] | None:
+def _get_rows(doc: Doc, getter: RegionGetter, request: Request, n_rows: int) -> list[int] | None:
     """What a post's rows stand for, see `PictureVectors`; `None` if the objects aren't those of the doc."""
-    getter, used = queue.settings.get_regions, request.used
+    used = request.used
     if used and not (getter.of_doc or getter.writes) and used != get_regions(doc)[: len(used)]:
         return None
     failed = {problem.region for problem in request.problems}
@@ -220,27 +212,16 @@ def _get_rows(doc: Doc, queue: PictureQueue, request: Request, n_rows: int) -> l
     return [number for number in numbers for _ in range(n_rows // len(numbers))]
 
 
-def _put_in_cache(model: Model[Any, Any], queue: PictureQueue, requests: list[Request]) -> None:
-    cache, fresh = queue.settings.cache, {}
-    for request in requests:
-        # What had a problem is looked at again next time: somebody may have repaired it.
-        if request.cache_key is not None and not request.problems:
-            rows = model.ops.to_numpy(request.vectors)
-            # The same numbers on this first pass as on every later one.
-            request.vectors = cache.round(rows)
-            if queue.is_unchanged(request):
-                fresh[request.cache_key] = rows
-    if fresh:
-        cache.put_vectors(fresh)
-
-
-def _report(policy: str, doc: Doc, problems: str, *, used: bool) -> None:
-    text = doc.text if len(doc.text) <= 60 else doc.text[:57] + "..."
-    message = f"picture of post {text!r}: {problems}"
-    if policy == "raise":
-        raise ImageError(message)
-    what = "some of its objects are left out" if used else "the post is processed from its text"
-    warn(f"{message} ({what}; the reason is at doc._.image_error)")
+def _report(policy: str, doc: Doc, problems: list[Problem], *, used: bool) -> None:
+    texts = "; ".join(problem.text for problem in problems)
+    set_encoder_error(doc, texts or None, [problem.kind for problem in problems])
+    if problems:
+        text = doc.text if len(doc.text) <= 60 else doc.text[:57] + "..."
+        message = f"picture of post {text!r}: {texts}"
+        if policy == "raise":
+            raise ImageError(message)
+        what = "some of its objects are left out" if used else "the post is processed from its text"
+        warn(f"{message} ({what}; the reason is at doc._.image_error)")
 
 
 def _convert_inputs(
@@ -248,13 +229,8 @@ def _convert_inputs(
 ) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], None]]:
     units, settings = X
     pictures = torch.stack([unit.picture for unit in units])
-    parameter = next(get_module(model).parameters(), None)
-    if parameter is not None:
-        pictures = pictures.to(parameter.device)
-    kwargs: dict[str, Any] = {"at_once": settings.batch_size}
-    if settings.mode == "roi":
-        kwargs["boxes"] = [unit.boxes for unit in units]
-    return ArgsKwargs(args=(pictures,), kwargs=kwargs), lambda d_inputs: None
+    boxes = [unit.boxes for unit in units] if settings.mode == "roi" else None
+    return ArgsKwargs((pictures, settings.batch_size, boxes), {}), lambda d_inputs: None
 
 
 def _convert_outputs(
@@ -263,8 +239,7 @@ def _convert_outputs(
     _, features = inputs_outputs
 
     def backprop(d_features: Floats2d) -> ArgsKwargs:
-        d_tensor = xp2torch(d_features).reshape(features.shape).contiguous()
+        d_tensor = xp2torch(d_features).contiguous()
         return ArgsKwargs(args=([features],), kwargs={"grad_tensors": [d_tensor]})
 
-    rows = features.detach().reshape(-1, features.shape[-1])
-    return torch2xp(rows), backprop
+    return torch2xp(features.detach()), backprop

@@ -1,5 +1,4 @@
-"""A layer that stands in for a picture encoder that is a component of its own: spaCy's `Tok2VecListener` for
-pictures."""
+"""A layer that stands in for a picture encoder that is a component of its own."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from spacy.util import registry
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.picture_vectors import PictureVectors, get_rows
+from ..bridge.data import PictureVectors, get_rows
 from ..images.values import StoredImage
 from ..post.extensions import describe_regions, get_stored_image
 
@@ -23,13 +22,12 @@ Saved with the weights: `nlp.rename_pipe` leaves the configs of other components
 
 
 class KeptVectors:
-    """Picture vectors that a component computed, for its listeners, as long as the docs live. Beside the docs
-    rather than in their `user_data`: they are found again in no time from the picture, and would be in every
-    `Doc.to_bytes`, `DocBin` and `Doc.copy` otherwise. A pickle has none.
+    """Picture vectors that a component computed, for its listeners, as long as the docs live. In their
+    `user_data` they would be in every `Doc.to_bytes`, `DocBin` and `Doc.copy`. A pickle has none.
     """
 
     def __init__(self) -> None:
-        # With another picture or other objects (the first two) they are worthless.
+        # Of the picture and the objects (the first two) that a doc had then.
         self._kept: WeakKeyDictionary[Doc, tuple[StoredImage, str, Floats2d, list[int] | None]]
         self._kept = WeakKeyDictionary()
 
@@ -46,8 +44,8 @@ class KeptVectors:
             self._kept[doc] = get_stored_image(doc), describe_regions(doc), of_doc.copy(), rows
 
     def get(self, doc: Doc) -> tuple[Floats2d, list[int] | None] | None:
-        """RETURNS (Optional[Tuple[Floats2d, Optional[List[int]]]]): The vectors of this very doc object, for
-        the picture and the objects that it has now, and what their rows stand for.
+        """RETURNS (Optional[Tuple]): The vectors of this very doc object, if it still has the picture and the
+        objects that it had, and what their rows stand for.
         """
         kept = self._kept.get(doc)
         if kept is None or kept[:2] != (get_stored_image(doc), describe_regions(doc)):

@@ -5,19 +5,19 @@ reading them, some of them ahead of the network. Free of torch and Pillow: compo
 import hashlib
 import os
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import srsly
 from spacy.tokens import Doc
 from thinc.api import Model
 
+from ..cache.cache import make_key, round_array
 from ..images.errors import ImageError, explain
-from ..images.files import URL, bind
-from ..images.threads import Job, Postponed
+from ..images.reader import Job, PictureReader, Postponed
 from ..images.values import Pixels, StoredImage, image_key
 from ..post.extensions import (
     describe_regions,
@@ -44,28 +44,19 @@ FOLLOWING = "spacy_mmib_following"
 READING = 2
 """Raised when the same file is read as other pixels than before: no cache has vectors of those then."""
 
-NOT_IDENTITY = ("trainable", "memory_format", "rois")
-"""Settings of a network that don't change what a frozen one computes."""
-
-REMEMBERED = 2**16
-"""Pictures whose objects are remembered in memory: each epoch of a training asks for them again."""
-
-SEARCHED_AT_ONCE = 16
-"""At most so many posts' decoded pictures are in memory while objects are searched in them."""
+REMEMBERED = 2**16  # pictures whose objects are known: each epoch of a training asks for them again
+SEARCHED_AT_ONCE = 16  # pictures, which are in memory meanwhile
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
     """Settings of a picture encoder's layer; see `encoders.torchvision.build_torchvision_encoder_v1`. Not
     attributes of the Thinc model: those are restored from a saved model, over what the config says.
-
-    name (str): What messages call the encoder.
-    mode (str): "crop": the network runs on every object as a picture of its own; "roi": once a picture,
-        objects are cut out of its feature map; "patches": once a picture, a row a part of it.
-    random (bool): Whether the network's weights are random on initialization.
     """
 
-    name: str
+    name: str  # in messages
+    # The network runs on every object as a picture of its own; once a picture, and objects are cut out of its
+    # feature map; once a picture, with a row a part of it.
     mode: Literal["crop", "roi", "patches"]
     trainable: bool
     max_regions: int | None
@@ -73,9 +64,9 @@ class EncoderSettings:
     on_image_error: Literal["warn", "raise"]
     mixed_precision: bool
     get_regions: RegionGetter
-    reader: Any
-    cache: Any
-    random: bool
+    reader: PictureReader
+    cache: Any  # a `FeatureCache`, or `None`
+    random: bool  # whether the weights are, on initialization
 
 
 class Problem(NamedTuple):
@@ -97,22 +88,24 @@ class Unit(NamedTuple):
 
 @dataclass
 class Request:
-    """The picture of a post, as an encoder is asked for it."""
+    """The picture of a post, as an encoder is asked for it. First its objects (`regions`) are found out, then
+    its vectors are looked up, then it is read (`job`), and when the network has run it has `vectors`.
+    """
 
     image: StoredImage
-    digest: bytes | None = None  # of the picture's content, if there is a cache
+    name: Hashable = None  # equal for equal pictures; with a cache bytes, the digest of the content
     regions: list[Region] | None = None  # `None` if they are to be searched for
     used: list[Region] = field(default_factory=list)  # those of them that the encoder looks at
     key: Hashable = None  # equal for equal pictures with equal objects
     cache_key: bytes | None = None  # of the vectors
-    vectors: Any = None  # from the cache, or when the network has run
+    vectors: Any = None
     job: Job | None = None  # prepares the picture, or only reads it while `regions` is `None`
-    order: list[int] | None = None  # where the rows are among those of the units, if not in order
+    order: list[int] = field(default_factory=list)  # where its rows are among those of its units
     problems: list[Problem] = field(default_factory=list)
 
 
 class PictureQueue:
-    """Reads pictures for one encoder. From any thread: a request is one caller's only, and what was begun
+    """Reads pictures for one encoder, from any thread: a request is one caller's only, and what was begun
     ahead is the first's that asks for it. Copies begin anew.
     """
 
@@ -128,12 +121,6 @@ class PictureQueue:
 
     def __deepcopy__(self, memo: Any) -> "PictureQueue":
         return PictureQueue(self.settings)
-
-    def set_network(self, network: Any) -> None:
-        """Read for this network from now on, as its `transform` says."""
-        self._identity = None
-        self._pending = {}
-        self.network = network
 
     def begin(self, docs: Sequence[Doc]) -> None:
         """Begin to read the pictures of posts that will be asked for soon, as many as the reader may read
@@ -154,20 +141,21 @@ class PictureQueue:
         for key in list(self._pending)[: max(0, len(self._pending) - most)]:
             _cancel(self._pending.pop(key, None))
 
-    def ask(self, docs: Sequence[Doc]) -> dict[int, Request]:
-        """Ask for the pictures of a batch, going on from what was begun.
+    def ask(self, docs: Sequence[Doc], network: Any) -> dict[int, Request]:
+        """Ask for the pictures of a batch, going on from what was begun, if that was for the same network.
 
         RETURNS (Dict[int, Request]): Of each post with a picture. Those that aren't in the cache, or whose
             objects are to be searched for, have no vectors yet.
         """
+        if network is not self.network:
+            self.network, self._identity, self._pending = network, None, {}
         requests: dict[int, Request] = {}
         fresh: list[Request] = []
         for i, doc in enumerate(docs):
             image = get_stored_image(doc)
             if image is None:
                 continue
-            key = self._get_pending_key(doc, image) if self._pending else None
-            request = self._pending.pop(key, None)
+            request = self._pending.pop(self._get_pending_key(doc, image), None) if self._pending else None
             if request is None:
                 request = self._make_request(doc, image)
                 fresh.append(request)
@@ -185,33 +173,55 @@ class PictureQueue:
         requests (Dict[int, Request]): From `ask`. With a frozen network only the first of those with the same
             `key` is read, in whose place the others get it. A network that learns has to see each, since its
             gradient and BatchNorm's statistics are of all.
-        YIELDS (Tuple[int, Unit]): All that a post's rows are made of, as the network gets to it. Units are
-            handed on, not kept: their pixels are needed only once.
+        YIELDS (Tuple[int, Unit]): All that a post's rows are made of, as the network gets to it.
         """
+        reader = self.settings.reader
+        known = [i for i, request in requests.items() if request.regions is not None]
+        unknown = [i for i, request in requests.items() if request.regions is None]
+        wanted: Iterable[int] = (i for i in known if requests[i].vectors is None)
+        if unknown:
+            wanted = chain(wanted, self._search(docs, requests, deque(unknown)))
         first: dict[Hashable, int] = {}  # by key
         ahead: deque[int] = deque()
         try:
-            for i in self._search(docs, requests):
-                request = requests[i]
-                if not self.settings.trainable and first.setdefault(request.key, i) != i:
-                    _cancel(request)
-                    requests[i] = requests[first[request.key]]
-                    continue
-                self._submit(request)
-                ahead.append(i)
-                if len(ahead) > self.settings.reader.prefetch:
-                    yield from self._finish(ahead.popleft(), requests)
-            while ahead:
-                yield from self._finish(ahead.popleft(), requests)
+            for i in chain(wanted, [None]):  # `None`: these were all
+                if i is not None:
+                    if not self.settings.trainable and first.setdefault(requests[i].key, i) != i:
+                        _cancel(requests[i])
+                        requests[i] = requests[first[requests[i].key]]
+                        continue
+                    self._submit(requests[i])
+                    ahead.append(i)
+                while len(ahead) > (0 if i is None else reader.prefetch):
+                    at = ahead.popleft()
+                    request = requests[at]
+                    job, request.job = request.job, None
+                    assert job is not None  # it was submitted above
+                    try:
+                        units, request.order, problems = job.result()
+                    except ImageError as err:
+                        units, problems = [], [Problem(str(err), err.kind)]
+                    request.problems += problems
+                    yield from ((at, unit) for unit in units)
         finally:
             for i in ahead:
                 _cancel(requests[i])
 
-    def is_unchanged(self, request: Request) -> bool:
-        """RETURNS (bool): Whether the files are those that were there when the picture was asked for, so that
-        what was read may be kept under their content.
+    def put_in_cache(self, requests: Sequence[Request], to_numpy: Callable[[Any], Any]) -> None:
+        """Keep the vectors that the network gave, and round them as they will be when they come out of there,
+        so that this first pass has the same numbers as every later one.
         """
-        return request.key == (self._digest(request.image), *map(self._describe, request.used))
+        cache, fresh = self.settings.cache, {}
+        for request in requests:
+            # What had a problem is looked at again next time: somebody may have repaired it.
+            if request.cache_key is not None and not request.problems:
+                rows = to_numpy(request.vectors)
+                request.vectors = round_array(rows, cache.dtype)
+                # Unless the files have changed since their content was named.
+                if request.key == tuple(map(self._name, (request.image, *request.used))):
+                    fresh[request.cache_key] = rows
+        if fresh:
+            cache.put_vectors(fresh)
 
     def _get_pending_key(self, doc: Doc, image: StoredImage) -> Hashable:
         getter = self.settings.get_regions
@@ -219,27 +229,19 @@ class PictureQueue:
         return _get_key(image), regions, getter.get_query(doc)
 
     def _make_request(self, doc: Doc, image: StoredImage) -> Request:
-        request = Request(image, self._digest(image) if self.settings.cache is not None else None)
+        getter, request = self.settings.get_regions, Request(image, self._name(image))
         try:
-            self._set_regions(request, self._get_regions(doc, request))
+            if getter.of_doc:
+                regions: list[Region] | None = get_regions(doc)
+            elif not getter.needs_pictures:
+                regions = normalize_regions(getter([doc], [None])[0])
+            else:
+                regions = self._recall_regions(doc, request)
         except TypeError as err:  # regions that never went through the setter
             request.problems.append(Problem(str(err), "box"))
-            self._set_regions(request, [])
+            regions = []
+        self._set_regions(request, regions)
         return request
-
-    def _digest(self, value: StoredImage) -> bytes | None:
-        """Of the content of the file that the reader would read; `None` for what it wouldn't read."""
-        reader = self.settings.reader
-        if isinstance(value, str):
-            if URL.match(value):
-                return None
-            if reader.image_root is not None:
-                try:
-                    value = bind(value, reader.image_root)
-                except ImageError:
-                    return None
-        digest: bytes | None = self.settings.cache.digest(value, max_bytes=reader.limits.max_bytes)
-        return digest
 
     def _set_regions(self, request: Request, regions: list[Region] | None) -> None:
         request.regions = regions
@@ -247,19 +249,21 @@ class PictureQueue:
             return
         if self.settings.mode != "patches":
             request.used = regions[: self.settings.max_regions]
-        described = [self._describe(region) for region in request.used]
-        request.key = (request.digest or _get_key(request.image), *described)
-        if request.digest is not None and None not in described:
+        request.key = key = (request.name, *map(self._name, request.used))
+        if not any(isinstance(name, tuple) for name in key):
             if self._identity is None:
                 self._identity = get_identity(self.network, self.settings.mode)
-            make_key = self.settings.cache.make_key
-            request.cache_key = make_key("vectors", self._identity, request.digest, *described)
+            request.cache_key = make_key("vectors", self._identity, *key)
 
-    def _describe(self, region: Region) -> Any:
-        """What of an object determines its vector; `None` for a crop that can't be read."""
-        if not isinstance(region, str):
-            return repr([float(x) for x in region["box"]])
-        return _get_key(region) if self.settings.cache is None else self._digest(region)
+    def _name(self, part: StoredImage | Region) -> Any:
+        """What determines the vectors of a picture or an object. With a cache files go by their content, if
+        they can be read; a tuple otherwise.
+        """
+        if isinstance(part, dict):
+            return repr([float(x) for x in part["box"]])
+        cache, reader = self.settings.cache, self.settings.reader
+        digest = None if cache is None else cache.digest(part, reader.limits, reader.image_root)
+        return digest or (_get_key(part),)
 
     def _look_up(self, requests: Sequence[Request]) -> None:
         wanted = [request for request in requests if request.cache_key is not None]
@@ -267,8 +271,6 @@ class PictureQueue:
             found = self.settings.cache.get_vectors([request.cache_key for request in wanted])
             for request, vectors in zip(wanted, found):
                 request.vectors = vectors
-
-    # Reading
 
     def _submit(self, request: Request) -> None:
         """Begin to prepare a picture, or if its objects aren't known to read it, unless that has begun."""
@@ -279,80 +281,56 @@ class PictureQueue:
             else:
                 request.job = reader.submit(self._prepare, request.image, request.used)
 
-    def _finish(self, i: int, requests: dict[int, Request]) -> Iterator[tuple[int, Unit]]:
-        job, requests[i].job = requests[i].job, None
-        try:
-            units, requests[i].order, problems = job.result() if job is not None else ([], None, [])
-            requests[i].problems += problems
-        except ImageError as err:
-            requests[i].problems.append(Problem(str(err), err.kind))
-        else:
-            yield from ((i, unit) for unit in units)
-
     def _prepare(
         self, image: StoredImage, regions: list[Region], whole: Any = None
-    ) -> tuple[list[Unit], list[int] | None, list[Problem]]:
+    ) -> tuple[list[Unit], list[int], list[Problem]]:
         """Make a post's picture, which may be read already (`whole`), and its objects tensors for the
-        network; none if it can't be read. With "roi" there is a unit for the picture with its boxes, and one
-        for each ready crop; otherwise one for the picture and one for each object. Runs in threads.
+        network. With "roi" there is a unit for the picture with its boxes, and one for each ready crop;
+        otherwise one for the picture and one for each object. Runs in threads.
+
+        RETURNS (Tuple): The units, where the rows of the picture and its objects are among theirs, and what
+            is wrong with objects.
+        RAISES (ImageError): The picture can't be read.
         """
         import torch
 
         read, rois = self.settings.reader.read, self.settings.mode == "roi"
         transform: Any = self.network.transform.stretch if rois else self.network.transform
+        whole = read(image) if whole is None else whole
+        picture, none = transform(whole), torch.zeros(0, 4)
+        scale = 2 * [picture.shape[-1] / whole.width, picture.shape[-2] / whole.height]
+        boxes: dict[int, list[float]] = {}  # to be cut out of the feature map
+        crops: dict[int, Unit] = {}
         problems: list[Problem] = []
-        try:
-            if whole is None:
-                whole = read(image)
-        except ImageError as err:
-            return [], None, [Problem(str(err), err.kind)]
-        none = torch.zeros(0, 4)
-        units, order = [Unit(transform(whole), none)], [0]
-        scale = 2 * [units[0].picture.shape[-1] / whole.width, units[0].picture.shape[-2] / whole.height]
-        boxes: list[list[float]] = []
         for i, region in enumerate(regions):
             try:
                 if isinstance(region, str):
-                    units.append(Unit(transform(read(region)), none))
-                    order.append(-len(units) + 1)  # behind the boxes, whose number isn't known yet
-                    continue
-                box = clip_box(region["box"], *whole.size)
+                    crops[i] = Unit(transform(read(region)), none)
+                elif rois:
+                    box = clip_box(region["box"], *whole.size)
+                    boxes[i] = [x * factor for x, factor in zip(box, scale)]
+                else:
+                    crops[i] = Unit(transform(whole.crop(clip_box(region["box"], *whole.size))), none)
             except ValueError as err:
                 kind = err.kind if isinstance(err, ImageError) else "box"
                 problems.append(Problem(f"region {i}: {err}", kind, i))
-                continue
-            if rois:
-                boxes.append([x * factor for x, factor in zip(box, scale)])
-                order.append(len(boxes))
-            else:
-                units.append(Unit(transform(whole.crop(box)), none))
-                order.append(-len(units) + 1)
-        order = [at if at >= 0 else len(boxes) - at for at in order]
-        if boxes:
-            units[0] = units[0]._replace(boxes=torch.tensor(boxes, dtype=torch.float32))
-        return units, None if order == sorted(order) else order, problems
+        rows = [-1, *boxes, *crops]
+        first = Unit(picture, torch.tensor(list(boxes.values()), dtype=torch.float32) if boxes else none)
+        return [first, *crops.values()], sorted(range(len(rows)), key=rows.__getitem__), problems
 
     # Searching for objects
 
-    def _get_regions(self, doc: Doc, request: Request) -> list[Region] | None:
-        """The objects, as far as they are known without the pixels."""
-        getter, cache = self.settings.get_regions, self.settings.cache
-        if not getter.needs_pictures:
-            found = getter([doc], [None])[0]
-            return found if getter.of_doc else normalize_regions(found)
+    def _recall_regions(self, doc: Doc, request: Request) -> list[Region] | None:
+        """The objects, if they were searched for before."""
         source = self._get_source(doc)
         if source is None:
             return None
         if get_regions_source(doc) == source:
             return get_regions(doc)
-        if (remembered := self._found.get((_get_stamp(request), source))) is not None:
-            return remembered
-        if request.digest is None:
-            return None
-        known: list[list[Region] | None] = cache.get_regions(
-            [cache.make_key("regions", source, request.digest)]
-        )
-        return known[0]
+        known = self._found.get((_get_stamp(request), source))
+        if known is None and isinstance(request.name, bytes):
+            known = self.settings.cache.get_regions(make_key("regions", source, request.name))
+        return known
 
     def _get_source(self, doc: Doc) -> str | None:
         """What determines the objects beside the picture."""
@@ -362,23 +340,23 @@ class PictureQueue:
     def _write_regions(self, doc: Doc, regions: list[Region]) -> None:
         set_found_regions(doc, regions, self._get_source(doc), self.settings.get_regions.note)
 
-    def _search(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[int]:
-        """Search for objects where they aren't known, in as many pictures at a time as may be in memory, and
-        yield all posts whose pictures have to be prepared.
+    def _search(
+        self, docs: Sequence[Doc], requests: dict[int, Request], unknown: deque[int]
+    ) -> Iterator[int]:
+        """Search for objects where they aren't known, in as many pictures at a time as may be in memory.
+
+        YIELDS (int): The posts whose vectors aren't in the cache.
         """
-        unknown = deque(i for i, request in requests.items() if request.regions is None)
-        yield from (i for i, x in requests.items() if x.regions is not None and x.vectors is None)
+        reader = self.settings.reader
         while unknown:
-            for i in islice(unknown, SEARCHED_AT_ONCE):
+            some = list(islice(unknown, SEARCHED_AT_ONCE))
+            for i in some:
                 self._submit(requests[i])
             pictures: dict[int, Any] = {}
-            while unknown and len(pictures) < SEARCHED_AT_ONCE:
-                request = requests[unknown[0]]
-                if request.job is None:  # beyond the first ones
-                    self._submit(request)
-                assert request.job is not None
+            for i in some:
+                request = requests[i]
                 try:
-                    pictures[unknown[0]] = request.job.result(needed=not pictures)
+                    pictures[i] = request.job.result(needed=not pictures)  # type: ignore[union-attr]
                 except Postponed:
                     break
                 except ImageError as err:
@@ -389,16 +367,15 @@ class PictureQueue:
             if pictures:
                 self._find(docs, requests, pictures)
             self._look_up([requests[i] for i in pictures])
-            for i in pictures:
-                if requests[i].vectors is None:
-                    submit = self.settings.reader.submit
-                    request = requests[i]
-                    request.job = submit(self._prepare, request.image, request.used, pictures[i])
-            found = [i for i in pictures if requests[i].job is not None]
+            found = [i for i in pictures if requests[i].vectors is None]
+            jobs = [
+                reader.submit(self._prepare, requests[i].image, requests[i].used, pictures[i]) for i in found
+            ]
             pictures = {}  # the jobs have them, and let go of them when they are done
-            for i in found:
+            for i, job in zip(found, jobs):
+                requests[i].job = job
                 with suppress(Exception):  # said when it is taken
-                    requests[i].job.result()  # type: ignore[union-attr]
+                    job.result()
             yield from found
 
     def _find(self, docs: Sequence[Doc], requests: dict[int, Request], pictures: dict[int, Any]) -> None:
@@ -435,8 +412,8 @@ class PictureQueue:
                 if len(self._found) >= REMEMBERED:
                     self._found.clear()
                 self._found[_get_stamp(request), source] = regions
-                if request.digest is not None:
-                    to_cache[cache.make_key("regions", source, request.digest)] = regions
+                if isinstance(request.name, bytes):
+                    to_cache[make_key("regions", source, request.name)] = regions
         if to_cache:
             cache.put_regions(to_cache)
 
@@ -450,12 +427,14 @@ def _get_key(value: Any) -> Hashable:
 
 def _get_stamp(request: Request) -> Hashable:
     """Equal for the same picture as long as its file isn't written to. Has no pixels: it is remembered."""
-    stamp: list[Hashable] = [request.digest or image_key(request.image)]
-    if request.digest is None and isinstance(request.image, str):
-        with suppress(OSError, ValueError):
-            info = os.stat(request.image)
-            stamp += [info.st_size, info.st_mtime_ns, info.st_ino]
-    return tuple(stamp)
+    if isinstance(request.name, bytes):
+        return request.name
+    key, image = image_key(request.image), request.image
+    with suppress(OSError, ValueError):
+        if isinstance(image, str):
+            info = os.stat(image)
+            return key, info.st_size, info.st_mtime_ns, info.st_ino
+    return key
 
 
 def _cancel(request: Request | None) -> None:
@@ -489,7 +468,8 @@ def get_identity(network: Any, mode: str) -> str:
     """RETURNS (str): Equal for frozen networks that compute the same: made of the class, the settings (the
     preset of the pictures among them), the mode, and all weights.
     """
-    kept = {key: value for key, value in network.settings.items() if key not in NOT_IDENTITY}
+    same = ("trainable", "memory_format", "rois")  # settings that change nothing of what it computes
+    kept = {key: value for key, value in network.settings.items() if key not in same}
     description = srsly.json_dumps([type(network).__name__, kept, mode, READING], sort_keys=True)
     digest = hashlib.blake2b(description.encode("utf8"), digest_size=16)
     for name, tensor in sorted(network.state_dict().items()):

@@ -21,8 +21,8 @@ WITH_AUXILIARY = ("googlenet", "inception_v3")
 class Backbone(VisionBackbone):
     """A classification network, `arch` by its torchvision name, without its classifier.
 
-    The last linear layer is taken off, so the vectors are what it would classify (for ResNet-50 the 2048
-    averages of the last feature map); networks that end in a convolution (SqueezeNet) are averaged.
+    The vectors are what its last linear layer would get (for ResNet-50 the 2048 averages of the last feature
+    map); networks that end in a convolution (SqueezeNet) are averaged.
     """
 
     def _build(self) -> nn.Module:
@@ -76,9 +76,7 @@ class Backbone(VisionBackbone):
 
 @torch.no_grad()
 def _find_feature_map(network: nn.Module, size: int) -> tuple[str, ...]:
-    """The name of the layer whose output the network averages to its vectors, found by trying; empty if there
-    is none.
-    """
+    """The name of the layer whose output the network averages to its vectors, if there is one."""
     outputs: dict[str, torch.Tensor] = {}
 
     def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:

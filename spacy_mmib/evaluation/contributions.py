@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from ..bridge.picture_vectors import sum_by_region
+from ..bridge.data import sum_by_region
 from ..pipeline.mmib_ner import batches_by_length
 from ..post.extensions import count_regions, take_picture_findings
 from . import EvaluationError

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import KINDS, ImageError, ReadingLimits, explain
+from .errors import BYTES_A_PIXEL, KINDS, ImageError, ReadingLimits, explain
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -25,20 +25,17 @@ CODE = "import sys; sys.path[:] = sys.argv[2:]; from spacy_mmib.images.process i
 """What it runs: this package as its parent finds it (`-I` looks neither in the current folder nor at
 environment variables for it), and of that nothing that imports spaCy or torch."""
 
-GO, STOP = b"+", b"-"
-"""What the process is told once it has said how large a picture is."""
-
 SPARE = 10
 """Seconds after which a picture that nobody stops, because the parent was killed, stops by itself."""
 
 
 class DecoderProcess:
-    """The process, as the one that has started it sees it. It is `usable` when it can be given a picture.
+    """The process, as the one that has started it sees it. It is `usable` while it can be given a picture.
 
     memory (int): Bytes it may take, beyond what it takes by itself; where the system has such a limit for
         address spaces (Linux).
     timeout (float): Seconds after which the parent will have killed it; may be infinite.
-    RAISES (ImageError): It can't be started.
+    RAISES (ImageError): It can't be started, or ends at once (kind "crashed").
     """
 
     def __init__(self, memory: int, timeout: float) -> None:
@@ -56,42 +53,35 @@ class DecoderProcess:
         except OSError as err:
             reason = f"the process that decodes can't be started: {explain(err)}"
             raise ImageError(reason, kind="crashed") from None
-
-    def wait_until_ready(self) -> None:
-        """RAISES (ImageError): It ended."""
         self._receive("a picture")
         self.usable = True
 
     def decode(
         self, data: bytes, name: str, limits: ReadingLimits, claim: Callable[[int], None]
     ) -> "PIL.Image.Image":
-        """Do what `reading.decode` does. It raises, too, if the process ends (kind "crashed")."""
+        """Do what `reading.decode` does. It raises, too, if the process ends (kind "crashed"). Until there is
+        room for the pixels (`claim`) they stay in the process.
+        """
         import PIL.Image
 
         self.usable = False
         request = {"bytes": len(data), "name": name, "limits": asdict(limits), "seconds": self._seconds}
-        self._send(json.dumps(request).encode() + b"\n", data)
+        with suppress(OSError):  # it has ended, which is seen when it is to answer
+            self._process.stdin.write(json.dumps(request).encode() + b"\n" + data)
+            self._process.stdin.flush()
         reply = self._receive(name)
-        if "pixels" in reply:
-            try:
-                claim(int(reply["pixels"]))
-            except Exception:
-                self._send(STOP)
-                self.usable = True
-                raise
-            self._send(GO)
-            reply = self._receive(name)
         if "size" not in reply:
             kind = reply.get("kind")
             self.usable = True
             raise ImageError(str(reply.get("reason")), kind=kind if kind in KINDS else "damaged")
         width, height = map(int, reply["size"])
-        size = 3 * width * height
-        pixels = self._process.stdout.read(size) if 0 < width * height <= limits.max_pixels else b""
-        if not pixels or len(pixels) < size:
-            raise self._make_crash(name)
-        self.usable = True
-        return PIL.Image.frombytes("RGB", (width, height), pixels)
+        if 0 < width * height <= limits.max_pixels:
+            claim(BYTES_A_PIXEL * width * height)
+            pixels = self._process.stdout.read(3 * width * height)
+            if len(pixels) == 3 * width * height:
+                self.usable = True
+                return PIL.Image.frombytes("RGB", (width, height), pixels)
+        raise self._make_crash(name)
 
     def kill(self) -> None:
         """End it now. From any thread, more than once."""
@@ -99,12 +89,6 @@ class DecoderProcess:
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
-
-    def _send(self, *parts: bytes) -> None:
-        with suppress(OSError):  # it has ended, which is seen when it is to answer
-            for part in parts:
-                self._process.stdin.write(part)
-            self._process.stdin.flush()
 
     def _receive(self, name: str) -> dict[str, Any]:
         with suppress(ValueError):
@@ -120,13 +104,9 @@ class DecoderProcess:
         return ImageError(f"the process that decoded it ended ({how}): {name}", kind="crashed")
 
 
-class _Stopped(Exception):
-    pass
-
-
 def serve() -> None:
     """Decode what comes in, in the process."""
-    from .reading import decode
+    from . import reading  # noqa: F401 before the memory is limited
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # for libraries that print
@@ -134,34 +114,34 @@ def serve() -> None:
     warnings.simplefilter("ignore")
     _limit_memory(int(sys.argv[1]))
 
-    def answer(reply: dict[str, Any], data: bytes = b"") -> None:
-        answers.write(json.dumps(reply).encode() + b"\n" + data)
+    def answer(reply: dict[str, Any], pixels: bytes = b"") -> None:
+        answers.write(json.dumps(reply).encode() + b"\n" + pixels)
         answers.flush()
-
-    def claim(n_bytes: int) -> None:
-        answer({"pixels": n_bytes})
-        if sys.stdin.buffer.read(1) != GO:
-            raise _Stopped
 
     answer({})
     while line := sys.stdin.buffer.readline():
-        request = json.loads(line)
-        if hasattr(signal, "alarm"):
-            signal.alarm(request["seconds"])
-        data, image = b"", None
-        try:
-            data = sys.stdin.buffer.read(request["bytes"])
-            image = decode(data, request["name"], ReadingLimits(**request["limits"]), claim)
-            answer({"size": image.size}, image.tobytes())
-        except _Stopped:
-            pass
-        except ImageError as err:
-            answer({"reason": str(err), "kind": err.kind})
-        except MemoryError:
-            answer({"reason": f"takes more memory than there is: {request['name']}", "kind": "memory"})
-        del data, image
-        if hasattr(signal, "alarm"):
-            signal.alarm(0)
+        answer(*_decode(json.loads(line)))
+
+
+def _decode(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    from .reading import decode
+
+    name, data = request["name"], sys.stdin.buffer.read(request["bytes"])
+    _stop_after(request["seconds"])
+    try:
+        image = decode(data, name, ReadingLimits(**request["limits"]))
+        return {"size": image.size}, image.tobytes()
+    except ImageError as err:
+        return {"reason": str(err), "kind": err.kind}, b""
+    except MemoryError:
+        return {"reason": f"takes more memory than there is: {name}", "kind": "memory"}, b""
+    finally:
+        _stop_after(0)  # the parent may take its time to read
+
+
+def _stop_after(seconds: int) -> None:
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)
 
 
 def _limit_memory(memory: int) -> None:

@@ -8,7 +8,7 @@ import numpy
 from spacy.tokens import Doc
 from thinc.api import Model
 
-from ..bridge.picture_vectors import get_rows
+from ..bridge.data import get_rows
 from ..bridge.shim import get_module, pad
 from ..fusion.mmib import MMIB
 from .post_encoder import encode_pictures

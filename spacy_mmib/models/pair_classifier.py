@@ -8,8 +8,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import PairArray, PairInput, PairScores, PostVectors, SpanWeights
-from ..bridge.picture_vectors import get_rows, sum_by_region
+from ..bridge.data import PairArray, PairInput, PairScores, PostVectors, SpanWeights, get_rows, sum_by_region
 from ..heads.markers import mark_pair
 from ..post.extensions import count_regions
 from .post_encoder import encode_pictures, encode_posts, fuse

@@ -10,8 +10,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import FusionInput, PostVectors
-from ..bridge.picture_vectors import get_rows, sum_by_region
+from ..bridge.data import FusionInput, PostVectors, get_rows, sum_by_region
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
 

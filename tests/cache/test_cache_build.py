@@ -130,14 +130,13 @@ def test_training_and_evaluation_on_features_open_no_picture(folder, built, monk
 
 KILLED = """
 import sys, time
-from spacy_mmib.encoders import img2vec
-forward = img2vec._put_in_cache
-def slow(model, queue, requests):
-    forward(model, queue, requests)
-    if requests:  # not those that the cache had
-        print("kept", flush=True)
-        time.sleep(0.5)
-img2vec._put_in_cache = slow
+from spacy_mmib.encoders.picture_queue import PictureQueue
+put = PictureQueue.put_in_cache
+def slow(self, requests, to_numpy):  # of those that the cache didn't have
+    put(self, requests, to_numpy)
+    print("kept", flush=True)
+    time.sleep(0.5)
+PictureQueue.put_in_cache = slow
 from spacy.cli import setup_cli
 setup_cli()
 """

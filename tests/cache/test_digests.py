@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy
 import pytest
 
-from spacy_mmib.cache import digests
-from spacy_mmib.cache.digests import digest_picture, make_key
-from spacy_mmib.cache.store import FeatureStore
+from spacy_mmib.cache import cache as cache_module
+from spacy_mmib.cache.cache import FeatureCache, make_key
+from spacy_mmib.images.errors import ReadingLimits
 from spacy_mmib.images.values import to_stored
 
 OLD = 1_500_000_000  # seconds since 1970
@@ -22,7 +22,7 @@ def write_old(path, data, ns=OLD * 10**9):
 
 
 def set_time(monkeypatch, time_ns):
-    monkeypatch.setattr(digests, "time", SimpleNamespace(time_ns=time_ns))
+    monkeypatch.setattr(cache_module, "time", SimpleNamespace(time_ns=time_ns))
 
 
 @pytest.fixture
@@ -32,14 +32,15 @@ def later(monkeypatch):
 
 
 @pytest.fixture
-def store(tmp_path):
-    with closing(FeatureStore(tmp_path / "features.sqlite")) as store:
-        yield store
+def cache(tmp_path):
+    cache = FeatureCache(tmp_path / "features.sqlite")
+    with closing(cache.store):
+        yield cache
 
 
 @pytest.fixture
-def find(store):
-    return lambda stored, **kwargs: digest_picture(stored, store, **kwargs)
+def find(cache):
+    return cache.digest
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def read(monkeypatch):
             contents.append(parts[1])
         return make_key(*parts)
 
-    monkeypatch.setattr(digests, "make_key", make)
+    monkeypatch.setattr(cache_module, "make_key", make)
     return contents
 
 
@@ -94,19 +95,20 @@ def test_what_cannot_be_read_has_no_digest(tmp_path, find):
         names.append(str(tmp_path / "pipe"))
     assert [find(name) for name in names] == [None] * len(names)
     for large in (str(tmp_path / "large"), b"x" * 1001):
-        assert find(large, max_bytes=1000) is None
-        assert find(large, max_bytes=1001) is not None
-        assert find(large, max_bytes=1000) is None  # although it is known by now
+        assert find(large, ReadingLimits(max_bytes=1000)) is None
+        assert find(large, ReadingLimits(max_bytes=1001)) is not None
+        assert find(large, ReadingLimits(max_bytes=1000)) is None  # although it is known by now
 
 
-def test_known_files_are_not_read(tmp_path, later, read, store):
+def test_known_files_are_not_read(tmp_path, later, read, cache):
     file = tmp_path / "a.jpg"
     write_old(file, b"first")
-    digests_found = {digest_picture(str(file), store) for _ in range(2)}
-    with closing(FeatureStore(store.path, read_only=True)) as other:
-        digests_found.add(digest_picture(str(file), other))
-    assert len(digests_found) == len(read) == 1
-    assert store.stats()["files"] == 1
+    digests = {cache.digest(str(file)) for _ in range(2)}
+    other = FeatureCache(cache.store.path, read_only=True)
+    with closing(other.store):
+        digests.add(other.digest(str(file)))
+    assert len(digests) == len(read) == 1
+    assert cache.store.stats()["files"] == 1
 
 
 def test_changed_files_are_read_again(tmp_path, later, find):
@@ -134,19 +136,19 @@ def test_changed_files_are_read_again(tmp_path, later, find):
 
 
 @pytest.mark.parametrize("mtime", ["now", "old"])
-def test_new_files_are_not_trusted(tmp_path, monkeypatch, mtime, find, read, store):
+def test_new_files_are_not_trusted(tmp_path, monkeypatch, mtime, find, read, cache):
     """A file can change within one tick of its clock, and nothing but its content tells."""
     file = tmp_path / "a.jpg"
     file.write_bytes(b"first")
     if mtime == "old":  # copied or unpacked
         write_old(file, b"first")
-    monkeypatch.setattr(digests, "_describe", lambda info: "always the same")
+    monkeypatch.setattr(cache_module, "_describe", lambda info: "always the same")
     first = find(str(file))
     file.write_bytes(b"other")
     if mtime == "old":
         write_old(file, b"other")
     assert find(str(file)) == find(b"other") != first
-    assert store.stats()["files"] == 0
+    assert cache.store.stats()["files"] == 0
     # A time in the future is no reason to read a file for ever.
     os.utime(file, ns=(4 * OLD * 10**9,) * 2)
     set_time(monkeypatch, lambda: file.stat().st_ctime_ns + 3 * 10**9)
@@ -159,7 +161,7 @@ def test_new_files_are_not_trusted(tmp_path, monkeypatch, mtime, find, read, sto
 def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, find):
     (tmp_path / "a.jpg").write_bytes(b"first")
     descriptions = iter("aab")
-    monkeypatch.setattr(digests, "_describe", lambda info: next(descriptions))
+    monkeypatch.setattr(cache_module, "_describe", lambda info: next(descriptions))
     assert find(str(tmp_path / "a.jpg")) is None
 
 

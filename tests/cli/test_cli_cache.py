@@ -76,7 +76,7 @@ def test_looking_at_a_cache_changes_nothing(path):
 
 
 def test_an_empty_cache_has_stats(tmp_path):
-    assert FeatureStore(tmp_path / "f.sqlite").is_usable
+    FeatureStore(tmp_path / "f.sqlite").get([b"key"], "vectors")
     result = run("stats", tmp_path / "f.sqlite")
     assert result.exit_code == 0, result.output
     assert "never" in result.stdout

@@ -13,6 +13,7 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib.encoders.picture_queue import QUEUE, find_encoder_layers, get_settings, read_ahead
+from spacy_mmib.images.errors import ImageError
 from spacy_mmib.images.values import to_stored
 from spacy_mmib.post.regions import normalize_regions
 
@@ -121,11 +122,11 @@ def test_objects_are_cut_out_or_read_one_at_a_time(region_features, tmp_path):
     seen = [picture for _, picture in queue.network.transform.seen]
     assert seen[:2] == [((40, 30), (255, 0, 0)), ((7, 5), (0, 128, 0))]
     if region_features == "crop":
-        assert order is None
+        assert order == list(range(63))
         assert seen[2:] == [((10, 10), (0, 0, 255))] * 61
         return
     assert len(units) == len(seen) == 2
     assert order == [0, 62, *range(1, 62)]
     numpy.testing.assert_allclose(units[0].boxes, [[5, 10 / 3, 7.5, 20 / 3]] * 61, rtol=1e-6)
-    units, _, (problem,) = queue._prepare(b"", normalize_regions(boxes))
-    assert (units, problem.text) == ([], "the file is empty: the bytes of the picture")
+    with pytest.raises(ImageError, match="the file is empty: the bytes of the picture"):
+        queue._prepare(b"", normalize_regions(boxes))

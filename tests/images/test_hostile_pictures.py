@@ -126,9 +126,8 @@ def test_hostile_posts_among_good_ones(isolation):
         assert len(vectors) == is_good
     vectors = [rows for doc, rows in zip(docs, found) if doc._.image in good]
     numpy.testing.assert_array_equal(vectors, expected)
-    pool = get_settings(encoder).reader.pool
-    wait_until(lambda: not pool.readers)
-    wait_until(lambda: not pool._hung)
+    wait_until(lambda: not get_settings(encoder).reader.running)
+    wait_until(lambda: not any(thread.name == "spacy-mmib-pictures" for thread in threading.enumerate()))
     if sys.platform.startswith("linux"):
         assert count_children() <= before + 2
     numpy.testing.assert_array_equal(encoder.predict(make_docs(good)), expected)
@@ -140,9 +139,8 @@ from spacy_mmib.images.reader import PictureReader
 reader = PictureReader(isolation="process", timeout={timeout})
 data = open(sys.argv[1], "rb").read()
 jobs = [reader.submit(reader.read, data) for _ in "ab"]
-pool = reader.pool
 def get_processes():
-    jobs = list(pool.readers.values())
+    jobs = list(reader.running.values())
     return [job.process for job in jobs if job and job.process and job.process.usable is False]
 while len(get_processes()) < 2:
     time.sleep(0.01)
@@ -183,9 +181,9 @@ def test_a_process_gives_what_a_thread_gives():
     for picture in pictures:
         in_thread, in_process = (outcome(reader.read, picture) for reader in readers)
         assert in_process == in_thread
-    assert len(readers[1].pool._idle) == 1
+    assert len(readers[1]._idle) == 1
     for other in (copy.deepcopy(readers[1]), pickle.loads(pickle.dumps(readers[1]))):
-        assert other.pool is not readers[1].pool
+        assert not other._idle
 
 
 def test_paths_and_urls_are_the_parents_matter(tmp_path):
@@ -208,18 +206,17 @@ def test_paths_and_urls_are_the_parents_matter(tmp_path):
 def test_a_process_that_crashes_costs_one_picture():
     reader = PictureReader(isolation="process", threads=1, timeout=60)
     assert reader.read(encoded()).size == (40, 30)
-    pool = reader.pool
     for stop in (signal.SIGKILL, signal.SIGSEGV):
         job = reader.submit(reader.read, slow_bmp())
-        wait_until(lambda: any(one and one.claimed for one in list(pool.readers.values())))
-        os.kill(next(iter(pool.readers.values())).process._process.pid, stop)
+        wait_until(lambda: any(one and one.process for one in list(reader.running.values())))
+        os.kill(next(iter(reader.running.values())).process._process.pid, stop)
         assert outcome(job.result) == (
             "crashed",
             f"the process that decoded it ended (signal {stop.value}): the bytes of the picture",
         )
         assert reader.read(encoded()).size == (40, 30)
     # One that ended while it had nothing to do.
-    pool._idle[0]._process.kill()
+    reader._idle[0]._process.kill()
     assert outcome(reader.read, encoded())[0] == "crashed"
     assert reader.read(encoded()).size == (40, 30)
 
@@ -292,7 +289,7 @@ def test_a_forked_process_has_decoders_of_its_own():
         code = 1
         try:
             code = 0 if reader.read(encoded((3, 5))).size == (3, 5) else 2
-            for process in reader.pool._idle:
+            for process in reader._idle:
                 process.kill()
         finally:
             os._exit(code)

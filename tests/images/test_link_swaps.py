@@ -15,7 +15,7 @@ from spacy_mmib import render
 from spacy_mmib.cache.cache import FeatureCache
 from spacy_mmib.evaluation.audit import look_up_picture
 from spacy_mmib.images import files
-from spacy_mmib.images.errors import ImageError, OutsideRootError
+from spacy_mmib.images.errors import ImageError, OutsideRootError, ReadingLimits
 from spacy_mmib.images.files import bind
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.images.reading import probe_image, read_image
@@ -167,7 +167,7 @@ def test_digests_are_of_files_inside(folder):
     assert None is not inside != outside is not None
     swap(folder, "img/a.png")
     assert cache.digest(image) is None
-    assert cache.digest(image, max_bytes=10) is None
+    assert cache.digest(image, ReadingLimits(max_bytes=10)) is None
 
 
 @pytest.mark.parametrize("changed", ["img/a.png", "img"])

@@ -28,9 +28,8 @@ from spacy.vocab import Vocab
 from spacy_mmib.evaluation.predict import PredictResult
 from spacy_mmib.images import files
 from spacy_mmib.images.errors import KINDS, OutsideRootError, describe_kinds
-from spacy_mmib.images.reader import PictureReader
+from spacy_mmib.images.reader import PictureReader, Postponed
 from spacy_mmib.images.reading import ImageError, ReadingLimits, probe_image, read_image
-from spacy_mmib.images.threads import Postponed, ReadingThreads
 from spacy_mmib.training.local_pictures import PictureCounts, PictureFolder
 
 
@@ -69,18 +68,18 @@ def spin() -> None:
         pass
 
 
-def is_idle(threads: ReadingThreads) -> bool:
-    return not threads.readers and not threads._hung
+def is_idle(threads: PictureReader) -> bool:
+    return not threads.running
 
 
-def make_threads(n: int = 1, timeout: float = 20, max_bytes: int = 1000) -> ReadingThreads:
-    return ReadingThreads(n, timeout, max_bytes)
+def make_threads(n: int = 1, timeout: float = 20, max_bytes: int = 1000) -> PictureReader:
+    return PictureReader(threads=n, timeout=timeout, max_decoded_bytes=max_bytes)
 
 
 def test_jobs_give_what_their_functions_give():
     threads = make_threads(3)
     results = [threads.submit(partial(divmod, i, 7)) for i in range(50)]
-    assert len(threads.readers) <= 3
+    assert len(threads.running) <= 3
     assert [job.result() for job in results] == [divmod(i, 7) for i in range(50)]
     failing = threads.submit(partial(fail, KeyError("x")))
     for _ in range(2):
@@ -92,13 +91,6 @@ def test_jobs_give_what_their_functions_give():
     with pytest.raises(TimeoutError):
         threads.submit(partial(fail, TimeoutError())).result()
     wait_until(lambda: is_idle(threads))
-    assert threads.submit(lambda: 3).result() == 3
-
-
-@pytest.mark.parametrize("exception", [SystemExit(1), GeneratorExit(), KeyboardInterrupt()])
-def test_an_exception_that_ends_threads_ends_no_pipeline(exception):
-    threads = make_threads()
-    assert kind_of(threads.submit(partial(fail, exception)).result) == "crashed"
     assert threads.submit(lambda: 3).result() == 3
 
 
@@ -115,18 +107,6 @@ def test_another_thread_takes_the_place_of_one_that_hangs():
     assert kind_of(hanging[0].result) == "timeout"  # an answer stays
 
 
-def test_threads_that_hang_are_not_left_without_end(monkeypatch):
-    monkeypatch.setattr("spacy_mmib.images.threads.MAX_HUNG", 2)
-    threads, release = make_threads(1, 0.05), threading.Event()
-    results = [threads.submit(lambda: release.wait(60)) for _ in range(4)]
-    assert [kind_of(job.result) for job in results] == ["timeout"] * 4
-    with pytest.raises(ImageError, match="start the process anew, and read with isolation"):
-        threads.submit(lambda: 3).result()
-    release.set()
-    wait_until(lambda: is_idle(threads))
-    assert threads.submit(lambda: 3).result() == 3
-
-
 def test_waiting_for_a_thread_takes_no_time():
     threads = make_threads(1, 1.5)
     results = [threads.submit(lambda: time.sleep(0.7)) for _ in range(3)]
@@ -139,8 +119,8 @@ def test_a_job_may_take_long_without_a_limit():
 
 EXIT = """
 import sys, threading, time
-from spacy_mmib.images.threads import ReadingThreads
-threads = ReadingThreads(2, {timeout}, 1000)
+from spacy_mmib.images.reader import PictureReader
+threads = PictureReader(threads=2, timeout={timeout})
 begun = threading.Barrier(3)
 def work():
     begun.wait()
@@ -200,7 +180,6 @@ def test_a_forked_process_has_threads_of_its_own():
 def test_without_threads_the_caller_does_it():
     threads = make_threads(0)
     assert threads.submit(threading.current_thread).result() is threading.current_thread()
-    assert kind_of(threads.submit(partial(fail, SystemExit())).result) == "crashed"
     with pytest.raises(KeyboardInterrupt):  # somebody wants to end the program
         threads.submit(partial(fail, KeyboardInterrupt())).result()
 
@@ -264,7 +243,7 @@ class Pixels:
 class Counter:
     """Decodes, and knows how many bytes are decoded at a time."""
 
-    def __init__(self, threads: ReadingThreads) -> None:
+    def __init__(self, threads: PictureReader) -> None:
         self.threads, self.lock, self.now, self.most = threads, threading.Lock(), 0, 0
 
     def change(self, n_bytes: int) -> None:
@@ -276,7 +255,7 @@ class Counter:
         return self.threads.submit(partial(self.decode, n_bytes, keep))
 
     def decode(self, n_bytes: int, keep: bool):
-        self.threads.claim(n_bytes)
+        self.threads._claim(n_bytes)
         self.change(n_bytes)
         time.sleep(0.005)
         if keep:
@@ -300,7 +279,7 @@ def test_waiting_for_room_takes_no_time():
     threads = make_threads(2, 0.5)
 
     def decode():
-        threads.claim(1000)
+        threads._claim(1000)
         time.sleep(0.3)
 
     results = [threads.submit(decode) for _ in range(4)]
@@ -311,7 +290,7 @@ def test_what_is_given_up_gives_room():
     threads = make_threads(2, 0.3)
 
     def hang():
-        threads.claim(1000)
+        threads._claim(1000)
         spin()
 
     hung = threads.submit(hang)
@@ -345,9 +324,9 @@ def test_a_second_picture_of_a_job_waits_for_nobody():
     threads, both = make_threads(2), threading.Barrier(2)
 
     def decode():
-        threads.claim(500)
+        threads._claim(500)
         both.wait(20)
-        threads.claim(500)
+        threads._claim(500)
 
     assert [job.result() for job in [threads.submit(decode) for _ in "ab"]] == [None] * 2
 
@@ -398,7 +377,7 @@ def test_settings_that_make_no_sense(settings, message):
 def test_pillow_is_imported_when_a_picture_is_read():
     code = (
         "import spacy, sys; before = set(sys.modules)\n"
-        "import spacy_mmib.images.reader, spacy_mmib.images.threads, spacy_mmib.training.local_pictures\n"
+        "import spacy_mmib.images.reader, spacy_mmib.training.local_pictures\n"
         "assert not {'PIL', 'torch'} & (set(sys.modules) - before)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -28,7 +28,7 @@ from processes import pipe_in_processes
 from spacy.tokens import Doc, DocBin, Span
 from thinc.api import Model
 
-from spacy_mmib.bridge.picture_vectors import sum_by_region
+from spacy_mmib.bridge.data import sum_by_region
 from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.fusion.mmib import MMIB
 from spacy_mmib.post.extensions import REGIONS_KEY, set_image, set_region_weights
