@@ -6,21 +6,26 @@ FOLDER`.
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from spacy.tokens import Doc
-from spacy.vocab import Vocab
 from wasabi import msg
 
 from project import pictures as opts
-from project.convert import find_twitter_text
 from project.facts import PUBLISHED, SPLITS, Counts, Version, count_docs, digest_docs, name_version
-from project.mnre import find_mnre_text, group_rows, make_doc, read_mnre, to_doc
-from project.pictures import Folders, explain_texts, find_crops, find_folders, find_picture, guess_layout
-from project.tagged import FormatError, check_orphans, read_twitter_text, repair_tags
+from project.mnre import find_mnre_text, read_mnre_split
+from project.pictures import (
+    Folders,
+    check_folder,
+    explain_texts,
+    find_crops,
+    find_folders,
+    find_picture,
+    guess_layout,
+)
+from project.tagged import FormatError, Split, find_twitter_text, read_tagged, read_twitter_text
 from spacy_mmib.images.reading import ImageError, probe_image
 from spacy_mmib.regions.crops import LayoutError
 
@@ -84,7 +89,15 @@ def main(
     report = check_data(dataset, folders, crops_layout, orphans, tag_column)
     metrics.mkdir(parents=True, exist_ok=True)
     path = metrics / f"check_{dataset}.json"
-    path.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf8")
+    facts = PUBLISHED[dataset]
+    found = asdict(report) | {
+        "runs_with": report.runs,
+        "folders": folders._asdict(),
+        "facts": {"as released": facts["files"], "paper": facts["paper"]},
+        "version": report.version.name,
+        "version_details": report.version.details,
+    }
+    path.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf8")
     print_report(report)
     msg.text(f"Written to {path}")
     sys.exit(1 if report.problems else 0)
@@ -99,56 +112,34 @@ def check_data(
     RETURNS (Report): What was found. Nothing raises that is wrong with the data.
     """
     report = Report(dataset, folders)
-    docs: dict[str, list[Doc]] = {}
-    names: dict[str, list[str]] = {}
-    begun: dict[str, int] = {}
-    find_text = find_mnre_text if dataset == "mnre" else find_twitter_text
+    splits: dict[str, Split] = {}
+    mnre = dataset == "mnre"
     for split in SPLITS:
         try:
-            path = find_text(folders.data, split)
+            path = (find_mnre_text if mnre else find_twitter_text)(folders.data, split)
             report.texts[split] = str(path)
-            docs[split], names[split], begun[split] = read_posts(dataset, path, orphans, tag_column)
+            if mnre:
+                splits[split] = read_mnre_split(path, split)
+            else:
+                splits[split] = read_tagged(read_twitter_text(path, tag_column), orphans)
         except (FormatError, OSError) as err:
             report.problems.append(str(err))
     if report.problems:
         return report
+    docs = {split: found.docs for split, found in splits.items()}
+    names = {split: found.pictures for split, found in splits.items()}
+    begun = {split: found.counts["begin_with_i"] for split, found in splits.items()}
     report.counts = count_docs(docs)
     report.version = name_version(dataset, report.counts, begun if orphans == "begin" else None)
     report.digest = digest_docs(docs)
     if folders.images is not None and folders.images.is_dir():
-        in_splits = dataset == "mnre"
         report.pictures = {
-            split: check_pictures(folders.images, found, split if in_splits else None)
+            split: check_pictures(folders.images, found, split if mnre else None)
             for split, found in names.items()
         }
-    if folders.crops is not None and dataset != "mnre" and crops_layout != "none":
-        report.crops = check_crops(folders, crops_layout, names)
+    if folders.crops is not None and not mnre and crops_layout != "none":
+        report.crops = check_crops(folders, folders.crops, crops_layout, names)
     return report
-
-
-def read_posts(
-    dataset: str, path: Path, orphans: str, tag_column: int = 0
-) -> tuple[list[Doc], list[str], int]:
-    """Read a text file as its converter does.
-
-    RETURNS (Tuple[List[Doc], List[str], int]): The posts, the file names of their pictures, and how many
-        entities begin with `I-`.
-    RAISES (FormatError): It is in another format.
-    """
-    vocab = Vocab()
-    if dataset == "mnre":
-        rows = read_mnre(path).rows
-        groups = group_rows(rows)
-        docs = [to_doc(vocab, [rows[i] for i in group], group)[0] for group in groups]
-        return docs, [rows[group[0]].image for group in groups], 0
-    docs, names, begun = [], [], 0
-    for post in read_twitter_text(path, tag_column):
-        if post.tokens:
-            tags, began = repair_tags(post.tags, check_orphans(orphans))
-            docs.append(make_doc(vocab, post.tokens, tags))
-            names.append(f"{post.id}.jpg")
-            begun += began
-    return docs, names, begun
 
 
 def check_pictures(images: Path, names: list[str], split: str | None) -> dict[str, Any]:
@@ -168,22 +159,16 @@ def check_pictures(images: Path, names: list[str], split: str | None) -> dict[st
     return check
 
 
-def check_crops(folders: Folders, layout: str, names: dict[str, list[str]]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What is there of the crops of tagged posts, whose pictures have these
-    names.
-    """
-    crops = folders.crops
-    assert crops is not None
+def check_crops(folders: Folders, crops: Path, layout: str, names: dict[str, list[str]]) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): What is there of the crops of posts whose pictures have these names."""
     check: dict[str, Any] = {"layout": layout, "posts": {}, "crops": 0, "missing": 0, "problem": None}
-    ids = {split: [name.removesuffix(".jpg") for name in found] for split, found in names.items()}
     try:
-        if not crops.is_dir():
-            raise LayoutError(f"There is no folder {crops}.")
-        check["layout"] = layout if layout != "auto" else guess_layout(crops, ids["train"])
+        check_folder(crops)
+        check["layout"] = layout if layout != "auto" else guess_layout(crops, names["train"])
         dicts, name = folders.dicts or folders.data, folders.data.resolve().name
-        for split, split_ids in ids.items():
+        for split, pictures in names.items():
             find = find_crops(crops, check["layout"], dicts, name, split, crops.resolve())
-            found = [find(post_id) for post_id in split_ids]
+            found = [find(picture) for picture in pictures]
             check["posts"][split] = sum(bool(there) for there, _ in found)
             check["crops"] += sum(len(there) for there, _ in found)
             check["missing"] += sum(missing for _, missing in found)
@@ -192,26 +177,6 @@ def check_crops(folders: Folders, layout: str, names: dict[str, list[str]]) -> d
     except LayoutError as err:
         check["problem"] = str(err)
     return check
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): Plain values."""
-    facts = PUBLISHED[report.dataset]
-    folders = report.folders._asdict()
-    return {
-        "dataset": report.dataset,
-        "runs_with": report.runs,
-        "folders": {k: None if v is None else str(v) for k, v in folders.items()},
-        "texts": report.texts,
-        "problems": report.problems,
-        "counts": report.counts,
-        "facts": {"as released": facts["files"], "paper": facts["paper"]},
-        "version": report.version.name,
-        "version_details": report.version.details,
-        "digest": report.digest,
-        "pictures": report.pictures,
-        "crops": report.crops,
-    }
 
 
 def compare_counts(report: Report) -> list[tuple[str, str, str, str, str]]:

@@ -4,30 +4,33 @@ test.spacy, meta.json. `python -m project.convert twitter17 --data FOLDER`.
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 from spacy.tokens import Doc, DocBin
-from spacy.vocab import Vocab
 
 from project import pictures
-from project.facts import NEGATIVE, SPLIT_NAMES, SPLITS, find_dataset
-from project.mnre import MnreFile, find_mnre_text, group_rows, make_doc, read_mnre, to_doc
+from project.facts import NEGATIVE, SOURCE_KEY, SPLITS, find_dataset
+from project.mnre import find_mnre_text, read_mnre_split
 from project.tagged import (
     FormatError,
-    TaggedPost,
-    check_orphans,
-    find_split_file,
+    Split,
+    find_twitter_text,
     read_json_lines,
+    read_tagged,
     read_twitter_text,
-    repair_tags,
 )
 from spacy_mmib.images.reading import ImageError
-from spacy_mmib.post.extensions import get_regions, set_image, set_image_error, set_regions
+from spacy_mmib.post.extensions import (
+    get_regions,
+    get_stored_image,
+    set_image,
+    set_image_error,
+    set_regions,
+)
 from spacy_mmib.regions.crops import (
     LEAKING_MNRE_NOTE,
     LayoutError,
@@ -41,12 +44,18 @@ Counts: TypeAlias = dict[str, Any]
 """What is in a split, as meta.json has it: numbers, and "per_label" numbers for each label."""
 
 COUNTED = {
+    "begin_with_i": "entities begin with I- instead of B- (see --orphans)",
     "overlapping": "instances whose head and tail overlap",
     "repeated": "instances with the head and tail of an earlier one of the post",
     "not_entities": "heads and tails that are no entities, as they overlap with one",
     "other_names": "heads and tails whose name is not what their tokens say",
     "empty_tokens": "tokens without characters, replaced by U+FFFD",
     "empty_posts": "posts without tokens, left out",
+    "with_picture": "with a picture",
+    "missing_pictures": "whose picture is missing",
+    "crops": "crops of objects",
+    "missing_crops": "crops missing",
+    "refused_crops": "crops outside their folder, left out",
 }
 """What is printed if there is any."""
 
@@ -125,47 +134,33 @@ def convert_twitter(
     max_crops (int): Keep so many crops of a post, 0 all. HVPNeT uses the first 3.
     RAISES (FormatError, LayoutError): Something is not as published.
     """
-    check_orphans(orphans)
     if crops_layout not in pictures.LAYOUTS:
         raise LayoutError(f"crops_layout is {crops_layout!r}; choose auto, umgf, hvpnet or none.")
     # Absolute as the image root is.
     crops = None if crops is None or crops_layout == "none" else crops.absolute()
-    posts = {split: list(read_twitter_text(find_twitter_text(data, split), tag_column)) for split in SPLITS}
-    root = None
-    if images is not None:
-        folders = [images] if crops is None else [images, crops]
-        for folder in folders:
-            if not folder.is_dir():
-                raise LayoutError(f"There is no folder {folder}.")
-        root = pictures.common_root(folders)
-        if crops is not None and crops_layout == "auto":
-            crops_layout = pictures.guess_layout(crops, [post.id for post in posts["train"]])
-    elif crops is not None:
+    splits = {
+        split: read_tagged(read_twitter_text(find_twitter_text(data, split), tag_column), orphans)
+        for split in SPLITS
+    }
+    if crops is not None and images is None:
         raise LayoutError("Crops are of no use without the pictures: pass --images too.")
+    for folder in filter(None, (images, crops)):
+        pictures.check_folder(folder)
+    root = pictures.common_root([images, crops])
+    if crops is not None and crops_layout == "auto":
+        crops_layout = pictures.guess_layout(crops, splits["train"].pictures)
     counts = {}
-    for split, split_posts in posts.items():
-        look, find = None, None
-        if images is not None and root is not None:
+    for split, found in splits.items():
+        look, attach = None, None
+        if images is not None:
             look = partial(pictures.find_picture, images, root=root)
-            if crops is not None:
-                find = pictures.find_crops(
-                    crops, crops_layout, dicts or data, data.resolve().name, split, root
-                )
-        path = output / f"{split}.spacy"
-        counts[split] = _write_tagged(split_posts, path, orphans, look, find, max_crops, suffix=".jpg")
+        if crops is not None:
+            name = data.resolve().name
+            find = pictures.find_crops(crops, crops_layout, dicts or data, name, split, root)
+            attach = partial(_attach_crops, find=find, max_crops=max_crops or None)
+        counts[split] = _write(found, output / f"{split}.spacy", look, attach)
     _finish(output, data, "none" if crops is None else crops_layout, root, counts, orphans=orphans)
     return counts
-
-
-def find_twitter_text(data: Path, split: str) -> Path:
-    """RETURNS (Path): The text file of a split. Raises `FormatError` if there is none, or more than one."""
-    found = find_split_file([data], SPLIT_NAMES[split])
-    if found is None:
-        raise FormatError(
-            f"There is no file {data / f'{SPLIT_NAMES[split][0]}.txt'}. The data folder holds train, valid "
-            "and test.txt."
-        )
-    return found
 
 
 def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[str, Counts]:
@@ -174,22 +169,21 @@ def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[st
 
     RAISES (FormatError): Something is not in the format.
     """
-    check_orphans(orphans)
     root = (data / "images").resolve()
-    posts = {}
+    splits = {}
     for split in SPLITS:
         folder = data / "texts" / split
         files = sorted(folder.glob("*.json*"))
         if files:
-            posts[split] = [post for file in files for post in read_json_lines(file)]
+            splits[split] = read_tagged((post for file in files for post in read_json_lines(file)), orphans)
         elif folder.is_dir() or not (data / "texts").is_dir():
             raise FormatError(f"There is no file {folder / '*.json'}.")
-    if not posts:
+    if not splits:
         raise FormatError(f"There is no folder {data / 'texts' / 'train'}, nor dev, nor test.")
     counts = {}
-    for split, found in posts.items():
+    for split, found in splits.items():
         look = partial(pictures.find_picture, root / split, root=root)
-        counts[split] = _write_tagged(found, output / f"{split}.spacy", orphans, look)
+        counts[split] = _write(found, output / f"{split}.spacy", look)
     _finish(output, data, "none", root, counts, orphans=orphans)
     return counts
 
@@ -228,128 +222,80 @@ def convert_mnre(
             "The published crops belong to single instances: --leaking-crops can't go with --group."
         )
     grouped = leaking_crops is None if group is None else group
-    files = {split: read_mnre(find_mnre_text(data, split)) for split in SPLITS}
+    splits = {split: read_mnre_split(find_mnre_text(data, split), split, grouped=grouped) for split in SPLITS}
     if images is None and (data / "img_org").is_dir():
         images = data / "img_org"
-    if images is not None and not images.is_dir():
-        raise LayoutError(f"There is no folder {images}.")
-    folders = [folder for folder in (images, leaking_crops) if folder is not None]
-    root = pictures.common_root(folders) if folders else None
-    attach_crops = None
-    if leaking_crops is not None and root is not None:
+    if images is not None:
+        pictures.check_folder(images)
+    root = pictures.common_root([images, leaking_crops])
+    attach = None
+    if leaking_crops is not None:
         dicts = dicts or (data / "txt" if (data / "txt").is_dir() else data)
         paths = {split: pictures.find_dictionary(dicts, "mre", split) for split in SPLITS}
         dictionaries = {split: load_dictionary(path) for split, path in paths.items()}
         places = {split: hvpnet_crops_folder(leaking_crops, split) for split in SPLITS}
         try:
-            attach_crops = leaking_mnre_crops(dictionaries, places, root, max_crops=max_crops)
+            state = leaking_mnre_crops(dictionaries, places, root, max_crops=max_crops)
         except ValueError as err:
             raise LayoutError(f"{dicts}: {err}") from None
+
+        def attach(doc: Doc, name: str) -> Counts:
+            source = doc.user_data[SOURCE_KEY]
+            refused = state(doc, source["split"], source["rows"][0])
+            missing = sum(not (root / crop).exists() for crop in get_regions(doc))
+            return {"refused_crops": refused, "crops": len(get_regions(doc)), "missing_crops": missing}
+
     counts = {}
-    for split, file in files.items():
+    for split, found in splits.items():
         look = None
-        if images is not None and root is not None:
+        if images is not None:
             look = partial(pictures.find_picture, images, root=root, split=split)
-        path = output / f"{split}.spacy"
-        counts[split] = _write_mnre(file, path, split, grouped, look, attach_crops, root)
+        counts[split] = _write(found, output / f"{split}.spacy", look, attach)
     regions = {
-        "protocol": "none" if attach_crops is None else "leaking_mnre_crops",
-        "note": None if attach_crops is None else LEAKING_MNRE_NOTE,
-        "max_crops": None if attach_crops is None else max_crops,
+        "protocol": "none" if leaking_crops is None else "leaking_mnre_crops",
+        "note": None if leaking_crops is None else LEAKING_MNRE_NOTE,
+        "max_crops": None if leaking_crops is None else max_crops,
     }
     _finish(output, data, regions, root, counts, docs_are="posts" if grouped else "instances")
     return counts
 
 
-def _write_tagged(
-    posts: Iterable[TaggedPost],
+def _write(
+    split: Split,
     path: Path,
-    orphans: str,
-    look: Callable[[str], str] | None = None,
-    find: Callable[[str], tuple[list[str], int]] | None = None,
-    max_crops: int = 0,
-    suffix: str = "",
-) -> Counts:
-    """Write a split of tagged posts, whose pictures are called by their ids and the suffix; crops are used of
-    posts that have their picture.
-    """
-    counts: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
-    vocab, docs = Vocab(), []
-    for post in posts:
-        if not post.tokens:
-            counts["empty_posts"] += 1
-            continue
-        tags, begin_with_i = repair_tags(post.tags, check_orphans(orphans))
-        doc = make_doc(vocab, post.tokens, tags)
-        if _attach_picture(doc, look, post.id + suffix, counts) and find is not None:
-            crops, missing = find(post.id)
-            set_regions(doc, crops[: max_crops or None] or None)
-            counts.update(crops=len(get_regions(doc)), missing_crops=missing)
-        labels.update(ent.label_ for ent in doc.ents)
-        counts.update(posts=1, tokens=len(doc), begin_with_i=begin_with_i)
-        counts.update(empty_tokens=post.tokens.count(""))
-        docs.append(doc)
-    _save(docs, path)
-    names = ("posts", "tokens", "entities", "begin_with_i", "empty_tokens", "empty_posts")
-    names += ("with_picture", "missing_pictures", "crops", "missing_crops")
-    counts["entities"] = labels.total()
-    return {**{name: counts[name] for name in names}, "per_label": dict(sorted(labels.items()))}
-
-
-def _write_mnre(
-    file: MnreFile,
-    path: Path,
-    split: str,
-    grouped: bool,
     look: Callable[[str], str] | None,
-    attach_crops: Callable[[Doc, str, int], int] | None,
-    root: Path | None,
+    attach: Callable[[Doc, str], Mapping[str, int]] | None = None,
 ) -> Counts:
-    """Write a split of MNRE."""
-    rows = file.rows
-    posts = group_rows(rows)
-    labels = Counter(row.relation for row in rows)
-    counts = Counter(instances=len(rows), posts=len(posts), labels=len(labels), other_names=file.other_names)
-    counts["overlapping"] = sum(r.head[0] < r.tail[1] and r.tail[0] < r.head[1] for r in rows)
-    counts["repeated"] = len(rows) - len({(row.tokens, row.image, row.head, row.tail) for row in rows})
-    vocab, docs = Vocab(), []
-    for numbers in posts if grouped else [[number] for number in range(len(rows))]:
-        first = rows[numbers[0]]
-        doc, not_entities = to_doc(vocab, [rows[number] for number in numbers], numbers, split)
-        counts.update(docs=1, tokens=len(doc), entities=len(doc.ents), not_entities=not_entities)
-        counts.update(empty_tokens=first.tokens.count(""))
-        _attach_picture(doc, look, first.image, counts)
-        if attach_crops is not None and root is not None:
-            counts.update(refused_crops=attach_crops(doc, split, numbers[0]), crops=len(get_regions(doc)))
-            counts.update(missing_crops=sum(not (root / crop).exists() for crop in get_regions(doc)))
-        docs.append(doc)
-    _save(docs, path)
-    names = ("instances", "posts", "docs", "tokens", "entities", "not_entities", "labels", "overlapping")
-    names += ("repeated", "other_names", "empty_tokens", "with_picture", "missing_pictures", "crops")
-    names += ("missing_crops", "refused_crops")
-    return {**{name: counts[name] for name in names}, "per_label": dict(sorted(labels.items()))}
+    """Write a split, with the picture of each doc, or why there is none.
 
-
-def _attach_picture(doc: Doc, look: Callable[[str], str] | None, name: str, counts: Counter[str]) -> bool:
-    """Attach the picture of a post, or say on the doc why there is none; `look` finds its path, relative to
-    the image root, and is `None` if no pictures are at hand.
+    look (Optional[Callable]): Finds a picture by its name, relative to the image root; `None` if no pictures
+        are at hand.
+    attach (Optional[Callable]): Attaches the crops of a doc whose picture has a name, and counts them.
     """
-    if look is None:
-        return False
-    try:
-        set_image(doc, look(name))
-    except ImageError as err:
-        set_image_error(doc, str(err))
-        counts["missing_pictures"] += 1
-        return False
-    counts["with_picture"] += 1
-    return True
-
-
-def _save(docs: Iterable[Doc], path: Path) -> None:
+    counts = split.counts.copy()
+    for doc, name in zip(split.docs, split.pictures):
+        if look is not None:
+            try:
+                set_image(doc, look(name))
+                counts["with_picture"] += 1
+            except ImageError as err:
+                set_image_error(doc, str(err))
+                counts["missing_pictures"] += 1
+        if attach is not None:
+            counts.update(attach(doc, name))
     path.parent.mkdir(parents=True, exist_ok=True)
-    DocBin(docs=docs, store_user_data=True).to_disk(path)
+    DocBin(docs=split.docs, store_user_data=True).to_disk(path)
+    return {**counts, "per_label": dict(sorted(split.labels.items()))}
+
+
+def _attach_crops(
+    doc: Doc, name: str, find: Callable[[str], tuple[list[str], int]], max_crops: int | None
+) -> Counts:
+    if get_stored_image(doc) is None:  # crops are of no use without their picture
+        return {}
+    crops, missing = find(name)
+    set_regions(doc, crops[:max_crops] or None)
+    return {"crops": len(get_regions(doc)), "missing_crops": missing}
 
 
 def _finish(
@@ -360,40 +306,26 @@ def _finish(
     meta |= {"image_root": None if root is None else str(root), "splits": splits}
     (output / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf8")
     for split, counts in splits.items():
-        _print_split(split, counts, more.get("orphans"))
+        if "instances" in counts:
+            negative = counts["per_label"].get(NEGATIVE, 0)
+            print(
+                f"{split}: {counts['instances']} instances of {counts['posts']} posts in {counts['docs']} "
+                f"docs, {counts['labels']} labels; {counts['instances'] - negative} related, "
+                f"{negative} {NEGATIVE}"
+            )
+        else:
+            labels = ", ".join(f"{label} {number}" for label, number in counts["per_label"].items())
+            print(f"{split}: {counts['posts']} posts, {counts['entities']} entities ({labels})")
+        for name, what in COUNTED.items():
+            if counts.get(name):
+                print(f"  {counts[name]} {what}")
+    if isinstance(regions, dict) and regions["note"]:
+        print(f"Crops are {regions['note']}.")
     print(f"Written to {output}; counts in meta.json.")
     if root is None:
         print("Text only: pass --images to convert with pictures.")
     else:
         print(f"Paths of pictures are relative to this folder, the reader's image_root: {root}")
-
-
-def _print_split(split: str, counts: Counts, orphans: str | None) -> None:
-    mnre = "instances" in counts
-    if mnre:
-        negative = counts["per_label"].get(NEGATIVE, 0)
-        print(
-            f"{split}: {counts['instances']} instances of {counts['posts']} posts in {counts['docs']} docs, "
-            f"{counts['labels']} labels; {counts['instances'] - negative} related, {negative} {NEGATIVE}"
-        )
-    else:
-        labels = ", ".join(f"{label} {number}" for label, number in counts["per_label"].items())
-        print(f"{split}: {counts['posts']} posts, {counts['entities']} entities ({labels})")
-        if counts["begin_with_i"]:
-            done = "counted as entities" if orphans == "begin" else "not counted, their tokens are O"
-            print(f"  {counts['begin_with_i']} entities begin with I- instead of B-: {done}")
-    for name, what in COUNTED.items():
-        if counts.get(name):
-            print(f"  {counts[name]} {what}")
-    if counts["with_picture"] or counts["missing_pictures"]:
-        docs, missing = ("docs", "missing") if mnre else ("posts", "pictures missing")
-        print(f"  {counts['with_picture']} {docs} with a picture, {counts['missing_pictures']} {missing}")
-    if counts["crops"] or counts["missing_crops"] or counts.get("refused_crops"):
-        what = "crops that LEAK THE LABEL" if mnre else "crops of objects"
-        print(
-            f"  {counts['crops']} {what}, {counts['missing_crops']} of them missing; "
-            f"{counts.get('refused_crops', 0)} outside their folder, left out"
-        )
 
 
 if __name__ == "__main__":

@@ -434,11 +434,12 @@ def test_command_line(hvpnet, tmp_path):
     assert result.exit_code == 0, result.output
     assert "train: 8 instances of 4 posts in 4 docs, 4 labels; 4 related, 4 None" in result.output
     assert "1 instances whose head and tail overlap" in result.output
-    assert "3 docs with a picture, 1 missing" in result.output
+    assert "3 with a picture\n  1 whose picture is missing\n" in result.output
     assert "LEAK" not in result.output
     result = run(hvpnet, tmp_path / "out", "--leaking-crops", hvpnet / "img_vg", "--max-crops", 1)
     assert result.exit_code == 0, result.output
-    assert "8 crops that LEAK THE LABEL, 7 of them missing" in result.output
+    assert "8 crops of objects\n  7 crops missing\n" in result.output
+    assert "which LEAK THE LABEL" in result.output
     result = run(hvpnet, tmp_path / "out", "--no-group", "--images", hvpnet / "img_org" / "train")
     assert result.exit_code == 0, result.output
     assert "in 8 docs" in result.output

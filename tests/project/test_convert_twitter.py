@@ -296,8 +296,12 @@ def test_a_token_that_looks_like_a_header(data):
     text = "IMGID:1 \nIMGID:\tO\nIMGID:7\tB-MISC\nx\tO \n\nIMGID:2\ny\tO\t\n".removesuffix("\t\n")
     (data / "train.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
     first, second = read_twitter_text(data / "train.txt")
-    assert (first.id, first.tokens, first.tags) == ("1", ["IMGID:", "IMGID:7", "x"], ["O", "B-MISC", "O"])
-    assert (second.id, second.tokens) == ("2", ["y"])
+    assert (first.picture, first.tokens, first.tags) == (
+        "1.jpg",
+        ["IMGID:", "IMGID:7", "x"],
+        ["O", "B-MISC", "O"],
+    )
+    assert (second.picture, second.tokens) == ("2.jpg", ["y"])
 
 
 @pytest.mark.parametrize(
@@ -351,8 +355,8 @@ def test_command_line(data, images, tmp_path):
     result = run("twitter", data, tmp_path / "out", "--images", images, "--orphans", "begin")
     assert result.exit_code == 0, result.output
     assert "train: 3 posts, 5 entities" in result.output
-    assert "1 entities begin with I- instead of B-: counted" in result.output
-    assert "2 posts with a picture, 1 pictures missing" in result.output
+    assert "1 entities begin with I- instead of B-" in result.output
+    assert "2 with a picture\n  1 whose picture is missing\n" in result.output
     assert f"image_root: {images.resolve()}" in result.output.replace("\n", "")
     # Unset variables of a project arrive as empty strings.
     result = run("twitter", data, tmp_path / "out", "--images", "", "--crops", "")
