@@ -4,40 +4,49 @@ machine, one run, the same random weights, generated posts and pictures.
 All rows take turns, beginning with another one each time. Prints a table and writes everything as JSON.
 """
 
+import gc
 import json
+import math
 import os
 import platform
+import random
 import shlex
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression, median
 from typing import Annotated, Any
 
 import spacy
 import torch
 import typer
+from spacy.tokens import Doc
 from wasabi import msg
 
 from project.benchmarks.generated_posts import (
+    LABELS,
     N_OBJECTS,
     PICTURE_SIZE,
+    Post,
     draw_pictures,
     list_pictures,
     make_posts,
 )
-from project.benchmarks.throughput_measure import (
-    get_slope,
-    measure_shares,
-    measure_stream,
-    time_rows,
-    time_run,
+from project.benchmarks.throughput_rows import (
+    TINY_BERT,
+    Row,
+    Setting,
+    get_encoders,
+    make_doc,
+    make_examples,
+    make_models,
+    make_rows,
 )
-from project.benchmarks.throughput_rows import TINY_BERT, Setting, make_models, make_rows
 
 FOLDER = Path("project/data/benchmark")
 METRICS = Path("project/metrics/benchmark.json")
@@ -55,7 +64,11 @@ AT_MOST = ("text_vs_ner",)
 COST = (64, 256, 1024, 4096)
 STREAM = (1_000, 5_000, 10_000, 20_000)
 """Memory is read after so many posts."""
+WARM_UP_POSTS = 8
 PROFILED_POSTS = 32
+STREAMED_TEXTS = 2_000
+MOST_GROWTH = 1.05
+"""Of the memory of a stream that is called flat."""
 PACKAGES = ("spacy", "spacy-transformers", "thinc", "torch", "torchvision", "transformers", "pillow")
 
 NOTES = [
@@ -68,8 +81,7 @@ NOTES = [
     "ours: the shipped config with feed_forward = linear, which the released code has; its bias of the tag O "
     "is set such that posts get as many entities as real ones.",
     "Docs are made outside the timing. The cache is filled outside the timing.",
-    "Shares are of a further run under the profiler; on a CPU parts are forward passes, and everything "
-    "else is rest.",
+    "Shares are of a further run that times the forward passes of the parts; everything else is rest.",
 ]
 
 
@@ -81,7 +93,6 @@ def main(
     repeats: Annotated[int, typer.Option(help="Runs of each row")] = 5,
     batch_size: Annotated[int, typer.Option(help="Posts that nlp.pipe takes at a time")] = 64,
     rows: Annotated[str, typer.Option(help="Names separated by commas; all if empty")] = "",
-    cost_posts: Annotated[int, typer.Option(help="Cost is measured up to so many")] = COST[-1],
     gpu_id: Annotated[int, typer.Option(help="GPU, or -1 for CPU")] = -1,
     rss: Annotated[bool, typer.Option(help="Also memory over 20,000 streamed posts")] = False,
     quick: Annotated[bool, typer.Option(help="8 posts, tiny models: does it run?")] = False,
@@ -92,11 +103,9 @@ def main(
     if quick:
         posts, train_posts, repeats = min(posts, 8), min(train_posts, 8), 1
     steps = tuple(step // 100 for step in STREAM) if quick else STREAM
-    cost = [number for number in COST if number <= cost_posts]
-    cost = [number // 32 for number in cost[:3]] if quick else cost
-    setting = Setting(folder, batch_size)
-    if quick:
-        setting = Setting(folder, batch_size, TINY_BERT, "resnet18", 4)
+    cost = [number // 32 for number in COST[:3]] if quick else COST
+    small = (TINY_BERT, "resnet18", 4) if quick else ()
+    setting = Setting(folder, batch_size, *small)
     makers = make_rows(setting, gpu=gpu_id >= 0)
     wanted = [name.strip() for name in rows.split(",") if name.strip()] or list(makers)
     if unknown := [name for name in wanted if name not in makers]:
@@ -157,7 +166,7 @@ def main(
     for name, row in loaded.items():
         shares = measure_shares(row, given[name][:PROFILED_POSTS])
         results["rows"][name]["shares"] = {part: round(s, 4) for part, s in shares.items()}
-    if "ours_cached" in loaded and len(cost) > 1:
+    if "ours_cached" in loaded:
         msg.info("cost against number of posts")
         # Other texts, whose pictures have been seen.
         batches = [make_posts(number, pictures, seed=number) for number in cost]
@@ -173,6 +182,117 @@ def main(
     results["minutes"] = round((time.time() - started) / 60, 1)
     write(metrics, results)
     print_tables(results)
+
+
+def time_run(row: Row, posts: Sequence[Post]) -> tuple[float, Any]:
+    """RETURNS (Tuple[float, Any]): Seconds of one run over new docs, and what was found."""
+    data = row.make_input(posts)
+    gc.collect()
+    _synchronize()
+    start = time.perf_counter()
+    found = row.run(data)
+    _synchronize()
+    return time.perf_counter() - start, found
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def time_rows(
+    rows: dict[str, Row], posts: dict[str, Sequence[Post]], repeats: int
+) -> Iterator[tuple[str, float, Any]]:
+    """Time rows in turn, beginning with another one each time."""
+    names = list(rows)
+    for name, row in rows.items():  # what is computed first takes longer
+        row.run(row.make_input(posts[name][: max(1, min(WARM_UP_POSTS, len(posts[name]) // 4))]))
+    for repeat in range(repeats):
+        first = repeat % len(names)
+        for name in names[first:] + names[:first]:
+            yield name, *time_run(rows[name], posts[name])
+
+
+def get_slope(numbers: Sequence[int], seconds: Sequence[float]) -> float:
+    """RETURNS (float): Of the straight line through the logarithms: 1 if time grows as the number does."""
+    return linear_regression([math.log(n) for n in numbers], [math.log(s) for s in seconds]).slope
+
+
+def measure_shares(row: Row, posts: Sequence[Post]) -> dict[str, float]:
+    """RETURNS (Dict[str, float]): Shares of the time of a run that the forward passes of its parts take, and
+    everything else, 0-1.
+    """
+    spent, begun = dict.fromkeys(row.parts, 0.0), {}
+
+    def make_hooks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        def begin(*_: Any) -> None:
+            _synchronize()
+            begun[name] = time.perf_counter()
+
+        def end(*_: Any) -> None:
+            _synchronize()
+            spent[name] += time.perf_counter() - begun[name]
+
+        return begin, end
+
+    handles = []
+    for name, module in row.parts.items():
+        begin, end = make_hooks(name)
+        handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    total, _ = time_run(row, posts)
+    for handle in handles:
+        handle.remove()
+    shares = {name: seconds / total for name, seconds in spent.items()}
+    return {**shares, "rest": 1 - sum(shares.values())}
+
+
+def get_rss() -> float | None:
+    """RETURNS (Optional[float]): MB of memory that this process has now; `None` where that can't be read."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if path.exists() else None
+
+
+def measure_stream(setting: Setting, posts: list[Post], steps: Sequence[int]) -> dict[str, Any]:
+    """Stream posts through `nlp.pipe`, forgetting each, and read how much memory the process has.
+
+    setting (Setting): Of the benchmark; the pictures of the posts are in its cache.
+    steps (Sequence[int]): After how many posts to read it. The last is where the stream ends.
+    RETURNS (Dict[str, Any]): Memory at each step in MB, the largest as a multiple of the first, and whether
+        that is flat.
+    """
+    nlp = spacy.blank("en")
+    encoder = {**get_encoders(setting)["cached"], "@architectures": "spacy-mmib.TorchvisionEncoder.v1"}
+    encoder |= {"arch": setting.arch, "weights": str(setting.get_path("weights"))}
+    spacy.util.fix_random_seed(0)
+    nlp.add_pipe("mmib_ner", config={"model": {"img2vec": encoder}})
+    for label in LABELS:
+        nlp.get_pipe("mmib_ner").add_label(label)
+    nlp.initialize(lambda: make_examples(nlp, posts[:8]))
+    texts = make_posts(STREAMED_TEXTS, [(post.picture, post.boxes) for post in posts], seed=1)
+
+    def make_docs() -> Iterator[Doc]:
+        # Other texts each time, of words that spaCy's vocabulary gets to know within the first posts.
+        rng = random.Random(2)
+        for i in range(steps[-1]):
+            post = texts[i % len(texts)]
+            words = rng.sample(post.words, len(post.words))
+            yield make_doc(nlp, Post(tuple(words), (), post.picture, post.boxes))
+
+    found: list[float | None] = []
+    for number, _ in enumerate(nlp.pipe(make_docs(), batch_size=setting.batch_size), start=1):
+        if number in steps:
+            gc.collect()
+            found.append(get_rss())
+    read = [rss for rss in found if rss is not None]
+    growth = max(read) / read[0] if read else float("nan")
+    return {
+        "model": f"HashEmbedCNN of width 96, {setting.arch} with all vectors in the cache",
+        "texts": f"words drawn anew from {STREAMED_TEXTS} texts",
+        "posts": list(steps),
+        "rss_mb": [round(rss, 1) for rss in read],
+        "growth": round(growth, 4),
+        "flat": growth <= MOST_GROWTH,
+    }
 
 
 def get_ratios(seconds: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import spacy
 import typer
@@ -24,13 +24,6 @@ KIND_KEY, RELATION_KIND_KEY = "demo_kind", "demo_relation_kind"
 """Where `doc.user_data` says what the text tells about the type and the relation: `texts.Kind`,
 `texts.RelationKind`.
 """
-
-
-class PicturedPost(NamedTuple):
-    """A post, and whether it gets a picture."""
-
-    post: Post
-    has_picture: bool
 
 
 def main(
@@ -56,14 +49,19 @@ def make_demo_data(output: Path, counts: dict[str, int], *, seed: int = 0) -> No
     names = make_split_names(nlp, seed)
     for split, n in counts.items():
         docs = []
-        for i, item in enumerate(make_split_posts(split, n, names[split], seed)):
-            doc = make_doc(nlp, item.post)
-            if item.has_picture:
+        (output / "images" / split).mkdir(parents=True, exist_ok=True)
+        for i, post in enumerate(make_split_posts(split, n, names[split], seed)):
+            doc = make_doc(nlp, post)
+            if post.has_picture:
                 # A generator of its own, so that a picture depends on its number only.
                 rng = random.Random(f"{seed}/{split}/picture/{i}")
-                attach_picture(doc, item.post, output, f"images/{split}/{i:04d}.png", rng)
+                picture = draw_post_picture(post.plan.label, post.plan.shown, rng)
+                path = f"images/{split}/{i:04d}.png"
+                picture.image.save(output / path, compress_level=1)
+                set_image(doc, path)
+                # Boxes only: the kind of an object would give the answer away.
+                set_regions(doc, [thing.box for thing in picture.objects])
             docs.append(doc)
-        output.mkdir(parents=True, exist_ok=True)
         DocBin(docs=docs, store_user_data=True).to_disk(output / f"{split}.spacy")
 
 
@@ -81,15 +79,15 @@ def make_split_names(nlp: Language, seed: int) -> dict[str, list[str]]:
 
 def make_split_posts(
     split: str, n: int, names: Sequence[str], seed: int, shares: Shares | None = None
-) -> list[PicturedPost]:
-    """RETURNS (List[PicturedPost]): The posts of a split in random order, of the same kinds with and without
+) -> list[Post]:
+    """RETURNS (List[Post]): The posts of a split in random order, of the same kinds with and without
     a picture.
     """
     shares = shares or Shares()
     rng = random.Random(f"{seed}/{split}/posts")
     n_without = round(n * shares.without_picture) if split == "train" else 0
     posts = [
-        PicturedPost(make_post(plan, names, shares, rng), has_picture)
+        make_post(plan, names, shares, rng)._replace(has_picture=has_picture)
         for number, has_picture in ((n - n_without, True), (n_without, False))
         for plan in make_plans(number, shares, rng)
     ]
@@ -110,18 +108,6 @@ def make_doc(nlp: Language, post: Post) -> Doc:
     doc.user_data[KIND_KEY] = post.plan.kind
     doc.user_data[RELATION_KIND_KEY] = post.plan.relation_kind
     return doc
-
-
-def attach_picture(doc: Doc, post: Post, output: Path, path: str, rng: random.Random) -> None:
-    """Draw the picture of a post, save it as `path` in `output`, and attach it with the boxes of its
-    objects.
-    """
-    picture = draw_post_picture(post.plan.label, post.plan.shown, rng)
-    (output / path).parent.mkdir(parents=True, exist_ok=True)
-    picture.image.save(output / path, compress_level=1)
-    set_image(doc, path)
-    # Boxes only: the kind of an object would give the answer away.
-    set_regions(doc, [thing.box for thing in picture.objects])
 
 
 if __name__ == "__main__":

@@ -69,11 +69,14 @@ class Plan:
 
 
 class Post(NamedTuple):
-    """The text of a post, what it was to be, and its names in order, all of the plan's type."""
+    """The text of a post, what it was to be, its names in order, all of the plan's type, and whether it gets
+    a picture.
+    """
 
     text: str
     plan: Plan
     mentions: tuple[Mention, ...]
+    has_picture: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,13 @@ def make_names(
     RETURNS (Dict[str, List[str]]): The names of each split, each a capitalised word.
     """
     seen = set(RESERVED)
-    names: dict[str, list[str]] = {}
-    for split, count in counts.items():
-        names[split] = []
-        while len(names[split]) < count:
+    names: dict[str, list[str]] = {split: [] for split in counts}
+    for split, found in names.items():
+        while len(found) < counts[split]:
             name = _make_name(rng)
             if name not in seen and is_allowed(name):
                 seen.add(name)
-                names[split].append(name)
+                found.append(name)
     return names
 
 
@@ -142,23 +144,15 @@ def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
     for kind, count in kinds.items():
         labels = _spread(LABELS, count, rng)
         for label in LABELS:
-            for n_names, tells, number in _share_out_names(kind, label, labels.count(label), shares):
-                for shown in _spread(RELATIONS, number, rng):
-                    plans.append(Plan(kind, label, shown, n_names, tells))
+            n, people = labels.count(label), label == RELATED_LABEL
+            two = round(n * (shares.joined_people if people else shares.joined))
+            telling = round(two * shares.tells_relation) if people and kind == "decided" else 0
+            # How many posts have so many names, and whether their text tells the relation.
+            groups = [(n - two, 1, False), (two - telling, 2, False), (telling, 2, True)]
+            for number, n_names, tells in [(n, 0, False)] if kind == "no_entity" else groups:
+                plans += [Plan(kind, label, s, n_names, tells) for s in _spread(RELATIONS, number, rng)]
     rng.shuffle(plans)
     return plans
-
-
-def _share_out_names(kind: Kind, label: str, n: int, shares: Shares) -> list[tuple[int, bool, int]]:
-    """RETURNS (List[Tuple[int, bool, int]]): Number of names, whether the text tells the relation, and how
-    many of `n` posts of this kind and type are so.
-    """
-    if kind == "no_entity":
-        return [(0, False, n)]
-    people = label == RELATED_LABEL
-    n_two = round(n * (shares.joined_people if people else shares.joined))
-    n_telling = round(n_two * shares.tells_relation) if people and kind == "decided" else 0
-    return [(1, False, n - n_two), (2, False, n_two - n_telling), (2, True, n_telling)]
 
 
 def _spread(options: Sequence[T], n: int, rng: random.Random) -> list[T]:

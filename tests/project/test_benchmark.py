@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from project.benchmarks import throughput
 from project.benchmarks.generated_posts import draw_pictures, list_pictures, make_posts, make_word_pieces
-from project.benchmarks.throughput_measure import get_slope
+from project.benchmarks.throughput import get_slope
 
 ROOT = Path(__file__).parents[2]
 
