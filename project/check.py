@@ -251,11 +251,10 @@ def _print_crops(report: Report) -> None:
     elif crops["problem"] is not None:
         msg.fail(f"Objects: {crops['problem']}")
     else:
-        posts = ", ".join(f"{split} {number:,}" for split, number in crops["posts"].items())
         show = msg.warn if crops["missing"] else msg.good
+        posts = ", ".join(f"{split} {number:,}" for split, number in crops["posts"].items())
         show(
-            f"Objects: {crops['crops']:,} crops in the layout of {crops['layout']}, {crops['missing']:,} "
-            f"missing; posts with a crop: {posts}"
+            f"Objects: {crops['crops']:,} crops ({crops['layout']}), {crops['missing']:,} missing; of {posts}"
         )
 
 

@@ -87,7 +87,7 @@ def run(config: Config, folder: Path, output: Path, gpu_id: int, *, force: bool 
     key = {"config": hashlib.sha256(config.to_str(interpolate=False).encode()).hexdigest()[:12]}
     key |= {split: planning.hash_files(folder / f"{split}.spacy") for split in ("train", "dev")}
     known = json.loads(record.read_text(encoding="utf8")) if record.exists() else None
-    if not force and known == key and (output / "model-best").exists():
+    if known == key and (output / "model-best").exists() and not force:
         msg.good(
             f"{output / 'model-best'} has been trained with this config, seed and data: nothing to do "
             "(--vars.force 1 trains it anew)."

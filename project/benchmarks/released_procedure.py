@@ -114,26 +114,19 @@ class ReleasedModel(nn.Module):
         self.crf = CRF(len(TAGS), batch_first=True)
 
     def read(self, posts: Sequence[Post]) -> tuple[Any, torch.Tensor]:
-        """Read a batch.
-
-        RETURNS (Tuple[BatchEncoding, torch.Tensor]): Word pieces, (b, 128), and the pictures and their
-            objects, (b, m + 1, 3, 224, 224).
+        """RETURNS (Tuple[BatchEncoding, torch.Tensor]): Word pieces, (b, 128), and the pictures and their
+        objects, (b, m + 1, 3, 224, 224).
         """
-        pieces = self.tokenizer(
-            [list(post.words) for post in posts],
-            is_split_into_words=True,
-            padding="max_length",
-            truncation=True,
-            max_length=MAX_LENGTH,
-            return_tensors="pt",
-        )
-        return pieces, torch.stack([self._read_pictures(post) for post in posts])
-
-    @staticmethod
-    def _read_pictures(post: Post) -> torch.Tensor:
-        with Image.open(post.picture) as file:
-            whole = file.convert("RGB")
-        return torch.stack([TRANSFORM(whole), *(TRANSFORM(whole.crop(box)) for box in post.boxes)])
+        words = [list(post.words) for post in posts]
+        settings = {"padding": "max_length", "truncation": True, "max_length": MAX_LENGTH}
+        pieces = self.tokenizer(words, is_split_into_words=True, return_tensors="pt", **settings)
+        pictures = []
+        for post in posts:
+            with Image.open(post.picture) as file:
+                whole = file.convert("RGB")
+            crops = [whole, *(whole.crop(box) for box in post.boxes)]
+            pictures.append(torch.stack([TRANSFORM(crop) for crop in crops]))
+        return pieces, torch.stack(pictures)
 
     def forward(self, pieces: Any, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): Emission scores, the mask of the word

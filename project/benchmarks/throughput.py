@@ -30,8 +30,6 @@ from wasabi import msg
 
 from project.benchmarks.generated_posts import (
     LABELS,
-    N_OBJECTS,
-    PICTURE_SIZE,
     Post,
     draw_pictures,
     list_pictures,
@@ -112,7 +110,6 @@ def main(
         raise typer.BadParameter(f"no rows {unknown}; there are: {', '.join(makers)}")
     pictures = list_pictures(setting.get_path("pictures"), posts)
     generated = make_posts(posts, pictures, seed=posts)
-    started = time.time()
     msg.info(f"models, {posts} posts and their pictures below {folder}")
     shutil.rmtree(folder, ignore_errors=True)
     draw_pictures(pictures)
@@ -122,7 +119,6 @@ def main(
         row.fill(generated)
     given = {name: generated[:train_posts] if row.trains else generated for name, row in loaded.items()}
     results: dict[str, Any] = {
-        "ratios": {},
         "machine": {
             "cpus": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
@@ -137,8 +133,6 @@ def main(
             "train_posts": train_posts,
             "repeats": repeats,
             "batch_size": batch_size,
-            "objects": N_OBJECTS,
-            "picture_size": PICTURE_SIZE,
             "arch": setting.arch,
             "tiny": quick,
         },
@@ -154,8 +148,6 @@ def main(
             "posts": len(given[name]),
             "seconds": [round(s, 4) for s in runs],
             "median": round(median(runs), 4),
-            "min": round(min(runs), 4),
-            "max": round(max(runs), 4),
             "posts_per_second": round(len(given[name]) / median(runs), 3),
         }
         for name, runs in seconds.items()
@@ -173,13 +165,11 @@ def main(
         taken_by = [round(time_run(loaded["ours_cached"], batch)[0], 4) for batch in batches]
         results["cost"] = {"posts": cost, "seconds": taken_by, "slope": round(get_slope(cost, taken_by), 4)}
     loaded.clear()
-    write(metrics, results)
     if rss:
         msg.info(f"memory over {steps[-1]} posts")
         # In a process that has done nothing else.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             results["rss"] = pool.submit(measure_stream, setting, generated, steps).result()
-    results["minutes"] = round((time.time() - started) / 60, 1)
     write(metrics, results)
     print_tables(results)
 
@@ -330,10 +320,8 @@ def print_tables(results: dict[str, Any]) -> None:
     table = []
     for name, row in results["rows"].items():
         shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in row["shares"].items())
-        spread = f"{row['min']:.2f} - {row['max']:.2f}"
-        table.append((name, f"{row['posts_per_second']:.1f}", f"{row['median']:.2f}", spread, shares))
-    header = ("", "posts/s", "seconds", "min - max", "shares")
-    msg.table(table, header=header, aligns=tuple("lrrrl"), divider=True)
+        table.append((name, f"{row['posts_per_second']:.1f}", f"{row['median']:.2f}", shares))
+    msg.table(table, header=("", "posts/s", "seconds", "shares"), aligns=tuple("lrrl"), divider=True)
     ratios = []
     for name, ratio in results["ratios"].items():
         above, below, goal = RATIOS[name]

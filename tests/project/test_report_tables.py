@@ -25,9 +25,10 @@ def make_cell(grids, dataset, variant, seed, *, accuracy, task="entities", leaks
         counts.append([right + (rng.random() < 0.2), right, 2, right])
     about = {
         "variant": variant.name,
-        "settings": dict(variant.settings),
+        "beta1": variant.settings.get("kl_text", ""),
+        "beta2": variant.settings.get("kl_image", ""),
         "core": variant.core,
-        "series": list(variant.series),
+        "series": " ".join(variant.series),
         "seed": seed,
         "cell": f"{dataset}/{variant.name.replace(' ', '_')}-{seed}",
         "config": "the dataset's",
