@@ -30,10 +30,6 @@ from spacy_mmib.images.reading import ImageError, probe_image
 from spacy_mmib.regions.crops import LayoutError
 
 UNKNOWN = Version("unknown", "not looked at")
-LEAKING = (
-    "MNRE's published crops leak the label and are not used here; to compare with systems that use them see "
-    "'convert-mnre-leaking'."
-)
 
 
 @dataclass
@@ -213,8 +209,7 @@ def print_report(report: Report) -> None:
         name = report.version.name if released else f"{report.version.name} version"
         show = msg.good if released else msg.warn
         show(f"Version: {name} ({report.version.details}); content {report.digest}")
-        _print_pictures(report)
-        _print_crops(report)
+        print_pictures(report)
     msg.divider("What can be run")
     if not report.runs:
         msg.fail(f"Nothing. {explain_texts(report.dataset, report.folders.data)}")
@@ -226,11 +221,10 @@ def print_report(report: Report) -> None:
         msg.text(f"- {line}")
 
 
-def _print_pictures(report: Report) -> None:
-    images = report.folders.images
-    if images is None:
-        msg.warn("Pictures: no folder is known (--vars.images FOLDER).")
-    elif not images.is_dir():
+def print_pictures(report: Report) -> None:
+    """Print which pictures and crops are there, if a folder of them is known."""
+    images, crops = report.folders.images, report.crops
+    if images is not None and not images.is_dir():
         msg.fail(f"Pictures: there is no folder {images}.")
     for split, check in report.pictures.items():
         line = f"{split} pictures: {check['there']:,} of {check['posts']:,} posts"
@@ -239,23 +233,13 @@ def _print_pictures(report: Report) -> None:
         else:
             why = f"{check['missing']:,} missing, {check['unreadable']:,} unreadable ({check['example']})"
             msg.warn(f"{line}; {why}")
-
-
-def _print_crops(report: Report) -> None:
-    crops = report.crops
-    if report.dataset == "mnre":
-        if report.folders.crops is not None:
-            msg.warn(LEAKING)
-    elif crops is None:
-        msg.warn("Objects: no folder of crops is known (--vars.crops FOLDER).")
-    elif crops["problem"] is not None:
+    if crops is not None and crops["problem"] is not None:
         msg.fail(f"Objects: {crops['problem']}")
-    else:
+    elif crops is not None:
         show = msg.warn if crops["missing"] else msg.good
         posts = ", ".join(f"{split} {number:,}" for split, number in crops["posts"].items())
-        show(
-            f"Objects: {crops['crops']:,} crops ({crops['layout']}), {crops['missing']:,} missing; of {posts}"
-        )
+        missing = f"{crops['missing']:,} missing; posts with a crop: {posts}"
+        show(f"Objects: {crops['crops']:,} crops in the layout of {crops['layout']}, {missing}")
 
 
 def list_missing(report: Report) -> list[str]:
@@ -272,7 +256,8 @@ def list_missing(report: Report) -> list[str]:
     if report.dataset == "mnre":
         lines.append(
             "For objects search for them: a region getter in the config (--vars.config), such as "
-            "spacy-mmib.grounding.v1."
+            "spacy-mmib.grounding.v1. The published crops leak the label and are not used here; to compare "
+            "with systems that use them see 'convert-mnre-leaking'."
         )
     elif "objects" not in report.runs:
         lines.append(

@@ -151,14 +151,12 @@ def convert_twitter(
         crops_layout = pictures.guess_layout(crops, splits["train"].pictures)
     counts = {}
     for split, found in splits.items():
-        look, attach = None, None
-        if images is not None:
-            look = partial(pictures.find_picture, images, root=root)
+        attach = None
         if crops is not None:
             name = data.resolve().name
             find = pictures.find_crops(crops, crops_layout, dicts or data, name, split, root)
             attach = partial(_attach_crops, find=find, max_crops=max_crops or None)
-        counts[split] = _write(found, output / f"{split}.spacy", look, attach)
+        counts[split] = _write(found, output / f"{split}.spacy", images, root, attach)
     _finish(output, data, "none" if crops is None else crops_layout, root, counts, orphans=orphans)
     return counts
 
@@ -182,8 +180,7 @@ def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[st
         raise FormatError(f"There is no folder {data / 'texts' / 'train'}, nor dev, nor test.")
     counts = {}
     for split, found in splits.items():
-        look = partial(pictures.find_picture, root / split, root=root)
-        counts[split] = _write(found, output / f"{split}.spacy", look)
+        counts[split] = _write(found, output / f"{split}.spacy", root / split, root)
     _finish(output, data, "none", root, counts, orphans=orphans)
     return counts
 
@@ -200,15 +197,12 @@ def convert_mnre(
 ) -> dict[str, Counts]:
     """Convert MNRE.
 
-    images (Optional[Path]): The folder of the pictures; `img_org` in `data` if `None`, and text
-        only if that isn't there.
+    images (Optional[Path]): The folder of the pictures; `img_org` in `data` if `None`, if it is there.
     group (Optional[bool]): One doc for each post (text and picture) rather than for each instance.
         `None` means yes, except with crops, which belong to single instances.
-    leaking_crops (Optional[Path]): The folder of HVPNeT's crops, which leak the label: see
-        `leaking_mnre_crops`. It need not be there: then the docs state which crops there should
-        be. Without pictures it is the image root.
-    dicts (Optional[Path]): The folder of the dictionaries of these crops; `txt` in `data` if
-        `None`, or `data`.
+    leaking_crops (Optional[Path]): The folder of HVPNeT's crops, which leak the label. It need not be there:
+        then the docs state which crops there should be. Without pictures it is the image root.
+    dicts (Optional[Path]): The folder of their dictionaries; `txt` in `data` if `None`, or `data`.
     max_crops (int): Keep so many crops of an instance, 0 all. HVPNeT uses the first 3.
     RAISES (FormatError, LayoutError): Something is not as published.
     """
@@ -247,10 +241,7 @@ def convert_mnre(
 
     counts = {}
     for split, found in splits.items():
-        look = None
-        if images is not None:
-            look = partial(pictures.find_picture, images, root=root, split=split)
-        counts[split] = _write(found, output / f"{split}.spacy", look, attach)
+        counts[split] = _write(found, output / f"{split}.spacy", images, root, attach, part=split)
     regions = {
         "protocol": "none" if leaking_crops is None else "leaking_mnre_crops",
         "note": None if leaking_crops is None else LEAKING_MNRE_NOTE,
@@ -263,20 +254,21 @@ def convert_mnre(
 def _write(
     split: Split,
     path: Path,
-    look: Callable[[str], str] | None,
+    images: Path | None,
+    root: Path | None,
     attach: Callable[[Doc, str], Mapping[str, int]] | None = None,
+    part: str | None = None,
 ) -> Counts:
-    """Write a split, with the picture of each doc, or why there is none.
+    """Write a split, with the picture of each doc, or why there is none, if there are any.
 
-    look (Optional[Callable]): Finds a picture by its name, relative to the image root; `None` if no pictures
-        are at hand.
     attach (Optional[Callable]): Attaches the crops of a doc whose picture has a name, and counts them.
+    part (Optional[str]): Look for the pictures in the folder of this split first.
     """
     counts = split.counts.copy()
     for doc, name in zip(split.docs, split.pictures):
-        if look is not None:
+        if images is not None:
             try:
-                set_image(doc, look(name))
+                set_image(doc, pictures.find_picture(images, name, root, part))
                 counts["with_picture"] += 1
             except ImageError as err:
                 set_image_error(doc, str(err))

@@ -132,12 +132,9 @@ def digest_docs(splits: Mapping[str, Iterable[Doc]]) -> str:
 
 
 def get_dataset_version(folder: Path) -> dict[str, Any]:
-    """Say what a converted corpus is.
-
-    folder (Path): With train.spacy, dev.spacy and test.spacy (those that are there count), and meta.json if a
-        converter wrote it. Its name is the dataset's.
-    RETURNS (Dict[str, Any]): "name", "version" and "details" (see `Version`), "digest" (see `digest_docs`)
-        and "regions", which objects the converter attached, `None` if none has.
+    """RETURNS (Dict[str, Any]): Of a converted corpus (of the splits that are there) the "name", which is its
+    folder's, "version" and "details" (see `Version`), "digest" (see `digest_docs`) and "regions", which
+    objects the converter attached, `None` if no converter has been there.
     """
     paths = {split: folder / f"{split}.spacy" for split in SPLITS}
     splits = {split: list(read_docs(path, Vocab())) for split, path in paths.items() if path.exists()}

@@ -47,12 +47,7 @@ class Folders(NamedTuple):
 
 
 def find_folders(dataset: str, data: str = "", images: str = "", crops: str = "", dicts: str = "") -> Folders:
-    """Find the folders of a dataset.
-
-    data (str): Of the text files; "" for `project/assets/<dataset>`.
-    images (str): Of the pictures; "" for `images` (or MNRE's `img_org`) in the data folder, if it is there.
-    crops (str): Of the crops; "" for `crops` there, if there are pictures.
-    """
+    """Find the folders of a dataset; for "" those that the options' help names, if they are there."""
     known = find_dataset(dataset) or dataset
     folder = Path(data) if data else ASSETS / known
     pictures = Path(images) if images else _first_folder(folder, "images", "img_org")

@@ -107,10 +107,9 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
     config = read_config(name, {} if variant.core == "spacy" else options.overrides)
     components = config["components"]
     if options.transformer:
-        found = [layer for layer in _list_layers(components) if "name" in layer]
-        if not found:
+        if not list_transformers(components):
             raise ValueError("This config has no transformer whose name could be set.")
-        for layer in found:
+        for layer in list_transformers(components):
             layer["name"] = options.transformer
     fused = [c for c in components.values() if "fusion" in c.get("model", {})]
     for component in fused if variant.core == "none" else ():
@@ -120,9 +119,9 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
         raise ValueError(f"No component of {name} has a fusion: {variant.name} changes nothing.")
     for component in fused if variant.settings else ():
         component.setdefault("loss_weights", {}).update(variant.settings)
-    for component in components.values():
-        if variant.entity_repr and "entity_repr" in component.get("model", {}):
-            component["model"]["entity_repr"] = variant.entity_repr
+    for model in (component.get("model", {}) for component in components.values()):
+        if variant.entity_repr and "entity_repr" in model:
+            model["entity_repr"] = variant.entity_repr
     if not corpus.pictures:
         # The encoder is never run: its weights need not be there.
         for layer in _list_layers(components):
@@ -133,9 +132,8 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
         if path.removeprefix("paths.") in config["paths"] and path not in options.overrides:
             config["paths"][path.removeprefix("paths.")] = value
     config["system"]["seed"] = seed
-    if options.limit:
-        for split in ("train", "dev"):
-            config["corpora"][split]["limit"] = options.limit
+    for split in ("train", "dev") if options.limit else ():
+        config["corpora"][split]["limit"] = options.limit
     optimizer = config["training"]["optimizer"]
     if options.learn_rate and isinstance(optimizer["learn_rate"], dict):
         optimizer["learn_rate"]["initial_rate"] = options.learn_rate
@@ -204,9 +202,9 @@ def describe_regions(config: Config, corpus: Corpus, converted: str) -> str:
     return ", ".join(sorted(named)) or "no pictures"
 
 
-def list_transformers(components: Mapping[str, Any]) -> list[str]:
-    """RETURNS (List[str]): Names of the text encoders from the Hugging Face hub."""
-    return [str(layer["name"]) for layer in _list_layers(components) if "name" in layer]
+def list_transformers(components: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """RETURNS (List[Dict[str, Any]]): The layers that are text encoders, with their "name" on the hub."""
+    return [layer for layer in _list_layers(components) if "name" in layer]
 
 
 def _list_layers(components: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def run(config: Config, folder: Path, output: Path, gpu_id: int, *, force: bool 
 
 def explain_missing(config: Config, err: OSError) -> str:
     """RETURNS (str): What to do about weights that are not there."""
-    names = planning.list_transformers(config["components"])
+    names = [layer["name"] for layer in planning.list_transformers(config["components"])]
     name = next((name for name in names if name in str(err)), None)
     if name is None and "huggingface" in str(err).lower() and names:
         name = names[0]

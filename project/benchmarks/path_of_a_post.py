@@ -20,7 +20,7 @@ import PIL.Image
 import spacy
 import typer
 from spacy.language import Language
-from spacy.tokens import Doc, Span
+from spacy.tokens import Span
 from spacy.training import Example
 from spacy.util import fix_random_seed
 
@@ -93,19 +93,14 @@ def make_nlp(cache: Path | None) -> Language:
     return nlp
 
 
-def make_post(nlp: Language, picture: str) -> Doc:
-    """RETURNS (Doc): A post with a picture file and an object in it."""
+def make_example(nlp: Language, picture: str) -> Example:
+    """RETURNS (Example): A post with a picture file and an object in it, and its entity."""
     doc = nlp.make_doc("Rob had dinner with us")
     doc._.image = picture
     doc._.regions = [(0, 0, 20, 20)]
-    return doc
-
-
-def make_example(nlp: Language, picture: str) -> Example:
-    """RETURNS (Example): The post, and an entity."""
-    reference = make_post(nlp, picture)
+    reference = doc.copy()
     reference.ents = [Span(reference, 0, 1, label="PER")]
-    return Example(make_post(nlp, picture), reference)
+    return Example(doc, reference)
 
 
 def measure(folder: Path) -> dict[str, PathCounter]:
@@ -120,8 +115,8 @@ def measure(folder: Path) -> dict[str, PathCounter]:
         # What happens once is over, and the entity is learned: its annotation is part of the way.
         for _ in range(60):
             nlp.update([make_example(nlp, picture)], sgd=optimizer)
-        list(nlp.pipe([make_post(nlp, picture)]))
-        doc, example = make_post(nlp, picture), make_example(nlp, picture)
+        list(nlp.pipe([make_example(nlp, picture).predicted]))
+        doc, example = make_example(nlp, picture).predicted, make_example(nlp, picture)
         with counters[name]:
             (doc,) = nlp.pipe([doc])
         assert [ent.text for ent in doc.ents] == ["Rob"], "the pipeline has not learned its post"
