@@ -85,14 +85,9 @@ def main(
     report = check_data(dataset, folders, crops_layout, orphans, tag_column)
     metrics.mkdir(parents=True, exist_ok=True)
     path = metrics / f"check_{dataset}.json"
-    facts = PUBLISHED[dataset]
-    found = asdict(report) | {
-        "runs_with": report.runs,
-        "folders": folders._asdict(),
-        "facts": {"as released": facts["files"], "paper": facts["paper"]},
-        "version": report.version.name,
-        "version_details": report.version.details,
-    }
+    facts = {"as released": PUBLISHED[dataset]["files"], "paper": PUBLISHED[dataset]["paper"]}
+    found = asdict(report) | {"runs_with": report.runs, "folders": folders._asdict(), "facts": facts}
+    found["version"], found["version_details"] = report.version
     path.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf8")
     print_report(report)
     msg.text(f"Written to {path}")
@@ -180,11 +175,11 @@ def compare_counts(report: Report) -> list[tuple[str, str, str, str, str]]:
     circulation, in the paper, and the difference to the paper.
     """
     lines = []
-    files, paper = (PUBLISHED[report.dataset][which] for which in ("files", "paper"))
     for split in (*SPLITS, "all"):
-        for what in dict.fromkeys([*files.get(split, {}), *paper.get(split, {})]):
+        files, paper = (PUBLISHED[report.dataset][which].get(split, {}) for which in ("files", "paper"))
+        for what in {**files, **paper}:
             number = report.counts.get(split, {}).get(what, 0)
-            known, printed = (facts.get(split, {}).get(what) for facts in (files, paper))
+            known, printed = files.get(what), paper.get(what)
             shown = ["" if value is None else f"{value:,}" for value in (known, printed)]
             mark = "" if known in (None, number) else "! "
             difference = "" if printed is None else f"{number - printed:+,}" if number != printed else "0"
@@ -205,10 +200,8 @@ def print_report(report: Report) -> None:
         msg.table(compare_counts(report), header=head, aligns=("l", "r", "r", "r", "r"), divider=True)
         if facts["note"]:
             msg.text(facts["note"])
-        released = report.version.name == "as released"
-        name = report.version.name if released else f"{report.version.name} version"
-        show = msg.good if released else msg.warn
-        show(f"Version: {name} ({report.version.details}); content {report.digest}")
+        show = msg.good if report.version.name == "as released" else msg.warn
+        show(f"Version: {report.version.name} ({report.version.details}); content {report.digest}")
         print_pictures(report)
     msg.divider("What can be run")
     if not report.runs:

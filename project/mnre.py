@@ -155,14 +155,13 @@ def _read_line(line: bytes, where: str) -> tuple[MnreRow, int]:
     tokens = [join_surrogates(token, where) for token in tokens]
     image, relation = (_read_string(record, key, where) for key in ("img_id", "relation"))
     head, tail = (_read_pos(record, key, len(tokens), where) for key in ("h", "t"))
-    row = MnreRow(tuple(tokens), head, tail, relation, image)
     other = 0
     for key, pos in (("h", head), ("t", tail)):
         name = record[key].get("name")
         if isinstance(name, str):  # which is only compared, so half a surrogate pair is no error
             name = name.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         other += name != " ".join(tokens[slice(*pos)])
-    return row, other
+    return MnreRow(tuple(tokens), head, tail, relation, image), other
 
 
 def _parse(text: str, where: str) -> Any:

@@ -102,15 +102,14 @@ def find_picture(folder: Path, name: str, root: Path, split: str | None = None) 
     RAISES (ImageError): It isn't there, or isn't inside its folder and `root`.
     """
     parts = [folder / part for part in HVPNET_SPLITS[split]] if split else []
-    first: ImageError | None = None
+    errors = []
     for place in (*filter(Path.is_dir, parts), folder):
         try:
             # Inside both: the folder may be a link.
             return resolve_inside(root, existing_inside(place, name)).relative_to(root).as_posix()
         except ImageError as err:
-            first = first or err
-    assert first is not None
-    raise first
+            errors.append(err)
+    raise errors[0]
 
 
 def find_crops(

@@ -194,12 +194,10 @@ def hash_files(folder: Path) -> str:
 
 def describe_regions(config: Config, corpus: Corpus, converted: str) -> str:
     """RETURNS (str): Where the objects in the pictures come from, for tables."""
-    getters = set()
-    for layer in _list_layers(config["components"]) if corpus.pictures else ():
-        if layer.get("get_regions") is not None:
-            getters.add(layer["get_regions"]["@region_getters"].removeprefix("spacy-mmib."))
-    named = {f"given.v1 ({converted})" if g == "given.v1" else g for g in getters}
-    return ", ".join(sorted(named)) or "no pictures"
+    layers = _list_layers(config["components"]) if corpus.pictures else []
+    getters = {layer["get_regions"]["@region_getters"] for layer in layers if layer.get("get_regions")}
+    names = [getter.removeprefix("spacy-mmib.") for getter in sorted(getters)]
+    return ", ".join(f"{n} ({converted})" if n == "given.v1" else n for n in names) or "no pictures"
 
 
 def list_transformers(components: Mapping[str, Any]) -> list[dict[str, Any]]:

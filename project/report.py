@@ -25,10 +25,6 @@ SERIES_STYLES = {
     "beta1": ("β1, with β2 = 1", "tab:green", "^:"),
 }
 STYLES = ("o-", "s--", "^:", "D-.", "v-", "P--")
-NO_MATPLOTLIB = (
-    "Figures need matplotlib: install spacy-mmib with its extra 'analysis' (pip install "
-    "'spacy-mmib[analysis]')."
-)
 TITLES = {
     "ablation": "Ablation (Table V)",
     "beta-sweep": "Weights of the KL terms (Fig. 4)",
@@ -216,7 +212,7 @@ def make_axes(columns: int) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise SystemExit(NO_MATPLOTLIB) from None
+        raise SystemExit("Figures need matplotlib: pip install 'spacy-mmib[analysis]'.") from None
     figure = Figure(figsize=(5.2 * columns, 3.6), dpi=120, layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
     axes[0].set_ylabel("F1 (test, %)")

@@ -48,9 +48,8 @@ def main(
         for module, path in (("data", folder), ("encoder", folder / "encoder.pth")):
             command = [sys.executable, "-m", f"project.demo.{module}", "--output", str(path)]
             subprocess.run(command, check=True)
-    options = planning.Options(
-        config, transformer, epochs, batch_size, learn_rate, 0, parse_overrides(overrides)
-    )
+    settings = parse_overrides(overrides)
+    options = planning.Options(config, transformer, epochs, batch_size, learn_rate, 0, settings)
     # On the hub a name has one slash at most; transformers says of a folder that isn't there that it is no
     # such name.
     name = Path(transformer)

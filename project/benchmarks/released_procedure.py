@@ -72,9 +72,7 @@ class ReleasedCore(nn.Module):
         self.discriminator = nn.Linear(2 * width, width)
 
     def forward(self, text: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """RETURNS (Tuple[torch.Tensor, torch.Tensor]): C, and the sum of the weighted regularizers, for text
-        (b, 128, d) and pictures (b, m + 1, d).
-        """
+        """RETURNS (Tuple[Tensor, Tensor]): C, (b, 128, d), and the weighted regularizers."""
         z_text, kl_text = self._sample(self.text_mu(text, text), self.text_log_var(text, text))
         z_image, kl_image = self._sample(self.image_mu(image, image), self.image_log_var(image, image))
         fused = self.image_to_text(z_image, z_text)
@@ -129,9 +127,7 @@ class ReleasedModel(nn.Module):
         return pieces, torch.stack(pictures)
 
     def forward(self, pieces: Any, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): Emission scores, the mask of the word
-        pieces, and the regularizers.
-        """
+        """RETURNS (Tuple[Tensor, Tensor, Tensor]): Emission scores, the mask of the pieces, regularizers."""
         device = self.emission.weight.device
         ids, mask = pieces["input_ids"].to(device), pieces["attention_mask"].to(device)
         text = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state

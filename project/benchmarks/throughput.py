@@ -106,15 +106,15 @@ def main(
     make_models(setting, generated[:16])
     loaded = {name: makers[name]() for name in wanted}
     for row in loaded.values():
-        row.fill(generated)
+        if row.encoder.get("cache"):
+            row.run(row.make_input(generated))
     given = {name: generated[:train_posts] if row.trains else generated for name, row in loaded.items()}
     results: dict[str, Any] = {
         "machine": {
             "cpus": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
-            "processor": platform.processor() or platform.machine(),
             "system": platform.platform(),
-            **({"gpu": torch.cuda.get_device_name(gpu_id)} if gpu_id >= 0 else {}),
+            "gpu": torch.cuda.get_device_name(gpu_id) if gpu_id >= 0 else None,
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "command": shlex.join(sys.argv),

@@ -110,19 +110,17 @@ class Released:
     the time is of interest.
     """
 
+    encoder: Mapping[str, Any] = {}
+
     def __init__(self, setting: Setting, autocast: str | None = None, *, trains: bool = False) -> None:
         self.trains = trains
         self.autocast = None if autocast is None else getattr(torch, autocast)
         torch.manual_seed(0)
         paths = setting.folder / "bert", setting.folder / "weights"
-        self.model = ReleasedModel(paths[0], setting.arch, paths[1], setting.heads)
         self.device = get_torch_default_device()
-        self.model.to(self.device)
+        self.model = ReleasedModel(paths[0], setting.arch, paths[1], setting.heads).to(self.device)
         self.optimizer = self.model.make_optimizer()
         self.parts = {"bert": self.model.bert, "resnet": self.model.resnet, "core": self.model.core}
-
-    def fill(self, posts: Sequence[Post]) -> None:
-        """Nothing that later runs rely on."""
 
     def make_input(self, posts: Sequence[Post]) -> Any:
         """RETURNS (Sequence[Post]): The posts."""
@@ -150,9 +148,9 @@ class Ours:
         pictures: bool = True,
         trains: bool = False,
     ) -> None:
-        self.encoder, self.pictures, self.trains = encoder, pictures, trains
+        self.encoder, self.pictures, self.trains = encoder or {}, pictures, trains
         self.batch_size = setting.batch_size
-        overrides = {f"components.mmib_ner.model.img2vec.{k}": v for k, v in (encoder or {}).items()}
+        overrides = {f"components.mmib_ner.model.img2vec.{k}": v for k, v in self.encoder.items()}
         self.nlp = spacy.load(setting.folder / component, config=overrides)
         self.model: Any = self.nlp.get_pipe(component).model
         # The shipped config's: Adam with weight decay, like the released code's, and batches of as many
@@ -166,11 +164,6 @@ class Ours:
             layers["resnet"] = self.model.get_ref("img2vec").layers[0]
             layers |= {"core": self.model.get_ref("fusion"), "head": self.model.get_ref("head")}
         self.parts: dict[str, nn.Module] = {name: layer.shims[0]._model for name, layer in layers.items()}
-
-    def fill(self, posts: Sequence[Post]) -> None:
-        """Put the vectors of all pictures into the cache, if there is one."""
-        if (self.encoder or {}).get("cache"):
-            self.model.get_ref("img2vec").predict([make_doc(self.nlp, post) for post in posts])
 
     def make_input(self, posts: Sequence[Post]) -> Any:
         """RETURNS (Any): New docs or examples."""

@@ -14,16 +14,14 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
 from project.demo.drawing import draw_post_picture
-from project.demo.texts import Post, Shares, known_words, make_names, make_plans, make_post
+from project.demo.texts import Post, Shares, known_words, make_name, make_plans, make_post
 from spacy_mmib.post.extensions import set_image, set_regions
 from spacy_mmib.post.relations import set_relations
 
 NAMES = {"train": 600, "dev": 150, "test": 250}
 """Words that names are made of, per split. Fixed, so that no post depends on a split's size."""
 KIND_KEY, RELATION_KIND_KEY = "demo_kind", "demo_relation_kind"
-"""Where `doc.user_data` says what the text tells about the type and the relation: `texts.Kind`,
-`texts.RelationKind`.
-"""
+"""Where `doc.user_data` says what the text tells about the type and the relation; see `texts.Plan`."""
 
 
 def main(
@@ -69,12 +67,15 @@ def make_split_names(nlp: Language, seed: int) -> dict[str, list[str]]:
     """RETURNS (Dict[str, List[str]]): Names per split: none in two, none a word of the posts, each a
     token.
     """
-    taken = known_words()
-
-    def is_allowed(name: str) -> bool:
-        return name.lower() not in taken and len(nlp.make_doc(name)) == 1
-
-    return make_names(NAMES, random.Random(f"{seed}/names"), is_allowed)
+    rng, taken = random.Random(f"{seed}/names"), known_words()
+    names: dict[str, list[str]] = {split: [] for split in NAMES}
+    for split, found in names.items():
+        while len(found) < NAMES[split]:
+            name = make_name(rng)
+            if name.lower() not in taken and len(nlp.make_doc(name)) == 1:
+                taken.add(name.lower())
+                found.append(name)
+    return names
 
 
 def make_split_posts(

@@ -4,19 +4,14 @@ name, or what two people have to do with each other.
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import srsly
 
 T = TypeVar("T")
-Kind: TypeAlias = Literal["undecided", "decided", "no_entity"]
-"""Whether the text alone leaves the type open, tells it, or names nothing."""
-RelationKind: TypeAlias = Literal["undecided", "decided", "no_pair"]
-"""Whether the text alone leaves the relation open, tells it (or a type that has none), or names no two."""
-
 PHRASES: Mapping[str, Any] = srsly.read_yaml(Path(__file__).with_name("phrases.yml"))
 LABELS: tuple[str, ...] = tuple(PHRASES["deciding"])
 RELATIONS: tuple[str, ...] = tuple(PHRASES["relations"])
@@ -40,15 +35,16 @@ class Mention(NamedTuple):
 class Plan:
     """What a post is to be, before it has words.
 
+    kind (str): Whether the text alone leaves the type open ("undecided"), tells it ("decided"), or names
+        nothing ("no_entity").
     label (str): The type that its picture, if it gets one, has to show. A post without an entity
         has one too, so that no picture tells whether there is an entity.
-    shown (str): The relation that its picture has to show, `NO_RELATION` for none. Every post has
-        one, though it holds between two people only: so neither the picture nor what it shows tells
-        whether there is a pair.
+    shown (str): The relation that its picture has to show, `NO_RELATION` for none. Every post has one, though
+        it holds between two people only: so no picture tells whether there is a pair.
     tells_relation (bool): Whether the text tells what is shown, for posts about two people.
     """
 
-    kind: Kind
+    kind: str
     label: str
     shown: str = NO_RELATION
     n_names: int = 1
@@ -60,8 +56,10 @@ class Plan:
         return self.shown if self.n_names > 1 and self.label == RELATED_LABEL else NO_RELATION
 
     @property
-    def relation_kind(self) -> RelationKind:
-        """RETURNS (RelationKind): What the text tells about the relation."""
+    def relation_kind(self) -> str:
+        """RETURNS (str): Whether the text leaves the relation open ("undecided"), tells it or a type that has
+        none ("decided"), or names no two ("no_pair").
+        """
         if self.n_names < 2:
             return "no_pair"
         tells_other_type = self.kind == "decided" and self.label != RELATED_LABEL
@@ -100,28 +98,10 @@ class Shares:
     without_picture: float = 0.08
 
 
-def make_names(
-    counts: Mapping[str, int], rng: random.Random, is_allowed: Callable[[str], bool]
-) -> dict[str, list[str]]:
-    """Make pronounceable names that say nothing about what they name, none in two splits.
-
-    is_allowed (Callable[[str], bool]): Says whether a capitalised name may be used, so that none is
-        also a word of the posts or cut in two by a tokenizer.
-    RETURNS (Dict[str, List[str]]): The names of each split, each a capitalised word.
+def make_name(rng: random.Random) -> str:
+    """RETURNS (str): A pronounceable name that says nothing about what it names: mostly 2-3 different
+    syllables and 5-9 letters, sometimes a single closed syllable.
     """
-    seen = set(RESERVED)
-    names: dict[str, list[str]] = {split: [] for split in counts}
-    for split, found in names.items():
-        while len(found) < counts[split]:
-            name = _make_name(rng)
-            if name not in seen and is_allowed(name):
-                seen.add(name)
-                found.append(name)
-    return names
-
-
-def _make_name(rng: random.Random) -> str:
-    """RETURNS (str): Mostly 2-3 different syllables and 5-9 letters, sometimes a single closed syllable."""
     onsets, vowels = PHRASES["onsets"], PHRASES["vowels"]
     if rng.random() < Shares.one_syllable:
         return (rng.choice(onsets) + rng.choice(vowels[:7]) + rng.choice(PHRASES["codas"])).capitalize()
@@ -139,7 +119,7 @@ def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
     rng (random.Random): Decides the order, and who gets what can't be divided.
     """
     decided, empty = round(n * shares.decided), round(n * shares.no_entity)
-    kinds: dict[Kind, int] = {"decided": decided, "no_entity": empty, "undecided": n - decided - empty}
+    kinds = {"decided": decided, "no_entity": empty, "undecided": n - decided - empty}
     plans = []
     for kind, count in kinds.items():
         labels = _spread(LABELS, count, rng)
@@ -212,8 +192,9 @@ def _add_noise(parts: Sequence[str], rng: random.Random) -> str:
 
 
 def known_words() -> set[str]:
-    """RETURNS (Set[str]): Every word of the posts that is no name, in lower case."""
+    """RETURNS (Set[str]): Every word of the posts that is no name of theirs, in lower case."""
     groups: list[Any] = [PHRASES[name] for name in ("cores", "misleading", "joiners", "no_entity")]
     groups += [PHRASES[name] for name in ("openers", "tails", "tags", "users")]
     groups += [*PHRASES["deciding"].values(), *PHRASES["relations"].values()]
+    groups.append(RESERVED)
     return {word for group in groups for phrase in group for word in re.findall(r"\w+", phrase.lower())}
