@@ -5,7 +5,6 @@ test.spacy, meta.json. `python -m project.convert twitter17 --data FOLDER`.
 import json
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -149,16 +148,20 @@ def convert_twitter(
     root = pictures.common_root([images, crops])
     if crops is not None and crops_layout == "auto":
         crops_layout = pictures.guess_layout(crops, splits["train"].pictures)
-    counts = {}
-    for split, found in splits.items():
-        attach = None
-        if crops is not None:
-            name = data.resolve().name
-            find = pictures.find_crops(crops, crops_layout, dicts or data, name, split, root)
-            attach = partial(_attach_crops, find=find, max_crops=max_crops or None)
-        counts[split] = _write(found, output / f"{split}.spacy", images, root, attach)
-    _finish(output, data, "none" if crops is None else crops_layout, root, counts, orphans=orphans)
-    return counts
+    attach = None
+    if crops is not None:
+        name = data.resolve().name
+        find = {s: pictures.find_crops(crops, crops_layout, dicts or data, name, s, root) for s in SPLITS}
+
+        def attach(doc: Doc, picture: str, split: str) -> Counts:
+            if get_stored_image(doc) is None:  # crops are of no use without their picture
+                return {}
+            there, missing = find[split](picture)
+            set_regions(doc, there[: max_crops or None] or None)
+            return {"crops": len(get_regions(doc)), "missing_crops": missing}
+
+    regions = "none" if crops is None else crops_layout
+    return _write(splits, output, data, images, root, regions, attach, orphans=orphans)
 
 
 def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[str, Counts]:
@@ -178,11 +181,7 @@ def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[st
             raise FormatError(f"There is no file {folder / '*.json'}.")
     if not splits:
         raise FormatError(f"There is no folder {data / 'texts' / 'train'}, nor dev, nor test.")
-    counts = {}
-    for split, found in splits.items():
-        counts[split] = _write(found, output / f"{split}.spacy", root / split, root)
-    _finish(output, data, "none", root, counts, orphans=orphans)
-    return counts
+    return _write(splits, output, data, root, root, "none", by_split=True, orphans=orphans)
 
 
 def convert_mnre(
@@ -233,71 +232,58 @@ def convert_mnre(
         except ValueError as err:
             raise LayoutError(f"{dicts}: {err}") from None
 
-        def attach(doc: Doc, name: str) -> Counts:
-            source = doc.user_data[SOURCE_KEY]
-            refused = state(doc, source["split"], source["rows"][0])
+        def attach(doc: Doc, picture: str, split: str) -> Counts:
+            refused = state(doc, split, doc.user_data[SOURCE_KEY]["rows"][0])
             missing = sum(not (root / crop).exists() for crop in get_regions(doc))
             return {"refused_crops": refused, "crops": len(get_regions(doc)), "missing_crops": missing}
 
-    counts = {}
-    for split, found in splits.items():
-        counts[split] = _write(found, output / f"{split}.spacy", images, root, attach, part=split)
     regions = {
         "protocol": "none" if leaking_crops is None else "leaking_mnre_crops",
         "note": None if leaking_crops is None else LEAKING_MNRE_NOTE,
         "max_crops": None if leaking_crops is None else max_crops,
     }
-    _finish(output, data, regions, root, counts, docs_are="posts" if grouped else "instances")
-    return counts
+    docs_are = "posts" if grouped else "instances"
+    return _write(splits, output, data, images, root, regions, attach, by_split=True, docs_are=docs_are)
 
 
 def _write(
-    split: Split,
-    path: Path,
+    splits: Mapping[str, Split],
+    output: Path,
+    data: Path,
     images: Path | None,
     root: Path | None,
-    attach: Callable[[Doc, str], Mapping[str, int]] | None = None,
-    part: str | None = None,
-) -> Counts:
-    """Write a split, with the picture of each doc, or why there is none, if there are any.
+    regions: Any,
+    attach: Callable[[Doc, str, str], Counts] | None = None,
+    *,
+    by_split: bool = False,
+    **more: str,
+) -> dict[str, Counts]:
+    """Write the splits, with the picture of each doc, or why there is none, if there are any; `meta.json`
+    beside them; and print what is in it.
 
-    attach (Optional[Callable]): Attaches the crops of a doc whose picture has a name, and counts them.
-    part (Optional[str]): Look for the pictures in the folder of this split first.
+    attach (Optional[Callable]): Attaches and counts the crops of a doc, by its picture's name and the split.
+    by_split (bool): Look for pictures in a folder of the split first.
     """
-    counts = split.counts.copy()
-    for doc, name in zip(split.docs, split.pictures):
-        if images is not None:
-            try:
-                set_image(doc, pictures.find_picture(images, name, root, part))
-                counts["with_picture"] += 1
-            except ImageError as err:
-                set_image_error(doc, str(err))
-                counts["missing_pictures"] += 1
-        if attach is not None:
-            counts.update(attach(doc, name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    DocBin(docs=split.docs, store_user_data=True).to_disk(path)
-    return {**counts, "per_label": dict(sorted(split.labels.items()))}
-
-
-def _attach_crops(
-    doc: Doc, name: str, find: Callable[[str], tuple[list[str], int]], max_crops: int | None
-) -> Counts:
-    if get_stored_image(doc) is None:  # crops are of no use without their picture
-        return {}
-    crops, missing = find(name)
-    set_regions(doc, crops[:max_crops] or None)
-    return {"crops": len(get_regions(doc)), "missing_crops": missing}
-
-
-def _finish(
-    output: Path, data: Path, regions: Any, root: Path | None, splits: dict[str, Counts], **more: str
-) -> None:
-    """Write `meta.json` beside the corpus, and print what is in it."""
+    written = {}
+    output.mkdir(parents=True, exist_ok=True)
+    for split, found in splits.items():
+        counts = found.counts
+        for doc, name in zip(found.docs, found.pictures):
+            if images is not None:
+                try:
+                    set_image(doc, pictures.find_picture(images, name, root, split if by_split else None))
+                    counts["with_picture"] += 1
+                except ImageError as err:
+                    set_image_error(doc, str(err))
+                    counts["missing_pictures"] += 1
+            if attach is not None:
+                counts.update(attach(doc, name, split))
+        DocBin(docs=found.docs, store_user_data=True).to_disk(output / f"{split}.spacy")
+        written[split] = {**counts, "per_label": dict(sorted(found.labels.items()))}
     meta = {"source": data.resolve().name, **more, "regions": regions}
-    meta |= {"image_root": None if root is None else str(root), "splits": splits}
+    meta |= {"image_root": None if root is None else str(root), "splits": written}
     (output / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf8")
-    for split, counts in splits.items():
+    for split, counts in written.items():
         if "instances" in counts:
             negative = counts["per_label"].get(NEGATIVE, 0)
             print(
@@ -318,6 +304,7 @@ def _finish(
         print("Text only: pass --images to convert with pictures.")
     else:
         print(f"Paths of pictures are relative to this folder, the reader's image_root: {root}")
+    return written
 
 
 if __name__ == "__main__":
