@@ -6,9 +6,8 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import spacy
-from conftest import IMG2VEC
+from conftest import make_encoder
 from spacy.tokens import Doc, DocBin
-from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib import render
@@ -85,12 +84,6 @@ SOURCES = {
     "pickle": lambda folder: pickle.loads(pickle.dumps(from_corpus(folder))),
     "copied by a user": lambda folder: copied_by_a_user(from_corpus(folder)),
 }
-
-
-def make_encoder(**settings):
-    encoder = registry.resolve({"img2vec": {**IMG2VEC, **settings}})["img2vec"]
-    encoder.initialize()
-    return encoder
 
 
 @pytest.fixture(scope="module")

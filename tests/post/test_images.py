@@ -9,7 +9,7 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 import spacy
-from conftest import make_picture
+from conftest import encoded, make_picture
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 
@@ -17,12 +17,6 @@ import spacy_mmib.post.extensions
 from spacy_mmib.images.reading import ImageError, probe_image, read_image, to_rgb
 from spacy_mmib.images.values import Pixels, image_key, to_stored
 from spacy_mmib.post.regions import clip_box, normalize_regions
-
-
-def encoded(image: PIL.Image.Image, format: str = "PNG", **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
 
 
 def near(image: PIL.Image.Image, expected, at=(0, 0), tolerance=2) -> bool:

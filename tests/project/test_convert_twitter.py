@@ -2,12 +2,10 @@ import json
 import os
 from pathlib import Path
 
-import PIL.Image
 import pytest
 import spacy
-import typer
+from conftest import read_docs, run_command, save_picture
 from spacy.tokens import DocBin
-from typer.testing import CliRunner
 
 from project import convert
 from project.convert import convert_jsonl, convert_twitter
@@ -49,33 +47,22 @@ def data(tmp_path):
     return folder
 
 
-def picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", (4, 4)).save(path)
+def run(data_format, data, output, *args):
+    args = ("mine", "--format", data_format, "--data", data, "--output", output, *args)
+    return run_command(convert.main, *args)
 
 
 @pytest.fixture
 def images(tmp_path):
     for name in ("1", "2", "4"):
-        picture(tmp_path / "images" / f"{name}.jpg")
-    picture(tmp_path / "evil.jpg")
+        save_picture(tmp_path / "images" / f"{name}.jpg")
+    save_picture(tmp_path / "evil.jpg")
     return tmp_path / "images"
-
-
-def load(path):
-    return list(DocBin().from_disk(path).get_docs(spacy.blank("en").vocab))
-
-
-def run(data_format, data, output, *args):
-    app = typer.Typer()
-    app.command()(convert.main)
-    args = ("mine", "--format", data_format, "--data", data, "--output", output, *args)
-    return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 def test_text_only(data, tmp_path):
     counts = convert_twitter(data, tmp_path / "out")
-    docs = load(tmp_path / "out" / "train.spacy")
+    docs = read_docs(tmp_path / "out" / "train.spacy")
     assert [len(doc) for doc in docs] == [4, 3, 6]
     assert [(ent.text, ent.label_) for ent in docs[0].ents] == [("Rob Smith", "PER"), ("Paris", "LOC")]
     assert [(ent.text, ent.label_) for ent in docs[1].ents] == [("Finals", "MISC")]
@@ -94,11 +81,11 @@ def test_text_only(data, tmp_path):
 
 def test_pictures(data, images, tmp_path):
     counts = convert_twitter(data, tmp_path / "out", images=images)
-    first, second, third = load(tmp_path / "out" / "train.spacy")
+    first, second, third = read_docs(tmp_path / "out" / "train.spacy")
     assert (first._.image, second._.image, third._.image) == ("1.jpg", "2.jpg", None)
     assert "no such file" in third._.image_error
     assert (counts["train"]["with_picture"], counts["train"]["missing_pictures"]) == (2, 1)
-    _, evil = load(tmp_path / "out" / "test.spacy")
+    _, evil = read_docs(tmp_path / "out" / "test.spacy")
     assert evil._.image is None
     assert "leads out" in evil._.image_error
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
@@ -117,10 +104,10 @@ def test_umgf_crops(data, images, tmp_path, monkeypatch, relative):
     crops = Path("crops") if relative else tmp_path / "crops"
     for post, kinds in {"1": ("miscellaneous", "person"), "3": ("person",)}.items():
         for kind in kinds:
-            picture(crops / post / f"crop_{kind}_{post}.jpg")
+            save_picture(crops / post / f"crop_{kind}_{post}.jpg")
     (crops / "1" / "crop_location_1.jpg").symlink_to(tmp_path / "nowhere.jpg")
     counts = convert_twitter(data, tmp_path / "out", images=images, crops=crops)
-    first, second, third = load(tmp_path / "out" / "train.spacy")
+    first, second, third = read_docs(tmp_path / "out" / "train.spacy")
     assert first._.image == "images/1.jpg"
     assert first._.regions == ["crops/1/crop_person_1.jpg", "crops/1/crop_miscellaneous_1.jpg"]
     assert second._.regions == []
@@ -151,31 +138,31 @@ def hvpnet(tmp_path, data):
         for names in row.values():
             for name in names[:2]:
                 if ".." not in name:
-                    picture(crops / split / "crops" / name)
+                    save_picture(crops / split / "crops" / name)
         torch.save(row, data / f"twitter2015_{split}_dict.pth")
     return crops
 
 
 def test_hvpnet_crops(data, images, hvpnet, tmp_path):
-    picture(images / "9.jpg")
+    save_picture(images / "9.jpg")
     counts = convert_twitter(data, tmp_path / "out", images=images, crops=hvpnet)
-    first, second, _ = load(tmp_path / "out" / "train.spacy")
+    first, second, _ = read_docs(tmp_path / "out" / "train.spacy")
     assert first._.regions == [
         "aux/train/crops/0_pred_yolo_crop_5.png",
         "aux/train/crops/0_pred_yolo_crop_2.png",
     ]
     assert second._.regions == []
     assert counts["train"]["missing_crops"] == 1
-    (dev,) = load(tmp_path / "out" / "dev.spacy")
+    (dev,) = read_docs(tmp_path / "out" / "dev.spacy")
     assert dev._.regions == ["aux/val/crops/0_pred_yolo_crop_1.png"]
-    (test, _) = load(tmp_path / "out" / "test.spacy")
+    (test, _) = read_docs(tmp_path / "out" / "test.spacy")
     assert test._.image == "images/9.jpg"
     assert test._.regions == []  # the dictionary names a file outside the crops
     assert json.loads((tmp_path / "out" / "meta.json").read_text())["regions"] == "hvpnet"
     convert_twitter(data, tmp_path / "one", images=images, crops=hvpnet, max_crops=1)
-    assert len(load(tmp_path / "one" / "train.spacy")[0]._.regions) == 1
+    assert len(read_docs(tmp_path / "one" / "train.spacy")[0]._.regions) == 1
     convert_twitter(data, tmp_path / "no", images=images, crops=hvpnet, crops_layout="none")
-    assert load(tmp_path / "no" / "train.spacy")[0]._.regions == []
+    assert read_docs(tmp_path / "no" / "train.spacy")[0]._.regions == []
 
 
 def test_hvpnet_dictionary_problems(data, images, hvpnet, tmp_path):
@@ -267,7 +254,7 @@ def test_more_columns_are_a_stated_choice(data, tmp_path):
     for column, label in ((2, "person"), (3, "athlete")):
         result = run("twitter", data, tmp_path / "out", "--tag-column", column)
         assert result.exit_code == 0, result.output
-        (doc,) = load(tmp_path / "out" / "train.spacy")
+        (doc,) = read_docs(tmp_path / "out" / "train.spacy")
         assert [token.text for token in doc] == ["Rob", "sings"]
         assert [ent.label_ for ent in doc.ents] == [label]
     for column, match in ((4, "no column 4 .--tag-column., but 3"), (1, "counted from 1"), (-1, "1")):
@@ -374,7 +361,7 @@ def test_command_line(data, images, tmp_path):
 def test_jsonl(tmp_path):
     texts = tmp_path / "posts" / "texts" / "train"
     texts.mkdir(parents=True)
-    picture(tmp_path / "posts" / "images" / "train" / "1.jpg")
+    save_picture(tmp_path / "posts" / "images" / "train" / "1.jpg")
     lines = [
         {"id": "1", "image_id": "1.jpg", "tokens": ["Rob", "sings"], "label": ["B-PER", "O"]},
         {"id": "2", "tokens": ["", "NBA"], "label": ["O", "B-ORG"]},
@@ -382,7 +369,7 @@ def test_jsonl(tmp_path):
     (texts / "train.json").write_text("\n".join(map(json.dumps, lines)))
     result = run("jsonl", tmp_path / "posts", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    first, second = load(tmp_path / "out" / "train.spacy")
+    first, second = read_docs(tmp_path / "out" / "train.spacy")
     assert first._.image == "train/1.jpg"
     assert second._.image is None
     assert [ent.label_ for ent in second.ents] == ["ORG"]
