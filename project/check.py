@@ -34,13 +34,8 @@ UNKNOWN = Version("unknown", "not looked at")
 
 @dataclass
 class Report:
-    """What was found.
-
-    problems (List[str]): Why it can't even be run on texts; nothing else was looked at then.
-    pictures (Dict[str, Dict[str, Any]]): By split: of how many "posts" they are "there" and can be opened (by
-        their header), "missing", "unreadable" or outside the folder; and an "example" of why not.
-    crops (Optional[Dict[str, Any]]): Their "layout" ("umgf" or "hvpnet"), "posts" with a crop by split,
-        "crops" that are there, those "missing", and the "problem" why they can't be used.
+    """What was found: `problems` say why it can't even be run on texts; nothing else was looked at then. See
+    `check_pictures` (by split) and `check_crops` for the others.
     """
 
     dataset: str
@@ -134,9 +129,11 @@ def check_data(
 
 
 def check_pictures(images: Path, names: list[str], split: str | None) -> dict[str, Any]:
-    """Look for the picture of each post, and open it without decoding it.
+    """Look for the picture of each post, and read its header.
 
     split (Optional[str]): Look in the folder of this split first, as the converter of MNRE does.
+    RETURNS (Dict[str, Any]): Of how many "posts" they are "there", "missing", and "unreadable" or outside the
+        folder; and an "example" of why.
     """
     root = images.resolve()
     check: dict[str, Any] = {"posts": len(names), "there": 0, "missing": 0, "unreadable": 0, "example": None}
@@ -151,7 +148,9 @@ def check_pictures(images: Path, names: list[str], split: str | None) -> dict[st
 
 
 def check_crops(folders: Folders, crops: Path, layout: str, names: dict[str, list[str]]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What is there of the crops of posts whose pictures have these names."""
+    """RETURNS (Dict[str, Any]): Of posts whose pictures have these names the "layout" of the crops, by split
+    how many "posts" have one, "crops" that are there, those "missing", and the "problem" with them.
+    """
     check: dict[str, Any] = {"layout": layout, "posts": {}, "crops": 0, "missing": 0, "problem": None}
     try:
         check_folder(crops)

@@ -137,11 +137,10 @@ def choose_variants(grid: str, only: Sequence[str] = ()) -> list[Variant]:
     """
     if grid not in GRIDS:
         raise ValueError(f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}.")
-    unknown = set(only) - {variant.name for variant in GRIDS[grid]}
-    if unknown:
-        names = ", ".join(repr(variant.name) for variant in GRIDS[grid])
-        raise ValueError(f"{grid} has no rows {sorted(unknown)}; there are {names}")
-    return [variant for variant in GRIDS[grid] if not only or variant.name in only]
+    known = {variant.name: variant for variant in GRIDS[grid]}
+    if unknown := set(only) - set(known):
+        raise ValueError(f"{grid} has no rows {sorted(unknown)}; there are {', '.join(map(repr, known))}")
+    return [variant for name, variant in known.items() if not only or name in only]
 
 
 def plan_cells(

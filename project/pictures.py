@@ -117,8 +117,8 @@ def find_crops(
 ) -> Callable[[str], tuple[list[str], int]]:
     """Find the crops of a split of tagged posts.
 
-    layout (str): "umgf"; or "hvpnet", `<crops>/<split>/crops/<row>_pred_yolo_crop_<n>.png`, where only the
-        published dictionary, keyed by `<id>.jpg`, says which post a crop belongs to.
+    layout (str): "umgf"; or "hvpnet", `<crops>/<split>/crops/<row>_pred_yolo_crop_<n>.png`, where the
+        published dictionary, by `<id>.jpg`, says which post a crop belongs to.
     RETURNS (Callable): Gives by the name of a post's picture the paths of the crops that are there, relative
         to `root`, and how many are missing.
     RAISES (LayoutError): There are no crops for the split, or no dictionary.

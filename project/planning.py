@@ -54,11 +54,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same in all trainings of a run.
-
-    transformer (str): Name or folder of the text encoder, instead of the config's.
-    overrides (Dict[str, Any]): Settings of the config by dotted name; those that a config doesn't have are
-        an error.
+    """What is the same in all trainings of a run, as the options of the commands. Overrides that a config
+    doesn't have are an error.
     """
 
     config: str = ""

@@ -32,13 +32,9 @@ WEIGHT_DECAY = 0.01
 TAGS = ["PAD", "O", *(f"{p}-{label}" for label in LABELS for p in "BI"), "X", "[CLS]", "[SEP]"]
 TAG_IDS = {tag: i for i, tag in enumerate(TAGS)}
 
+NORMALIZE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 TRANSFORM = transforms.Compose(
-    [
-        transforms.Resize(256),
-        transforms.CenterCrop(224),
-        transforms.ToTensor(),
-        transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    ]
+    [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), NORMALIZE]
 )
 
 
@@ -148,11 +144,8 @@ class ReleasedModel(nn.Module):
             emissions, mask, _ = self(pieces, pictures)
             for i, path in enumerate(self.crf.decode(emissions, mask)):
                 words = pieces.word_ids(i)[: len(path)]
-                yield [
-                    TAGS[tag]
-                    for j, tag in enumerate(path)
-                    if words[j] is not None and words[j] != words[j - 1]
-                ]
+                firsts = [j for j, word in enumerate(words) if word is not None and word != words[j - 1]]
+                yield [TAGS[path[j]] for j in firsts]
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """RETURNS (torch.optim.Optimizer): For everything but ResNet."""

@@ -53,15 +53,14 @@ FOLDER = Path("project/data/benchmark")
 METRICS = Path("project/metrics/benchmark.json")
 
 RATIOS = {
-    "predict_exact": ("released", "ours_exact", 1.3),
-    "predict_roi": ("released", "ours_roi", 3.5),
-    "predict_cached": ("released", "ours_cached", 6.0),
-    "train_cached": ("train_released", "train_cached", 5.0),
-    "text_vs_ner": ("text_ours", "text_ner", 1.3),
+    "predict_exact": ("released", "ours_exact", "at least 1.3"),
+    "predict_roi": ("released", "ours_roi", "at least 3.5"),
+    "predict_cached": ("released", "ours_cached", "at least 6"),
+    "train_cached": ("train_released", "train_cached", "at least 5"),
+    "text_vs_ner": ("text_ours", "text_ner", "at most 1.3"),
 }
-"""Time of the first over time of the second, and what it should be: at least, for the last at most."""
+"""Time of the first over time of the second, and what it should be."""
 
-AT_MOST = ("text_vs_ner",)
 COST = (64, 256, 1024, 4096)
 STREAM = (1_000, 5_000, 10_000, 20_000)
 """Memory is read after so many posts."""
@@ -136,7 +135,6 @@ def main(
     }
     results["ratios"], results["ratio_ranges"] = get_ratios(seconds)
     results["same_entities"] = compare(found)
-    write(metrics, results)
     for name, row in loaded.items():
         shares = measure_shares(row, given[name][:PROFILED_POSTS])
         results["rows"][name]["shares"] = {part: round(s, 4) for part, s in shares.items()}
@@ -152,7 +150,8 @@ def main(
         # In a process that has done nothing else.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             results["rss"] = pool.submit(measure_stream, setting, generated, steps).result()
-    write(metrics, results)
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    metrics.write_text(json.dumps(results, indent=2))
     print_tables(results)
 
 
@@ -279,12 +278,6 @@ def compare(found: dict[str, Any]) -> dict[str, float]:
     return {name: sum(a == b for a, b in zip(exact, found[name], strict=True)) / len(exact) for name in rows}
 
 
-def write(path: Path, results: dict[str, Any]) -> None:
-    """Write what there is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2))
-
-
 def print_tables(results: dict[str, Any]) -> None:
     """Print rows and ratios."""
     setting, machine = results["setting"], results["machine"]
@@ -296,9 +289,8 @@ def print_tables(results: dict[str, Any]) -> None:
     msg.table(table, header=("", "posts/s", "seconds", "shares"), aligns=tuple("lrrl"), divider=True)
     ratios = []
     for name, ratio in results["ratios"].items():
-        above, below, goal = RATIOS[name]
+        above, below, wanted = RATIOS[name]
         low, high = results["ratio_ranges"][name]
-        wanted = f"at {'most' if name in AT_MOST else 'least'} {goal}"
         ratios.append((name, f"{above} / {below}", f"{ratio:.2f}", f"{low:.2f} - {high:.2f}", wanted))
     header = ("ratio", "seconds of", "", "min - max", "wanted")
     msg.table(ratios, header=header, aligns=tuple("llrrl"), divider=True)

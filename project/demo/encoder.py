@@ -42,9 +42,8 @@ def train_encoder(
 ) -> tuple[nn.Module, float, float]:
     """Train an encoder on drawings of its own, repeatably on the same machine.
 
-    arch (str): A classifier that `torchvision.models.get_model` knows.
     n_pictures (int): Drawings to train on, with four objects each; a fifth more to validate on.
-    learn_rate (float): The highest learning rate; it rises to it and falls to nothing.
+    learn_rate (float): The highest one; it rises to it and falls to nothing.
     RETURNS (Tuple[nn.Module, float, float]): The classifier in evaluation mode, and its accuracy on crops of
         unseen objects alone, as in the corpus, and on crops with some of what is around them.
     """

@@ -81,10 +81,9 @@ class Post(NamedTuple):
 class Shares:
     """How many posts are of which kind, each 0-1.
 
-    joined (float): Posts with two names, among those with entities of another type.
+    joined_people, joined (float): Posts with two names, among those with people, and with others.
     tells_relation (float): Posts whose text tells the relation, among those about two people whose
-        text tells the type. With the others' shares it is a fifth of all posts about two people.
-    one_syllable (float): Names of one syllable, among the words that names are made of.
+        text tells the type: with the others' shares a fifth of all posts about two people.
     without_picture (float): Training posts without a picture.
     """
 
