@@ -23,13 +23,7 @@ from project.tagged import (
     read_twitter_text,
 )
 from spacy_mmib.images.reading import ImageError
-from spacy_mmib.post.extensions import (
-    get_regions,
-    get_stored_image,
-    set_image,
-    set_image_error,
-    set_regions,
-)
+from spacy_mmib.post.extensions import get_regions, get_stored_image, set_image, set_image_error, set_regions
 from spacy_mmib.regions.crops import (
     LEAKING_MNRE_NOTE,
     LayoutError,

@@ -42,12 +42,7 @@ TOK2VEC = {
     "subword_features": True,
 }
 FUSION = {"@architectures": "spacy-mmib.MMIB.v1", "heads": 4}
-MODEL = {
-    "@architectures": "spacy-mmib.NER.v1",
-    "tok2vec": TOK2VEC,
-    "img2vec": IMG2VEC,
-    "fusion": FUSION,
-}
+MODEL = {"@architectures": "spacy-mmib.NER.v1", "tok2vec": TOK2VEC, "img2vec": IMG2VEC, "fusion": FUSION}
 REL_MODEL = {**MODEL, "@architectures": "spacy-mmib.REL.v1"}
 LISTENER = {"@architectures": "spacy-mmib.Img2VecListener.v1"}
 

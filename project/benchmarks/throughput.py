@@ -31,13 +31,7 @@ import typer
 from spacy.tokens import Doc
 from wasabi import msg
 
-from project.benchmarks.generated_posts import (
-    LABELS,
-    Post,
-    draw_pictures,
-    list_pictures,
-    make_posts,
-)
+from project.benchmarks.generated_posts import LABELS, Post, draw_pictures, list_pictures, make_posts
 from project.benchmarks.throughput_rows import (
     TINY_BERT,
     Row,

@@ -459,13 +459,8 @@ def test_published_counts(mmib_data, tmp_path):
     for split, expected in PUBLISHED.items():
         found = counts[split]
         per_label = found["per_label"]
-        assert (
-            found["instances"],
-            found["posts"],
-            per_label["None"],
-            found["overlapping"],
-            found["labels"],
-        ) == expected
+        what = (found["instances"], found["posts"], per_label["None"], found["overlapping"], found["labels"])
+        assert what == expected
         assert found["docs"] == found["posts"]
         assert (found["repeated"], found["other_names"], found["empty_tokens"]) == (0, 0, 0)
         assert meta["splits"][split]["per_label"] == per_label
