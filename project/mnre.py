@@ -48,15 +48,6 @@ class MnreRow(NamedTuple):
     image: str
 
 
-class MnreFile(NamedTuple):
-    """The instances of a text file, in the order by which the published dictionaries of crops go; and how
-    many heads and tails have a "name" that is not what the tokens at their place say.
-    """
-
-    rows: list[MnreRow]
-    other_names: int
-
-
 def find_mnre_text(data: Path, split: str) -> Path:
     """Find the text file of a split: `mnre_<split>.txt` (`mnre_org_<split>.txt` in version 1), also
     in the folder `mnre_txt` as in the official repository, or `txt/ours_<split>.txt` in HVPNeT's
@@ -73,10 +64,12 @@ def find_mnre_text(data: Path, split: str) -> Path:
     return find_split_file([data, data / "mnre_txt", data / "txt"], names, expected)
 
 
-def read_mnre(path: Path) -> MnreFile:
+def read_mnre(path: Path) -> tuple[list[MnreRow], int]:
     """Read a text file. A line that is JSON is read as JSON, any other as a literal of Python: nothing in
     it is run. Other keys of the dicts, such as "caption" in HVPNeT's files, are passed over.
 
+    RETURNS (Tuple[List[MnreRow], int]): The instances, in the order by which the published dictionaries of
+        crops go; and how many heads and tails have a "name" that is not what the tokens at their place say.
     RAISES (FormatError): A line is something else.
     """
     rows: list[MnreRow] = []
@@ -93,7 +86,7 @@ def read_mnre(path: Path) -> MnreFile:
                 other_names += others
     if not rows:
         raise FormatError(f"{path}: there are no instances in it; expected on each line {EXPECTED}.")
-    return MnreFile(rows, other_names)
+    return rows, other_names
 
 
 def read_mnre_split(path: Path, split: str, *, grouped: bool = True) -> Split:

@@ -155,8 +155,8 @@ def guess_layout(crops: Path, pictures: list[str]) -> str:
     if any((crops / picture.removesuffix(".jpg")).is_dir() for picture in pictures):
         return "umgf"
     raise LayoutError(
-        f"{crops} looks like neither layout of crops: HVPNeT's has folders train/crops, val/crops "
-        "and test/crops, UMGF's a folder for each post. Check --crops."
+        f"{crops} looks like neither layout of crops: HVPNeT's has folders train/crops, val/crops and "
+        "test/crops, UMGF's a folder for each post. Check --crops."
     )
 
 

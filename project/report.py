@@ -77,11 +77,8 @@ def main(
 
 def read_tables(grids: Path, metrics: Path) -> list[Table]:
     """RETURNS (List[Table]): All tables, in the order of the results."""
-    planned = {
-        (plan["grid"], plan["cells"][0]["dataset"]): len(plan["cells"])
-        for plan in read_plans(grids)
-        if plan["cells"]
-    }
+    plans = [plan for plan in read_plans(grids) if plan["cells"]]
+    planned = {(plan["grid"], plan["cells"][0]["dataset"]): len(plan["cells"]) for plan in plans}
     groups: dict[tuple[str, str, str], dict[str, Row]] = {}
     for line in write_results(grids, metrics):
         rows = groups.setdefault((line["grid"], line["dataset"], line["task"]), {})
@@ -227,11 +224,8 @@ def draw_beta_sweep(table: Table, path: Path) -> None:
     for series, (label, colour, style) in SERIES_STYLES.items():
         key = "beta1" if series != "beta2" else "beta2"
         # The candidates are not evenly spaced; as places they can be told apart.
-        points = {
-            BETAS.index(float(next(iter(row.runs.values()))[key])): row.get("f")
-            for row in table.rows
-            if series in row.series
-        }
+        rows = [row for row in table.rows if series in row.series]
+        points = {BETAS.index(float(next(iter(row.runs.values()))[key])): row.get("f") for row in rows}
         draw_line(axes, dict(sorted(points.items())), label, style, colour)
     axes.set_xticks(range(len(BETAS)), [f"{beta:g}" for beta in BETAS])
     axes.set_xlabel("value of β")

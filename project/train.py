@@ -99,18 +99,13 @@ def run(config: Config, folder: Path, output: Path, gpu_id: int, *, force: bool 
     try:
         train(path, output, use_gpu=gpu_id)
     except OSError as err:
-        msg.fail(explain_missing(config, err), exits=1)
+        names = [layer["name"] for layer in planning.list_transformers(config["components"])]
+        found = [name for name in names if name in str(err)]
+        if "huggingface" in str(err).lower():
+            found += names
+        # The picture encoder's own message names its file and where to put it.
+        msg.fail(f"{OFFLINE.format(name=found[0])}\n({err})" if found else str(err), exits=1)
     record.write_text(json.dumps(key, indent=2) + "\n", encoding="utf8")
-
-
-def explain_missing(config: Config, err: OSError) -> str:
-    """RETURNS (str): What to do about weights that are not there."""
-    names = [layer["name"] for layer in planning.list_transformers(config["components"])]
-    name = next((name for name in names if name in str(err)), None)
-    if name is None and "huggingface" in str(err).lower() and names:
-        name = names[0]
-    # The picture encoder's own message names its file and where to put it.
-    return str(err) if name is None else f"{OFFLINE.format(name=name)}\n({err})"
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def make_doc(nlp: Language, post: Post) -> Doc:
         relation too.
     """
     doc = nlp.make_doc(post.text)
-    spans = [doc.char_span(m.start, m.end, label=m.label) for m in post.mentions]
+    spans = [doc.char_span(*place, label=post.plan.label) for place in post.mentions]
     doc.set_ents(spans)
     set_relations(doc, [(head, tail, post.plan.relation) for head, tail in permutations(doc.ents, 2)])
     doc.user_data[KIND_KEY] = post.plan.kind

@@ -91,12 +91,9 @@ def around_box(box: Box, image: Image.Image, rng: random.Random) -> Box:
     """
     left, upper, right, lower = box
     reach = max(right - left, lower - upper) * rng.uniform(0.1, 0.6)
-    return (
-        max(0, round(left - reach * rng.random())),
-        max(0, round(upper - reach * rng.random())),
-        min(image.width, round(right + reach * rng.random())),
-        min(image.height, round(lower + reach * rng.random())),
-    )
+    first = [max(0, round(side - reach * rng.random())) for side in (left, upper)]
+    last = [round(side + reach * rng.random()) for side in (right, lower)]
+    return first[0], first[1], min(image.width, last[0]), min(image.height, last[1])
 
 
 def _fit(model: nn.Module, crops: Tensor, kinds: Tensor, epochs: int, learn_rate: float) -> None:

@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import srsly
 
-T = TypeVar("T")
 PHRASES: Mapping[str, Any] = srsly.read_yaml(Path(__file__).with_name("phrases.yml"))
 LABELS: tuple[str, ...] = tuple(PHRASES["deciding"])
 RELATIONS: tuple[str, ...] = tuple(PHRASES["relations"])
@@ -21,14 +20,6 @@ RELATED_LABEL = "PER"
 """The only type whose entities have relations."""
 RESERVED = ("Rob", "Mia")
 """Names that no post has: they are left to whoever tries the trained model."""
-
-
-class Mention(NamedTuple):
-    """A name in a text: offsets of its first character and behind its last, and its type."""
-
-    start: int
-    end: int
-    label: str
 
 
 @dataclass(frozen=True)
@@ -67,13 +58,13 @@ class Plan:
 
 
 class Post(NamedTuple):
-    """The text of a post, what it was to be, its names in order, all of the plan's type, and whether it gets
-    a picture.
+    """The text of a post, what it was to be, where its names begin and end, all of the plan's type, and
+    whether it gets a picture.
     """
 
     text: str
     plan: Plan
-    mentions: tuple[Mention, ...]
+    mentions: tuple[tuple[int, int], ...]
     has_picture: bool = True
 
 
@@ -134,8 +125,8 @@ def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
     return plans
 
 
-def _spread(options: Sequence[T], n: int, rng: random.Random) -> list[T]:
-    """RETURNS (List[T]): `n` options, each as often as the others; chance decides which get one more."""
+def _spread(options: Sequence[str], n: int, rng: random.Random) -> list[str]:
+    """RETURNS (List[str]): `n` options, each as often as the others; chance decides which get one more."""
     return [*options] * (n // len(options)) + rng.sample([*options], n % len(options))
 
 
@@ -171,7 +162,7 @@ def make_post(plan: Plan, names: Sequence[str], shares: Shares, rng: random.Rand
     for entity in entities:
         found = re.search(rf"\b{entity}\b", text)
         assert found is not None
-        mentions.append(Mention(*found.span(), plan.label))
+        mentions.append(found.span())
     return Post(text, plan, tuple(mentions))
 
 

@@ -152,7 +152,7 @@ def test_back(data, tmp_path, group):
     assert [token.text for token in docs[-1]] == ["\ufffd", "a", " ", "\ufffd", "b\u2028"]
     assert counts["train"]["empty_tokens"] == 1
     back = sorted((pair for doc in docs for pair in to_rows(doc)), key=lambda pair: pair[0])
-    assert back == list(enumerate(read_mnre(data / "mnre_train.txt").rows))
+    assert back == list(enumerate(read_mnre(data / "mnre_train.txt")[0]))
     assert back[-1][1].tokens[0] == ""
 
 
@@ -361,11 +361,11 @@ SMILE = row(["Rob/", "met", "\U0001f600"], (0, 1), (2, 3), "/per/per/peer", capt
 def test_lines_of_json_and_of_python(data, line):
     path = data / "mnre_train.txt"
     path.write_text(f"{GOOD!r}\n{line}\n{json.dumps(GOOD)}\n", encoding="utf8", newline="")
-    found = read_mnre(path)
-    assert found.rows[0] == found.rows[2]
-    assert found.rows[1].tokens == ("Rob/", "met", "\U0001f600")
-    assert found.rows[1].relation == "/per/per/peer"
-    assert found.other_names == 0
+    rows, other_names = read_mnre(path)
+    assert rows[0] == rows[2]
+    assert rows[1].tokens == ("Rob/", "met", "\U0001f600")
+    assert rows[1].relation == "/per/per/peer"
+    assert other_names == 0
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,8 @@ def test_share_of_agreeing_posts_is_as_stated(decided: float) -> None:
 
 def words_of(post) -> set[str]:
     text = post.text
-    for mention in reversed(post.mentions):
-        text = text[: mention.start] + text[mention.end :]
+    for start, end in reversed(post.mentions):
+        text = text[:start] + text[end:]
     return set(text.lower().split())
 
 
