@@ -88,7 +88,7 @@ def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a file that is there in full or not at all."""
+    """Write JSON, in full or not at all."""
     replace(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 

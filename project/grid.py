@@ -194,9 +194,7 @@ def run_cells(
     todo = [cell for cell in cells if not (cell.folder / RESULT).exists()]
     msg.info(f"{len(cells)} trainings, {len(cells) - len(todo)} of them finished before")
     more = ["--gpu-id", str(gpu_id), *(["--keep-model"] if keep_models else [])]
-    env = dict(os.environ)
-    if jobs > 1:
-        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
 
     def run_one(cell: Cell) -> str | None:
         """A process of its own shares no state with others and can't take them down."""
@@ -207,7 +205,7 @@ def run_cells(
         with (cell.folder / "output.txt").open("w", encoding="utf8") as file:
             file.write(f"{shlex.join(command)}\n")
             file.flush()
-            subprocess.run(command, env=env, stdout=file, stderr=subprocess.STDOUT, check=False)
+            subprocess.run(command, env={**os.environ, **threads}, stdout=file, stderr=file, check=False)
         path = cell.folder / RESULT
         if not path.exists():
             return None

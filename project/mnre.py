@@ -158,9 +158,7 @@ def _read_line(line: bytes, where: str) -> tuple[MnreRow, int]:
 
 
 def _parse(text: str, where: str) -> Any:
-    """RETURNS (Any): What a line says. The two notations differ: an escaped slash and a surrogate pair mean
-    something in JSON only.
-    """
+    # The two notations differ: an escaped slash and a surrogate pair mean something in JSON only.
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

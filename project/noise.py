@@ -62,10 +62,8 @@ def make_corpus(demo: Path, output: Path, *, share: float, boxes: int, seed: int
 
 
 def add_typos(doc: Doc, share: float, rng: random.Random) -> Doc:
-    """Make words of a post noisy.
-
-    share (float): Of words that are misspelt, and of words in random case, 0-1; independent of each other.
-    RETURNS (Doc): A new doc, with the entities and relations of the post, and no picture.
+    """RETURNS (Doc): A new doc, with the entities and relations of the post and no picture, in which a share
+    of the words is misspelt, and independently of that as many are in random case.
     """
     words = [make_noisy(token.text, share, rng) for token in doc]
     noisy = Doc(doc.vocab, words=words, spaces=[bool(token.whitespace_) for token in doc])

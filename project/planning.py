@@ -80,10 +80,7 @@ class Corpus:
 
 
 def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
-    """Count the training posts of a dataset.
-
-    RAISES (FileNotFoundError): A split is missing.
-    """
+    """RETURNS (Corpus): The corpus in a folder. Raises `FileNotFoundError` if a split is missing."""
     for split in SPLITS:
         if not (folder / f"{split}.spacy").exists():
             raise FileNotFoundError(

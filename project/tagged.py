@@ -122,7 +122,7 @@ def read_twitter_text(path: Path, tag_column: int = 0) -> Iterator[TaggedPost]:
         )
     post: TaggedPost | None = None
     ended = False  # by a blank line
-    headers = tokens = 0
+    tokens = 0
     for where, line in _read_lines(path):
         if not line.strip():
             ended = True
@@ -131,7 +131,6 @@ def read_twitter_text(path: Path, tag_column: int = 0) -> Iterator[TaggedPost]:
                 yield post
             picture = line.strip().removeprefix("IMGID:").strip() + ".jpg"
             post, ended = TaggedPost(picture, [], []), False
-            headers += 1
             if picture == ".jpg":
                 raise FormatError(f"{where}: the id after IMGID: is missing.")
         else:
@@ -149,11 +148,7 @@ def read_twitter_text(path: Path, tag_column: int = 0) -> Iterator[TaggedPost]:
     if post is not None:
         yield post
     if not tokens:
-        found = f"{headers} lines IMGID:<id>, but no token" if headers else "nothing"
-        raise FormatError(
-            f"{path}: there are no posts in it ({found}); each is a line IMGID:<id>, then lines "
-            "token<TAB>tag."
-        )
+        raise FormatError(f"{path}: there are no posts in it; each is IMGID:<id>, then lines token<TAB>tag.")
 
 
 def read_json_lines(path: Path) -> Iterator[TaggedPost]:
@@ -235,7 +230,6 @@ def repair_tags(tags: list[str], orphans: str) -> tuple[list[str], int]:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """YIELDS (Tuple[str, str]): File and number, and content of each line."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as err:
@@ -251,7 +245,6 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _split_columns(line: str, tag_column: int, where: str) -> tuple[str, str]:
-    """RETURNS (Tuple[str, str]): Token and tag of a line."""
     columns = line.split("\t")
     if len(columns) < 2:
         raise FormatError(f"{where}: expected token<TAB>tag, or IMGID:<id>, but found {line[:60]!r}.")

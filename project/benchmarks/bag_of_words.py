@@ -56,9 +56,7 @@ def fit_bag_of_words(
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
     except ImportError as err:
-        raise ImportError(
-            'The bag-of-words baseline needs scikit-learn: pip install "spacy-mmib[audit]"'
-        ) from err
+        raise ImportError('The baseline needs scikit-learn: pip install "spacy-mmib[audit]"') from err
     gold = [relation for eg in train for relation in get_relations(eg.reference)]
     # Rare words weigh more, and long posts no more than short ones.
     vectorizer = TfidfVectorizer(analyzer=partial(get_features, between=between))

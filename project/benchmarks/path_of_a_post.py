@@ -40,7 +40,6 @@ class PathCounter:
         self.calls: Counter[tuple[str, str]] = Counter()
         self.moves = 0
         self._seen: list[FrameType] = []  # of generators
-        self._files: dict[CodeType, str | None] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> "PathCounter":
@@ -53,11 +52,10 @@ class PathCounter:
         threading.setprofile(None)  # type: ignore[arg-type]
         self._seen.clear()
 
-    def _get_file(self, code: CodeType) -> str | None:
-        if code not in self._files:
-            inside = code.co_filename.startswith(PACKAGE) and not code.co_name.startswith("<")
-            self._files[code] = code.co_filename[len(PACKAGE) + 1 :] if inside else None
-        return self._files[code]
+    @staticmethod
+    def _get_file(code: CodeType) -> str | None:
+        inside = code.co_filename.startswith(PACKAGE) and not code.co_name.startswith("<")
+        return code.co_filename[len(PACKAGE) + 1 :] if inside else None
 
     def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
         if event != "call":

@@ -110,7 +110,7 @@ def run_training(config: str, output: Path, settings: dict[str, Any], gpu_id: in
 
 def score_seed(models: Path, data: Path, seed: int) -> dict[str, dict[str, float]]:
     """RETURNS (Dict[str, Dict[str, float]]): Test F1 of the models of one seed, 0-1. Relations are those of
-    given entities, but for "end_to_end", which has predicted entities and their types right, too.
+    given entities, but for "end_to_end", which needs predicted entities and their types right, too.
     """
     logger.setLevel("ERROR")
     entities, relations = {}, {}
