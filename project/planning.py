@@ -69,9 +69,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A converted dataset: its name, its folder, and how many training posts it has within the limit, and how
-    many of them have a picture.
-    """
+    """A converted dataset, with the number of training posts within the limit, and of those with a picture."""
 
     name: str
     folder: Path
@@ -175,9 +173,7 @@ def hash_config(config: Config, dataset_digest: str) -> str:
 
 
 def hash_files(folder: Path) -> str:
-    """RETURNS (str): 12 hexadecimal digits of the names and content of the files in a folder, or of a
-    file.
-    """
+    """RETURNS (str): 12 hexadecimal digits of a file's name and content, or of those in a folder."""
     digest = hashlib.sha256()
     for path in [folder] if folder.is_file() else sorted(filter(Path.is_file, folder.rglob("*"))):
         with path.open("rb") as file:

@@ -50,9 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a grid on a dataset with at least one finished run, for one task; and how many trainings
-    it is to have.
-    """
+    """The rows of a grid on a dataset that have a finished run, for a task, and how many trainings it plans."""
 
     grid: str
     dataset: str
