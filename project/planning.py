@@ -69,7 +69,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A converted dataset, with the number of training posts within the limit, and of those with a picture."""
+    """A converted dataset, with the number of its training posts within the limit, and of their pictures."""
 
     name: str
     folder: Path

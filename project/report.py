@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a grid on a dataset that have a finished run, for a task, and how many trainings it plans."""
+    """The rows of a grid on a dataset with a finished run, for a task, and how many trainings it has."""
 
     grid: str
     dataset: str
