@@ -98,6 +98,12 @@ def make_doc(image=None, regions=(), words=("a", "post")) -> Doc:
     return doc
 
 
+def docbin(doc: Doc) -> Doc:
+    """The doc, written and read again."""
+    data = DocBin(docs=[doc], store_user_data=True).to_bytes()
+    return next(iter(DocBin().from_bytes(data).get_docs(Vocab())))
+
+
 def read_docs(path: Path) -> list[Doc]:
     return list(DocBin().from_disk(path).get_docs(spacy.blank("en").vocab))
 
