@@ -46,7 +46,9 @@ def main(
 
 
 def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
-    """Train, evaluate, and write what came out."""
+    """Train, evaluate, and write what came out: of each post the counts, by task ("entities", "relations" of
+    given entities, "relations end to end"), and their scores.
+    """
     cell = json.loads((folder / CELL).read_text(encoding="utf8"))
     training = folder / "training"
     shutil.rmtree(training, ignore_errors=True)
@@ -54,9 +56,16 @@ def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
     setup_gpu(gpu_id, silent=True)
     nlp = spacy.load(training / "model-best")
     counts: dict[str, list[DocumentCounts]] = {}
+    scores = {key for name in nlp.pipe_names for key in nlp.get_pipe_meta(name).scores}
 
     def see(stage: str, examples: list[Example]) -> None:
-        counts.update(count_stage(nlp, stage, examples))
+        if stage != "end_to_end":
+            counts["relations"] = [count_document_relations(example) for example in examples]
+        elif "ents_f" in scores:
+            counts["entities"] = [count_document_entities(example) for example in examples]
+            # Where nothing finds entities, relations end to end would be relations of nothing.
+            if "rel_micro_f" in scores:
+                counts["relations end to end"] = [count_document_relations(e) for e in examples]
 
     metrics = evaluate(nlp, cell["test"], image_root=cell["image_root"], limit=cell["limit"], see=see)
     result = {
@@ -78,24 +87,8 @@ def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
     write_json(folder / RESULT, result)
 
 
-def count_stage(nlp: spacy.Language, stage: str, examples: list[Example]) -> dict[str, list[DocumentCounts]]:
-    """RETURNS (Dict[str, List[DocumentCounts]]): Counts of each post, by task: "entities", "relations" of
-    given entities, "relations end to end".
-    """
-    scores = {key for name in nlp.pipe_names for key in nlp.get_pipe_meta(name).scores}
-    if stage != "end_to_end":
-        return {"relations": [count_document_relations(example) for example in examples]}
-    counts = {}
-    if "ents_f" in scores:
-        counts["entities"] = [count_document_entities(example) for example in examples]
-        # Where nothing finds entities, relations end to end would be relations of nothing.
-        if "rel_micro_f" in scores:
-            counts["relations end to end"] = [count_document_relations(e) for e in examples]
-    return counts
-
-
 def write_json(path: Path, data: Any) -> None:
-    """Write a file that is there in full or not at all."""
+    """Write JSON, in full or not at all."""
     replace(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 

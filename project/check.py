@@ -6,40 +6,36 @@ FOLDER`.
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from spacy.tokens import Doc
-from spacy.vocab import Vocab
 from wasabi import msg
 
 from project import pictures as opts
-from project.convert import find_twitter_text
 from project.facts import PUBLISHED, SPLITS, Counts, Version, count_docs, digest_docs, name_version
-from project.mnre import find_mnre_text, group_rows, make_doc, read_mnre, to_doc
-from project.pictures import Folders, explain_texts, find_crops, find_folders, find_picture, guess_layout
-from project.tagged import FormatError, check_orphans, read_twitter_text, repair_tags
+from project.mnre import find_mnre_text, read_mnre_split
+from project.pictures import (
+    Folders,
+    check_folder,
+    explain_texts,
+    find_crops,
+    find_folders,
+    find_picture,
+    guess_layout,
+)
+from project.tagged import FormatError, Split, find_twitter_text, read_tagged, read_twitter_text
 from spacy_mmib.images.reading import ImageError, probe_image
 from spacy_mmib.regions.crops import LayoutError
 
 UNKNOWN = Version("unknown", "not looked at")
-LEAKING = (
-    "MNRE's published crops leak the label and are not used here; to compare with systems that use them see "
-    "'convert-mnre-leaking'."
-)
 
 
 @dataclass
 class Report:
-    """What was found.
-
-    problems (List[str]): Why it can't even be run on texts; nothing else was looked at then.
-    pictures (Dict[str, Dict[str, Any]]): By split: of how many "posts" they are "there" and can be opened (by
-        their header), "missing", "unreadable" or outside the folder; and an "example" of why not.
-    crops (Optional[Dict[str, Any]]): Their "layout" ("umgf" or "hvpnet"), "posts" with a crop by split,
-        "crops" that are there, those "missing", and the "problem" why they can't be used.
+    """What was found: `problems` say why it can't even be run on texts; nothing else was looked at then. See
+    `check_pictures` (by split) and `check_crops` for the others.
     """
 
     dataset: str
@@ -84,7 +80,10 @@ def main(
     report = check_data(dataset, folders, crops_layout, orphans, tag_column)
     metrics.mkdir(parents=True, exist_ok=True)
     path = metrics / f"check_{dataset}.json"
-    path.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf8")
+    facts = {"as released": PUBLISHED[dataset]["files"], "paper": PUBLISHED[dataset]["paper"]}
+    found = asdict(report) | {"runs_with": report.runs, "folders": folders._asdict(), "facts": facts}
+    found["version"], found["version_details"] = report.version
+    path.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf8")
     print_report(report)
     msg.text(f"Written to {path}")
     sys.exit(1 if report.problems else 0)
@@ -99,62 +98,42 @@ def check_data(
     RETURNS (Report): What was found. Nothing raises that is wrong with the data.
     """
     report = Report(dataset, folders)
-    docs: dict[str, list[Doc]] = {}
-    names: dict[str, list[str]] = {}
-    begun: dict[str, int] = {}
-    find_text = find_mnre_text if dataset == "mnre" else find_twitter_text
+    splits: dict[str, Split] = {}
+    mnre = dataset == "mnre"
     for split in SPLITS:
         try:
-            path = find_text(folders.data, split)
+            path = (find_mnre_text if mnre else find_twitter_text)(folders.data, split)
             report.texts[split] = str(path)
-            docs[split], names[split], begun[split] = read_posts(dataset, path, orphans, tag_column)
+            if mnre:
+                splits[split] = read_mnre_split(path, split)
+            else:
+                splits[split] = read_tagged(read_twitter_text(path, tag_column), orphans)
         except (FormatError, OSError) as err:
             report.problems.append(str(err))
     if report.problems:
         return report
+    docs = {split: found.docs for split, found in splits.items()}
+    names = {split: found.pictures for split, found in splits.items()}
+    begun = {split: found.counts["begin_with_i"] for split, found in splits.items()}
     report.counts = count_docs(docs)
     report.version = name_version(dataset, report.counts, begun if orphans == "begin" else None)
     report.digest = digest_docs(docs)
     if folders.images is not None and folders.images.is_dir():
-        in_splits = dataset == "mnre"
         report.pictures = {
-            split: check_pictures(folders.images, found, split if in_splits else None)
+            split: check_pictures(folders.images, found, split if mnre else None)
             for split, found in names.items()
         }
-    if folders.crops is not None and dataset != "mnre" and crops_layout != "none":
-        report.crops = check_crops(folders, crops_layout, names)
+    if folders.crops is not None and not mnre and crops_layout != "none":
+        report.crops = check_crops(folders, folders.crops, crops_layout, names)
     return report
 
 
-def read_posts(
-    dataset: str, path: Path, orphans: str, tag_column: int = 0
-) -> tuple[list[Doc], list[str], int]:
-    """Read a text file as its converter does.
-
-    RETURNS (Tuple[List[Doc], List[str], int]): The posts, the file names of their pictures, and how many
-        entities begin with `I-`.
-    RAISES (FormatError): It is in another format.
-    """
-    vocab = Vocab()
-    if dataset == "mnre":
-        rows = read_mnre(path).rows
-        groups = group_rows(rows)
-        docs = [to_doc(vocab, [rows[i] for i in group], group)[0] for group in groups]
-        return docs, [rows[group[0]].image for group in groups], 0
-    docs, names, begun = [], [], 0
-    for post in read_twitter_text(path, tag_column):
-        if post.tokens:
-            tags, began = repair_tags(post.tags, check_orphans(orphans))
-            docs.append(make_doc(vocab, post.tokens, tags))
-            names.append(f"{post.id}.jpg")
-            begun += began
-    return docs, names, begun
-
-
 def check_pictures(images: Path, names: list[str], split: str | None) -> dict[str, Any]:
-    """Look for the picture of each post, and open it without decoding it.
+    """Look for the picture of each post, and read its header.
 
     split (Optional[str]): Look in the folder of this split first, as the converter of MNRE does.
+    RETURNS (Dict[str, Any]): Of how many "posts" they are "there", "missing", and "unreadable" or outside the
+        folder; and an "example" of why.
     """
     root = images.resolve()
     check: dict[str, Any] = {"posts": len(names), "there": 0, "missing": 0, "unreadable": 0, "example": None}
@@ -168,22 +147,18 @@ def check_pictures(images: Path, names: list[str], split: str | None) -> dict[st
     return check
 
 
-def check_crops(folders: Folders, layout: str, names: dict[str, list[str]]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What is there of the crops of tagged posts, whose pictures have these
-    names.
+def check_crops(folders: Folders, crops: Path, layout: str, names: dict[str, list[str]]) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): Of posts whose pictures have these names the "layout" of the crops, by split
+    how many "posts" have one, "crops" that are there, those "missing", and the "problem" with them.
     """
-    crops = folders.crops
-    assert crops is not None
     check: dict[str, Any] = {"layout": layout, "posts": {}, "crops": 0, "missing": 0, "problem": None}
-    ids = {split: [name.removesuffix(".jpg") for name in found] for split, found in names.items()}
     try:
-        if not crops.is_dir():
-            raise LayoutError(f"There is no folder {crops}.")
-        check["layout"] = layout if layout != "auto" else guess_layout(crops, ids["train"])
+        check_folder(crops)
+        check["layout"] = layout if layout != "auto" else guess_layout(crops, names["train"])
         dicts, name = folders.dicts or folders.data, folders.data.resolve().name
-        for split, split_ids in ids.items():
+        for split, pictures in names.items():
             find = find_crops(crops, check["layout"], dicts, name, split, crops.resolve())
-            found = [find(post_id) for post_id in split_ids]
+            found = [find(picture) for picture in pictures]
             check["posts"][split] = sum(bool(there) for there, _ in found)
             check["crops"] += sum(len(there) for there, _ in found)
             check["missing"] += sum(missing for _, missing in found)
@@ -194,36 +169,16 @@ def check_crops(folders: Folders, layout: str, names: dict[str, list[str]]) -> d
     return check
 
 
-def to_json(report: Report) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): Plain values."""
-    facts = PUBLISHED[report.dataset]
-    folders = report.folders._asdict()
-    return {
-        "dataset": report.dataset,
-        "runs_with": report.runs,
-        "folders": {k: None if v is None else str(v) for k, v in folders.items()},
-        "texts": report.texts,
-        "problems": report.problems,
-        "counts": report.counts,
-        "facts": {"as released": facts["files"], "paper": facts["paper"]},
-        "version": report.version.name,
-        "version_details": report.version.details,
-        "digest": report.digest,
-        "pictures": report.pictures,
-        "crops": report.crops,
-    }
-
-
 def compare_counts(report: Report) -> list[tuple[str, str, str, str, str]]:
     """RETURNS (List[Tuple[str, ...]]): Lines of a table: split and what is counted, here, in the files in
     circulation, in the paper, and the difference to the paper.
     """
     lines = []
-    files, paper = (PUBLISHED[report.dataset][which] for which in ("files", "paper"))
     for split in (*SPLITS, "all"):
-        for what in dict.fromkeys([*files.get(split, {}), *paper.get(split, {})]):
+        files, paper = (PUBLISHED[report.dataset][which].get(split, {}) for which in ("files", "paper"))
+        for what in {**files, **paper}:
             number = report.counts.get(split, {}).get(what, 0)
-            known, printed = (facts.get(split, {}).get(what) for facts in (files, paper))
+            known, printed = files.get(what), paper.get(what)
             shown = ["" if value is None else f"{value:,}" for value in (known, printed)]
             mark = "" if known in (None, number) else "! "
             difference = "" if printed is None else f"{number - printed:+,}" if number != printed else "0"
@@ -244,12 +199,9 @@ def print_report(report: Report) -> None:
         msg.table(compare_counts(report), header=head, aligns=("l", "r", "r", "r", "r"), divider=True)
         if facts["note"]:
             msg.text(facts["note"])
-        released = report.version.name == "as released"
-        name = report.version.name if released else f"{report.version.name} version"
-        show = msg.good if released else msg.warn
-        show(f"Version: {name} ({report.version.details}); content {report.digest}")
-        _print_pictures(report)
-        _print_crops(report)
+        show = msg.good if report.version.name == "as released" else msg.warn
+        show(f"Version: {report.version.name} ({report.version.details}); content {report.digest}")
+        print_pictures(report)
     msg.divider("What can be run")
     if not report.runs:
         msg.fail(f"Nothing. {explain_texts(report.dataset, report.folders.data)}")
@@ -261,11 +213,10 @@ def print_report(report: Report) -> None:
         msg.text(f"- {line}")
 
 
-def _print_pictures(report: Report) -> None:
-    images = report.folders.images
-    if images is None:
-        msg.warn("Pictures: no folder is known (--vars.images FOLDER).")
-    elif not images.is_dir():
+def print_pictures(report: Report) -> None:
+    """Print which pictures and crops are there, if a folder of them is known."""
+    images, crops = report.folders.images, report.crops
+    if images is not None and not images.is_dir():
         msg.fail(f"Pictures: there is no folder {images}.")
     for split, check in report.pictures.items():
         line = f"{split} pictures: {check['there']:,} of {check['posts']:,} posts"
@@ -274,24 +225,13 @@ def _print_pictures(report: Report) -> None:
         else:
             why = f"{check['missing']:,} missing, {check['unreadable']:,} unreadable ({check['example']})"
             msg.warn(f"{line}; {why}")
-
-
-def _print_crops(report: Report) -> None:
-    crops = report.crops
-    if report.dataset == "mnre":
-        if report.folders.crops is not None:
-            msg.warn(LEAKING)
-    elif crops is None:
-        msg.warn("Objects: no folder of crops is known (--vars.crops FOLDER).")
-    elif crops["problem"] is not None:
+    if crops is not None and crops["problem"] is not None:
         msg.fail(f"Objects: {crops['problem']}")
-    else:
-        posts = ", ".join(f"{split} {number:,}" for split, number in crops["posts"].items())
+    elif crops is not None:
         show = msg.warn if crops["missing"] else msg.good
-        show(
-            f"Objects: {crops['crops']:,} crops in the layout of {crops['layout']}, {crops['missing']:,} "
-            f"missing; posts with a crop: {posts}"
-        )
+        posts = ", ".join(f"{split} {number:,}" for split, number in crops["posts"].items())
+        missing = f"{crops['missing']:,} missing; posts with a crop: {posts}"
+        show(f"Objects: {crops['crops']:,} crops in the layout of {crops['layout']}, {missing}")
 
 
 def list_missing(report: Report) -> list[str]:
@@ -308,7 +248,8 @@ def list_missing(report: Report) -> list[str]:
     if report.dataset == "mnre":
         lines.append(
             "For objects search for them: a region getter in the config (--vars.config), such as "
-            "spacy-mmib.grounding.v1."
+            "spacy-mmib.grounding.v1. The published crops leak the label and are not used here; to compare "
+            "with systems that use them see 'convert-mnre-leaking'."
         )
     elif "objects" not in report.runs:
         lines.append(

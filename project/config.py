@@ -46,7 +46,11 @@ def read_config(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
         if not config and "base" in overlay:
             config = read_config(overlay["base"])
         for place in overlay.get("drop", []):
-            _drop(config, place.split("."))
+            *parents, name = place.split(".")
+            section = config
+            for parent in parents:
+                section = section[parent]
+            del section[name]
         _merge(config, changes)
     return Config().from_str(config.to_str(interpolate=False), interpolate=False, overrides=overrides or {})
 
@@ -97,20 +101,11 @@ def parse_overrides(overrides: str) -> dict[str, Any]:
 def _merge(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         old = config.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and _function(value) in ({}, _function(old)):
+        mergeable = isinstance(value, dict) and isinstance(old, dict)
+        if mergeable and all(old.get(name) == value[name] for name in value if name.startswith("@")):
             _merge(old, value)
         else:
             config[key] = value
-
-
-def _function(block: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in block.items() if key.startswith("@")}
-
-
-def _drop(config: dict[str, Any], place: list[str]) -> None:
-    for key in place[:-1]:
-        config = config[key]
-    del config[place[-1]]
 
 
 def main(name: str, dataset: str = "", overrides: str = "", output: Path | None = None) -> None:

@@ -4,32 +4,29 @@ test.spacy, meta.json. `python -m project.convert twitter17 --data FOLDER`.
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 from spacy.tokens import Doc, DocBin
-from spacy.vocab import Vocab
 
 from project import pictures
-from project.facts import NEGATIVE, SPLIT_NAMES, SPLITS, find_dataset
-from project.mnre import MnreFile, find_mnre_text, group_rows, make_doc, read_mnre, to_doc
+from project.facts import NEGATIVE, SOURCE_KEY, SPLITS, find_dataset
+from project.mnre import find_mnre_text, read_mnre_split
 from project.tagged import (
     FormatError,
-    TaggedPost,
-    check_orphans,
-    find_split_file,
+    Split,
+    find_twitter_text,
     read_json_lines,
+    read_tagged,
     read_twitter_text,
-    repair_tags,
 )
+from spacy_mmib.images.errors import ImageError
 from spacy_mmib.images.files import resolve_inside
-from spacy_mmib.images.reading import ImageError
 from spacy_mmib.post.extensions import (
     get_regions,
+    get_stored_image,
     set_image,
     set_image_error,
     set_regions,
@@ -43,12 +40,18 @@ Counts: TypeAlias = dict[str, Any]
 """What is in a split, as meta.json has it: numbers, and "per_label" numbers for each label."""
 
 COUNTED = {
+    "begin_with_i": "entities begin with I- instead of B- (see --orphans)",
     "overlapping": "instances whose head and tail overlap",
     "repeated": "instances with the head and tail of an earlier one of the post",
     "not_entities": "heads and tails that are no entities, as they overlap with one",
     "other_names": "heads and tails whose name is not what their tokens say",
     "empty_tokens": "tokens without characters, replaced by U+FFFD",
     "empty_posts": "posts without tokens, left out",
+    "with_picture": "with a picture",
+    "missing_pictures": "whose picture is missing",
+    "crops": "crops of objects",
+    "missing_crops": "crops missing",
+    "refused_crops": "crops outside their folder, left out",
 }
 """What is printed if there is any."""
 
@@ -127,47 +130,35 @@ def convert_twitter(
     max_crops (int): Keep so many crops of a post, 0 all. HVPNeT uses the first 3.
     RAISES (FormatError, LayoutError): Something is not as published.
     """
-    check_orphans(orphans)
     if crops_layout not in pictures.LAYOUTS:
         raise LayoutError(f"crops_layout is {crops_layout!r}; choose auto, umgf, hvpnet or none.")
     # Absolute as the image root is.
     crops = None if crops is None or crops_layout == "none" else crops.absolute()
-    posts = {split: list(read_twitter_text(find_twitter_text(data, split), tag_column)) for split in SPLITS}
-    root = None
-    if images is not None:
-        folders = [images] if crops is None else [images, crops]
-        for folder in folders:
-            if not folder.is_dir():
-                raise LayoutError(f"There is no folder {folder}.")
-        root = pictures.common_root(folders)
-        if crops is not None and crops_layout == "auto":
-            crops_layout = pictures.guess_layout(crops, [post.id for post in posts["train"]])
-    elif crops is not None:
+    splits = {
+        split: read_tagged(read_twitter_text(find_twitter_text(data, split), tag_column), orphans)
+        for split in SPLITS
+    }
+    if crops is not None and images is None:
         raise LayoutError("Crops are of no use without the pictures: pass --images too.")
-    counts = {}
-    for split, split_posts in posts.items():
-        look, find = None, None
-        if images is not None and root is not None:
-            look = partial(pictures.find_picture, images, root=root)
-            if crops is not None:
-                find = pictures.find_crops(
-                    crops, crops_layout, dicts or data, data.resolve().name, split, root
-                )
-        path = output / f"{split}.spacy"
-        counts[split] = _write_tagged(split_posts, path, orphans, look, find, max_crops, suffix=".jpg")
-    _finish(output, data, "none" if crops is None else crops_layout, root, counts, orphans=orphans)
-    return counts
+    for folder in filter(None, (images, crops)):
+        pictures.check_folder(folder)
+    root = pictures.common_root([images, crops])
+    if crops is not None and crops_layout == "auto":
+        crops_layout = pictures.guess_layout(crops, splits["train"].pictures)
+    attach = None
+    if crops is not None:
+        name = data.resolve().name
+        find = {s: pictures.find_crops(crops, crops_layout, dicts or data, name, s, root) for s in SPLITS}
 
+        def attach(doc: Doc, picture: str, split: str) -> Counts:
+            if get_stored_image(doc) is None:  # crops are of no use without their picture
+                return {}
+            there, missing = find[split](picture)
+            set_regions(doc, there[: max_crops or None] or None)
+            return {"crops": len(get_regions(doc)), "missing_crops": missing}
 
-def find_twitter_text(data: Path, split: str) -> Path:
-    """RETURNS (Path): The text file of a split. Raises `FormatError` if there is none, or more than one."""
-    found = find_split_file([data], SPLIT_NAMES[split])
-    if found is None:
-        raise FormatError(
-            f"There is no file {data / f'{SPLIT_NAMES[split][0]}.txt'}. The data folder holds train, valid "
-            "and test.txt."
-        )
-    return found
+    regions = "none" if crops is None else crops_layout
+    return _write(splits, output, data, images, root, regions, attach, orphans=orphans)
 
 
 def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[str, Counts]:
@@ -176,24 +167,18 @@ def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[st
 
     RAISES (FormatError): Something is not in the format.
     """
-    check_orphans(orphans)
     root = (data / "images").resolve()
-    posts = {}
+    splits = {}
     for split in SPLITS:
         folder = data / "texts" / split
         files = sorted(folder.glob("*.json*"))
         if files:
-            posts[split] = [post for file in files for post in read_json_lines(file)]
+            splits[split] = read_tagged((post for file in files for post in read_json_lines(file)), orphans)
         elif folder.is_dir() or not (data / "texts").is_dir():
             raise FormatError(f"There is no file {folder / '*.json'}.")
-    if not posts:
+    if not splits:
         raise FormatError(f"There is no folder {data / 'texts' / 'train'}, nor dev, nor test.")
-    counts = {}
-    for split, found in posts.items():
-        look = partial(pictures.find_picture, root / split, root=root)
-        counts[split] = _write_tagged(found, output / f"{split}.spacy", orphans, look)
-    _finish(output, data, "none", root, counts, orphans=orphans)
-    return counts
+    return _write(splits, output, data, root, root, "none", by_split=True, orphans=orphans)
 
 
 def convert_mnre(
@@ -208,14 +193,12 @@ def convert_mnre(
 ) -> dict[str, Counts]:
     """Convert MNRE.
 
-    images (Optional[Path]): The folder of the pictures; `img_org` in `data` if `None`, and text
-        only if that isn't there.
+    images (Optional[Path]): The folder of the pictures; `img_org` in `data` if `None`, if it is there.
     group (Optional[bool]): One doc for each post (text and picture) rather than for each instance.
         `None` means yes, except with crops, which belong to single instances.
-    leaking_crops (Optional[Path]): The folder of HVPNeT's crops, which leak the label. It need not be
-        there: then the docs state which crops there should be. Without pictures it is the image root.
-    dicts (Optional[Path]): The folder of the dictionaries of these crops; `txt` in `data` if
-        `None`, or `data`.
+    leaking_crops (Optional[Path]): The folder of HVPNeT's crops, which leak the label. It need not be there:
+        then the docs state which crops there should be. Without pictures it is the image root.
+    dicts (Optional[Path]): The folder of their dictionaries; `txt` in `data` if `None`, or `data`.
     max_crops (int): Keep so many crops of an instance, 0 all. HVPNeT uses the first 3.
     RAISES (FormatError, LayoutError): Something is not as published.
     """
@@ -229,36 +212,32 @@ def convert_mnre(
             "The published crops belong to single instances: --leaking-crops can't go with --group."
         )
     grouped = leaking_crops is None if group is None else group
-    files = {split: read_mnre(find_mnre_text(data, split)) for split in SPLITS}
+    splits = {split: read_mnre_split(find_mnre_text(data, split), split, grouped=grouped) for split in SPLITS}
     if images is None and (data / "img_org").is_dir():
         images = data / "img_org"
-    if images is not None and not images.is_dir():
-        raise LayoutError(f"There is no folder {images}.")
-    folders = [folder for folder in (images, leaking_crops) if folder is not None]
-    root = pictures.common_root(folders) if folders else None
-    names: dict[str, dict[Any, list[str]]] = {}
+    if images is not None:
+        pictures.check_folder(images)
+    root = pictures.common_root([images, leaking_crops])
+    attach = None
     if leaking_crops is not None:
         dicts = dicts or (data / "txt" if (data / "txt").is_dir() else data)
         paths = {split: pictures.find_dictionary(dicts, "mre", split) for split in SPLITS}
-        names = {split: load_dictionary(path, by_row=True) for split, path in paths.items()}
+        dictionaries = {split: load_dictionary(path, by_row=True) for split, path in paths.items()}
         logger.warning("[spacy-mmib] Regions are %s.", LEAKING_MNRE_NOTE)
-    counts = {}
-    for split, file in files.items():
-        look = attach = None
-        if images is not None and root is not None:
-            look = partial(pictures.find_picture, images, root=root, split=split)
-        if leaking_crops is not None and root is not None:
-            folder = hvpnet_crops_folder(leaking_crops, split)
-            attach = partial(attach_leaking_crops, names[split], folder, root, max_crops)
-        path = output / f"{split}.spacy"
-        counts[split] = _write_mnre(file, path, split, grouped, look, attach, root)
+
+        def attach(doc: Doc, picture: str, split: str) -> Counts:
+            folder, row = hvpnet_crops_folder(leaking_crops, split), doc.user_data[SOURCE_KEY]["rows"][0]
+            refused = attach_leaking_crops(dictionaries[split], folder, root, max_crops, doc, row)
+            missing = sum(not (root / crop).exists() for crop in get_regions(doc))
+            return {"refused_crops": refused, "crops": len(get_regions(doc)), "missing_crops": missing}
+
     regions = {
         "protocol": "none" if leaking_crops is None else "leaking_mnre_crops",
         "note": None if leaking_crops is None else LEAKING_MNRE_NOTE,
         "max_crops": None if leaking_crops is None else max_crops,
     }
-    _finish(output, data, regions, root, counts, docs_are="posts" if grouped else "instances")
-    return counts
+    docs_are = "posts" if grouped else "instances"
+    return _write(splits, output, data, images, root, regions, attach, by_split=True, docs_are=docs_are)
 
 
 def attach_leaking_crops(
@@ -287,139 +266,65 @@ def attach_leaking_crops(
     return len(wanted) - len(stated)
 
 
-def _write_tagged(
-    posts: Iterable[TaggedPost],
-    path: Path,
-    orphans: str,
-    look: Callable[[str], str] | None = None,
-    find: Callable[[str], tuple[list[str], int]] | None = None,
-    max_crops: int = 0,
-    suffix: str = "",
-) -> Counts:
-    """Write a split of tagged posts, whose pictures are called by their ids and the suffix; crops are used of
-    posts that have their picture.
-    """
-    counts: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
-    vocab, docs = Vocab(), []
-    for post in posts:
-        if not post.tokens:
-            counts["empty_posts"] += 1
-            continue
-        tags, begin_with_i = repair_tags(post.tags, check_orphans(orphans))
-        doc = make_doc(vocab, post.tokens, tags)
-        if _attach_picture(doc, look, post.id + suffix, counts) and find is not None:
-            crops, missing = find(post.id)
-            set_regions(doc, crops[: max_crops or None] or None)
-            counts.update(crops=len(get_regions(doc)), missing_crops=missing)
-        labels.update(ent.label_ for ent in doc.ents)
-        counts.update(posts=1, tokens=len(doc), begin_with_i=begin_with_i)
-        counts.update(empty_tokens=post.tokens.count(""))
-        docs.append(doc)
-    _save(docs, path)
-    names = ("posts", "tokens", "entities", "begin_with_i", "empty_tokens", "empty_posts")
-    names += ("with_picture", "missing_pictures", "crops", "missing_crops")
-    counts["entities"] = labels.total()
-    return {**{name: counts[name] for name in names}, "per_label": dict(sorted(labels.items()))}
-
-
-def _write_mnre(
-    file: MnreFile,
-    path: Path,
-    split: str,
-    grouped: bool,
-    look: Callable[[str], str] | None,
-    attach: Callable[[Doc, int], int] | None,
+def _write(
+    splits: Mapping[str, Split],
+    output: Path,
+    data: Path,
+    images: Path | None,
     root: Path | None,
-) -> Counts:
-    """Write a split of MNRE."""
-    rows = file.rows
-    posts = group_rows(rows)
-    labels = Counter(row.relation for row in rows)
-    counts = Counter(instances=len(rows), posts=len(posts), labels=len(labels), other_names=file.other_names)
-    counts["overlapping"] = sum(r.head[0] < r.tail[1] and r.tail[0] < r.head[1] for r in rows)
-    counts["repeated"] = len(rows) - len({(row.tokens, row.image, row.head, row.tail) for row in rows})
-    vocab, docs = Vocab(), []
-    for numbers in posts if grouped else [[number] for number in range(len(rows))]:
-        first = rows[numbers[0]]
-        doc, not_entities = to_doc(vocab, [rows[number] for number in numbers], numbers, split)
-        counts.update(docs=1, tokens=len(doc), entities=len(doc.ents), not_entities=not_entities)
-        counts.update(empty_tokens=first.tokens.count(""))
-        _attach_picture(doc, look, first.image, counts)
-        if attach is not None and root is not None:
-            counts.update(refused_crops=attach(doc, numbers[0]), crops=len(get_regions(doc)))
-            counts.update(missing_crops=sum(not (root / crop).exists() for crop in get_regions(doc)))
-        docs.append(doc)
-    _save(docs, path)
-    names = ("instances", "posts", "docs", "tokens", "entities", "not_entities", "labels", "overlapping")
-    names += ("repeated", "other_names", "empty_tokens", "with_picture", "missing_pictures", "crops")
-    names += ("missing_crops", "refused_crops")
-    return {**{name: counts[name] for name in names}, "per_label": dict(sorted(labels.items()))}
+    regions: Any,
+    attach: Callable[[Doc, str, str], Counts] | None = None,
+    *,
+    by_split: bool = False,
+    **more: str,
+) -> dict[str, Counts]:
+    """Write the splits, with the picture of each doc, or why there is none, if there are any; `meta.json`
+    beside them; and print what is in it.
 
-
-def _attach_picture(doc: Doc, look: Callable[[str], str] | None, name: str, counts: Counter[str]) -> bool:
-    """Attach the picture of a post, or say on the doc why there is none; `look` finds its path, relative to
-    the image root, and is `None` if no pictures are at hand.
+    attach (Optional[Callable]): Attaches and counts the crops of a doc, by its picture's name and the split.
+    by_split (bool): Look for pictures in a folder of the split first.
     """
-    if look is None:
-        return False
-    try:
-        set_image(doc, look(name))
-    except ImageError as err:
-        set_image_error(doc, str(err))
-        counts["missing_pictures"] += 1
-        return False
-    counts["with_picture"] += 1
-    return True
-
-
-def _save(docs: Iterable[Doc], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    DocBin(docs=docs, store_user_data=True).to_disk(path)
-
-
-def _finish(
-    output: Path, data: Path, regions: Any, root: Path | None, splits: dict[str, Counts], **more: str
-) -> None:
-    """Write `meta.json` beside the corpus, and print what is in it."""
+    written = {}
+    output.mkdir(parents=True, exist_ok=True)
+    for split, found in splits.items():
+        counts = found.counts
+        for doc, name in zip(found.docs, found.pictures):
+            if images is not None:
+                try:
+                    set_image(doc, pictures.find_picture(images, name, root, split if by_split else None))
+                    counts["with_picture"] += 1
+                except ImageError as err:
+                    set_image_error(doc, str(err))
+                    counts["missing_pictures"] += 1
+            if attach is not None:
+                counts.update(attach(doc, name, split))
+        DocBin(docs=found.docs, store_user_data=True).to_disk(output / f"{split}.spacy")
+        written[split] = {**counts, "per_label": dict(sorted(found.labels.items()))}
     meta = {"source": data.resolve().name, **more, "regions": regions}
-    meta |= {"image_root": None if root is None else str(root), "splits": splits}
+    meta |= {"image_root": None if root is None else str(root), "splits": written}
     (output / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf8")
-    for split, counts in splits.items():
-        _print_split(split, counts, more.get("orphans"))
+    for split, counts in written.items():
+        if "instances" in counts:
+            negative = counts["per_label"].get(NEGATIVE, 0)
+            print(
+                f"{split}: {counts['instances']} instances of {counts['posts']} posts in {counts['docs']} "
+                f"docs, {counts['labels']} labels; {counts['instances'] - negative} related, "
+                f"{negative} {NEGATIVE}"
+            )
+        else:
+            labels = ", ".join(f"{label} {number}" for label, number in counts["per_label"].items())
+            print(f"{split}: {counts['posts']} posts, {counts['entities']} entities ({labels})")
+        for name, what in COUNTED.items():
+            if counts.get(name):
+                print(f"  {counts[name]} {what}")
+    if isinstance(regions, dict) and regions["note"]:
+        print(f"Crops are {regions['note']}.")
     print(f"Written to {output}; counts in meta.json.")
     if root is None:
         print("Text only: pass --images to convert with pictures.")
     else:
         print(f"Paths of pictures are relative to this folder, the reader's image_root: {root}")
-
-
-def _print_split(split: str, counts: Counts, orphans: str | None) -> None:
-    mnre = "instances" in counts
-    if mnre:
-        negative = counts["per_label"].get(NEGATIVE, 0)
-        print(
-            f"{split}: {counts['instances']} instances of {counts['posts']} posts in {counts['docs']} docs, "
-            f"{counts['labels']} labels; {counts['instances'] - negative} related, {negative} {NEGATIVE}"
-        )
-    else:
-        labels = ", ".join(f"{label} {number}" for label, number in counts["per_label"].items())
-        print(f"{split}: {counts['posts']} posts, {counts['entities']} entities ({labels})")
-        if counts["begin_with_i"]:
-            done = "counted as entities" if orphans == "begin" else "not counted, their tokens are O"
-            print(f"  {counts['begin_with_i']} entities begin with I- instead of B-: {done}")
-    for name, what in COUNTED.items():
-        if counts.get(name):
-            print(f"  {counts[name]} {what}")
-    if counts["with_picture"] or counts["missing_pictures"]:
-        docs, missing = ("docs", "missing") if mnre else ("posts", "pictures missing")
-        print(f"  {counts['with_picture']} {docs} with a picture, {counts['missing_pictures']} {missing}")
-    if counts["crops"] or counts["missing_crops"] or counts.get("refused_crops"):
-        what = "crops that LEAK THE LABEL" if mnre else "crops of objects"
-        print(
-            f"  {counts['crops']} {what}, {counts['missing_crops']} of them missing; "
-            f"{counts.get('refused_crops', 0)} outside their folder, left out"
-        )
+    return written
 
 
 if __name__ == "__main__":

@@ -68,9 +68,7 @@ def main(
 
 
 def print_beside_paper(dataset: str, record: dict[str, Any]) -> None:
-    """Print precision, recall and F1 with the test posts' own pictures beside those of the paper's Tables
-    III to V, if it is a dataset of the paper's.
-    """
+    """Print the scores with the posts' own pictures beside those of the paper, if it is a dataset of its."""
     known = find_dataset(dataset)
     if known is None:
         return

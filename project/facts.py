@@ -16,7 +16,7 @@ from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
 from project.config import read_meta
-from spacy_mmib.post.relations import get_relations, has_relations
+from spacy_mmib.post.relations import Relation, get_relations, has_relations
 from spacy_mmib.training.corpus import read_docs
 
 Counts: TypeAlias = dict[str, dict[str, int]]
@@ -98,7 +98,7 @@ def count_docs(splits: Mapping[str, Iterable[Doc]]) -> Counts:
                 found.update(ent.label_ for ent in doc.ents)
             for relation in get_relations(doc):
                 labels.add(relation.label)
-                (a, b), (c, d) = ((span.start, span.end) for span in (relation.head, relation.tail))
+                a, b, c, d = get_places(relation)
                 found.update(
                     {"instances": 1, NEGATIVE: relation.label == NEGATIVE, "overlapping": a < d and c < b}
                 )
@@ -110,6 +110,11 @@ def count_docs(splits: Mapping[str, Iterable[Doc]]) -> Counts:
     return counts
 
 
+def get_places(relation: Relation) -> tuple[int, int, int, int]:
+    """RETURNS (Tuple[int, int, int, int]): First token and one past the last of head and tail."""
+    return relation.head.start, relation.head.end, relation.tail.start, relation.tail.end
+
+
 def digest_docs(splits: Mapping[str, Iterable[Doc]]) -> str:
     """RETURNS (str): 12 hexadecimal digits of the content of a corpus: words, entities, relations and splits;
     neither paths nor pictures.
@@ -119,9 +124,7 @@ def digest_docs(splits: Mapping[str, Iterable[Doc]]) -> str:
         for doc in splits[split]:
             relations = None
             if has_relations(doc):
-                relations = [
-                    (r.head.start, r.head.end, r.tail.start, r.tail.end, r.label) for r in get_relations(doc)
-                ]
+                relations = [(*get_places(relation), relation.label) for relation in get_relations(doc)]
             entities = [(ent.start, ent.end, ent.label_) for ent in doc.ents]
             record = (split, [token.text for token in doc], entities, relations)
             digest.update(json.dumps(record).encode() + b"\n")
@@ -129,12 +132,9 @@ def digest_docs(splits: Mapping[str, Iterable[Doc]]) -> str:
 
 
 def get_dataset_version(folder: Path) -> dict[str, Any]:
-    """Say what a converted corpus is.
-
-    folder (Path): With train.spacy, dev.spacy and test.spacy (those that are there count), and meta.json if a
-        converter wrote it. Its name is the dataset's.
-    RETURNS (Dict[str, Any]): "name", "version" and "details" (see `Version`), "digest" (see `digest_docs`)
-        and "regions", which objects the converter attached, `None` if none has.
+    """RETURNS (Dict[str, Any]): Of a converted corpus (of the splits that are there) the "name", which is its
+    folder's, "version" and "details" (see `Version`), "digest" (see `digest_docs`) and "regions", which
+    objects the converter attached, `None` if no converter has been there.
     """
     paths = {split: folder / f"{split}.spacy" for split in SPLITS}
     splits = {split: list(read_docs(path, Vocab())) for split, path in paths.items() if path.exists()}
@@ -144,11 +144,7 @@ def get_dataset_version(folder: Path) -> dict[str, Any]:
         begun = {split: found.get("begin_with_i", 0) for split, found in meta["splits"].items()}
     regions = meta.get("regions")
     name = folder.resolve().name
-    version = name_version(name, count_docs(splits), begun)
-    return {
-        "name": name,
-        "version": version.name,
-        "details": version.details,
-        "digest": digest_docs(splits),
-        "regions": regions.get("protocol") if isinstance(regions, dict) else regions,
-    }
+    version, details = name_version(name, count_docs(splits), begun)
+    regions = regions.get("protocol") if isinstance(regions, dict) else regions
+    digest = digest_docs(splits)
+    return {"name": name, "version": version, "details": details, "digest": digest, "regions": regions}

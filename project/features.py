@@ -41,7 +41,7 @@ def main(
     except ValueError as err:
         msg.fail(str(err), exits=1)
     reason = None
-    if not any(get_stored_image(doc) is not None for path in corpora for doc in read_docs(path, Vocab())):
+    if all(get_stored_image(doc) is None for path in corpora for doc in read_docs(path, Vocab())):
         reason = TEXT_ONLY
     elif CACHE not in full.to_str(interpolate=False):
         reason = f"{name} has no picture encoder with a cache."

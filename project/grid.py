@@ -75,11 +75,6 @@ GRIDS: dict[str, list[Variant]] = {
 """The rows of each grid."""
 
 
-COLUMNS = ("core", "regions", "epochs", "batch_size", "learn_rate", "limit", "transformer", "config")
-COLUMNS += ("config_hash", "dataset_version", "dataset_digest", "train_posts", "train_pictures")
-"""Of a cell, in the table of results."""
-
-
 class Cell(NamedTuple):
     """One training: its folder, its config, and what cell.json and the table say of it."""
 
@@ -142,11 +137,10 @@ def choose_variants(grid: str, only: Sequence[str] = ()) -> list[Variant]:
     """
     if grid not in GRIDS:
         raise ValueError(f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}.")
-    unknown = set(only) - {variant.name for variant in GRIDS[grid]}
-    if unknown:
-        names = ", ".join(repr(variant.name) for variant in GRIDS[grid])
-        raise ValueError(f"{grid} has no rows {sorted(unknown)}; there are {names}")
-    return [variant for variant in GRIDS[grid] if not only or variant.name in only]
+    known = {variant.name: variant for variant in GRIDS[grid]}
+    if unknown := set(only) - set(known):
+        raise ValueError(f"{grid} has no rows {sorted(unknown)}; there are {', '.join(map(repr, known))}")
+    return [variant for name, variant in known.items() if not only or name in only]
 
 
 def plan_cells(
@@ -156,7 +150,7 @@ def plan_cells(
     RAISES (ValueError): A row doesn't fit the config.
     """
     dataset = get_dataset_version(corpus.folder)
-    transformer = Path(options.transformer)
+    name = Path(options.transformer)
     for variant in variants:
         for seed in seeds:
             config = planning.make_config(corpus, variant, seed, options)
@@ -164,28 +158,29 @@ def plan_cells(
             training = config["training"]
             rate = training["optimizer"]["learn_rate"]
             about = {
-                "variant": variant.name,
-                "settings": dict(variant.settings),
-                "core": variant.core,
-                "series": list(variant.series),
-                "seed": seed,
-                "cell": f"{corpus.name}/{digest}-{seed}",
-                "config": options.config or "the dataset's",
-                "config_hash": digest,
-                # A folder is on this machine only: its last two parts say enough.
-                "transformer": "/".join(transformer.parts[-2:])
-                if transformer.is_dir()
-                else options.transformer,
                 "dataset": corpus.name,
-                "dataset_version": dataset["version"],
-                "dataset_digest": dataset["digest"],
+                "variant": variant.name,
+                "seed": seed,
+                # Empty where the config's own value holds.
+                "beta1": variant.settings.get("kl_text", ""),
+                "beta2": variant.settings.get("kl_image", ""),
+                "alignment_weight": variant.settings.get("alignment", ""),
+                "core": variant.core,
                 "regions": planning.describe_regions(config, corpus, str(dataset.get("regions") or "own")),
                 "epochs": training["max_epochs"],
                 "batch_size": training["batcher"].get("size"),
                 "learn_rate": rate.get("initial_rate") if isinstance(rate, dict) else rate,
+                "limit": options.limit,
+                # A folder is on this machine only: its last two parts say enough.
+                "transformer": "/".join(name.parts[-2:]) if name.is_dir() else options.transformer,
+                "config": options.config or "the dataset's",
+                "config_hash": digest,
+                "dataset_version": dataset["version"],
+                "dataset_digest": dataset["digest"],
                 "train_posts": corpus.posts,
                 "train_pictures": corpus.pictures,
-                "limit": options.limit,
+                "series": " ".join(variant.series),
+                "cell": f"{corpus.name}/{digest}-{seed}",
                 "test": str((corpus.folder / "test.spacy").resolve()),
                 "image_root": dataset_paths(corpus.folder).get("paths.image_root"),
             }
@@ -199,9 +194,7 @@ def run_cells(
     todo = [cell for cell in cells if not (cell.folder / RESULT).exists()]
     msg.info(f"{len(cells)} trainings, {len(cells) - len(todo)} of them finished before")
     more = ["--gpu-id", str(gpu_id), *(["--keep-model"] if keep_models else [])]
-    env = dict(os.environ)
-    if jobs > 1:
-        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
 
     def run_one(cell: Cell) -> str | None:
         """A process of its own shares no state with others and can't take them down."""
@@ -212,7 +205,7 @@ def run_cells(
         with (cell.folder / "output.txt").open("w", encoding="utf8") as file:
             file.write(f"{shlex.join(command)}\n")
             file.flush()
-            subprocess.run(command, env=env, stdout=file, stderr=subprocess.STDOUT, check=False)
+            subprocess.run(command, env={**os.environ, **threads}, stdout=file, stderr=file, check=False)
         path = cell.folder / RESULT
         if not path.exists():
             return None
@@ -247,7 +240,14 @@ def write_results(output: Path, metrics: Path) -> list[dict[str, Any]]:
             path = output / cell["cell"] / RESULT
             if path.exists():
                 result = json.loads(path.read_text(encoding="utf8"))
-                rows += [_make_row(plan["grid"], cell, result, task) for task in result["tasks"]]
+                more = {key: result[key] for key in ("test_posts", "test_pictures", "device")}
+                more |= {f"version_{name}": number for name, number in sorted(result["packages"].items())}
+                more["leaks"] = " | ".join(result["leaks"])
+                # Where the test posts are is of this machine.
+                about = {key: value for key, value in cell.items() if key not in ("test", "image_root")}
+                for task, scores in result["tasks"].items():
+                    scores = {key: round(score, 6) for key, score in scores.items()}
+                    rows.append({"grid": plan["grid"], "task": task, **scores, **about, **more})
     metrics.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     replace(metrics / "grids.jsonl", lines)
@@ -258,21 +258,6 @@ def write_results(output: Path, metrics: Path) -> list[dict[str, Any]]:
     writer.writerows(rows)
     replace(metrics / "grids.csv", table.getvalue())
     return rows
-
-
-def _make_row(grid: str, cell: dict[str, Any], result: dict[str, Any], task: str) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): A line of the table, flat. Scores are those on test, 0-1."""
-    task_scores = {key: round(result["tasks"][task][key], 6) for key in "prf"}
-    # Empty where the config's own value holds.
-    columns = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "alignment"}
-    settings = {column: cell["settings"].get(loss, "") for column, loss in columns.items()}
-    row = {"grid": grid, "dataset": cell["dataset"], "task": task, "variant": cell["variant"]}
-    row |= {"seed": cell["seed"], **task_scores, **settings}
-    row |= {key: cell.get(key, "") for key in COLUMNS}
-    row |= {"series": " ".join(cell["series"]), "leaks": " | ".join(result["leaks"])}
-    row |= {key: result[key] for key in ("test_posts", "test_pictures", "device")}
-    row |= {f"version_{name}": number for name, number in sorted(result["packages"].items())}
-    return row | {"cell": cell["cell"]}
 
 
 if __name__ == "__main__":

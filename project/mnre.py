@@ -5,20 +5,26 @@ and back.
 import ast
 import json
 import warnings
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from spacy.tokens import Doc, Span
+from spacy.tokens import Span
 from spacy.util import filter_spans
 from spacy.vocab import Vocab
 
 from project.facts import SOURCE_KEY, SPLIT_NAMES
-from project.tagged import FormatError, check_line_end, find_split_file, is_strings, join_surrogates
+from project.tagged import (
+    FormatError,
+    Split,
+    check_line_end,
+    find_split_file,
+    is_strings,
+    join_surrogates,
+    make_doc,
+)
 from spacy_mmib.post.relations import set_relations
 
-EMPTY_TOKEN = "\ufffd"
-"""Stands for a token without characters, which spaCy can't have; dropping it would shift the tags."""
 ENTITY = "ENTITY"
 """The type of every head and tail. MNRE gives no types. The names of its relations would tell them,
 but for related pairs only: types taken from there would leak the label."""
@@ -42,15 +48,6 @@ class MnreRow(NamedTuple):
     image: str
 
 
-class MnreFile(NamedTuple):
-    """The instances of a text file, in the order by which the published dictionaries of crops go; and how
-    many heads and tails have a "name" that is not what the tokens at their place say.
-    """
-
-    rows: list[MnreRow]
-    other_names: int
-
-
 def find_mnre_text(data: Path, split: str) -> Path:
     """Find the text file of a split: `mnre_<split>.txt` (`mnre_org_<split>.txt` in version 1), also
     in the folder `mnre_txt` as in the official repository, or `txt/ours_<split>.txt` in HVPNeT's
@@ -58,24 +55,21 @@ def find_mnre_text(data: Path, split: str) -> Path:
 
     RAISES (FormatError): There is none, or more than one.
     """
-    found = find_split_file(
-        [data, data / "mnre_txt", data / "txt"],
-        [f"{prefix}_{name}" for prefix in ("mnre", "mnre_org", "ours") for name in SPLIT_NAMES[split]],
+    names = [f"{prefix}_{name}" for prefix in ("mnre", "mnre_org", "ours") for name in SPLIT_NAMES[split]]
+    name = "val" if split == "dev" else split
+    expected = (
+        f"{data / f'mnre_{name}.txt'}, nor {data / 'txt' / f'ours_{name}.txt'} as in HVPNeT's layout, nor a "
+        f"folder {data / 'mnre_txt'} with it as in the official repository"
     )
-    if found is None:
-        name = "val" if split == "dev" else split
-        raise FormatError(
-            f"There is no file {data / f'mnre_{name}.txt'}, nor {data / 'txt' / f'ours_{name}.txt'} "
-            f"as in HVPNeT's layout, nor a folder {data / 'mnre_txt'} with it as in the official "
-            "repository."
-        )
-    return found
+    return find_split_file([data, data / "mnre_txt", data / "txt"], names, expected)
 
 
-def read_mnre(path: Path) -> MnreFile:
+def read_mnre(path: Path) -> tuple[list[MnreRow], int]:
     """Read a text file. A line that is JSON is read as JSON, any other as a literal of Python: nothing in
     it is run. Other keys of the dicts, such as "caption" in HVPNeT's files, are passed over.
 
+    RETURNS (Tuple[List[MnreRow], int]): The instances, in the order by which the published dictionaries of
+        crops go; and how many heads and tails have a "name" that is not what the tokens at their place say.
     RAISES (FormatError): A line is something else.
     """
     rows: list[MnreRow] = []
@@ -92,46 +86,48 @@ def read_mnre(path: Path) -> MnreFile:
                 other_names += others
     if not rows:
         raise FormatError(f"{path}: there are no instances in it; expected on each line {EXPECTED}.")
-    return MnreFile(rows, other_names)
+    return rows, other_names
 
 
-def group_rows(rows: Iterable[MnreRow]) -> list[list[int]]:
-    """RETURNS (List[List[int]]): For each post (text and picture), in order of its first instance, its
-    instances by their place in `rows`.
+def read_mnre_split(path: Path, split: str, *, grouped: bool = True) -> Split:
+    """Make docs of a text file.
+
+    grouped (bool): One for each post (text and picture), in order of its first instance, rather than for each
+        instance.
+    RAISES (FormatError): It is not in the format.
     """
+    rows, other_names = read_mnre(path)
     posts: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):
         posts.setdefault((row.tokens, row.image), []).append(i)
-    return list(posts.values())
-
-
-def make_doc(vocab: Vocab, tokens: Iterable[str], tags: list[str] | None = None) -> Doc:
-    """RETURNS (Doc): A doc of just these tokens, with BIO tags of its entities; see `EMPTY_TOKEN`."""
-    # Spaces are not known. Said so, spaCy trains and evaluates on these very tokens, those
-    # published scores are counted on, rather than on its own tokenization of the joined text.
-    return Doc(vocab, words=[token or EMPTY_TOKEN for token in tokens], ents=tags)
-
-
-def to_doc(vocab: Vocab, rows: list[MnreRow], numbers: list[int], split: str = "") -> tuple[Doc, int]:
-    """Make a doc of instances of one post.
-
-    RETURNS (Tuple[Doc, int]): The doc, all instances in `doc._.relations`, in order; and how many
-        of their spans are no entities of it, which can't overlap.
-    """
-    tokens = rows[0].tokens
-    doc = make_doc(vocab, tokens)
-    places = dict.fromkeys(place for row in rows for place in (row.head, row.tail))
-    spans = {place: Span(doc, *place, label=ENTITY) for place in places}
-    entities = filter_spans(spans.values())
-    doc.set_ents(entities)
-    set_relations(doc, [(spans[row.head], spans[row.tail], row.relation) for row in rows])
-    doc.user_data[SOURCE_KEY] = {
-        "image": rows[0].image,
-        "rows": list(numbers),
-        "split": split,
-        "empty": [i for i, token in enumerate(tokens) if not token],
-    }
-    return doc, len(spans) - len(entities)
+    labels = Counter(row.relation for row in rows)
+    counts = Counter(
+        instances=len(rows),
+        posts=len(posts),
+        **dict.fromkeys(("docs", "tokens", "entities", "not_entities"), 0),
+        labels=len(labels),
+        overlapping=sum(r.head[0] < r.tail[1] and r.tail[0] < r.head[1] for r in rows),
+        repeated=len(rows) - len({(row.tokens, row.image, row.head, row.tail) for row in rows}),
+        other_names=other_names,
+        **dict.fromkeys(("empty_tokens", "with_picture", "missing_pictures"), 0),
+        **dict.fromkeys(("crops", "missing_crops", "refused_crops"), 0),
+    )
+    vocab, docs, pictures = Vocab(), [], []
+    for numbers in posts.values() if grouped else [[number] for number in range(len(rows))]:
+        found = [rows[number] for number in numbers]
+        doc = make_doc(vocab, found[0].tokens)
+        places = dict.fromkeys(place for row in found for place in (row.head, row.tail))
+        spans = {place: Span(doc, *place, label=ENTITY) for place in places}
+        doc.set_ents(filter_spans(spans.values()))  # entities can't overlap
+        set_relations(doc, [(spans[row.head], spans[row.tail], row.relation) for row in found])
+        empty = [i for i, token in enumerate(found[0].tokens) if not token]
+        source = {"image": found[0].image, "rows": numbers, "split": split, "empty": empty}
+        doc.user_data[SOURCE_KEY] = source
+        docs.append(doc)
+        pictures.append(found[0].image)
+        counts.update(docs=1, tokens=len(doc), entities=len(doc.ents), empty_tokens=len(empty))
+        counts.update(not_entities=len(spans) - len(doc.ents))
+    return Split(docs, pictures, counts, labels)
 
 
 def _read_line(line: bytes, where: str) -> tuple[MnreRow, int]:
@@ -152,20 +148,17 @@ def _read_line(line: bytes, where: str) -> tuple[MnreRow, int]:
     tokens = [join_surrogates(token, where) for token in tokens]
     image, relation = (_read_string(record, key, where) for key in ("img_id", "relation"))
     head, tail = (_read_pos(record, key, len(tokens), where) for key in ("h", "t"))
-    row = MnreRow(tuple(tokens), head, tail, relation, image)
     other = 0
     for key, pos in (("h", head), ("t", tail)):
         name = record[key].get("name")
         if isinstance(name, str):  # which is only compared, so half a surrogate pair is no error
             name = name.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         other += name != " ".join(tokens[slice(*pos)])
-    return row, other
+    return MnreRow(tuple(tokens), head, tail, relation, image), other
 
 
 def _parse(text: str, where: str) -> Any:
-    """RETURNS (Any): What a line says. The two notations differ: an escaped slash and a surrogate pair mean
-    something in JSON only.
-    """
+    # The two notations differ: an escaped slash and a surrogate pair mean something in JSON only.
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -5,7 +5,6 @@ places (background, pieces of objects) among the objects' boxes, as a detector t
 """
 
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -15,7 +14,7 @@ import typer
 from PIL import Image
 from spacy.tokens import Doc, DocBin, Span
 
-from project.facts import SPLITS
+from project.facts import SPLITS, get_places
 from spacy_mmib.post.extensions import get_image, get_regions, set_image, set_regions
 from spacy_mmib.post.relations import get_relations, set_relations
 from spacy_mmib.training.corpus import read_docs
@@ -51,10 +50,9 @@ def make_corpus(demo: Path, output: Path, *, share: float, boxes: int, seed: int
             noisy = add_typos(doc, share, random.Random(f"{seed}/{split}/text/{i}"))
             image = get_image(doc)
             if image is not None:
-                picture = demo / image
-                set_image(noisy, os.path.relpath(picture, demo))
+                set_image(noisy, image)
                 rng = random.Random(f"{seed}/{split}/picture/{i}")
-                set_regions(noisy, add_boxes(doc, picture, boxes, rng))
+                set_regions(noisy, add_boxes(doc, demo / image, boxes, rng))
             docs.append(noisy)
         DocBin(docs=docs, store_user_data=True).to_disk(output / f"{split}.spacy")
     # Paths of pictures are relative to the demo's folder.
@@ -64,18 +62,14 @@ def make_corpus(demo: Path, output: Path, *, share: float, boxes: int, seed: int
 
 
 def add_typos(doc: Doc, share: float, rng: random.Random) -> Doc:
-    """Make words of a post noisy.
-
-    share (float): Of words that are misspelt, and of words in random case, 0-1; independent of each other.
-    RETURNS (Doc): A new doc, with the entities and relations of the post, and no picture.
+    """RETURNS (Doc): A new doc, with the entities and relations of the post and no picture, in which a share
+    of the words is misspelt, and independently of that as many are in random case.
     """
     words = [make_noisy(token.text, share, rng) for token in doc]
     noisy = Doc(doc.vocab, words=words, spaces=[bool(token.whitespace_) for token in doc])
     noisy.set_ents([Span(noisy, ent.start, ent.end, label=ent.label) for ent in doc.ents])
-    relations = [
-        (*((span.start, span.end) for span in (rel.head, rel.tail)), rel.label) for rel in get_relations(doc)
-    ]
-    set_relations(noisy, relations)
+    places = [(*get_places(relation), relation.label) for relation in get_relations(doc)]
+    set_relations(noisy, [((a, b), (c, d), label) for a, b, c, d, label in places])
     return noisy
 
 

@@ -3,7 +3,7 @@ layouts in which they are published.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -47,12 +47,7 @@ class Folders(NamedTuple):
 
 
 def find_folders(dataset: str, data: str = "", images: str = "", crops: str = "", dicts: str = "") -> Folders:
-    """Find the folders of a dataset.
-
-    data (str): Of the text files; "" for `project/assets/<dataset>`.
-    images (str): Of the pictures; "" for `images` (or MNRE's `img_org`) in the data folder, if it is there.
-    crops (str): Of the crops; "" for `crops` there, if there are pictures.
-    """
+    """Find the folders of a dataset; for "" those that the options' help names, if they are there."""
     known = find_dataset(dataset) or dataset
     folder = Path(data) if data else ASSETS / known
     pictures = Path(images) if images else _first_folder(folder, "images", "img_org")
@@ -72,18 +67,28 @@ def explain_texts(dataset: str, data: Path) -> str:
     )
 
 
-def common_root(folders: list[Path]) -> Path:
-    """RETURNS (Path): The innermost common folder, absolute, which paths in the corpus start from.
+def check_folder(folder: Path) -> None:
+    """RAISES (LayoutError): It isn't there."""
+    if not folder.is_dir():
+        raise LayoutError(f"There is no folder {folder}.")
+
+
+def common_root(folders: Iterable[Path | None]) -> Path | None:
+    """RETURNS (Optional[Path]): The innermost common folder of those that are given, absolute, which paths in
+    the corpus start from; `None` if none is.
 
     RAISES (LayoutError): There is none but the root of the file system, which as image root would
         allow a corpus to name any file.
     """
+    given = [folder for folder in folders if folder is not None]
+    if not given:
+        return None
     try:
-        root = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+        root = Path(os.path.commonpath([folder.resolve() for folder in given]))
     except ValueError:  # two drives
-        root = Path(folders[0].anchor)
+        root = Path(given[0].anchor)
     if root == root.parent:
-        shown = " and ".join(str(folder) for folder in folders)
+        shown = " and ".join(map(str, given))
         raise LayoutError(
             f"{shown} have no folder in common that could be the image root. Put them side by side."
         )
@@ -97,15 +102,14 @@ def find_picture(folder: Path, name: str, root: Path, split: str | None = None) 
     RAISES (ImageError): It isn't there, or isn't inside its folder and `root`.
     """
     parts = [folder / part for part in HVPNET_SPLITS[split]] if split else []
-    first: ImageError | None = None
+    errors = []
     for place in (*filter(Path.is_dir, parts), folder):
         try:
             # Inside both: the folder may be a link.
             return resolve_inside(root, existing_inside(place, name)).relative_to(root).as_posix()
         except ImageError as err:
-            first = first or err
-    assert first is not None
-    raise first
+            errors.append(err)
+    raise errors[0]
 
 
 def find_crops(
@@ -113,10 +117,10 @@ def find_crops(
 ) -> Callable[[str], tuple[list[str], int]]:
     """Find the crops of a split of tagged posts.
 
-    layout (str): "umgf"; or "hvpnet", `<crops>/<split>/crops/<row>_pred_yolo_crop_<n>.png`, where only the
-        published dictionary, keyed by `<id>.jpg`, says which post a crop belongs to.
-    RETURNS (Callable): Gives by the id of a post the paths of the crops that are there, relative to `root`,
-        and how many are missing.
+    layout (str): "umgf"; or "hvpnet", `<crops>/<split>/crops/<row>_pred_yolo_crop_<n>.png`, where the
+        published dictionary, by `<id>.jpg`, says which post a crop belongs to.
+    RETURNS (Callable): Gives by the name of a post's picture the paths of the crops that are there, relative
+        to `root`, and how many are missing.
     RAISES (LayoutError): There are no crops for the split, or no dictionary.
     """
     names: dict[Any, Any] = {}
@@ -126,10 +130,11 @@ def find_crops(
         if not folder.is_dir():
             raise LayoutError(f"HVPNeT's crops of {split} should be in {folder}, which isn't there.")
 
-    def find(post_id: str) -> tuple[list[str], int]:
-        candidates = [folder / name for name in names.get(f"{post_id}.jpg", ())]
+    def find(picture: str) -> tuple[list[str], int]:
+        candidates = [folder / name for name in names.get(picture, ())]
         if layout == "umgf":
-            candidates = [path for path in list_umgf_crops(crops, post_id) if os.path.lexists(path)]
+            paths = list_umgf_crops(crops, picture.removesuffix(".jpg"))
+            candidates = [path for path in paths if os.path.lexists(path)]
         there = []
         for path in candidates:
             try:
@@ -141,17 +146,17 @@ def find_crops(
     return find
 
 
-def guess_layout(crops: Path, ids: list[str]) -> str:
-    """RETURNS (str): "hvpnet" or "umgf", by what is in the folder of the crops.
+def guess_layout(crops: Path, pictures: list[str]) -> str:
+    """RETURNS (str): "hvpnet" or "umgf", by what is in the folder of the crops of posts with these pictures.
     RAISES (LayoutError): It looks like neither.
     """
     if any((crops / name / "crops").is_dir() for names in HVPNET_SPLITS.values() for name in names):
         return "hvpnet"
-    if any((crops / post_id).is_dir() for post_id in ids):
+    if any((crops / picture.removesuffix(".jpg")).is_dir() for picture in pictures):
         return "umgf"
     raise LayoutError(
-        f"{crops} looks like neither layout of crops: HVPNeT's has folders train/crops, val/crops "
-        "and test/crops, UMGF's a folder for each post. Check --crops."
+        f"{crops} looks like neither layout of crops: HVPNeT's has folders train/crops, val/crops and "
+        "test/crops, UMGF's a folder for each post. Check --crops."
     )
 
 

@@ -54,11 +54,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same in all trainings of a run.
-
-    transformer (str): Name or folder of the text encoder, instead of the config's.
-    overrides (Dict[str, Any]): Settings of the config by dotted name; those that a config doesn't have are
-        an error.
+    """What is the same in all trainings of a run, as the options of the commands. Overrides that a config
+    doesn't have are an error.
     """
 
     config: str = ""
@@ -72,9 +69,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A converted dataset: its name, its folder, and how many training posts it has within the limit, and how
-    many of them have a picture.
-    """
+    """A converted dataset, with the number of its training posts within the limit, and of their pictures."""
 
     name: str
     folder: Path
@@ -83,10 +78,7 @@ class Corpus:
 
 
 def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
-    """Count the training posts of a dataset.
-
-    RAISES (FileNotFoundError): A split is missing.
-    """
+    """RETURNS (Corpus): The corpus in a folder. Raises `FileNotFoundError` if a split is missing."""
     for split in SPLITS:
         if not (folder / f"{split}.spacy").exists():
             raise FileNotFoundError(
@@ -107,10 +99,9 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
     config = read_config(name, {} if variant.core == "spacy" else options.overrides)
     components = config["components"]
     if options.transformer:
-        found = [layer for layer in _list_layers(components) if "name" in layer]
-        if not found:
+        if not list_transformers(components):
             raise ValueError("This config has no transformer whose name could be set.")
-        for layer in found:
+        for layer in list_transformers(components):
             layer["name"] = options.transformer
     fused = [c for c in components.values() if "fusion" in c.get("model", {})]
     for component in fused if variant.core == "none" else ():
@@ -120,9 +111,9 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
         raise ValueError(f"No component of {name} has a fusion: {variant.name} changes nothing.")
     for component in fused if variant.settings else ():
         component.setdefault("loss_weights", {}).update(variant.settings)
-    for component in components.values():
-        if variant.entity_repr and "entity_repr" in component.get("model", {}):
-            component["model"]["entity_repr"] = variant.entity_repr
+    for model in (component.get("model", {}) for component in components.values()):
+        if variant.entity_repr and "entity_repr" in model:
+            model["entity_repr"] = variant.entity_repr
     if not corpus.pictures:
         # The encoder is never run: its weights need not be there.
         for layer in _list_layers(components):
@@ -133,9 +124,8 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
         if path.removeprefix("paths.") in config["paths"] and path not in options.overrides:
             config["paths"][path.removeprefix("paths.")] = value
     config["system"]["seed"] = seed
-    if options.limit:
-        for split in ("train", "dev"):
-            config["corpora"][split]["limit"] = options.limit
+    for split in ("train", "dev") if options.limit else ():
+        config["corpora"][split]["limit"] = options.limit
     optimizer = config["training"]["optimizer"]
     if options.learn_rate and isinstance(optimizer["learn_rate"], dict):
         optimizer["learn_rate"]["initial_rate"] = options.learn_rate
@@ -183,9 +173,7 @@ def hash_config(config: Config, dataset_digest: str) -> str:
 
 
 def hash_files(folder: Path) -> str:
-    """RETURNS (str): 12 hexadecimal digits of the names and content of the files in a folder, or of a
-    file.
-    """
+    """RETURNS (str): 12 hexadecimal digits of a file's name and content, or of those in a folder."""
     digest = hashlib.sha256()
     for path in [folder] if folder.is_file() else sorted(filter(Path.is_file, folder.rglob("*"))):
         with path.open("rb") as file:
@@ -196,17 +184,15 @@ def hash_files(folder: Path) -> str:
 
 def describe_regions(config: Config, corpus: Corpus, converted: str) -> str:
     """RETURNS (str): Where the objects in the pictures come from, for tables."""
-    getters = set()
-    for layer in _list_layers(config["components"]) if corpus.pictures else ():
-        if layer.get("get_regions") is not None:
-            getters.add(layer["get_regions"]["@region_getters"].removeprefix("spacy-mmib."))
-    named = {f"given.v1 ({converted})" if g == "given.v1" else g for g in getters}
-    return ", ".join(sorted(named)) or "no pictures"
+    layers = _list_layers(config["components"]) if corpus.pictures else []
+    getters = {layer["get_regions"]["@region_getters"] for layer in layers if layer.get("get_regions")}
+    names = [getter.removeprefix("spacy-mmib.") for getter in sorted(getters)]
+    return ", ".join(f"{n} ({converted})" if n == "given.v1" else n for n in names) or "no pictures"
 
 
-def list_transformers(components: Mapping[str, Any]) -> list[str]:
-    """RETURNS (List[str]): Names of the text encoders from the Hugging Face hub."""
-    return [str(layer["name"]) for layer in _list_layers(components) if "name" in layer]
+def list_transformers(components: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """RETURNS (List[Dict[str, Any]]): The layers that are text encoders, with their "name" on the hub."""
+    return [layer for layer in _list_layers(components) if "name" in layer]
 
 
 def _list_layers(components: Mapping[str, Any]) -> list[dict[str, Any]]:

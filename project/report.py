@@ -25,10 +25,6 @@ SERIES_STYLES = {
     "beta1": ("β1, with β2 = 1", "tab:green", "^:"),
 }
 STYLES = ("o-", "s--", "^:", "D-.", "v-", "P--")
-NO_MATPLOTLIB = (
-    "Figures need matplotlib: install spacy-mmib with its extra 'analysis' (pip install "
-    "'spacy-mmib[analysis]')."
-)
 TITLES = {
     "ablation": "Ablation (Table V)",
     "beta-sweep": "Weights of the KL terms (Fig. 4)",
@@ -37,8 +33,6 @@ TITLES = {
     "pairs": "Relations of given pairs",
     "noise-longer": "Noise, trained longer",
 }
-MAX_PAIRS = 6
-"""Rows up to which all pairs of rows are compared; of more, each with the first."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +50,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a grid on a dataset with at least one finished run, for one task; and how many trainings
-    it is to have.
-    """
+    """The rows of a grid on a dataset with a finished run, for a task, and how many trainings it has."""
 
     grid: str
     dataset: str
     task: str
     rows: list[Row]
     planned: int
-
-    @property
-    def stem(self) -> str:
-        """RETURNS (str): For file names."""
-        return "_".join((self.grid, self.dataset, self.task)).replace("/", "_").replace(" ", "_")
 
 
 def main(
@@ -88,11 +75,8 @@ def main(
 
 def read_tables(grids: Path, metrics: Path) -> list[Table]:
     """RETURNS (List[Table]): All tables, in the order of the results."""
-    planned = {
-        (plan["grid"], plan["cells"][0]["dataset"]): len(plan["cells"])
-        for plan in read_plans(grids)
-        if plan["cells"]
-    }
+    plans = [plan for plan in read_plans(grids) if plan["cells"]]
+    planned = {(plan["grid"], plan["cells"][0]["dataset"]): len(plan["cells"]) for plan in plans}
     groups: dict[tuple[str, str, str], dict[str, Row]] = {}
     for line in write_results(grids, metrics):
         rows = groups.setdefault((line["grid"], line["dataset"], line["task"]), {})
@@ -117,8 +101,9 @@ def write_report(tables: Sequence[Table], grids: Path, output: Path) -> Path:
     for table in tables:
         parts.append(describe_table(table, grids))
         if any(row.series for row in table.rows):
-            draw_beta_sweep(table, output / f"{table.stem}.png")
-            parts.append(f"![F1 by beta1 and beta2]({table.stem}.png)\n")
+            name = f"{table.grid}_{table.dataset}_{table.task}.png".replace("/", "_").replace(" ", "_")
+            draw_beta_sweep(table, output / name)
+            parts.append(f"![F1 by beta1 and beta2]({name})\n")
     noisy = [table for table in tables if table.grid == "noise" and table.dataset.startswith("noise/")]
     for task in dict.fromkeys(table.task for table in noisy):
         name = f"noise_{task.replace(' ', '_')}.png"
@@ -134,47 +119,34 @@ def describe_table(table: Table, grids: Path) -> str:
     """RETURNS (str): A table as Markdown, with what has to be known about it."""
     title = TITLES.get(table.grid, table.grid)
     facts = PUBLISHED.get(find_dataset(table.dataset) or "", {})
-    paper = facts["ablation"] if table.task == facts.get("task") else {}
-    ps = get_p_values(table, grids)
+    paper = facts["ablation"] if table.task == facts.get("task") and table.grid == "ablation" else {}
     header = ["", "P", "R", "F1", "seeds", "difference", "p"]
-    beside_paper = paper and table.grid == "ablation"
-    header += ["paper F1", "paper difference"] * bool(beside_paper)
+    header += ["paper F1", "paper difference"] * bool(paper)
     lines = []
     reference = table.rows[0]
     for row in table.rows:
-        seeds = row.runs.keys() & reference.runs.keys()
-        differences = [row.runs[seed]["f"] - reference.runs[seed]["f"] for seed in seeds]
-        difference = f"{100 * mean(differences):+.2f}" if differences and row is not reference else ""
-        cells = [row.variant, *(spread(row.get(s)) for s in "prf"), str(len(row.runs)), difference]
-        cells.append(show_p(ps.get((reference.variant, row.variant))))
-        if beside_paper:
+        line = [row.variant, *(spread(row.get(score)) for score in "prf"), str(len(row.runs))]
+        seeds = sorted(row.runs.keys() & reference.runs.keys())
+        if row is reference or not seeds:
+            line += ["", ""]
+        else:
+            difference = mean(row.runs[seed]["f"] - reference.runs[seed]["f"] for seed in seeds)
+            p = compare_f1(*(read_counts(table, each, seeds, grids) for each in (reference, row))).p
+            line += [f"{100 * difference:+.2f}", "< 0.001" if p < 0.001 else f"{p:.3f}"]
+        if paper:
             published = paper.get(row.variant)
-            cells += ["", ""] if published is None else [f"{published[2]:.2f}", ""]
+            line += ["", ""] if published is None else [f"{published[2]:.2f}", ""]
             if published and row is not reference:
-                cells[-1] = f"{published[2] - paper['MMIB'][2]:+.2f}"
-        lines.append(cells)
-    parts = [f"## {title}: {table.dataset}, {table.task}\n", make_markdown(header, lines)]
-    if 2 < len(table.rows) <= MAX_PAIRS:
-        names = [row.variant for row in table.rows]
-        pairs = [[name, *(show_p(ps.get((name, other))) for other in names[1:])] for name in names[:-1]]
-        parts.append("p of each pair of rows:\n\n" + make_markdown(["", *names[1:]], pairs))
-    parts.append(describe_setting(table))
-    return "\n".join(parts)
+                line[-1] = f"{published[2] - paper['MMIB'][2]:+.2f}"
+        lines.append(line)
+    heading = f"## {title}: {table.dataset}, {table.task}\n"
+    return "\n".join([heading, make_markdown(header, lines), describe_setting(table)])
 
 
-def get_p_values(table: Table, grids: Path) -> dict[tuple[str, str], float]:
-    """RETURNS (Dict[Tuple[str, str], float]): p by pair of rows, over the seeds that both have."""
-    pairs = [(a, b) for i, a in enumerate(table.rows) for b in table.rows[i + 1 :]]
-    if len(table.rows) > MAX_PAIRS:
-        pairs = [(table.rows[0], row) for row in table.rows[1:]]
-    found = {}
-    for a, b in pairs:
-        seeds = sorted(a.runs.keys() & b.runs.keys())
-        if seeds:
-            paths = [[grids / row.runs[seed]["cell"] / COUNTS for seed in seeds] for row in (a, b)]
-            counts = [[json.loads(path.read_text(encoding="utf8"))[table.task] for path in p] for p in paths]
-            found[a.variant, b.variant] = compare_f1(*counts).p
-    return found
+def read_counts(table: Table, row: Row, seeds: Sequence[int], grids: Path) -> list[Any]:
+    """RETURNS (List[List[List[int]]]): The counts of each document in the runs of a row with these seeds."""
+    paths = [grids / row.runs[seed]["cell"] / COUNTS for seed in seeds]
+    return [json.loads(path.read_text(encoding="utf8"))[table.task] for path in paths]
 
 
 def describe_setting(table: Table) -> str:
@@ -222,11 +194,6 @@ def spread(scores: Sequence[float]) -> str:
     return f"{mean(scores):.2f}" + (f" ± {stdev(scores):.2f}" if len(scores) > 1 else "")
 
 
-def show_p(p: float | None) -> str:
-    """RETURNS (str): Such as 0.031; below a thousandth just that."""
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def make_markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """RETURNS (str): A table, its first column to the left, the others to the right."""
     rows = [header, ["---", *("---:" for _ in header[1:])], *lines]
@@ -240,7 +207,7 @@ def make_axes(columns: int) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise SystemExit(NO_MATPLOTLIB) from None
+        raise SystemExit("Figures need matplotlib: pip install 'spacy-mmib[analysis]'.") from None
     figure = Figure(figsize=(5.2 * columns, 3.6), dpi=120, layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
     axes[0].set_ylabel("F1 (test, %)")
@@ -255,11 +222,8 @@ def draw_beta_sweep(table: Table, path: Path) -> None:
     for series, (label, colour, style) in SERIES_STYLES.items():
         key = "beta1" if series != "beta2" else "beta2"
         # The candidates are not evenly spaced; as places they can be told apart.
-        points = {
-            BETAS.index(float(next(iter(row.runs.values()))[key])): row.get("f")
-            for row in table.rows
-            if series in row.series
-        }
+        rows = [row for row in table.rows if series in row.series]
+        points = {BETAS.index(float(next(iter(row.runs.values()))[key])): row.get("f") for row in rows}
         draw_line(axes, dict(sorted(points.items())), label, style, colour)
     axes.set_xticks(range(len(BETAS)), [f"{beta:g}" for beta in BETAS])
     axes.set_xlabel("value of β")
@@ -273,31 +237,26 @@ def draw_noise(tables: Sequence[Table], path: Path) -> None:
 
     tables (Sequence[Table]): Of corpora called "noise/<modality>-<level>"; level 0 belongs to both.
     """
-    levels: dict[str, dict[float, Table]] = {"text": {}, "picture": {}}
-    for table in tables:
-        modality, _, level = table.dataset.removeprefix("noise/").partition("-")
-        for name in levels if modality == "none" else [modality]:
-            levels[name][float(level or 0)] = table
     figure, both = make_axes(2)
-    titles = {
-        "text": ("noise in the text", "share of words misspelt, and in random case"),
-        "picture": ("noise in the pictures", "random boxes added to each picture"),
-    }
-    for axes, (name, found) in zip(both, levels.items()):
+    for axes, modality, what in zip(
+        both,
+        ("text", "picture"),
+        ("share of words misspelt, and in random case", "random boxes added to each picture"),
+    ):
+        found: dict[float, Table] = {}
+        for table in tables:
+            name, _, level = table.dataset.removeprefix("noise/").partition("-")
+            if name in ("none", modality):
+                found[float(level or 0)] = table
         known = sorted(found)
         variants = dict.fromkeys(row.variant for table in found.values() for row in table.rows)
         for i, variant in enumerate(variants):
             # A little aside, so that bars don't cover each other.
             aside = (i - 1.5) * (known[-1] - known[0]) * 0.008
-            points = {
-                level + aside: row.get("f")
-                for level in known
-                for row in found[level].rows
-                if row.variant == variant
-            }
-            draw_line(axes, points, variant, STYLES[i % 6])
-        axes.set_title(titles[name][0])
-        axes.set_xlabel(titles[name][1])
+            rows = [(level, row) for level in known for row in found[level].rows if row.variant == variant]
+            draw_line(axes, {level + aside: row.get("f") for level, row in rows}, variant, STYLES[i % 6])
+        axes.set_title(f"noise in the {modality}")
+        axes.set_xlabel(what)
         axes.set_xticks(known)
     both[0].legend()
     figure.savefig(path, metadata={"Software": None})

@@ -2,13 +2,18 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-Orphans: TypeAlias = Literal["drop", "begin"]
-"""What becomes of an `I-` tag that continues nothing: "drop": it is `O`, so that entities are what
-begins with `B-`, as the papers count them; "begin": it begins an entity, as seqeval reads it."""
+from spacy.tokens import Doc
+from spacy.vocab import Vocab
+
+from project.facts import SPLIT_NAMES
+
+EMPTY_TOKEN = "\ufffd"
+"""Stands for a token without characters, which spaCy can't have; dropping it would shift the tags."""
 RENAMED_LABELS = {"OTHER": "MISC"}
 """Twitter-2015's name for what Twitter-2017 and the papers call MISC."""
 TAG = re.compile(r"O|[BI]-\S+")
@@ -19,21 +24,31 @@ class FormatError(ValueError):
 
 
 class TaggedPost(NamedTuple):
-    """A post: the published id or the file name of its picture, its tokens as published, and a BIO tag for
-    each.
-    """
+    """A post: the file name of its picture, its tokens as published, and a BIO tag for each."""
 
-    id: str
+    picture: str
     tokens: list[str]
     tags: list[str]
 
 
-def find_split_file(folders: Iterable[Path], stems: Iterable[str]) -> Path | None:
+class Split(NamedTuple):
+    """A split as published: its docs, the file name of each one's picture, there or not, and how many there
+    are of what is counted, and of each label.
+    """
+
+    docs: list[Doc]
+    pictures: list[str]
+    counts: Counter[str]
+    labels: Counter[str]
+
+
+def find_split_file(folders: Iterable[Path], stems: Iterable[str], expected: str) -> Path:
     """Find the text file of a split by its name. White space round the name is passed over: a
     published file is called `mnre_val .txt`.
 
     folders (Iterable[Path]): Where it may be; those that aren't there are passed over.
-    RAISES (FormatError): There is more than one.
+    expected (str): Which file there should be, for the message.
+    RAISES (FormatError): There is none, or more than one.
     """
     stems, found = set(stems), {}  # a file may be there under two names, by a link
     for folder in folders:
@@ -46,7 +61,50 @@ def find_split_file(folders: Iterable[Path], stems: Iterable[str]) -> Path | Non
             f"More than one file could be the same split: {shown}. Put those of one version into a "
             "folder of their own."
         )
-    return next(iter(found.values()), None)
+    if not found:
+        raise FormatError(f"There is no file {expected}.")
+    return next(iter(found.values()))
+
+
+def find_twitter_text(data: Path, split: str) -> Path:
+    """RETURNS (Path): The text file of a split. Raises `FormatError` if there is none, or more than one."""
+    names = SPLIT_NAMES[split]
+    expected = f"{data / names[0]}.txt: the data folder holds train, valid and test.txt"
+    return find_split_file([data], names, expected)
+
+
+def read_tagged(posts: Iterable[TaggedPost], orphans: str) -> Split:
+    """Make docs of the posts of a split, but for those without tokens.
+
+    orphans (str): What becomes of an `I-` tag that continues nothing. "drop": it is `O`, so that entities are
+        what begins with `B-`, as the papers count them; "begin": it begins an entity, as seqeval reads it.
+    RAISES (FormatError): `orphans` is another word, or what the posts are read from is not in the format.
+    """
+    if orphans not in ("drop", "begin"):
+        raise FormatError(f"orphans is {orphans!r}; choose drop or begin.")
+    names = ("posts", "tokens", "entities", "begin_with_i", "empty_tokens", "empty_posts")
+    names += ("with_picture", "missing_pictures", "crops", "missing_crops")
+    split = Split([], [], Counter(dict.fromkeys(names, 0)), Counter())
+    vocab = Vocab()
+    for post in posts:
+        if not post.tokens:
+            split.counts["empty_posts"] += 1
+            continue
+        tags, begin_with_i = repair_tags(post.tags, orphans)
+        doc = make_doc(vocab, post.tokens, tags)
+        split.docs.append(doc)
+        split.pictures.append(post.picture)
+        split.labels.update(ent.label_ for ent in doc.ents)
+        split.counts.update(posts=1, tokens=len(doc), entities=len(doc.ents), begin_with_i=begin_with_i)
+        split.counts.update(empty_tokens=post.tokens.count(""))
+    return split
+
+
+def make_doc(vocab: Vocab, tokens: Iterable[str], tags: list[str] | None = None) -> Doc:
+    """RETURNS (Doc): A doc of just these tokens, with BIO tags of its entities; see `EMPTY_TOKEN`."""
+    # Spaces are not known. Said so, spaCy trains and evaluates on these very tokens, those
+    # published scores are counted on, rather than on its own tokenization of the joined text.
+    return Doc(vocab, words=[token or EMPTY_TOKEN for token in tokens], ents=tags)
 
 
 def read_twitter_text(path: Path, tag_column: int = 0) -> Iterator[TaggedPost]:
@@ -64,16 +122,16 @@ def read_twitter_text(path: Path, tag_column: int = 0) -> Iterator[TaggedPost]:
         )
     post: TaggedPost | None = None
     ended = False  # by a blank line
-    headers = tokens = 0
+    tokens = 0
     for where, line in _read_lines(path):
         if not line.strip():
             ended = True
         elif line.startswith("IMGID:") and "\t" not in line.strip():  # with a tab it is a token
             if post is not None:
                 yield post
-            post, ended = TaggedPost(line.strip().removeprefix("IMGID:").strip(), [], []), False
-            headers += 1
-            if not post.id:
+            picture = line.strip().removeprefix("IMGID:").strip() + ".jpg"
+            post, ended = TaggedPost(picture, [], []), False
+            if picture == ".jpg":
                 raise FormatError(f"{where}: the id after IMGID: is missing.")
         else:
             token, tag = _split_columns(line, tag_column, where)
@@ -90,18 +148,13 @@ def read_twitter_text(path: Path, tag_column: int = 0) -> Iterator[TaggedPost]:
     if post is not None:
         yield post
     if not tokens:
-        found = f"{headers} lines IMGID:<id>, but no token" if headers else "nothing"
-        raise FormatError(
-            f"{path}: there are no posts in it ({found}); each is a line IMGID:<id>, then lines "
-            "token<TAB>tag."
-        )
+        raise FormatError(f"{path}: there are no posts in it; each is IMGID:<id>, then lines token<TAB>tag.")
 
 
 def read_json_lines(path: Path) -> Iterator[TaggedPost]:
     """Read JSON lines with "tokens", "label" (a BIO tag for each) and "image_id" (a file name) or
     "id".
 
-    YIELDS (TaggedPost): The posts; `id` is the file name of the picture.
     RAISES (FormatError): A line is something else, or no post has a token.
     """
     found = False
@@ -157,15 +210,8 @@ def is_strings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(x, str) for x in value)
 
 
-def check_orphans(value: str) -> Orphans:
-    """RETURNS (str): The value; see `Orphans`. Raises `FormatError` if it is another word."""
-    if value == "drop" or value == "begin":
-        return value
-    raise FormatError(f"orphans is {value!r}; choose drop or begin.")
-
-
-def repair_tags(tags: list[str], orphans: Orphans) -> tuple[list[str], int]:
-    """Make every entity begin with `B-`.
+def repair_tags(tags: list[str], orphans: str) -> tuple[list[str], int]:
+    """Make every entity begin with `B-`; see `read_tagged` for `orphans`.
 
     RETURNS (Tuple[List[str], int]): The tags, and the number of entities that began with `I-`.
     """
@@ -184,7 +230,6 @@ def repair_tags(tags: list[str], orphans: Orphans) -> tuple[list[str], int]:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """YIELDS (Tuple[str, str]): File and number, and content of each line."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as err:
@@ -200,7 +245,6 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _split_columns(line: str, tag_column: int, where: str) -> tuple[str, str]:
-    """RETURNS (Tuple[str, str]): Token and tag of a line."""
     columns = line.split("\t")
     if len(columns) < 2:
         raise FormatError(f"{where}: expected token<TAB>tag, or IMGID:<id>, but found {line[:60]!r}.")

@@ -48,9 +48,8 @@ def main(
         for module, path in (("data", folder), ("encoder", folder / "encoder.pth")):
             command = [sys.executable, "-m", f"project.demo.{module}", "--output", str(path)]
             subprocess.run(command, check=True)
-    options = planning.Options(
-        config, transformer, epochs, batch_size, learn_rate, 0, parse_overrides(overrides)
-    )
+    settings = parse_overrides(overrides)
+    options = planning.Options(config, transformer, epochs, batch_size, learn_rate, 0, settings)
     # On the hub a name has one slash at most; transformers says of a folder that isn't there that it is no
     # such name.
     name = Path(transformer)
@@ -87,7 +86,7 @@ def run(config: Config, folder: Path, output: Path, gpu_id: int, *, force: bool 
     key = {"config": hashlib.sha256(config.to_str(interpolate=False).encode()).hexdigest()[:12]}
     key |= {split: planning.hash_files(folder / f"{split}.spacy") for split in ("train", "dev")}
     known = json.loads(record.read_text(encoding="utf8")) if record.exists() else None
-    if not force and known == key and (output / "model-best").exists():
+    if known == key and (output / "model-best").exists() and not force:
         msg.good(
             f"{output / 'model-best'} has been trained with this config, seed and data: nothing to do "
             "(--vars.force 1 trains it anew)."
@@ -100,18 +99,13 @@ def run(config: Config, folder: Path, output: Path, gpu_id: int, *, force: bool 
     try:
         train(path, output, use_gpu=gpu_id)
     except OSError as err:
-        msg.fail(explain_missing(config, err), exits=1)
+        names = [layer["name"] for layer in planning.list_transformers(config["components"])]
+        found = [name for name in names if name in str(err)]
+        if "huggingface" in str(err).lower():
+            found += names
+        # The picture encoder's own message names its file and where to put it.
+        msg.fail(f"{OFFLINE.format(name=found[0])}\n({err})" if found else str(err), exits=1)
     record.write_text(json.dumps(key, indent=2) + "\n", encoding="utf8")
-
-
-def explain_missing(config: Config, err: OSError) -> str:
-    """RETURNS (str): What to do about weights that are not there."""
-    names = planning.list_transformers(config["components"])
-    name = next((name for name in names if name in str(err)), None)
-    if name is None and "huggingface" in str(err).lower() and names:
-        name = names[0]
-    # The picture encoder's own message names its file and where to put it.
-    return str(err) if name is None else f"{OFFLINE.format(name=name)}\n({err})"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """Fixtures that many test files use. Small encoders with random weights: nothing is downloaded."""
 
+import io
 import os
+import subprocess
+import sys
+import time
 import warnings
 from itertools import permutations
 from pathlib import Path
@@ -14,9 +18,13 @@ import PIL.Image
 import pytest
 import spacy
 from spacy.language import Language
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
+from spacy.util import registry
+from spacy.vocab import Vocab
 
+ROOT = Path(__file__).parents[1]
+VOCAB = Vocab()
 IMG2VEC = {
     "@architectures": "spacy-mmib.TorchvisionEncoder.v1",
     "arch": "squeezenet1_1",
@@ -34,12 +42,7 @@ TOK2VEC = {
     "subword_features": True,
 }
 FUSION = {"@architectures": "spacy-mmib.MMIB.v1", "heads": 4}
-MODEL = {
-    "@architectures": "spacy-mmib.NER.v1",
-    "tok2vec": TOK2VEC,
-    "img2vec": IMG2VEC,
-    "fusion": FUSION,
-}
+MODEL = {"@architectures": "spacy-mmib.NER.v1", "tok2vec": TOK2VEC, "img2vec": IMG2VEC, "fusion": FUSION}
 REL_MODEL = {**MODEL, "@architectures": "spacy-mmib.REL.v1"}
 LISTENER = {"@architectures": "spacy-mmib.Img2VecListener.v1"}
 
@@ -66,6 +69,67 @@ def mmib_data() -> Path:
 
 def make_picture(colour: str, size: tuple[int, int] = (40, 30)) -> PIL.Image.Image:
     return PIL.Image.new("RGB", size, colour)
+
+
+def save_picture(path: Path, colour: str = "black", size: tuple[int, int] = (4, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make_picture(colour, size).save(path)
+
+
+def encoded(image: PIL.Image.Image, format: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def make_encoder(initialize: bool = True, seed: int = 0, **settings):
+    """A small picture encoder, a layer of Thinc's, with settings of one's own."""
+    encoder = registry.resolve({"img2vec": {**IMG2VEC, **settings}})["img2vec"]
+    if initialize:
+        spacy.util.fix_random_seed(seed)
+        encoder.initialize()
+    return encoder
+
+
+def make_doc(image=None, regions=(), words=("a", "post")) -> Doc:
+    doc = Doc(VOCAB, words=list(words))
+    doc._.image = image
+    doc._.regions = regions
+    return doc
+
+
+def docbin(doc: Doc) -> Doc:
+    """The doc, written and read again."""
+    data = DocBin(docs=[doc], store_user_data=True).to_bytes()
+    return next(iter(DocBin().from_bytes(data).get_docs(Vocab())))
+
+
+def read_docs(path: Path) -> list[Doc]:
+    return list(DocBin().from_disk(path).get_docs(spacy.blank("en").vocab))
+
+
+def wait_until(condition) -> None:
+    end = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def run_command(main, *args):
+    """What typer makes of a function, called with these words."""
+    import typer
+    from typer.testing import CliRunner
+
+    app = typer.Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def run_python(*args, cwd=ROOT) -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, args)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
 
 
 def make_nlp(**config) -> Language:

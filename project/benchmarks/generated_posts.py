@@ -120,11 +120,9 @@ def draw_pictures(pictures: list[Picture]) -> None:
 
 
 def _make_box(rng: random.Random) -> Box:
-    width, height = (rng.randint(side // 8, side // 2) for side in PICTURE_SIZE)
-    left, upper = (
-        rng.randint(0, side - own) for side, own in zip(PICTURE_SIZE, (width, height), strict=True)
-    )
-    return left, upper, left + width, upper + height
+    sizes = [rng.randint(side // 8, side // 2) for side in PICTURE_SIZE]
+    left, upper = (rng.randint(0, side - own) for side, own in zip(PICTURE_SIZE, sizes))
+    return left, upper, left + sizes[0], upper + sizes[1]
 
 
 def _draw(boxes: tuple[Box, ...], rng: random.Random) -> Image.Image:
@@ -132,7 +130,7 @@ def _draw(boxes: tuple[Box, ...], rng: random.Random) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     for box in boxes:
         shape = rng.choice((draw.ellipse, draw.rectangle))
-        shape(box, fill=(rng.randrange(256), rng.randrange(256), rng.randrange(256)))
+        shape(box, fill=tuple(rng.randrange(256) for _ in "rgb"))
     # What makes a photo large in bytes: texture everywhere.
     return Image.blend(picture, _make_noise(512, rng), rng.uniform(0.1, 0.18))
 

@@ -7,23 +7,22 @@ of Python code; a generator counts once, comprehensions and lambdas do not count
 The networks are small and random: the way doesn't depend on their size.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Annotated, Any
 
-import numpy
+import PIL.Image
 import spacy
+import typer
 from spacy.language import Language
-from spacy.tokens import Doc, Span
+from spacy.tokens import Span
 from spacy.training import Example
+from spacy.util import fix_random_seed
 
 import spacy_mmib
 
@@ -41,7 +40,6 @@ class PathCounter:
         self.calls: Counter[tuple[str, str]] = Counter()
         self.moves = 0
         self._seen: list[FrameType] = []  # of generators
-        self._files: dict[CodeType, str | None] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> "PathCounter":
@@ -54,11 +52,10 @@ class PathCounter:
         threading.setprofile(None)  # type: ignore[arg-type]
         self._seen.clear()
 
-    def _get_file(self, code: CodeType) -> str | None:
-        if code not in self._files:
-            inside = code.co_filename.startswith(PACKAGE) and not code.co_name.startswith("<")
-            self._files[code] = code.co_filename[len(PACKAGE) + 1 :] if inside else None
-        return self._files[code]
+    @staticmethod
+    def _get_file(code: CodeType) -> str | None:
+        inside = code.co_filename.startswith(PACKAGE) and not code.co_name.startswith("<")
+        return code.co_filename[len(PACKAGE) + 1 :] if inside else None
 
     def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
         if event != "call":
@@ -75,13 +72,9 @@ class PathCounter:
                 caller = caller.f_back
             self.moves += caller is not None and self._get_file(caller.f_code) != file
 
-    def summary(self) -> dict[str, int]:
-        """RETURNS (Dict[str, int]): `calls`, `files` and `moves`."""
-        return {
-            "calls": sum(self.calls.values()),
-            "files": len({file for file, _ in self.calls}),
-            "moves": self.moves,
-        }
+    def summary(self) -> tuple[int, int, int]:
+        """RETURNS (Tuple[int, int, int]): Calls, files and moves."""
+        return self.calls.total(), len({file for file, _ in self.calls}), self.moves
 
 
 def make_nlp(cache: Path | None) -> Language:
@@ -93,93 +86,57 @@ def make_nlp(cache: Path | None) -> Language:
     }
     if cache is not None:
         img2vec["cache"] = {"@misc": "spacy-mmib.feature_cache.v1", "path": str(cache)}
-    tok2vec = {
-        "@architectures": "spacy.HashEmbedCNN.v2",
-        "pretrained_vectors": None,
-        "width": 24,
-        "depth": 2,
-        "embed_size": 200,
-        "window_size": 1,
-        "maxout_pieces": 2,
-        "subword_features": True,
-    }
-    model = {
-        "@architectures": "spacy-mmib.MMIB_NER.v1",
-        "heads": 4,
-        "tok2vec": tok2vec,
-        "img2vec": img2vec,
-    }
     nlp = spacy.blank("en")
-    nlp.add_pipe("mmib_ner", config={"model": model})
+    nlp.add_pipe("mmib_ner", config={"model": {"img2vec": img2vec}})
     return nlp
 
 
-def make_post(nlp: Language, picture: str) -> Doc:
-    """RETURNS (Doc): A post with a picture file and an object in it."""
+def make_example(nlp: Language, picture: str) -> Example:
+    """RETURNS (Example): A post with a picture file and an object in it, and its entity."""
     doc = nlp.make_doc("Rob had dinner with us")
     doc._.image = picture
     doc._.regions = [(0, 0, 20, 20)]
-    return doc
-
-
-def make_example(nlp: Language, picture: str) -> Example:
-    """RETURNS (Example): The post, and an entity."""
-    reference = make_post(nlp, picture)
+    reference = doc.copy()
     reference.ents = [Span(reference, 0, 1, label="PER")]
-    return Example(make_post(nlp, picture), reference)
-
-
-def count(function: Callable[[], Any]) -> PathCounter:
-    """RETURNS (PathCounter): Of what a function does."""
-    with PathCounter() as counter:
-        function()
-    return counter
+    return Example(doc, reference)
 
 
 def measure(folder: Path) -> dict[str, PathCounter]:
     """RETURNS (Dict[str, PathCounter]): Of `nlp.pipe`, of `nlp.pipe` with a cache, and of `nlp.update`."""
-    import PIL.Image
-
-    pixels = numpy.random.RandomState(0).randint(0, 255, (30, 40, 3)).astype("uint8")
     picture = str(folder / "picture.png")
-    PIL.Image.fromarray(pixels).save(picture)
-    result: dict[str, PathCounter] = {}
+    PIL.Image.linear_gradient("L").convert("RGB").resize((40, 30)).save(picture)
+    counters = {name: PathCounter() for name in ("pipe", "pipe with cache", "update")}
     for name, cache in (("pipe", None), ("pipe with cache", folder / "features.sqlite")):
         nlp = make_nlp(cache)
-        spacy.util.fix_random_seed(0)
+        fix_random_seed(0)
         optimizer = nlp.initialize(lambda nlp=nlp: [make_example(nlp, picture)])
         # What happens once is over, and the entity is learned: its annotation is part of the way.
         for _ in range(60):
             nlp.update([make_example(nlp, picture)], sgd=optimizer)
-        list(nlp.pipe([make_post(nlp, picture)]))
-        doc, found = make_post(nlp, picture), []
-        result[name] = count(lambda nlp=nlp, doc=doc, found=found: found.extend(nlp.pipe([doc])))
-        assert [ent.text for ent in found[0].ents] == ["Rob"], "the pipeline has not learned its post"
+        list(nlp.pipe([make_example(nlp, picture).predicted]))
+        doc, example = make_example(nlp, picture).predicted, make_example(nlp, picture)
+        with counters[name]:
+            (doc,) = nlp.pipe([doc])
+        assert [ent.text for ent in doc.ents] == ["Rob"], "the pipeline has not learned its post"
         if cache is None:
-            example = make_example(nlp, picture)
-            update = count(lambda nlp=nlp, eg=example, sgd=optimizer: nlp.update([eg], sgd=sgd))
-    return {**result, "update": update}
+            with counters["update"]:
+                nlp.update([example], sgd=optimizer)
+    return counters
 
 
-def main() -> None:
+def main(
+    functions: Annotated[bool, typer.Option("--functions", help="Print each one's calls")] = False,
+) -> None:
     """Print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--functions", action="store_true", help="print how often each function was called")
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         counters = measure(Path(folder))
-    if arguments.json:
-        print(json.dumps({name: counter.summary() for name, counter in counters.items()}))
-        return
     print(f"{'':16} {'calls':>6} {'files':>6} {'moves':>6}")
     for name, counter in counters.items():
-        print(f"{name:16}", *(f"{value:6}" for value in counter.summary().values()))
-        if arguments.functions:
-            for (file, function), number in counter.calls.items():
-                print(f"    {number:4}  {file}: {function}")
+        print(f"{name:16}", *(f"{value:6}" for value in counter.summary()))
+        for (file, function), number in counter.calls.items() if functions else ():
+            print(f"    {number:4}  {file}: {function}")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

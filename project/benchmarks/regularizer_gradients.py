@@ -5,29 +5,20 @@ A term whose gradient is a thousandth of the task's does next to nothing, whatev
 """
 
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import spacy
 import typer
 from spacy.cli._util import setup_gpu
-from spacy.training import Example
 from spacy.training.initialize import init_nlp
 from spacy.util import registry
+from thinc.api import Config
 from wasabi import msg
 
+from project import planning
 from project.config import parse_overrides
-from project.planning import (
-    DATA,
-    ConfigName,
-    Corpus,
-    Options,
-    Overrides,
-    Transformer,
-    Variant,
-    make_config,
-    read_corpus,
-)
 from spacy_mmib.bridge.shim import get_module
 
 TERMS = {
@@ -42,33 +33,30 @@ PARTS = ("text_encoder.mu", "text_encoder.log_var", "image_encoder.mu", "image_e
 
 def main(
     dataset: str,
-    data: Path = DATA,
-    config: ConfigName = "",
-    transformer: Transformer = "",
-    overrides: Overrides = "",
+    data: Path = planning.DATA,
+    config: planning.ConfigName = "",
+    transformer: planning.Transformer = "",
+    overrides: planning.Overrides = "",
     posts: int = 32,
     gpu_id: int = -1,
 ) -> None:
     """Measure on a batch of so many posts, and print a table for each kind of KL."""
     setup_gpu(gpu_id)
     warnings.simplefilter("ignore")
-    corpus = read_corpus(dataset, data / dataset)
-    options = Options(config, transformer, overrides=parse_overrides(overrides))
+    corpus = planning.read_corpus(dataset, data / dataset)
+    options = planning.Options(config, transformer, overrides=parse_overrides(overrides))
     for reduction in ("mean", "sum"):
-        found = {
-            term: get_gradients(corpus, Variant(term, settings), options, reduction, posts)
-            for term, settings in TERMS.items()
-        }
+        found = {}
+        for term, settings in TERMS.items():
+            full = planning.make_config(corpus, planning.Variant(term, settings), 0, options)
+            found[term] = get_gradients(full, reduction, posts)
         print_table(found, reduction, posts)
 
 
-def get_gradients(
-    corpus: Corpus, variant: Variant, options: Options, reduction: str, posts: int
-) -> dict[str, Any]:
+def get_gradients(config: Config, reduction: str, posts: int) -> dict[str, Any]:
     """RETURNS (Dict[str, Tensor]): Gradients of the core's parameters on the first posts, by name. Weights,
     dropout and noise are the same each time.
     """
-    config = make_config(corpus, variant, 0, options)
     for component in config["components"].values():
         fusion = component.get("model", {}).get("fusion", {})
         if "kl_reduction" in fusion:
@@ -76,11 +64,7 @@ def get_gradients(
     spacy.util.fix_random_seed(0)
     nlp = init_nlp(config)
     read = registry.resolve(nlp.config.interpolate()["corpora"])["train"]
-    examples: list[Example] = []
-    for example in read(nlp):
-        examples.append(example)
-        if len(examples) == posts:
-            break
+    examples = list(islice(read(nlp), posts))
     spacy.util.fix_random_seed(1)
     nlp.update(examples, sgd=False, losses={})
     name = next(n for n in nlp.pipe_names if nlp.get_pipe_meta(n).factory in ("mmib_ner", "mmib_rel"))

@@ -32,13 +32,9 @@ WEIGHT_DECAY = 0.01
 TAGS = ["PAD", "O", *(f"{p}-{label}" for label in LABELS for p in "BI"), "X", "[CLS]", "[SEP]"]
 TAG_IDS = {tag: i for i, tag in enumerate(TAGS)}
 
+NORMALIZE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 TRANSFORM = transforms.Compose(
-    [
-        transforms.Resize(256),
-        transforms.CenterCrop(224),
-        transforms.ToTensor(),
-        transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    ]
+    [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), NORMALIZE]
 )
 
 
@@ -72,9 +68,7 @@ class ReleasedCore(nn.Module):
         self.discriminator = nn.Linear(2 * width, width)
 
     def forward(self, text: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """RETURNS (Tuple[torch.Tensor, torch.Tensor]): C, and the sum of the weighted regularizers, for text
-        (b, 128, d) and pictures (b, m + 1, d).
-        """
+        """RETURNS (Tuple[Tensor, Tensor]): C, (b, 128, d), and the weighted regularizers."""
         z_text, kl_text = self._sample(self.text_mu(text, text), self.text_log_var(text, text))
         z_image, kl_image = self._sample(self.image_mu(image, image), self.image_log_var(image, image))
         fused = self.image_to_text(z_image, z_text)
@@ -114,31 +108,22 @@ class ReleasedModel(nn.Module):
         self.crf = CRF(len(TAGS), batch_first=True)
 
     def read(self, posts: Sequence[Post]) -> tuple[Any, torch.Tensor]:
-        """Read a batch.
-
-        RETURNS (Tuple[BatchEncoding, torch.Tensor]): Word pieces, (b, 128), and the pictures and their
-            objects, (b, m + 1, 3, 224, 224).
+        """RETURNS (Tuple[BatchEncoding, torch.Tensor]): Word pieces, (b, 128), and the pictures and their
+        objects, (b, m + 1, 3, 224, 224).
         """
-        pieces = self.tokenizer(
-            [list(post.words) for post in posts],
-            is_split_into_words=True,
-            padding="max_length",
-            truncation=True,
-            max_length=MAX_LENGTH,
-            return_tensors="pt",
-        )
-        return pieces, torch.stack([self._read_pictures(post) for post in posts])
-
-    @staticmethod
-    def _read_pictures(post: Post) -> torch.Tensor:
-        with Image.open(post.picture) as file:
-            whole = file.convert("RGB")
-        return torch.stack([TRANSFORM(whole), *(TRANSFORM(whole.crop(box)) for box in post.boxes)])
+        words = [list(post.words) for post in posts]
+        settings = {"padding": "max_length", "truncation": True, "max_length": MAX_LENGTH}
+        pieces = self.tokenizer(words, is_split_into_words=True, return_tensors="pt", **settings)
+        pictures = []
+        for post in posts:
+            with Image.open(post.picture) as file:
+                whole = file.convert("RGB")
+            crops = [whole, *(whole.crop(box) for box in post.boxes)]
+            pictures.append(torch.stack([TRANSFORM(crop) for crop in crops]))
+        return pieces, torch.stack(pictures)
 
     def forward(self, pieces: Any, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): Emission scores, the mask of the word
-        pieces, and the regularizers.
-        """
+        """RETURNS (Tuple[Tensor, Tensor, Tensor]): Emission scores, the mask of the pieces, regularizers."""
         device = self.emission.weight.device
         ids, mask = pieces["input_ids"].to(device), pieces["attention_mask"].to(device)
         text = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -159,11 +144,8 @@ class ReleasedModel(nn.Module):
             emissions, mask, _ = self(pieces, pictures)
             for i, path in enumerate(self.crf.decode(emissions, mask)):
                 words = pieces.word_ids(i)[: len(path)]
-                yield [
-                    TAGS[tag]
-                    for j, tag in enumerate(path)
-                    if words[j] is not None and words[j] != words[j - 1]
-                ]
+                firsts = [j for j, word in enumerate(words) if word is not None and word != words[j - 1]]
+                yield [TAGS[path[j]] for j in firsts]
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """RETURNS (torch.optim.Optimizer): For everything but ResNet."""

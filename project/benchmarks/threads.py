@@ -39,9 +39,8 @@ def main(pipeline: Path, corpus: Path, threads: int = 16, posts: int = 600) -> N
     print(
         f"{threads} threads, {posts} posts: {dict(many[0])}, {many[1] / one[1]:.2f} x the time of one thread"
     )
-    models = [getattr(component, "model", None) for _, component in nlp.pipeline]
-    nodes = [node for model in models if isinstance(model, Model) for node in model.walk()]
-    locks = [node for node in nodes if isinstance(node._func, OneAtATime)]
+    models = [pipe.model for _, pipe in nlp.pipeline if isinstance(getattr(pipe, "model", None), Model)]
+    locks = [node for model in models for node in model.walk() if isinstance(node._func, OneAtATime)]
     for node in locks:
         node._func = node._func.function
     if locks:

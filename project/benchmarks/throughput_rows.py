@@ -29,8 +29,8 @@ TINY_BERT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4
 
 
 class Setting(NamedTuple):
-    """What all rows have in common: the folder of models, pictures and cache, sizes of the models (of BERT
-    what differs from BERT-base), and how many posts `nlp.pipe` takes at a time.
+    """What all rows have in common: the folder with "bert", "weights", "pictures", "cache" and the pipelines,
+    how many posts `nlp.pipe` takes at a time, and sizes of the models (of BERT what differs from BERT-base).
     """
 
     folder: Path
@@ -39,23 +39,19 @@ class Setting(NamedTuple):
     arch: str = "resnet50"
     heads: int = 12
 
-    def get_path(self, name: str) -> Path:
-        """RETURNS (Path): Of "bert", "weights", "pictures", "cache", or a pipeline."""
-        return self.folder / name
-
 
 def make_models(setting: Setting, posts: list[Post]) -> None:
     """Write both encoders; and a pipeline with mmib_ner and one with spaCy's ner, as the shipped configs have
     them, with new weights on the same text encoder.
     """
     fix_random_seed(0)
-    bert = setting.get_path("bert")
+    bert = setting.folder / "bert"
     bert.mkdir(parents=True, exist_ok=True)
     sizes = BertConfig(**(setting.bert or {}))
     (bert / "vocab.txt").write_text("\n".join(make_word_pieces(sizes.vocab_size)), encoding="utf8")
     BertTokenizerFast(str(bert / "vocab.txt"), model_max_length=512).save_pretrained(bert)
     BertModel(sizes).save_pretrained(bert)
-    torch.save(torchvision.models.get_model(setting.arch).state_dict(), setting.get_path("weights"))
+    torch.save(torchvision.models.get_model(setting.arch).state_dict(), setting.folder / "weights")
     for name, config_name in CONFIGS.items():
         config = read_config(config_name)
         config["components"]["transformer"]["model"]["name"] = str(bert)
@@ -63,13 +59,13 @@ def make_models(setting: Setting, posts: list[Post]) -> None:
             model = config["components"][name]["model"]
             # The released code has one linear layer there: so both sides do the same arithmetic.
             model["fusion"].update({"feed_forward": "linear", "heads": setting.heads})
-            model["img2vec"].update({"arch": setting.arch, "weights": str(setting.get_path("weights"))})
+            model["img2vec"].update({"arch": setting.arch, "weights": str(setting.folder / "weights")})
         fix_random_seed(0)
         nlp = load_model_from_config(config, auto_fill=True)
         nlp.initialize(partial(make_examples, nlp, posts, pictures=name == "mmib_ner"))
         if name == "mmib_ner":
             settle_tags(nlp, posts)
-        nlp.to_disk(setting.get_path(name))
+        nlp.to_disk(setting.folder / name)
 
 
 @torch.no_grad()
@@ -114,19 +110,17 @@ class Released:
     the time is of interest.
     """
 
+    encoder: Mapping[str, Any] = {}
+
     def __init__(self, setting: Setting, autocast: str | None = None, *, trains: bool = False) -> None:
         self.trains = trains
         self.autocast = None if autocast is None else getattr(torch, autocast)
         torch.manual_seed(0)
-        paths = setting.get_path("bert"), setting.get_path("weights")
-        self.model = ReleasedModel(paths[0], setting.arch, paths[1], setting.heads)
+        paths = setting.folder / "bert", setting.folder / "weights"
         self.device = get_torch_default_device()
-        self.model.to(self.device)
+        self.model = ReleasedModel(paths[0], setting.arch, paths[1], setting.heads).to(self.device)
         self.optimizer = self.model.make_optimizer()
         self.parts = {"bert": self.model.bert, "resnet": self.model.resnet, "core": self.model.core}
-
-    def fill(self, posts: Sequence[Post]) -> None:
-        """Nothing that later runs rely on."""
 
     def make_input(self, posts: Sequence[Post]) -> Any:
         """RETURNS (Sequence[Post]): The posts."""
@@ -154,10 +148,10 @@ class Ours:
         pictures: bool = True,
         trains: bool = False,
     ) -> None:
-        self.encoder, self.pictures, self.trains = encoder, pictures, trains
+        self.encoder, self.pictures, self.trains = encoder or {}, pictures, trains
         self.batch_size = setting.batch_size
-        overrides = {f"components.mmib_ner.model.img2vec.{k}": v for k, v in (encoder or {}).items()}
-        self.nlp = spacy.load(setting.get_path(component), config=overrides)
+        overrides = {f"components.mmib_ner.model.img2vec.{k}": v for k, v in self.encoder.items()}
+        self.nlp = spacy.load(setting.folder / component, config=overrides)
         self.model: Any = self.nlp.get_pipe(component).model
         # The shipped config's: Adam with weight decay, like the released code's, and batches of as many
         # posts, but of similar length.
@@ -170,11 +164,6 @@ class Ours:
             layers["resnet"] = self.model.get_ref("img2vec").layers[0]
             layers |= {"core": self.model.get_ref("fusion"), "head": self.model.get_ref("head")}
         self.parts: dict[str, nn.Module] = {name: layer.shims[0]._model for name, layer in layers.items()}
-
-    def fill(self, posts: Sequence[Post]) -> None:
-        """Put the vectors of all pictures into the cache, if there is one."""
-        if (self.encoder or {}).get("cache"):
-            self.model.get_ref("img2vec").predict([make_doc(self.nlp, post) for post in posts])
 
     def make_input(self, posts: Sequence[Post]) -> Any:
         """RETURNS (Any): New docs or examples."""
@@ -200,7 +189,7 @@ Row = Released | Ours
 def get_encoders(setting: Setting) -> dict[str, dict[str, Any]]:
     """RETURNS (Dict[str, Dict[str, Any]]): Settings of the picture encoder, by the name of the row."""
     given = {"get_regions": {"@region_getters": "spacy-mmib.given.v1"}, "max_regions": N_OBJECTS}
-    cache = {"@misc": "spacy-mmib.feature_cache.v1", "path": str(setting.get_path("cache"))}
+    cache = {"@misc": "spacy-mmib.feature_cache.v1", "path": str(setting.folder / "cache")}
     return {
         "exact": {**given, "region_features": "crop"},
         "roi": {**given, "region_features": "roi"},

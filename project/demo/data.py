@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import spacy
 import typer
@@ -14,23 +14,14 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
 from project.demo.drawing import draw_post_picture
-from project.demo.texts import Post, Shares, known_words, make_names, make_plans, make_post
+from project.demo.texts import Post, Shares, known_words, make_name, make_plans, make_post
 from spacy_mmib.post.extensions import set_image, set_regions
 from spacy_mmib.post.relations import set_relations
 
 NAMES = {"train": 600, "dev": 150, "test": 250}
 """Words that names are made of, per split. Fixed, so that no post depends on a split's size."""
 KIND_KEY, RELATION_KIND_KEY = "demo_kind", "demo_relation_kind"
-"""Where `doc.user_data` says what the text tells about the type and the relation: `texts.Kind`,
-`texts.RelationKind`.
-"""
-
-
-class PicturedPost(NamedTuple):
-    """A post, and whether it gets a picture."""
-
-    post: Post
-    has_picture: bool
+"""Where `doc.user_data` says what the text tells about the type and the relation; see `texts.Plan`."""
 
 
 def main(
@@ -56,14 +47,19 @@ def make_demo_data(output: Path, counts: dict[str, int], *, seed: int = 0) -> No
     names = make_split_names(nlp, seed)
     for split, n in counts.items():
         docs = []
-        for i, item in enumerate(make_split_posts(split, n, names[split], seed)):
-            doc = make_doc(nlp, item.post)
-            if item.has_picture:
+        (output / "images" / split).mkdir(parents=True, exist_ok=True)
+        for i, post in enumerate(make_split_posts(split, n, names[split], seed)):
+            doc = make_doc(nlp, post)
+            if post.has_picture:
                 # A generator of its own, so that a picture depends on its number only.
                 rng = random.Random(f"{seed}/{split}/picture/{i}")
-                attach_picture(doc, item.post, output, f"images/{split}/{i:04d}.png", rng)
+                picture = draw_post_picture(post.plan.label, post.plan.shown, rng)
+                path = f"images/{split}/{i:04d}.png"
+                picture.image.save(output / path, compress_level=1)
+                set_image(doc, path)
+                # Boxes only: the kind of an object would give the answer away.
+                set_regions(doc, [thing.box for thing in picture.objects])
             docs.append(doc)
-        output.mkdir(parents=True, exist_ok=True)
         DocBin(docs=docs, store_user_data=True).to_disk(output / f"{split}.spacy")
 
 
@@ -71,25 +67,28 @@ def make_split_names(nlp: Language, seed: int) -> dict[str, list[str]]:
     """RETURNS (Dict[str, List[str]]): Names per split: none in two, none a word of the posts, each a
     token.
     """
-    taken = known_words()
-
-    def is_allowed(name: str) -> bool:
-        return name.lower() not in taken and len(nlp.make_doc(name)) == 1
-
-    return make_names(NAMES, random.Random(f"{seed}/names"), is_allowed)
+    rng, taken = random.Random(f"{seed}/names"), known_words()
+    names: dict[str, list[str]] = {split: [] for split in NAMES}
+    for split, found in names.items():
+        while len(found) < NAMES[split]:
+            name = make_name(rng)
+            if name.lower() not in taken and len(nlp.make_doc(name)) == 1:
+                taken.add(name.lower())
+                found.append(name)
+    return names
 
 
 def make_split_posts(
     split: str, n: int, names: Sequence[str], seed: int, shares: Shares | None = None
-) -> list[PicturedPost]:
-    """RETURNS (List[PicturedPost]): The posts of a split in random order, of the same kinds with and without
+) -> list[Post]:
+    """RETURNS (List[Post]): The posts of a split in random order, of the same kinds with and without
     a picture.
     """
     shares = shares or Shares()
     rng = random.Random(f"{seed}/{split}/posts")
     n_without = round(n * shares.without_picture) if split == "train" else 0
     posts = [
-        PicturedPost(make_post(plan, names, shares, rng), has_picture)
+        make_post(plan, names, shares, rng)._replace(has_picture=has_picture)
         for number, has_picture in ((n - n_without, True), (n_without, False))
         for plan in make_plans(number, shares, rng)
     ]
@@ -104,24 +103,12 @@ def make_doc(nlp: Language, post: Post) -> Doc:
         relation too.
     """
     doc = nlp.make_doc(post.text)
-    spans = [doc.char_span(m.start, m.end, label=m.label) for m in post.mentions]
+    spans = [doc.char_span(*place, label=post.plan.label) for place in post.mentions]
     doc.set_ents(spans)
     set_relations(doc, [(head, tail, post.plan.relation) for head, tail in permutations(doc.ents, 2)])
     doc.user_data[KIND_KEY] = post.plan.kind
     doc.user_data[RELATION_KIND_KEY] = post.plan.relation_kind
     return doc
-
-
-def attach_picture(doc: Doc, post: Post, output: Path, path: str, rng: random.Random) -> None:
-    """Draw the picture of a post, save it as `path` in `output`, and attach it with the boxes of its
-    objects.
-    """
-    picture = draw_post_picture(post.plan.label, post.plan.shown, rng)
-    (output / path).parent.mkdir(parents=True, exist_ok=True)
-    picture.image.save(output / path, compress_level=1)
-    set_image(doc, path)
-    # Boxes only: the kind of an object would give the answer away.
-    set_regions(doc, [thing.box for thing in picture.objects])
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def draw_picture(kinds: Sequence[str], rng: random.Random) -> Picture:
     kinds (Sequence[str]): The kinds to draw, keys of `SHAPES`; up to four fit well.
     rng (random.Random): Decides size, background, places, order and every detail.
     """
-    image = draw_background(*rng.choice(SIZES), rng)
+    image = _draw_background(*rng.choice(SIZES), rng)
     order = rng.sample(list(kinds), len(kinds))
     tiles = [draw_object(kind, rng.randint(*LONGEST_SIDE), rng) for kind in order]
     boxes = _place([tile.size for tile in tiles], *image.size, rng)
@@ -81,8 +81,8 @@ def draw_object(kind: str, longest: int, rng: random.Random) -> Image.Image:
     colours = {name: ImageColor.getrgb(rng.choice(some)) for name, some in COLOURS.items()}
     colours |= {name: _hsv(rng.random(), rng.uniform(0.6, 0.95), rng.uniform(0.6, 0.95)) for name in "abc"}
     colours["pale"] = _hsv(rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0.82, 1.0))
-    stretch = rng.uniform(0.85, 1.0), rng.uniform(0.85, 1.0)
-    _draw_steps(ImageDraw.Draw(image), SHAPES[kind], colours, stretch, rng)
+    scale = SIDE / 100 * rng.uniform(0.85, 1.0), SIDE / 100 * rng.uniform(0.85, 1.0)
+    _Pen(ImageDraw.Draw(image), colours, scale, rng).draw_steps(SHAPES[kind])
     if kind != "jersey" and rng.random() < 0.5:  # numbers are read from the left
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image = image.rotate(rng.uniform(-10, 10), Image.Resampling.NEAREST, expand=True)
@@ -92,91 +92,74 @@ def draw_object(kind: str, longest: int, rng: random.Random) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX)
 
 
-def _draw_steps(
-    draw: ImageDraw.ImageDraw,
-    steps: list[dict[str, Any]],
-    colours: Mapping[str, Colour],
-    stretch: tuple[float, float],
-    rng: random.Random,
-) -> None:
-    """Draw what a list of shapes.yml says, with points and sizes a little different each time."""
-    for step in steps:
-        if "either" in step:
-            _draw_steps(draw, rng.choice(step["either"]), colours, stretch, rng)
-            continue
-        if rng.random() >= step.get("chance", 1):
-            continue
-        tool = next(iter(step))
-        numbers = [x + rng.uniform(-1, 1) for x in step[tool]]
-        numbers[1] += rng.uniform(-1, 1) * step.get("top", 0)
-        for mirrored in (False, True)[: 1 + step.get("mirror", False)]:
-            _draw_step(draw, tool, numbers, step, colours, stretch, mirrored, rng)
+class _Pen(NamedTuple):
+    """Draws what shapes.yml says, with points and sizes a little different each time."""
 
+    draw: ImageDraw.ImageDraw
+    colours: Mapping[str, Colour]
+    scale: tuple[float, float]
+    rng: random.Random
 
-def _draw_step(
-    draw: ImageDraw.ImageDraw,
-    tool: str,
-    numbers: list[float],
-    step: Mapping[str, Any],
-    colours: Mapping[str, Colour],
-    stretch: tuple[float, float],
-    mirrored: bool,
-    rng: random.Random,
-) -> None:
-    scale_x, scale_y = (SIDE / 100 * factor for factor in stretch)
+    def draw_steps(self, steps: list[dict[str, Any]]) -> None:
+        for step in steps:
+            if "either" in step:
+                self.draw_steps(self.rng.choice(step["either"]))
+            elif self.rng.random() < step.get("chance", 1):
+                tool = next(iter(step))
+                numbers = [x + self.rng.uniform(-1, 1) for x in step[tool]]
+                numbers[1] += self.rng.uniform(-1, 1) * step.get("top", 0)
+                for mirrored in (False, True)[: 1 + step.get("mirror", False)]:
+                    self.draw_step(tool, numbers, step, mirrored)
 
-    def pixel(x: float, y: float) -> tuple[float, float]:
-        return (100 - x if mirrored else x) * scale_x, y * scale_y
-
-    def colour(name: Any) -> Colour:
+    def pick(self, name: str | list[Any]) -> Colour:
         name, factor = (name, 1) if isinstance(name, str) else name
-        return tuple(min(255, round(part * factor)) for part in colours[name])
+        return tuple(min(255, round(part * factor)) for part in self.colours[name])
 
-    fill, outline = colour(step["fill"]), step.get("outline", 0 if tool == "pie" else 1.6)
-    edge = max(1, round(outline * SIDE / 100))
-    ink = colour("ink") if outline else None
-    width = step.get("width", 0) * SIDE / 100
-    if tool == "number":
-        font = ImageFont.load_default(numbers[2] * scale_y)
-        draw.text(pixel(*numbers[:2]), str(rng.randint(1, 99)), fill, font, "mm", stroke_width=2)
-    elif tool in ("polygon", "line"):
-        points = [pixel(x, y) for x, y in zip(numbers[::2], numbers[1::2])]
-        if tool == "polygon":
+    def draw_step(self, tool: str, numbers: list[float], step: Mapping[str, Any], mirrored: bool) -> None:
+        draw, (scale_x, scale_y) = self.draw, self.scale
+        xs = [(100 - x if mirrored else x) * scale_x for x in numbers[::2]]
+        points = list(zip(xs, [y * scale_y for y in numbers[1::2]]))
+        fill, outline = self.pick(step["fill"]), step.get("outline", 0 if tool == "pie" else 1.6)
+        edge = max(1, round(outline * SIDE / 100))
+        ink = self.pick("ink") if outline else None
+        width = step.get("width", 0) * SIDE / 100
+        if tool == "number":
+            font = ImageFont.load_default(numbers[2] * scale_y)
+            draw.text(points[0], str(self.rng.randint(1, 99)), fill, font, "mm", stroke_width=2)
+        elif tool == "polygon":
             draw.polygon(points, fill)
             if ink:
                 draw.line([*points, *points[:2]], ink, edge, "curve")
-            return
-        for tone, size in ((ink, width + 2 * edge), (fill, width)):
-            if tone:
-                draw.line(points, tone, round(size), "curve")
-                for x, y in (points[0], points[-1]):
-                    draw.ellipse((x - size / 2, y - size / 2, x + size / 2, y + size / 2), tone)
-    elif tool == "box":
-        corners = pixel(*numbers[:2]), pixel(*numbers[2:])
-        (left, right), (top, bottom) = map(sorted, zip(*corners))
-        draw.rectangle((left, top, right, bottom), fill, ink, edge)
-        if "windows" in step:
-            lit, side = colour(step["windows"]), (right - left) / 7
-            for y in range(round(top + side), round(bottom - 2 * side), round(2.5 * side)):
-                for x in (left + side, left + 3 * side, left + 5 * side):
-                    draw.rectangle((x, y, x + side, y + 1.3 * side), lit)
-    else:
-        x, y = pixel(*numbers[:2])
-        rx, ry = numbers[2] * scale_x, numbers[3] * scale_y
-        box = (x - rx, y - ry, x + rx, y + ry)
-        if tool == "ellipse":
-            draw.ellipse(box, fill, ink, edge)
-            return
-        start, end = step[tool][4:]
-        start, end = (180 - end, 180 - start) if mirrored else (start, end)
-        if tool == "arc":
-            draw.arc(box, start, end, fill, round(width))
+        elif tool == "line":
+            for tone, size in ((ink, width + 2 * edge), (fill, width)):
+                if tone:
+                    draw.line(points, tone, round(size), "curve")
+                    for x, y in (points[0], points[-1]):
+                        draw.ellipse((x - size / 2, y - size / 2, x + size / 2, y + size / 2), tone)
+        elif tool == "box":
+            (left, right), (top, bottom) = map(sorted, zip(*points))
+            draw.rectangle((left, top, right, bottom), fill, ink, edge)
+            if "windows" in step:
+                lit, side = self.pick(step["windows"]), (right - left) / 7
+                for y in range(round(top + side), round(bottom - 2 * side), round(2.5 * side)):
+                    for x in (left + side, left + 3 * side, left + 5 * side):
+                        draw.rectangle((x, y, x + side, y + 1.3 * side), lit)
         else:
-            draw.pieslice(box, start, end, fill, ink, edge)
+            x, y = points[0]
+            rx, ry = numbers[2] * scale_x, numbers[3] * scale_y
+            box = (x - rx, y - ry, x + rx, y + ry)
+            start, end = step[tool][4:] or (0, 360)
+            start, end = (180 - end, 180 - start) if mirrored else (start, end)
+            if tool == "ellipse":
+                draw.ellipse(box, fill, ink, edge)
+            elif tool == "arc":
+                draw.arc(box, start, end, fill, round(width))
+            else:
+                draw.pieslice(box, start, end, fill, ink, edge)
 
 
-def draw_background(width: int, height: int, rng: random.Random) -> Image.Image:
-    """RETURNS (PIL.Image.Image): A background: plain, a gradient, or blotches; mode RGB."""
+def _draw_background(width: int, height: int, rng: random.Random) -> Image.Image:
+    """RETURNS (PIL.Image.Image): Plain, a gradient, or blotches; mode RGB."""
     base = Image.new("RGB", (width, height), _ground(rng))
     style = rng.randrange(3)
     if style == 0:

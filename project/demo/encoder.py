@@ -42,9 +42,8 @@ def train_encoder(
 ) -> tuple[nn.Module, float, float]:
     """Train an encoder on drawings of its own, repeatably on the same machine.
 
-    arch (str): A classifier that `torchvision.models.get_model` knows.
     n_pictures (int): Drawings to train on, with four objects each; a fifth more to validate on.
-    learn_rate (float): The highest learning rate; it rises to it and falls to nothing.
+    learn_rate (float): The highest one; it rises to it and falls to nothing.
     RETURNS (Tuple[nn.Module, float, float]): The classifier in evaluation mode, and its accuracy on crops of
         unseen objects alone, as in the corpus, and on crops with some of what is around them.
     """
@@ -55,7 +54,7 @@ def train_encoder(
     pixels, kinds = draw_crops(n_pictures // 5, image_size, random.Random(f"{seed}/encoder/dev"))
     torch.manual_seed(seed)
     model: nn.Module = get_model(arch, weights=None, num_classes=len(KINDS))
-    fit(model, *train, epochs, learn_rate)
+    _fit(model, *train, epochs, learn_rate)
     with torch.inference_mode():
         guesses = torch.cat([model.eval()(part).argmax(1) for part in pixels.split(128)])
     right = (guesses == kinds).float()
@@ -80,13 +79,10 @@ def draw_crops(n_pictures: int, image_size: int, rng: random.Random) -> tuple[Te
 def near_box(box: Box, rng: random.Random) -> Box:
     """RETURNS (Box): The box with each edge moved a little, as a detector might give it."""
     left, upper, right, lower = box
-    w, h = right - left, lower - upper
-    return (
-        left + round(w * rng.uniform(-0.1, 0.06)),
-        upper + round(h * rng.uniform(-0.1, 0.06)),
-        right + round(w * rng.uniform(-0.06, 0.1)),
-        lower + round(h * rng.uniform(-0.06, 0.1)),
-    )
+    sides = (right - left, lower - upper) * 2
+    ranges = [(-0.1, 0.06)] * 2 + [(-0.06, 0.1)] * 2
+    moves = [round(side * rng.uniform(*span)) for side, span in zip(sides, ranges)]
+    return left + moves[0], upper + moves[1], right + moves[2], lower + moves[3]
 
 
 def around_box(box: Box, image: Image.Image, rng: random.Random) -> Box:
@@ -95,19 +91,14 @@ def around_box(box: Box, image: Image.Image, rng: random.Random) -> Box:
     """
     left, upper, right, lower = box
     reach = max(right - left, lower - upper) * rng.uniform(0.1, 0.6)
-    return (
-        max(0, round(left - reach * rng.random())),
-        max(0, round(upper - reach * rng.random())),
-        min(image.width, round(right + reach * rng.random())),
-        min(image.height, round(lower + reach * rng.random())),
-    )
+    first = [max(0, round(side - reach * rng.random())) for side in (left, upper)]
+    last = [round(side + reach * rng.random()) for side in (right, lower)]
+    return first[0], first[1], min(image.width, last[0]), min(image.height, last[1])
 
 
-def fit(
-    model: nn.Module, crops: Tensor, kinds: Tensor, epochs: int, learn_rate: float, batch_size: int = 64
-) -> None:
+def _fit(model: nn.Module, crops: Tensor, kinds: Tensor, epochs: int, learn_rate: float) -> None:
     """Train a classifier in place, on each crop once an epoch but for the last incomplete batch."""
-    n = len(crops)
+    n, batch_size = len(crops), 64
     optimizer = torch.optim.AdamW(model.parameters(), lr=learn_rate, weight_decay=0.02)
     steps = epochs * (n // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learn_rate, total_steps=steps)

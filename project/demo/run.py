@@ -95,10 +95,7 @@ def main(
 
 
 def run_training(config: str, output: Path, settings: dict[str, Any], gpu_id: int) -> str:
-    """Train in a process of its own.
-
-    RAISES (SystemExit): It failed.
-    """
+    """Train in a process of its own. Raises `SystemExit` if that fails."""
     msg.info(f"Training {output.name} ...")
     output.mkdir(parents=True, exist_ok=True)
     read_config(config, settings).to_disk(output / "config.cfg", interpolate=False)
@@ -113,7 +110,7 @@ def run_training(config: str, output: Path, settings: dict[str, Any], gpu_id: in
 
 def score_seed(models: Path, data: Path, seed: int) -> dict[str, dict[str, float]]:
     """RETURNS (Dict[str, Dict[str, float]]): Test F1 of the models of one seed, 0-1. Relations are those of
-    given entities, but for "end_to_end", which has predicted entities and their types right, too.
+    given entities, but for "end_to_end", which needs predicted entities and their types right, too.
     """
     logger.setLevel("ERROR")
     entities, relations = {}, {}
@@ -147,9 +144,7 @@ def print_table(title: str, results: dict[str, list[float]]) -> None:
 
 
 def show_posts(model: Path, data: Path, n: int = 2) -> None:
-    """Show some posts of the test split as a user would process them, with and without the picture: `n`
-    with one name, and `n` with a relation.
-    """
+    """Show posts of the test split, with and without picture: `n` with one name, and `n` with a relation."""
     nlp = spacy.load(model)
     golds = list(read_docs(data / "test.spacy", nlp.vocab))
     single = [doc for doc in golds if len(doc.ents) == 1]
@@ -164,9 +159,7 @@ def show_posts(model: Path, data: Path, n: int = 2) -> None:
 
 
 def describe(doc: Doc) -> str:
-    """RETURNS (str): The entities of a doc and its relations but the negative ones, with their
-    confidences.
-    """
+    """RETURNS (str): The entities of a doc and its relations but the negative ones, with confidences."""
     found = [(f"{ent.text} = {ent.label_}", get_confidence(ent)) for ent in doc.ents]
     relations = [r for r in get_relations(doc) if r.label != "None"]
     found += [(f"{r.head.text} - {r.label} - {r.tail.text}", r.score) for r in relations]

@@ -4,18 +4,12 @@ name, or what two people have to do with each other.
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple
 
 import srsly
-
-T = TypeVar("T")
-Kind: TypeAlias = Literal["undecided", "decided", "no_entity"]
-"""Whether the text alone leaves the type open, tells it, or names nothing."""
-RelationKind: TypeAlias = Literal["undecided", "decided", "no_pair"]
-"""Whether the text alone leaves the relation open, tells it (or a type that has none), or names no two."""
 
 PHRASES: Mapping[str, Any] = srsly.read_yaml(Path(__file__).with_name("phrases.yml"))
 LABELS: tuple[str, ...] = tuple(PHRASES["deciding"])
@@ -28,27 +22,20 @@ RESERVED = ("Rob", "Mia")
 """Names that no post has: they are left to whoever tries the trained model."""
 
 
-class Mention(NamedTuple):
-    """A name in a text: offsets of its first character and behind its last, and its type."""
-
-    start: int
-    end: int
-    label: str
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a post is to be, before it has words.
 
+    kind (str): Whether the text alone leaves the type open ("undecided"), tells it ("decided"), or names
+        nothing ("no_entity").
     label (str): The type that its picture, if it gets one, has to show. A post without an entity
         has one too, so that no picture tells whether there is an entity.
-    shown (str): The relation that its picture has to show, `NO_RELATION` for none. Every post has
-        one, though it holds between two people only: so neither the picture nor what it shows tells
-        whether there is a pair.
+    shown (str): The relation that its picture has to show, `NO_RELATION` for none. Every post has one, though
+        it holds between two people only: so no picture tells whether there is a pair.
     tells_relation (bool): Whether the text tells what is shown, for posts about two people.
     """
 
-    kind: Kind
+    kind: str
     label: str
     shown: str = NO_RELATION
     n_names: int = 1
@@ -60,8 +47,10 @@ class Plan:
         return self.shown if self.n_names > 1 and self.label == RELATED_LABEL else NO_RELATION
 
     @property
-    def relation_kind(self) -> RelationKind:
-        """RETURNS (RelationKind): What the text tells about the relation."""
+    def relation_kind(self) -> str:
+        """RETURNS (str): Whether the text leaves the relation open ("undecided"), tells it or a type that has
+        none ("decided"), or names no two ("no_pair").
+        """
         if self.n_names < 2:
             return "no_pair"
         tells_other_type = self.kind == "decided" and self.label != RELATED_LABEL
@@ -69,21 +58,23 @@ class Plan:
 
 
 class Post(NamedTuple):
-    """The text of a post, what it was to be, and its names in order, all of the plan's type."""
+    """The text of a post, what it was to be, where its names begin and end, all of the plan's type, and
+    whether it gets a picture.
+    """
 
     text: str
     plan: Plan
-    mentions: tuple[Mention, ...]
+    mentions: tuple[tuple[int, int], ...]
+    has_picture: bool = True
 
 
 @dataclass(frozen=True)
 class Shares:
     """How many posts are of which kind, each 0-1.
 
-    joined (float): Posts with two names, among those with entities of another type.
+    joined_people, joined (float): Posts with two names, among those with people, and with others.
     tells_relation (float): Posts whose text tells the relation, among those about two people whose
-        text tells the type. With the others' shares it is a fifth of all posts about two people.
-    one_syllable (float): Names of one syllable, among the words that names are made of.
+        text tells the type: with the others' shares a fifth of all posts about two people.
     without_picture (float): Training posts without a picture.
     """
 
@@ -97,29 +88,10 @@ class Shares:
     without_picture: float = 0.08
 
 
-def make_names(
-    counts: Mapping[str, int], rng: random.Random, is_allowed: Callable[[str], bool]
-) -> dict[str, list[str]]:
-    """Make pronounceable names that say nothing about what they name, none in two splits.
-
-    is_allowed (Callable[[str], bool]): Says whether a capitalised name may be used, so that none is
-        also a word of the posts or cut in two by a tokenizer.
-    RETURNS (Dict[str, List[str]]): The names of each split, each a capitalised word.
+def make_name(rng: random.Random) -> str:
+    """RETURNS (str): A pronounceable name that says nothing about what it names: mostly 2-3 different
+    syllables and 5-9 letters, sometimes a single closed syllable.
     """
-    seen = set(RESERVED)
-    names: dict[str, list[str]] = {}
-    for split, count in counts.items():
-        names[split] = []
-        while len(names[split]) < count:
-            name = _make_name(rng)
-            if name not in seen and is_allowed(name):
-                seen.add(name)
-                names[split].append(name)
-    return names
-
-
-def _make_name(rng: random.Random) -> str:
-    """RETURNS (str): Mostly 2-3 different syllables and 5-9 letters, sometimes a single closed syllable."""
     onsets, vowels = PHRASES["onsets"], PHRASES["vowels"]
     if rng.random() < Shares.one_syllable:
         return (rng.choice(onsets) + rng.choice(vowels[:7]) + rng.choice(PHRASES["codas"])).capitalize()
@@ -137,32 +109,24 @@ def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
     rng (random.Random): Decides the order, and who gets what can't be divided.
     """
     decided, empty = round(n * shares.decided), round(n * shares.no_entity)
-    kinds: dict[Kind, int] = {"decided": decided, "no_entity": empty, "undecided": n - decided - empty}
+    kinds = {"decided": decided, "no_entity": empty, "undecided": n - decided - empty}
     plans = []
     for kind, count in kinds.items():
         labels = _spread(LABELS, count, rng)
         for label in LABELS:
-            for n_names, tells, number in _share_out_names(kind, label, labels.count(label), shares):
-                for shown in _spread(RELATIONS, number, rng):
-                    plans.append(Plan(kind, label, shown, n_names, tells))
+            n, people = labels.count(label), label == RELATED_LABEL
+            two = round(n * (shares.joined_people if people else shares.joined))
+            telling = round(two * shares.tells_relation) if people and kind == "decided" else 0
+            # How many posts have so many names, and whether their text tells the relation.
+            groups = [(n - two, 1, False), (two - telling, 2, False), (telling, 2, True)]
+            for number, n_names, tells in [(n, 0, False)] if kind == "no_entity" else groups:
+                plans += [Plan(kind, label, s, n_names, tells) for s in _spread(RELATIONS, number, rng)]
     rng.shuffle(plans)
     return plans
 
 
-def _share_out_names(kind: Kind, label: str, n: int, shares: Shares) -> list[tuple[int, bool, int]]:
-    """RETURNS (List[Tuple[int, bool, int]]): Number of names, whether the text tells the relation, and how
-    many of `n` posts of this kind and type are so.
-    """
-    if kind == "no_entity":
-        return [(0, False, n)]
-    people = label == RELATED_LABEL
-    n_two = round(n * (shares.joined_people if people else shares.joined))
-    n_telling = round(n_two * shares.tells_relation) if people and kind == "decided" else 0
-    return [(1, False, n - n_two), (2, False, n_two - n_telling), (2, True, n_telling)]
-
-
-def _spread(options: Sequence[T], n: int, rng: random.Random) -> list[T]:
-    """RETURNS (List[T]): `n` options, each as often as the others; chance decides which get one more."""
+def _spread(options: Sequence[str], n: int, rng: random.Random) -> list[str]:
+    """RETURNS (List[str]): `n` options, each as often as the others; chance decides which get one more."""
     return [*options] * (n // len(options)) + rng.sample([*options], n % len(options))
 
 
@@ -198,7 +162,7 @@ def make_post(plan: Plan, names: Sequence[str], shares: Shares, rng: random.Rand
     for entity in entities:
         found = re.search(rf"\b{entity}\b", text)
         assert found is not None
-        mentions.append(Mention(*found.span(), plan.label))
+        mentions.append(found.span())
     return Post(text, plan, tuple(mentions))
 
 
@@ -218,8 +182,9 @@ def _add_noise(parts: Sequence[str], rng: random.Random) -> str:
 
 
 def known_words() -> set[str]:
-    """RETURNS (Set[str]): Every word of the posts that is no name, in lower case."""
+    """RETURNS (Set[str]): Every word of the posts that is no name of theirs, in lower case."""
     groups: list[Any] = [PHRASES[name] for name in ("cores", "misleading", "joiners", "no_entity")]
     groups += [PHRASES[name] for name in ("openers", "tails", "tags", "users")]
     groups += [*PHRASES["deciding"].values(), *PHRASES["relations"].values()]
+    groups.append(RESERVED)
     return {word for group in groups for phrase in group for word in re.findall(r"\w+", phrase.lower())}

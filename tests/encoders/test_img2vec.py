@@ -6,34 +6,14 @@ import pytest
 import spacy
 import torch
 import torchvision.models
-from conftest import IMG2VEC, make_picture
-from spacy.tokens import Doc
-from spacy.util import registry
-from spacy.vocab import Vocab
+from conftest import make_doc, make_encoder, make_picture
 
 from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.encoders.base import PictureTransform
 from spacy_mmib.encoders.torchvision import Backbone, make_preset
 from spacy_mmib.util import MMIBWarning
 
-VOCAB = Vocab()
 RNG = numpy.random.RandomState(0)
-
-
-def make_encoder(initialize=True, **settings):
-    config = {"img2vec": {**IMG2VEC, **settings}}
-    encoder = registry.resolve(config)["img2vec"]
-    if initialize:
-        spacy.util.fix_random_seed(0)
-        encoder.initialize()
-    return encoder
-
-
-def make_doc(image=None, regions=()) -> Doc:
-    doc = Doc(VOCAB, words=["a", "post"])
-    doc._.image = image
-    doc._.regions = regions
-    return doc
 
 
 PICTURES = [RNG.randint(0, 255, (40, 30, 3)).astype("uint8") for _ in range(5)]

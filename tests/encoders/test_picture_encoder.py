@@ -10,6 +10,8 @@ from conftest import (
     LISTENER,
     MODEL,
     entities,
+    make_doc,
+    make_encoder,
     make_examples,
     make_nlp,
     make_picture,
@@ -29,24 +31,8 @@ from spacy_mmib.post.extensions import get_regions_note
 from spacy_mmib.regions.base import RegionGetter, region_getters
 from spacy_mmib.util import MMIBWarning
 
-VOCAB = Vocab()
 RNG = numpy.random.RandomState(0)
 BOXES = [(0, 0, 20, 30), (10, 5, 60, 50), (3, 3, 9, 9)]
-
-
-def make_encoder(initialize=True, seed=0, **settings):
-    encoder = registry.resolve({"img2vec": {**IMG2VEC, **settings}})["img2vec"]
-    if initialize:
-        spacy.util.fix_random_seed(seed)
-        encoder.initialize()
-    return encoder
-
-
-def make_doc(image=None, regions=(), words=("a", "post")) -> Doc:
-    doc = Doc(VOCAB, words=list(words))
-    doc._.image = image
-    doc._.regions = regions
-    return doc
 
 
 def random_picture(height=60, width=80):

@@ -7,34 +7,17 @@ import weakref
 import numpy
 import pytest
 import torch
-from conftest import IMG2VEC, make_picture
-from spacy.tokens import Doc
-from spacy.util import registry
-from spacy.vocab import Vocab
+from conftest import make_doc, make_encoder, make_picture
 
 from spacy_mmib.encoders.picture_queue import QUEUE, find_encoder_layers, get_settings, read_ahead
 from spacy_mmib.images.errors import ImageError
 from spacy_mmib.images.values import to_stored
 from spacy_mmib.post.regions import normalize_regions
 
-VOCAB = Vocab()
-
-
-def make_encoder(**settings):
-    encoder = registry.resolve({"img2vec": {**IMG2VEC, **settings}})["img2vec"]
-    encoder.initialize()
-    return encoder
-
 
 @pytest.fixture
 def encoder():
     return make_encoder()
-
-
-def make_doc(image) -> Doc:
-    doc = Doc(VOCAB, words=["a", "post"])
-    doc._.image = image
-    return doc
 
 
 def test_what_fails_ahead_stops_nothing(encoder, monkeypatch):

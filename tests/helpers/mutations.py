@@ -162,10 +162,7 @@ def whole_pictures(seed: int = 0) -> list[bytes]:
         stream = io.BytesIO()
         # Saving leaves settings on a picture: copies.
         if "append_images" in options:
-            options = {
-                **options,
-                "append_images": [more.copy() for more in options["append_images"]],
-            }
+            options = {**options, "append_images": [more.copy() for more in options["append_images"]]}
         image.copy().save(stream, format, **options)
         result.append(stream.getvalue())
     numbers = " ".join(str(x) for x in base.tobytes()[: 8 * 6 * 3])

@@ -120,18 +120,11 @@ def save_owl(folder: Path, version: int = 2, seed: int = 0) -> Path:
     )
     (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n", encoding="utf8")
     tokenizer = transformers.CLIPTokenizerFast.from_pretrained(folder, pad_token="!")
-    tower = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {**tower, "vocab_size": len(vocabulary), "max_position_embeddings": 8}
     text.update(bos_token_id=len(vocabulary) - 2, eos_token_id=len(vocabulary) - 1, pad_token_id=0)
     config = config_class(
-        text_config=text,
-        vision_config={**tower, "image_size": 48, "patch_size": 8},
-        projection_dim=16,
+        text_config=text, vision_config={**tower, "image_size": 48, "patch_size": 8}, projection_dim=16
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -178,10 +171,7 @@ def _make_torchvision_state(arch: str, num_classes: int, seed: int) -> dict[str,
 
 
 def save_torchvision_detector(
-    path: Path,
-    arch: str = "fasterrcnn_mobilenet_v3_large_320_fpn",
-    num_classes: int = 4,
-    seed: int = 0,
+    path: Path, arch: str = "fasterrcnn_mobilenet_v3_large_320_fpn", num_classes: int = 4, seed: int = 0
 ) -> Path:
     """The state dict of a detection network, as .pth or .safetensors."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,12 +6,7 @@ import torch
 import transformers
 
 # Random weights as large as these make features that differ from picture to picture.
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 VIT_SIZES = {**SIZES, "image_size": 32, "patch_size": 8, "initializer_range": 0.2}
 
 

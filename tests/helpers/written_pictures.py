@@ -93,8 +93,7 @@ def make_bmp(values, bits: int, palette=(), masks: tuple[int, ...] = ()) -> byte
     table += struct.pack(f"<{len(masks)}I", *masks)
     size = 40 if len(masks) < 4 else 108  # masks belong to the larger header
     header = struct.pack(
-        "<IiiHHIIiiII",
-        *(size, width, height, 1, bits, 3 if masks else 0, len(data), 0, 0, len(palette), 0),
+        "<IiiHHIIiiII", *(size, width, height, 1, bits, 3 if masks else 0, len(data), 0, 0, len(palette), 0)
     )
     start = 14 + size + (len(table) if size == 40 else 0)
     header = (header + table).ljust(start - 14, b"\0")

@@ -1,7 +1,6 @@
 """Pictures that hang their decoder, crash it, or take all memory: each costs itself, and nothing after it."""
 
 import copy
-import io
 import os
 import pickle
 import signal
@@ -9,7 +8,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import warnings
 import weakref
 import zlib
@@ -17,11 +15,8 @@ from pathlib import Path
 
 import numpy
 import pytest
-import spacy
-from conftest import IMG2VEC, make_picture
+from conftest import encoded, make_doc, make_encoder, make_picture, wait_until
 from mutations import mutated_pictures, whole_pictures
-from spacy.tokens import Doc
-from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib.encoders.picture_queue import get_settings, read_ahead
@@ -49,19 +44,6 @@ def slow_ppm(lines: int = 600_000) -> bytes:
     return b"P6\n" + (b"#" * 99 + b"\n") * lines + b"4 4\n255\n" + bytes(48)
 
 
-def encoded(size=(40, 30), colour="red", format="PNG") -> bytes:
-    stream = io.BytesIO()
-    make_picture(colour, size).save(stream, format)
-    return stream.getvalue()
-
-
-def wait_until(condition) -> None:
-    end = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def outcome(read, *args):
     try:
         return read(*args).tobytes()
@@ -83,20 +65,13 @@ def count_children() -> int:
     return sum(len(path.read_text().split()) for path in children)
 
 
-def make_encoder(**settings):
+def make_png(size=(40, 30), colour="red") -> bytes:
+    return encoded(make_picture(colour, size))
+
+
+def make_reading_encoder(**settings):
     reader = {"@misc": "spacy-mmib.picture_reader.v1", **settings.pop("read_picture", {})}
-    model = {**IMG2VEC, "read_picture": reader, **settings}
-    encoder = registry.resolve({"img2vec": model})["img2vec"]
-    spacy.util.fix_random_seed(0)
-    encoder.initialize()
-    return encoder
-
-
-def make_docs(pictures) -> list[Doc]:
-    docs = [Doc(VOCAB, words=["a", "post"]) for _ in pictures]
-    for doc, picture in zip(docs, pictures):
-        doc._.image = picture
-    return docs
+    return make_encoder(read_picture=reader, **settings)
 
 
 # What hangs
@@ -105,16 +80,16 @@ def make_docs(pictures) -> list[Doc]:
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_hostile_posts_among_good_ones(isolation):
     colours = ["red", "blue", "green", "white", "black", "yellow"]
-    good = [encoded(colour=colour) for colour in colours]
+    good = [make_png(colour=colour) for colour in colours]
     # A thread that was given up goes on until its decoder comes back, so these come back soon.
     bmp, ppm = (slow_bmp(), slow_ppm()) if isolation == "process" else (slow_bmp(4000), slow_ppm(250_000))
     hostile = [bmp, ppm, bmp[:-1] + b"\2", ppm[:-1] + b"\2"]
     pictures = [one for pair in zip(good, hostile) for one in pair] + good[4:]
-    expected = make_encoder().predict(make_docs(good))
+    expected = make_reading_encoder().predict([make_doc(picture) for picture in good])
     before = count_children() if sys.platform.startswith("linux") else 0
     reader = {"timeout": 1.0, "isolation": isolation}
-    encoder = make_encoder(read_picture=reader)
-    docs = make_docs(pictures)
+    encoder = make_reading_encoder(read_picture=reader)
+    docs = [make_doc(picture) for picture in pictures]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         encoder.predict(docs[:1])
@@ -130,7 +105,7 @@ def test_hostile_posts_among_good_ones(isolation):
     wait_until(lambda: not any(thread.name == "spacy-mmib-pictures" for thread in threading.enumerate()))
     if sys.platform.startswith("linux"):
         assert count_children() <= before + 2
-    numpy.testing.assert_array_equal(encoder.predict(make_docs(good)), expected)
+    numpy.testing.assert_array_equal(encoder.predict([make_doc(picture) for picture in good]), expected)
 
 
 EXIT = """
@@ -187,12 +162,12 @@ def test_a_process_gives_what_a_thread_gives():
 
 
 def test_paths_and_urls_are_the_parents_matter(tmp_path):
-    (tmp_path / "a.png").write_bytes(encoded())
+    (tmp_path / "a.png").write_bytes(make_png())
     asked = []
     reader = PictureReader(
         isolation="process",
         image_root=tmp_path,
-        resolver=lambda url: asked.append(url) or encoded((3, 5)),
+        resolver=lambda url: asked.append(url) or make_png((3, 5)),
     )
     assert reader.read("a.png").size == (40, 30)
     assert reader.read("https://x.org/a.png").size == (3, 5)
@@ -205,7 +180,7 @@ def test_paths_and_urls_are_the_parents_matter(tmp_path):
 @linux
 def test_a_process_that_crashes_costs_one_picture():
     reader = PictureReader(isolation="process", threads=1, timeout=60)
-    assert reader.read(encoded()).size == (40, 30)
+    assert reader.read(make_png()).size == (40, 30)
     for stop in (signal.SIGKILL, signal.SIGSEGV):
         job = reader.submit(reader.read, slow_bmp())
         wait_until(lambda: any(one and one.process for one in list(reader.running.values())))
@@ -214,19 +189,19 @@ def test_a_process_that_crashes_costs_one_picture():
             "crashed",
             f"the process that decoded it ended (signal {stop.value}): the bytes of the picture",
         )
-        assert reader.read(encoded()).size == (40, 30)
+        assert reader.read(make_png()).size == (40, 30)
     # One that ended while it had nothing to do.
     reader._idle[0]._process.kill()
-    assert outcome(reader.read, encoded())[0] == "crashed"
-    assert reader.read(encoded()).size == (40, 30)
+    assert outcome(reader.read, make_png())[0] == "crashed"
+    assert reader.read(make_png()).size == (40, 30)
 
 
 @linux
 def test_a_process_has_so_much_memory():
     reader = PictureReader(isolation="process", timeout=60, max_process_bytes=60_000_000)
-    assert reader.read(encoded()).size == (40, 30)
-    assert outcome(reader.read, encoded((5000, 5000)))[0] == "memory"
-    assert reader.read(encoded()).size == (40, 30)
+    assert reader.read(make_png()).size == (40, 30)
+    assert outcome(reader.read, make_png((5000, 5000)))[0] == "memory"
+    assert reader.read(make_png()).size == (40, 30)
 
 
 def make_overlapping_tiff(n_tags: int = 300, n_bytes: int = 1_000_000) -> bytes:
@@ -254,7 +229,7 @@ def test_small_files_take_little_memory(format):
     """Pillow's own limits hold: see the version that setup.cfg asks for."""
     tiff = make_overlapping_tiff()
     exif = struct.pack(">I", len(tiff)) + b"eXIf" + tiff + struct.pack(">I", zlib.crc32(b"eXIf" + tiff))
-    png = encoded()
+    png = make_png()
     header = struct.pack("<IiiHHIIiiII", 40, 9000, 9000, 1, 8, 1, 0, 0, 0, 0x1D000000, 0)
     data = {
         "TIFF": tiff,
@@ -268,7 +243,7 @@ def test_small_files_take_little_memory(format):
 def test_a_process_that_cannot_be_started(monkeypatch):
     import multiprocessing.spawn
 
-    good = encoded()
+    good = make_png()
     monkeypatch.setattr(multiprocessing.spawn, "get_executable", lambda: "/nowhere/python")
     reader = PictureReader(isolation="process", timeout=61)
     assert "can't be started: FileNotFoundError" in outcome(reader.read, good)[1]
@@ -281,20 +256,20 @@ def test_a_process_that_cannot_be_started(monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_decoders_of_its_own():
     reader = PictureReader(isolation="process", timeout=60)
-    assert reader.read(encoded()).size == (40, 30)
+    assert reader.read(make_png()).size == (40, 30)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads
         child = os.fork()
     if child == 0:
         code = 1
         try:
-            code = 0 if reader.read(encoded((3, 5))).size == (3, 5) else 2
+            code = 0 if reader.read(make_png((3, 5))).size == (3, 5) else 2
             for process in reader._idle:
                 process.kill()
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert reader.read(encoded()).size == (40, 30)
+    assert reader.read(make_png()).size == (40, 30)
 
 
 def test_it_imports_neither_spacy_nor_torch():
@@ -343,13 +318,13 @@ def decoded(monkeypatch):
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_what_is_read_ahead_is_bounded_by_its_pixels(decoded, isolation):
     size = 200 * 100 * 4
-    pictures = [encoded((200, 100 if i != 5 else 1000), c) for i, c in enumerate(["red", "blue"] * 6)]
+    pictures = [make_png((200, 100 if i != 5 else 1000), c) for i, c in enumerate(["red", "blue"] * 6)]
     looking = {"@region_getters": "test.looking.v1"}
-    expected = make_encoder(get_regions=looking).predict(make_docs(pictures))
+    expected = make_reading_encoder(get_regions=looking).predict([make_doc(picture) for picture in pictures])
     assert decoded["most"] >= 12 * size
-    docs = make_docs(pictures)
+    docs = [make_doc(picture) for picture in pictures]
     reader = {"max_decoded_bytes": 3 * size, "isolation": isolation, "timeout": 60}
-    encoder = make_encoder(get_regions=looking, read_picture=reader)
+    encoder = make_reading_encoder(get_regions=looking, read_picture=reader)
     encoder.predict(docs[:1])
     wait_until(lambda: decoded["now"] == 0)
     decoded["most"] = 0
@@ -364,10 +339,10 @@ def test_what_is_read_ahead_is_bounded_by_its_pixels(decoded, isolation):
 
 def test_many_threads_read_ahead_within_one_bound(decoded):
     size = 100 * 100 * 4
-    pictures = [encoded((100, 100), colour) for colour in ["red", "blue", "green"] * 4]
+    pictures = [make_png((100, 100), colour) for colour in ["red", "blue", "green"] * 4]
     reader = {"max_decoded_bytes": 4 * size, "timeout": 60.5}
-    encoder = make_encoder(get_regions={"@region_getters": "test.looking.v1"}, read_picture=reader)
-    expected = encoder.predict(make_docs(pictures))
+    encoder = make_reading_encoder(get_regions={"@region_getters": "test.looking.v1"}, read_picture=reader)
+    expected = encoder.predict([make_doc(picture) for picture in pictures])
     wait_until(lambda: decoded["now"] == 0)
     decoded["most"] = 0
     results, barrier = {}, threading.Barrier(6)
@@ -375,7 +350,7 @@ def test_many_threads_read_ahead_within_one_bound(decoded):
     def work(number):
         barrier.wait()
         for _ in range(2):
-            docs = make_docs(pictures)
+            docs = [make_doc(picture) for picture in pictures]
             read_ahead([encoder], docs)
             results[number] = encoder.predict(docs)
 

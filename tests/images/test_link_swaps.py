@@ -6,9 +6,8 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import spacy
-from conftest import IMG2VEC
+from conftest import docbin, make_encoder
 from spacy.tokens import Doc, DocBin
-from spacy.util import registry
 from spacy.vocab import Vocab
 
 from spacy_mmib import render
@@ -63,11 +62,6 @@ def from_request(folder):
     return doc
 
 
-def stored(doc):
-    data = DocBin(docs=[doc], store_user_data=True).to_bytes()
-    return next(iter(DocBin().from_bytes(data).get_docs(Vocab())))
-
-
 def copied_by_a_user(doc):
     other = Doc(doc.vocab, words=[token.text for token in doc])
     other._.image, other._.regions = doc._.image, doc._.regions
@@ -79,18 +73,12 @@ SOURCES = {
     "corpus unchecked": lambda folder: from_corpus(folder, check_images="none"),
     "corpus with a root": lambda folder: from_corpus(folder, image_root=folder / "corpus"),
     "request": from_request,
-    "stored": lambda folder: stored(stored(from_corpus(folder))),
+    "stored": lambda folder: docbin(docbin(from_corpus(folder))),
     "to_bytes": lambda folder: Doc(Vocab()).from_bytes(from_request(folder).to_bytes()),
     "copy": lambda folder: from_corpus(folder).copy(),
     "pickle": lambda folder: pickle.loads(pickle.dumps(from_corpus(folder))),
     "copied by a user": lambda folder: copied_by_a_user(from_corpus(folder)),
 }
-
-
-def make_encoder(**settings):
-    encoder = registry.resolve({"img2vec": {**IMG2VEC, **settings}})["img2vec"]
-    encoder.initialize()
-    return encoder
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +199,7 @@ def test_read_with_another_root(folder):
     doc = from_request(folder)
     hostile = spacy.blank("en").make_doc("Rob")
     hostile._.image = bind(str(folder / "elsewhere" / "img" / "a.png"), "/")
-    assert PictureFolder(folder / "corpus").localize(stored(hostile)) == "refused"
+    assert PictureFolder(folder / "corpus").localize(docbin(hostile)) == "refused"
     for root in (b"a\0b", b"\xed\xa0\xbd", b""):  # the second is half a surrogate pair
         hostile.user_data[IMAGE_KEY] = ("path", "a.png", root)
         with pytest.raises(ImageError):

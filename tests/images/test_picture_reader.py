@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import io
 import os
 import pickle
 import struct
@@ -20,7 +19,7 @@ import numpy
 import PIL.Image
 import PIL.ImageFile
 import pytest
-from conftest import make_picture
+from conftest import encoded, make_picture, wait_until
 from spacy.tokens import Doc
 from spacy.util import registry
 from spacy.vocab import Vocab
@@ -33,25 +32,12 @@ from spacy_mmib.images.reading import ImageError, ReadingLimits, probe_image, re
 from spacy_mmib.training.local_pictures import PictureCounts, PictureFolder
 
 
-def encoded(image, format="PNG", **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
-
-
 def kind_of(function, *args, **kwargs) -> str:
     with pytest.raises(ImageError) as info:
         function(*args, **kwargs)
     assert str(info.value).isprintable()
     assert len(str(info.value)) < 700
     return info.value.kind
-
-
-def wait_until(condition) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def fail(exception):

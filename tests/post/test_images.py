@@ -9,7 +9,7 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 import spacy
-from conftest import make_picture
+from conftest import docbin, encoded, make_picture
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 
@@ -17,12 +17,6 @@ import spacy_mmib.post.extensions
 from spacy_mmib.images.reading import ImageError, probe_image, read_image, to_rgb
 from spacy_mmib.images.values import Pixels, image_key, to_stored
 from spacy_mmib.post.regions import clip_box, normalize_regions
-
-
-def encoded(image: PIL.Image.Image, format: str = "PNG", **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
 
 
 def near(image: PIL.Image.Image, expected, at=(0, 0), tolerance=2) -> bool:
@@ -51,14 +45,9 @@ def same(value, expected) -> bool:
     return type(value) is type(expected) and value == expected
 
 
-def doc_bin_round_trip(doc: Doc) -> Doc:
-    data = DocBin(store_user_data=True, docs=[doc]).to_bytes()
-    return next(iter(DocBin(store_user_data=True).from_bytes(data).get_docs(Vocab())))
-
-
 ROUND_TRIPS = {
     "bytes": lambda doc: Doc(Vocab()).from_bytes(doc.to_bytes()),
-    "docbin": doc_bin_round_trip,
+    "docbin": docbin,
     "pickle": lambda doc: pickle.loads(pickle.dumps(doc)),
     "copy": lambda doc: doc.copy(),
 }

@@ -8,7 +8,7 @@ import warnings
 import PIL.Image
 import pytest
 import spacy
-from conftest import make_picture
+from conftest import docbin, make_picture
 from spacy.tokens import Doc, DocBin, Span
 from spacy.vocab import Vocab
 
@@ -47,11 +47,6 @@ from spacy_mmib.post.relations import (
 from spacy_mmib.training.corpus import MultimodalCorpus
 from spacy_mmib.training.local_pictures import PictureFolder
 from spacy_mmib.util import MMIBWarning
-
-
-def docbin(doc: Doc) -> Doc:
-    data = DocBin(docs=[doc], store_user_data=True).to_bytes()
-    return next(iter(DocBin().from_bytes(data).get_docs(Vocab())))
 
 
 def each(function):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from project.benchmarks import throughput
 from project.benchmarks.generated_posts import draw_pictures, list_pictures, make_posts, make_word_pieces
-from project.benchmarks.throughput_measure import get_slope
+from project.benchmarks.throughput import get_slope
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def quick(tmp_path_factory):
 def test_every_row_is_measured(quick):
     results, output = quick
     for name, row in results["rows"].items():
-        assert row["min"] <= row["median"] <= row["max"]
+        assert min(row["seconds"]) <= row["median"] <= max(row["seconds"])
         assert row["posts_per_second"] == pytest.approx(row["posts"] / row["median"], rel=0.02)
         assert sum(row["shares"].values()) == pytest.approx(1, abs=0.01)
         assert f"\n{name} " in output
@@ -86,8 +86,6 @@ def test_what_else_is_written(quick):
     assert len(results["rss"]["rss_mb"]) in (0, 4)
     assert results["machine"]["torch_threads"] >= 1
     assert results["versions"]["torch"]
-    assert any("random" in note for note in results["notes"])
-    assert any("linear" in note for note in results["notes"])
 
 
 def test_unknown_row():

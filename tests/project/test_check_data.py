@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-import PIL.Image
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
+from conftest import run_command, save_picture
 
 from project import check as check_module
 from project.check import check_data as check
@@ -65,15 +63,8 @@ def released(monkeypatch):
         monkeypatch.setitem(PUBLISHED["twitter17"], facts, COUNTS)
 
 
-def picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", (4, 4)).save(path)
-
-
 def run(*args):
-    app = typer.Typer()
-    app.command()(check_module.main)
-    result = CliRunner().invoke(app, list(map(str, args)))
+    result = run_command(check_module.main, *args)
     return result.exit_code, " ".join(result.output.split())
 
 
@@ -124,7 +115,7 @@ def test_no_folder_at_all_names_the_default_one(tmp_path, monkeypatch):
 
 def test_pictures(data, tmp_path):
     for name in ("1", "3", "4", "5"):
-        picture(tmp_path / "images" / f"{name}.jpg")
+        save_picture(tmp_path / "images" / f"{name}.jpg")
     (tmp_path / "images" / "3.jpg").write_text("no picture")
     report = check("twitter17", Folders(data, tmp_path / "images"))
     train = report.pictures["train"]
@@ -135,15 +126,15 @@ def test_pictures(data, tmp_path):
 
 
 def test_pictures_of_training_alone_are_not_enough(data, tmp_path):
-    picture(tmp_path / "images" / "1.jpg")
+    save_picture(tmp_path / "images" / "1.jpg")
     assert check("twitter17", Folders(data, tmp_path / "images")).runs == ["text"]
     assert check("twitter17", Folders(data, tmp_path / "nowhere")).runs == ["text"]
 
 
 def test_umgf_crops(data, tmp_path):
     for name in range(1, 6):
-        picture(tmp_path / "images" / f"{name}.jpg")
-    picture(tmp_path / "crops" / "1" / "crop_person_1.jpg")
+        save_picture(tmp_path / "images" / f"{name}.jpg")
+    save_picture(tmp_path / "crops" / "1" / "crop_person_1.jpg")
     report = check("twitter17", Folders(data, tmp_path / "images", tmp_path / "crops"))
     assert report.runs == ["text", "pictures", "objects"]
     assert (report.crops["layout"], report.crops["crops"]) == ("umgf", 1)
@@ -156,10 +147,10 @@ def test_umgf_crops(data, tmp_path):
 
 def test_hvpnet_crops(data, tmp_path):
     for name in range(1, 6):
-        picture(tmp_path / "images" / f"{name}.jpg")
+        save_picture(tmp_path / "images" / f"{name}.jpg")
     crops = tmp_path / "crops"
     for split, key in {"train": "1.jpg", "val": "4.jpg", "test": "5.jpg"}.items():
-        picture(crops / split / "crops" / "0_pred_yolo_crop_0.png")
+        save_picture(crops / split / "crops" / "0_pred_yolo_crop_0.png")
         names = {key: ["0_pred_yolo_crop_0.png", "0_pred_yolo_crop_1.png"]}
         torch.save(names, data / f"texts_{split}_dict.pth")
     report = check("twitter17", Folders(data, tmp_path / "images", crops))
@@ -171,9 +162,9 @@ def test_hvpnet_crops(data, tmp_path):
 
 
 def test_mnre(mnre, tmp_path):
-    picture(mnre / "img_org" / "train" / "1.jpg")
-    picture(mnre / "img_org" / "2.jpg")
-    picture(mnre / "img_org" / "test" / "1.jpg")
+    save_picture(mnre / "img_org" / "train" / "1.jpg")
+    save_picture(mnre / "img_org" / "2.jpg")
+    save_picture(mnre / "img_org" / "test" / "1.jpg")
     args = ("mnre", "--data", mnre, "--crops", tmp_path, "--metrics", tmp_path)
     code, output = run(*args)
     assert code == 0
@@ -207,7 +198,7 @@ def test_folders(tmp_path, monkeypatch):
 
 def test_the_version_of_a_converted_corpus(data, released, tmp_path):
     for name in range(1, 6):
-        picture(tmp_path / "images" / f"{name}.jpg")
+        save_picture(tmp_path / "images" / f"{name}.jpg")
     folder = tmp_path / "twitter17"
     convert_twitter(data, folder)
     version = get_dataset_version(folder)
@@ -215,7 +206,7 @@ def test_the_version_of_a_converted_corpus(data, released, tmp_path):
     assert version["regions"] == "none"
     # The digest is of the content: the same before the conversion, with pictures and elsewhere.
     assert version["digest"] == check("twitter17", Folders(data)).digest
-    picture(tmp_path / "crops" / "1" / "crop_person_1.jpg")
+    save_picture(tmp_path / "crops" / "1" / "crop_person_1.jpg")
     convert_twitter(data, folder, images=tmp_path / "images", crops=tmp_path / "crops")
     assert get_dataset_version(folder) == {**version, "regions": "umgf"}
     # An orphan tag that begins an entity makes another corpus of the same release.

@@ -4,13 +4,11 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import PIL.Image
 import pytest
 import spacy
-import typer
-from spacy.tokens import Doc, DocBin
+from conftest import read_docs, run_command, save_picture
+from spacy.tokens import Doc
 from spacy.vocab import Vocab
-from typer.testing import CliRunner
 
 from project import convert
 from project.convert import attach_leaking_crops, convert_mnre
@@ -49,11 +47,6 @@ def write(path, rows):
     path.write_text("\n".join(map(repr, rows)) + "\n", encoding="utf8")
 
 
-def picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", (4, 4)).save(path)
-
-
 @pytest.fixture
 def data(tmp_path):
     folder = tmp_path / "mnre"
@@ -72,7 +65,7 @@ def hvpnet(tmp_path):
     write(folder / "txt" / "ours_val.txt", [row(["x", "y"], (0, 1), (1, 2), "None", "4.jpg")])
     write(folder / "txt" / "ours_test.txt", [row(["x", "y"], (1, 2), (0, 1), "/a/b/c", "5.jpg")])
     for name in ("train/1.jpg", "train/2.jpg", "val/4.jpg", "test/5.jpg"):
-        picture(folder / "img_org" / name)
+        save_picture(folder / "img_org" / name)
     dictionaries = {
         "train": {i: [f"{i}_pred_yolo_crop_{n}.png" for n in (i + 9, i)] for i in range(len(ROWS))},
         "dev": {0: ["0_pred_yolo_crop_1.png"]},
@@ -81,20 +74,13 @@ def hvpnet(tmp_path):
     for split, dictionary in dictionaries.items():
         torch.save(dictionary, folder / "txt" / f"mre_{split}_dict.pth")
     for name in ("train/crops/0_pred_yolo_crop_9.png", "val/crops/0_pred_yolo_crop_1.png"):
-        picture(folder / "img_vg" / name)
-    picture(tmp_path / "secret.png")
+        save_picture(folder / "img_vg" / name)
+    save_picture(tmp_path / "secret.png")
     return folder
 
 
-def load(path):
-    return list(DocBin().from_disk(path).get_docs(spacy.blank("en").vocab))
-
-
 def run(data, output, *args):
-    app = typer.Typer()
-    app.command()(convert.main)
-    args = ("mnre", "--data", data, "--output", output, *args)
-    return CliRunner().invoke(app, [str(arg) for arg in args])
+    return run_command(convert.main, "mnre", "--data", data, "--output", output, *args)
 
 
 def to_rows(doc):
@@ -124,7 +110,7 @@ def read_examples(output, split="train", **settings):
 
 def test_posts(data, tmp_path):
     counts = convert_mnre(data, tmp_path / "out")["train"]
-    docs = load(tmp_path / "out" / "train.spacy")
+    docs = read_docs(tmp_path / "out" / "train.spacy")
     # One doc for each pair of text and picture, in order of the first instance.
     assert [doc.text.split() for doc in docs] == [BOB, ["Ann", "sings"], BOB, ["Rob", "of", "Oslo"]]
     assert relations_of(docs[0]) == [
@@ -151,7 +137,7 @@ def test_posts(data, tmp_path):
 
 def test_instances(data, tmp_path):
     counts = convert_mnre(data, tmp_path / "out", group=False)["train"]
-    docs = load(tmp_path / "out" / "train.spacy")
+    docs = read_docs(tmp_path / "out" / "train.spacy")
     assert [doc.text.split() for doc in docs] == [r["token"] for r in ROWS]
     assert [[r.label for r in doc._.relations] for doc in docs] == [[r["relation"]] for r in ROWS]
     assert [ent.text for ent in docs[2].ents] == ["Lee Ltd"]
@@ -164,31 +150,31 @@ def test_back(data, tmp_path, group):
     empty = row(["", "a", " ", "\ufffd", "b\u2028"], (1, 3), (0, 1), "/x/y/z", "nowhere.jpg")
     write(data / "mnre_train.txt", [*ROWS, empty])
     counts = convert_mnre(data, tmp_path / "out", group=group)
-    docs = load(tmp_path / "out" / "train.spacy")
+    docs = read_docs(tmp_path / "out" / "train.spacy")
     assert [token.text for token in docs[-1]] == ["\ufffd", "a", " ", "\ufffd", "b\u2028"]
     assert counts["train"]["empty_tokens"] == 1
     back = sorted((pair for doc in docs for pair in to_rows(doc)), key=lambda pair: pair[0])
-    assert back == list(enumerate(read_mnre(data / "mnre_train.txt").rows))
+    assert back == list(enumerate(read_mnre(data / "mnre_train.txt")[0]))
     assert back[-1][1].tokens[0] == ""
 
 
 def test_pictures(data, tmp_path):
     images = tmp_path / "images"
-    picture(tmp_path / "x.jpg")
-    picture(images / "1.jpg")
-    picture(images / "val" / "4.jpg")
-    picture(images / "train" / "5.jpg")  # of another split
+    save_picture(tmp_path / "x.jpg")
+    save_picture(images / "1.jpg")
+    save_picture(images / "val" / "4.jpg")
+    save_picture(images / "train" / "5.jpg")  # of another split
     rows = [*ROWS, row(["x", "y"], (0, 1), (1, 2), "None", "../x.jpg")]
     write(data / "mnre_train.txt", rows)
     counts = convert_mnre(data, tmp_path / "out", images=images)
-    docs = load(tmp_path / "out" / "train.spacy")
+    docs = read_docs(tmp_path / "out" / "train.spacy")
     # A picture that posts share; one that is missing; one outside the folder.
     assert [doc._.image for doc in docs] == ["1.jpg", None, None, "1.jpg", None]
     assert "no such file" in docs[1]._.image_error
     assert "leads out" in docs[-1]._.image_error
     assert (counts["train"]["with_picture"], counts["train"]["missing_pictures"]) == (2, 3)
-    assert load(tmp_path / "out" / "dev.spacy")[0]._.image == "val/4.jpg"
-    assert load(tmp_path / "out" / "test.spacy")[0]._.image is None
+    assert read_docs(tmp_path / "out" / "dev.spacy")[0]._.image == "val/4.jpg"
+    assert read_docs(tmp_path / "out" / "test.spacy")[0]._.image is None
     corpus, examples = read_examples(tmp_path / "out")
     assert corpus.counts.with_picture == 2
     assert [token.text for token in examples[0].predicted] == BOB
@@ -196,27 +182,27 @@ def test_pictures(data, tmp_path):
 
 def test_pictures_of_a_split_folder_do_not_leave_it(data, tmp_path):
     images = tmp_path / "images"
-    picture(images / "x.jpg")
+    save_picture(images / "x.jpg")
     (images / "train").mkdir()
     elsewhere = tmp_path / "elsewhere"
-    picture(elsewhere / "5.jpg")
+    save_picture(elsewhere / "5.jpg")
     (images / "test").symlink_to(elsewhere)
     write(data / "mnre_train.txt", [row(["x", "y"], (0, 1), (1, 2), "None", "../x.jpg")])
     convert_mnre(data, tmp_path / "out", images=images)
     for split in ("train", "test"):
-        (doc,) = load(tmp_path / "out" / f"{split}.spacy")
+        (doc,) = read_docs(tmp_path / "out" / f"{split}.spacy")
         assert doc._.image is None
         assert "leads out" in doc._.image_error
 
 
 def test_hvpnet_layout(hvpnet, tmp_path):
     counts = convert_mnre(hvpnet, tmp_path / "out")
-    docs = load(tmp_path / "out" / "train.spacy")
+    docs = read_docs(tmp_path / "out" / "train.spacy")
     assert [doc._.image for doc in docs] == ["train/1.jpg", "train/2.jpg", None, "train/1.jpg"]
-    assert load(tmp_path / "out" / "dev.spacy")[0]._.image == "val/4.jpg"
+    assert read_docs(tmp_path / "out" / "dev.spacy")[0]._.image == "val/4.jpg"
     # The crops and dictionaries are there, but nothing is taken from them.
     for split in ("train", "dev", "test"):
-        for doc in load(tmp_path / "out" / f"{split}.spacy"):
+        for doc in read_docs(tmp_path / "out" / f"{split}.spacy"):
             assert doc._.regions == []
             assert get_regions_note(doc) is None
         assert counts[split]["crops"] == 0
@@ -231,16 +217,16 @@ def test_leaking_crops(hvpnet, tmp_path, caplog):
     assert len(said) == 1
     assert LEAKING_MNRE_NOTE in said[0]
     assert "\n" not in said[0]
-    docs = load(tmp_path / "out" / "train.spacy")
+    docs = read_docs(tmp_path / "out" / "train.spacy")
     assert len(docs) == len(ROWS)  # a doc for each row
     for i, doc in enumerate(docs):
         # All that are stated, in their order, there or not.
         assert doc._.regions == [f"img_vg/train/crops/{i}_pred_yolo_crop_{n}.png" for n in (i + 9, i)]
         assert get_regions_note(doc) == LEAKING_MNRE_NOTE
     assert docs[0]._.image == "img_org/train/1.jpg"
-    (dev,) = load(tmp_path / "out" / "dev.spacy")
+    (dev,) = read_docs(tmp_path / "out" / "dev.spacy")
     assert dev._.regions == ["img_vg/val/crops/0_pred_yolo_crop_1.png"]
-    (test,) = load(tmp_path / "out" / "test.spacy")
+    (test,) = read_docs(tmp_path / "out" / "test.spacy")
     # One of the names leads out of the folder; the folder itself isn't there.
     assert test._.regions == [f"img_vg/test/crops/0_pred_yolo_crop_{n}.png" for n in (1, 2)]
     assert (counts["train"]["crops"], counts["train"]["missing_crops"]) == (16, 15)
@@ -260,7 +246,7 @@ def test_leaking_crops(hvpnet, tmp_path, caplog):
     assert [get_regions_note(example.predicted) for example in examples] == [LEAKING_MNRE_NOTE, *[None] * 7]
 
     convert_mnre(hvpnet, tmp_path / "one", leaking_crops=crops, max_crops=1)
-    docs = load(tmp_path / "one" / "train.spacy")
+    docs = read_docs(tmp_path / "one" / "train.spacy")
     assert docs[0]._.regions == ["img_vg/train/crops/0_pred_yolo_crop_9.png"]
 
 
@@ -268,7 +254,7 @@ def test_leaking_crops_stated_only(data, hvpnet, tmp_path):
     """The text, and dictionaries from elsewhere: no picture and no crop is there."""
     nowhere = tmp_path / "nowhere" / "img_vg"
     counts = convert_mnre(data, tmp_path / "out", leaking_crops=nowhere, dicts=hvpnet / "txt")
-    docs = load(tmp_path / "out" / "train.spacy")
+    docs = read_docs(tmp_path / "out" / "train.spacy")
     assert docs[1]._.regions == [f"train/crops/1_pred_yolo_crop_{n}.png" for n in (10, 1)]
     assert all(doc._.image is None for doc in docs)
     assert meta_of(tmp_path / "out")["image_root"] == str(nowhere)
@@ -377,11 +363,11 @@ SMILE = row(["Rob/", "met", "\U0001f600"], (0, 1), (2, 3), "/per/per/peer", capt
 def test_lines_of_json_and_of_python(data, line):
     path = data / "mnre_train.txt"
     path.write_text(f"{GOOD!r}\n{line}\n{json.dumps(GOOD)}\n", encoding="utf8", newline="")
-    found = read_mnre(path)
-    assert found.rows[0] == found.rows[2]
-    assert found.rows[1].tokens == ("Rob/", "met", "\U0001f600")
-    assert found.rows[1].relation == "/per/per/peer"
-    assert found.other_names == 0
+    rows, other_names = read_mnre(path)
+    assert rows[0] == rows[2]
+    assert rows[1].tokens == ("Rob/", "met", "\U0001f600")
+    assert rows[1].relation == "/per/per/peer"
+    assert other_names == 0
 
 
 @pytest.mark.parametrize(
@@ -435,11 +421,12 @@ def test_command_line(hvpnet, tmp_path):
     assert result.exit_code == 0, result.output
     assert "train: 8 instances of 4 posts in 4 docs, 4 labels; 4 related, 4 None" in result.output
     assert "1 instances whose head and tail overlap" in result.output
-    assert "3 docs with a picture, 1 missing" in result.output
+    assert "3 with a picture\n  1 whose picture is missing\n" in result.output
     assert "LEAK" not in result.output
     result = run(hvpnet, tmp_path / "out", "--leaking-crops", hvpnet / "img_vg", "--max-crops", 1)
     assert result.exit_code == 0, result.output
-    assert "8 crops that LEAK THE LABEL, 7 of them missing" in result.output
+    assert "8 crops of objects\n  7 crops missing\n" in result.output
+    assert "which LEAK THE LABEL" in result.output
     result = run(hvpnet, tmp_path / "out", "--no-group", "--images", hvpnet / "img_org" / "train")
     assert result.exit_code == 0, result.output
     assert "in 8 docs" in result.output
@@ -474,18 +461,13 @@ def test_published_counts(mmib_data, tmp_path):
     for split, expected in PUBLISHED.items():
         found = counts[split]
         per_label = found["per_label"]
-        assert (
-            found["instances"],
-            found["posts"],
-            per_label["None"],
-            found["overlapping"],
-            found["labels"],
-        ) == expected
+        what = (found["instances"], found["posts"], per_label["None"], found["overlapping"], found["labels"])
+        assert what == expected
         assert found["docs"] == found["posts"]
         assert (found["repeated"], found["other_names"], found["empty_tokens"]) == (0, 0, 0)
         assert meta["splits"][split]["per_label"] == per_label
         labels |= set(per_label)
-        docs = load(tmp_path / "out" / f"{split}.spacy")
+        docs = read_docs(tmp_path / "out" / f"{split}.spacy")
         assert len(docs) == found["docs"]
         back = [pair for doc in docs for pair in to_rows(doc)]
         assert sorted(number for number, _ in back) == list(range(found["instances"]))
@@ -499,7 +481,7 @@ def test_published_dictionaries_leak(mmib_data, tmp_path):
     """The whole text with the whole dictionaries: "fewer than 3 crops" tells "None"."""
     dicts = mmib_data / "sample" / "mnre" / "txt"
     convert_mnre(mmib_data / "mnre", tmp_path / "out", leaking_crops=tmp_path / "img_vg", dicts=dicts)
-    docs = load(tmp_path / "out" / "test.spacy")
+    docs = read_docs(tmp_path / "out" / "test.spacy")
     right = sum((len(doc._.regions) < 3) == (doc._.relations[0].label == "None") for doc in docs)
     assert right / len(docs) == pytest.approx(0.991, abs=0.0005)
     assert all(get_regions_note(doc) for doc in docs)
@@ -522,7 +504,7 @@ def test_real_sample(mmib_data, tmp_path):
 def test_real_sample_with_crops(mmib_data, tmp_path):
     data = mmib_data / "sample" / "mnre"
     counts = convert_mnre(data, tmp_path / "out", leaking_crops=data / "img_vg")
-    docs = [doc for split in counts for doc in load(tmp_path / "out" / f"{split}.spacy")]
+    docs = [doc for split in counts for doc in read_docs(tmp_path / "out" / f"{split}.spacy")]
     assert len(docs) == 15
     crops = {
         path

@@ -158,7 +158,7 @@ def test_no_name_of_dev_or_test_occurs_in_training(corpus: Path) -> None:
 @pytest.mark.parametrize("decided", [0.0, 0.2, 0.5])
 def test_share_of_agreeing_posts_is_as_stated(decided: float) -> None:
     posts = split_posts("train", 500, decided=decided)
-    pictured = [item.post.plan for item in posts if item.has_picture]
+    pictured = [item.plan for item in posts if item.has_picture]
     assert len(posts) - len(pictured) == 40
     agreeing = sum(plan.kind == "decided" for plan in pictured)
     assert agreeing / len(pictured) == pytest.approx(decided, abs=0.005)
@@ -166,8 +166,8 @@ def test_share_of_agreeing_posts_is_as_stated(decided: float) -> None:
 
 def words_of(post) -> set[str]:
     text = post.text
-    for mention in reversed(post.mentions):
-        text = text[: mention.start] + text[mention.end :]
+    for start, end in reversed(post.mentions):
+        text = text[:start] + text[end:]
     return set(text.lower().split())
 
 
@@ -204,7 +204,7 @@ def test_words_tell_the_type_of_decided_posts_only(n_names: int) -> None:
         return post.plan.label
 
     def select(split: str, n: int) -> list:
-        return [item.post for item in split_posts(split, n) if item.post.plan.n_names == n_names]
+        return [item for item in split_posts(split, n) if item.plan.n_names == n_names]
 
     guess = learn_from_words(select("train", 8000), label_of)
     test = select("test", 3000)
@@ -221,8 +221,7 @@ def test_words_tell_the_relation_of_decided_posts_only() -> None:
         return post.plan.relation
 
     def select(split: str, n: int) -> list:
-        posts = [item.post for item in split_posts(split, n)]
-        return [post for post in posts if post.plan.label == "PER" and post.plan.n_names == 2]
+        return [post for post in split_posts(split, n) if post.plan.label == "PER" and post.plan.n_names == 2]
 
     guess = learn_from_words(select("train", 8000), label_of)
     test = select("test", 3000)
@@ -236,7 +235,7 @@ def test_words_tell_the_relation_of_decided_posts_only() -> None:
 
 
 def test_text_alone_can_not_tell_most_relations() -> None:
-    plans = [item.post.plan for item in split_posts("test", 2000)]
+    plans = [item.plan for item in split_posts("test", 2000)]
     pairs = [plan for plan in plans if plan.n_names == 2]
     related = sum(plan.relation != "None" for plan in pairs)
 
@@ -268,7 +267,7 @@ def test_text_of_undecided_posts_does_not_depend_on_what_the_picture_shows(n_nam
 
 
 def test_shares_of_pairs() -> None:
-    plans = [item.post.plan for item in split_posts("train", 1800)]
+    plans = [item.plan for item in split_posts("train", 1800)]
     types = Counter(plan.label for plan in plans if plan.n_names)
     assert max(types.values()) - min(types.values()) <= 4
     pairs = [plan for plan in plans if plan.n_names == 2]
@@ -284,7 +283,7 @@ def test_shares_of_pairs() -> None:
 
 
 def test_posts_without_a_picture_have_every_relation() -> None:
-    posts = [item.post.plan for item in split_posts("train", 1800) if not item.has_picture]
+    posts = [item.plan for item in split_posts("train", 1800) if not item.has_picture]
     relations = Counter(plan.relation for plan in posts if plan.label == "PER" and plan.n_names == 2)
     assert sorted(relations) == sorted(texts.RELATIONS)
     assert max(relations.values()) - min(relations.values()) <= 3
@@ -293,7 +292,7 @@ def test_posts_without_a_picture_have_every_relation() -> None:
 def test_pictures_of_all_posts_show_relations_alike() -> None:
     shown: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     for item in split_posts("train", 1800):
-        shown[item.post.plan.label, item.post.plan.n_names][item.post.plan.shown] += 1
+        shown[item.plan.label, item.plan.n_names][item.plan.shown] += 1
     assert len(shown) == 12
     for counts in shown.values():
         assert sorted(counts) == sorted(texts.RELATIONS)
@@ -316,8 +315,8 @@ def test_undecided_posts_mislead_and_hold_no_deciding_word() -> None:
         for phrase in phrases if label != "anywhere" else ():
             assert set(phrase.split()) - elsewhere, phrase
     for item in split_posts("train", 300):
-        if item.post.plan.kind == "undecided":
-            text = item.post.text.lower()
+        if item.plan.kind == "undecided":
+            text = item.text.lower()
             assert any(remark in text for remark in texts.PHRASES["misleading"]), text
 
 
@@ -325,7 +324,7 @@ def test_mentions_are_the_names() -> None:
     nlp = spacy.blank("en")
     names = set(data.make_split_names(nlp, 0)["train"])
     for item in split_posts("train", 300):
-        doc = data.make_doc(nlp, item.post)
+        doc = data.make_doc(nlp, item)
         inside = {token.i for ent in doc.ents for token in ent}
         assert {token.i for token in doc if token.text in names} == inside
         assert all(len(ent) in (1, 2) for ent in doc.ents)

@@ -2,67 +2,34 @@
 other people's data and not in the repository: the folder comes from MMIB_DATA."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import spacy
 import srsly
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(*args, cwd) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *map(str, args)], capture_output=True, text=True, check=True, cwd=cwd
-    )  # fmt: skip
+from conftest import run_python
 
 
 @pytest.mark.slow
 def test_real_posts_from_files_to_predictions(mmib_data, tmp_path):
     sample = mmib_data / "sample" / "twitter_2017"
     converted = tmp_path / "converted"
-    run(
-        "-m",
-        "project.convert",
-        "sample",
-        "--format",
-        "jsonl",
-        "--data",
-        sample,
-        "--output",
-        converted,
-        cwd=ROOT,
+    run_python(
+        "-m", "project.convert", "sample", "--format", "jsonl", "--data", sample, "--output", converted
     )
     meta = srsly.read_json(converted / "meta.json")
     paths = ["--paths.train", converted / "train.spacy", "--paths.dev", converted / "dev.spacy"]
     paths += ["--paths.image_root", meta["image_root"]]
     config = tmp_path / "config.cfg"
-    run("-m", "project.config", "demo", "--output", config, cwd=ROOT)
-    run(
-        "-m", "spacy", "train", config, "--output", tmp_path / "model", *paths,
-        "--components.mmib_ner.model.img2vec.weights", "null",
-        "--components.mmib_ner.model.img2vec.image_size", "64",
-        "--training.max_steps", "30", "--training.max_epochs", "0", "--training.eval_frequency", "15",
-        cwd=ROOT,
-    )  # fmt: skip
+    run_python("-m", "project.config", "demo", "--output", config)
+    img2vec = "--components.mmib_ner.model.img2vec"
+    paths += [f"{img2vec}.weights", "null", f"{img2vec}.image_size", 64, "--training.max_steps", 30]
+    paths += ["--training.max_epochs", 0, "--training.eval_frequency", 15]
+    run_python("-m", "spacy", "train", config, "--output", tmp_path / "model", *paths)
     model = tmp_path / "model" / "model-last"
     scores = tmp_path / "scores.json"
     corpus = converted / "train.spacy"
-    run(
-        "-m",
-        "spacy",
-        "mmib",
-        "evaluate",
-        model,
-        corpus,
-        "--image-root",
-        meta["image_root"],
-        "-o",
-        scores,
-        cwd=tmp_path,
-    )
+    command = ["evaluate", model, corpus, "--image-root", meta["image_root"], "-o", scores]
+    run_python("-m", "spacy", "mmib", *command, cwd=tmp_path)
     assert srsly.read_json(scores)["pictures"]["with_picture"] == 5
     assert srsly.read_json(scores)["ents_f"] > 0.5  # it has seen these five posts 30 times
 
@@ -75,19 +42,8 @@ def test_real_posts_from_files_to_predictions(mmib_data, tmp_path):
     assert len(posts) == 15
     srsly.write_jsonl(tmp_path / "posts.jsonl", posts)
     out = tmp_path / "out.jsonl"
-    run(
-        "-m",
-        "spacy",
-        "mmib",
-        "predict",
-        model,
-        tmp_path / "posts.jsonl",
-        "-o",
-        out,
-        "--image-root",
-        sample,
-        cwd=tmp_path,
-    )
+    command = ["predict", model, tmp_path / "posts.jsonl", "-o", out, "--image-root", sample]
+    run_python("-m", "spacy", "mmib", *command, cwd=tmp_path)
     results = list(srsly.read_jsonl(out))
     assert [r["id"] for r in results] == [p["id"] for p in posts]
     assert not [r for r in results if r.get("image_error")]

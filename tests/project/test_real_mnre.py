@@ -3,14 +3,12 @@ are other people's data and not in the repository: the folder comes from MMIB_DA
 
 import ast
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import spacy
 import srsly
-from conftest import make_rel_nlp, train
+from conftest import make_rel_nlp, run_python, train
 
 from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE
@@ -18,16 +16,7 @@ from spacy_mmib.training.corpus import MultimodalCorpus
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 
-ROOT = Path(__file__).parents[2]
 SPLITS = ("train", "dev", "test")
-
-
-def run(*args, cwd) -> subprocess.CompletedProcess:
-    result = subprocess.run(
-        [sys.executable, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=600
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +29,8 @@ def converted(sample, tmp_path_factory) -> dict[str, Path]:
     """The folders of the corpus without and with the published crops."""
     top = tmp_path_factory.mktemp("mnre")
     command = ("-m", "project.convert", "mnre", "--data", sample, "--output")
-    run(*command, top / "clean", cwd=ROOT)
-    run(*command, top / "leaking", "--leaking-crops", sample / "img_vg", cwd=ROOT)
+    run_python(*command, top / "clean")
+    run_python(*command, top / "leaking", "--leaking-crops", sample / "img_vg")
     return {name: top / name for name in ("clean", "leaking")}
 
 
@@ -137,7 +126,7 @@ def test_given_pairs_with_tiny_encoders(sample, converted, tmp_path, kind):
     lines = lines_of(sample, ask=True)
     srsly.write_jsonl(tmp_path / "posts.jsonl", lines)
     out = tmp_path / "out.jsonl"
-    run("-m", "spacy", "mmib", "predict", tmp_path / "model", tmp_path / "posts.jsonl",
+    run_python("-m", "spacy", "mmib", "predict", tmp_path / "model", tmp_path / "posts.jsonl",
         "-o", out, "--image-root", sample, cwd=tmp_path)  # fmt: skip
     results = list(srsly.read_jsonl(out))
     assert [result["id"] for result in results] == [line["id"] for line in lines]
@@ -164,14 +153,14 @@ def test_joint_pipeline_end_to_end(sample, converted, tmp_path, kind):
     root = meta_of(corpus)["image_root"]
     img2vec = "--components.mmib_img2vec.model"
     config = tmp_path / "config.cfg"
-    run("-m", "project.config", "joint_demo", "--output", config, cwd=ROOT)
-    run(
+    run_python("-m", "project.config", "joint_demo", "--output", config)
+    run_python(
         "-m", "spacy", "train", config, "--output", tmp_path / "out",
         "--paths.train", corpus / "train.spacy", "--paths.dev", corpus / "dev.spacy",
         "--paths.image_root", root, f"{img2vec}.weights", "null",
         f"{img2vec}.arch", "squeezenet1_1", f"{img2vec}.image_size", "64",
         "--training.max_steps", "60", "--training.max_epochs", "0",
-        "--training.eval_frequency", "30", cwd=ROOT,
+        "--training.eval_frequency", "30",
     )  # fmt: skip
     model = tmp_path / "out" / "model-last"
     meta = srsly.read_json(model / "meta.json")
@@ -182,7 +171,7 @@ def test_joint_pipeline_end_to_end(sample, converted, tmp_path, kind):
     metrics = {}
     for split in ("train", "test"):
         scores = tmp_path / f"{split}.json"
-        printed = run("-m", "spacy", "mmib", "evaluate", model, corpus / f"{split}.spacy",
+        printed = run_python("-m", "spacy", "mmib", "evaluate", model, corpus / f"{split}.spacy",
                       "--image-root", root, "-o", scores, cwd=tmp_path)  # fmt: skip
         metrics[split] = srsly.read_json(scores)
         assert metrics[split].get("leaks") == (note and note["leaks"])
@@ -198,7 +187,7 @@ def test_joint_pipeline_end_to_end(sample, converted, tmp_path, kind):
 
     srsly.write_jsonl(tmp_path / "posts.jsonl", lines_of(sample, ask=False))
     out = tmp_path / "out.jsonl"
-    printed = run("-m", "spacy", "mmib", "predict", model, tmp_path / "posts.jsonl",
+    printed = run_python("-m", "spacy", "mmib", "predict", model, tmp_path / "posts.jsonl",
                   "-o", out, "--image-root", sample, cwd=tmp_path)  # fmt: skip
     assert "15 posts predicted (15 with a picture, 0 with one" in printed.stderr
     results = [json.loads(line) for line in out.read_text(encoding="utf8").splitlines()]
