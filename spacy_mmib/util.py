@@ -27,3 +27,8 @@ def show(value: Any, how: Callable[[Any], str] = repr) -> str:
         return how(value)[:80]
     except Exception:  # a number of too many digits, too deep a nesting, a foreign __repr__
         return f"a {type(value).__name__}"
+
+
+def one_line(text: str) -> str:
+    """RETURNS (str): The lines of a text as one. Anything else in it stays as it is: it may be a path."""
+    return " ".join(line.strip() for line in text.splitlines()).strip()

@@ -9,14 +9,7 @@ from pathlib import Path
 
 import pytest
 import srsly
-from conftest import (
-    make_examples,
-    make_nlp,
-    make_picture,
-    make_rel_examples,
-    make_rel_nlp,
-    train,
-)
+from conftest import make_examples, make_nlp, make_picture, make_rel_examples, make_rel_nlp, train
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf8")
@@ -43,10 +36,7 @@ def folder(tmp_path_factory):
     nlp.to_disk(folder / "my_pipeline")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, joint in (
-            ("project/training/demo/joint_0/model-best", True),
-            ("my_relations", False),
-        ):
+        for name, joint in (("project/training/demo/joint_0/model-best", True), ("my_relations", False)):
             nlp = make_rel_nlp(joint=joint)
             train(nlp, make_rel_examples(nlp), steps=3)
             (folder / name).mkdir(parents=True)

@@ -150,8 +150,7 @@ def cache_verify_cli(
 
 @cache_app.command("clear")
 def cache_clear_cli(
-    path: CacheArg,
-    yes: Annotated[bool, Option("--yes", "-y", help="Don't ask")] = False,
+    path: CacheArg, yes: Annotated[bool, Option("--yes", "-y", help="Don't ask")] = False
 ) -> None:
     """Remove a feature cache, sound or damaged, with the files SQLite keeps beside it.
 

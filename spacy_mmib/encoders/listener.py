@@ -89,10 +89,7 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
             self.attrs[RENAMED] = {} if same else {self._configured_name: name}
 
     def receive(
-        self,
-        batch_id: int,
-        outputs: list[Floats2d],
-        backprop: Callable[[list[Floats2d]], Any],
+        self, batch_id: int, outputs: list[Floats2d], backprop: Callable[[list[Floats2d]], Any]
     ) -> None:
         """Take what the component computed for a training batch (see `Tok2VecListener.get_batch_id`), to be
         used once.

@@ -34,12 +34,7 @@ class RelationHead(nn.Module):
             nn.init.uniform_(layer.weight, -((2 * width) ** -0.5), (2 * width) ** -0.5)
 
     def forward(
-        self,
-        context: torch.Tensor,
-        pooling: torch.Tensor,
-        pairs: torch.Tensor,
-        *,
-        training: bool = False,
+        self, context: torch.Tensor, pooling: torch.Tensor, pairs: torch.Tensor, *, training: bool = False
     ) -> torch.Tensor:
         """Score pairs.
 

@@ -259,8 +259,7 @@ def _read_png(image: Any) -> PIL.Image.Image:
         found: Array = numpy.equal(numpy.asarray(image), key * GREY_STEP.get(raw, 1))
         if not raw and 0 < key < 16 and not found.any():
             raise ImageError(
-                "colours can't be told: grey of 2 or 4 bits, perhaps, with a transparent one",
-                kind="format",
+                "colours can't be told: grey of 2 or 4 bits, perhaps, with a transparent one", kind="format"
             )
         return _whiten(image.convert("RGB"), found)
     return _flatten(image)

@@ -317,10 +317,7 @@ class PictureReader:
 
 
 def _end(
-    pid: int,
-    queue: deque[Job],
-    running: dict[threading.Thread, Job | None],
-    idle: list[DecoderProcess],
+    pid: int, queue: deque[Job], running: dict[threading.Thread, Job | None], idle: list[DecoderProcess]
 ) -> None:
     """Begin nothing more, and wait for what is being read, but not if it hangs."""
     if pid != os.getpid():

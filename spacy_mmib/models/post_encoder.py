@@ -152,11 +152,7 @@ def encode_pictures(
 
 
 def fuse(
-    model: Model[Any, Any],
-    docs: Sequence[Doc],
-    text: list[Floats2d],
-    image: list[Floats2d],
-    is_train: bool,
+    model: Model[Any, Any], docs: Sequence[Doc], text: list[Floats2d], image: list[Floats2d], is_train: bool
 ) -> tuple[PostVectors, FuseGradient]:
     """Run the sub-layer `fusion` on text vectors, none of them empty, and picture vectors of posts. Without
     that sub-layer text vectors go to the head as they are.

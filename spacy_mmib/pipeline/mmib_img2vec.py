@@ -82,10 +82,7 @@ class PictureEncoder(RobustPipe, Tok2Vec):
             listener.set_dim("nO", width, force=True)
 
     def initialize(
-        self,
-        get_examples: Callable[[], Iterable[Example]],
-        *,
-        nlp: Language | None = None,
+        self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None
     ) -> None:
         """Build the encoder, and tell its listeners the width of its vectors."""
         super().initialize(get_examples, nlp=nlp)

@@ -46,11 +46,7 @@ WORTHWHILE = 512
 @Language.factory(
     "mmib_ner",
     assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
-    default_config={
-        "model": DEFAULT_MODEL,
-        **SETTINGS,
-        "scorer": {"@scorers": "spacy-mmib.ner_scorer.v1"},
-    },
+    default_config={"model": DEFAULT_MODEL, **SETTINGS, "scorer": {"@scorers": "spacy-mmib.ner_scorer.v1"}},
     default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
 )
 def make_mmib_ner(

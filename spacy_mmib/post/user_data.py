@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from spacy.tokens import Doc
 
 from ..images.values import PathInRoot
+from ..util import one_line
 
 Key: TypeAlias = tuple[str, str, int | None, int | None]
 
@@ -99,18 +100,13 @@ def unpack_path(stored: Any) -> Any:
 
 def get_line(doc: Doc, key: Key) -> str | None:
     """RETURNS (Optional[str]): The text that is kept, as one line."""
-    return _join_lines(unpack_text(get_entry(doc, key)) or "")
+    return one_line(unpack_text(get_entry(doc, key)) or "") or None
 
 
 def set_line(doc: Doc, key: Key, text: str | None) -> None:
     """Keep a text as one line."""
-    line = None if text is None else _join_lines(str(text))
-    set_entry(doc, key, None if line is None else pack_text(line))
-
-
-def _join_lines(text: str) -> str | None:
-    # Anything else in it stays as it is: it may be a path.
-    return " ".join(line.strip() for line in text.splitlines()).strip() or None
+    line = "" if text is None else one_line(str(text))
+    set_entry(doc, key, pack_text(line) if line else None)
 
 
 def get_rows(doc: Doc, key: Key, name: str | None = None) -> Iterator[tuple[str, Sequence[Any]]]:

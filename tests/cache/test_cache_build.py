@@ -61,10 +61,7 @@ def folder(tmp_path_factory):
     config["paths"]["features"] = None
     config["components"]["mmib_img2vec"]["model"]["cache"]["path"] = "${paths.features}"
     for name in ("train", "dev"):
-        config["corpora"][name] = {
-            "@readers": "spacy-mmib.Corpus.v1",
-            "path": str(folder / "train.spacy"),
-        }
+        config["corpora"][name] = {"@readers": "spacy-mmib.Corpus.v1", "path": str(folder / "train.spacy")}
     config["training"]["max_steps"] = 4
     config["training"]["eval_frequency"] = 2
     config["training"]["batcher"] = {"@batchers": "spacy-mmib.batch_by_sequence.v1", "size": 8}

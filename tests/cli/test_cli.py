@@ -371,11 +371,7 @@ def test_predict_lines_of_other_programs(model, data):
 def test_predict_tokens_of_other_programs(model, data):
     """Their tokens are kept, with their spaces."""
     words = [{"text": "#", "ws": False}, {"text": "NBA", "ws": False}, {"text": "!", "ws": True}]
-    lines = [
-        {"text": "#NBA! ", "tokens": words},
-        {"tokens": words},
-        {"text": None, "tokens": words},
-    ]
+    lines = [{"text": "#NBA! ", "tokens": words}, {"tokens": words}, {"text": None, "tokens": words}]
     records, _ = predict(model, data, lines)
     for record in records:
         assert record["tokens"] == ["#", "NBA", "!"]

@@ -158,11 +158,7 @@ def test_wrong_and_no_pictures(fixture, folder, request):
 
 @pytest.mark.parametrize(
     ("option", "images", "accuracy"),
-    [
-        ((), "own", [1]),
-        (("--no-images",), "none", [0, 0.25, 0.5]),
-        (("--shuffle-images",), "shuffled", [0]),
-    ],
+    [((), "own", [1]), (("--no-images",), "none", [0, 0.25, 0.5]), (("--shuffle-images",), "shuffled", [0])],
 )
 def test_evaluate_command(folder, tmp_path, option, images, accuracy):
     output = tmp_path / "new" / "metrics.json"
@@ -301,13 +297,7 @@ def test_questions_are_answered(folder):
         make_lines()[0],
     ]
     records, stderr = predict(folder, "rel", lines)
-    assert labels(records[:5]) == [
-        ["couple"] * 2,
-        ["team"] * 2,
-        ["cousins", "couple"],
-        ["None"],
-        [],
-    ]
+    assert labels(records[:5]) == [["couple"] * 2, ["team"] * 2, ["cousins", "couple"], ["None"], []]
     assert records[1]["id"] == 7
     assert records[2]["relations"][0]["score"] is None
     answers = [r for record in records[:5] for r in record["relations"] if r["label"] != "cousins"]

@@ -275,10 +275,7 @@ def test_stretching_cuts_nothing_off(resize):
 def test_extreme_shapes(size):
     for preset in (PRESET, {**PRESET, "resize": "shortest"}):
         picture = PIL.Image.new("RGB", size, "red")
-        for tensor in (
-            PictureTransform(preset)(picture),
-            PictureTransform(preset).stretch(picture),
-        ):
+        for tensor in (PictureTransform(preset)(picture), PictureTransform(preset).stretch(picture)):
             assert tensor.shape == (3, 32, 32)
             assert (tensor[0] == 1).all()
 

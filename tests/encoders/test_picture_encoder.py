@@ -471,12 +471,7 @@ def test_training_on_cached_features_reads_no_picture(tmp_path, monkeypatch):
 def test_equal_pictures_go_through_the_network_once(files):
     encoder = make_encoder()
     passes = count_passes(encoder)
-    docs = [
-        make_doc(files[0], BOXES),
-        make_doc(files[1]),
-        make_doc(files[0], BOXES),
-        make_doc(files[0]),
-    ]
+    docs = [make_doc(files[0], BOXES), make_doc(files[1]), make_doc(files[0], BOXES), make_doc(files[0])]
     vectors = encoder.predict(docs)
     assert sum(passes) == 4 + 1 + 1
     numpy.testing.assert_array_equal(vectors[0], vectors[2])
@@ -510,9 +505,7 @@ def test_reading_ahead_changes_nothing(files, reader, batch_size):
         read_ahead([encoder], docs[start : start + 4])
         read_ahead([encoder], docs[start + 2 : start + 6])
         for doc, a, b in zip(
-            docs[start : start + 4],
-            expected[start : start + 4],
-            encoder.predict(docs[start : start + 4]),
+            docs[start : start + 4], expected[start : start + 4], encoder.predict(docs[start : start + 4])
         ):
             numpy.testing.assert_allclose(a, b, atol=1e-4)
             assert (doc._.image_error is None) == (len(b) > 0 or doc._.image is None)

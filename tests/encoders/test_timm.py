@@ -120,11 +120,7 @@ def test_pickles_are_never_executed(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [
-        ("test_resnet", "pretrained"),
-        ("test_resnet.r160_in1k", "pretrained"),
-        ("test_resnet", "r160_in1k"),
-    ],
+    [("test_resnet", "pretrained"), ("test_resnet.r160_in1k", "pretrained"), ("test_resnet", "r160_in1k")],
 )
 def test_offline_the_message_says_which_file_goes_where(name, weights, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

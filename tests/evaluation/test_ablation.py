@@ -66,8 +66,7 @@ def test_nobody_keeps_a_picture(vocab, images, seed):
 
 
 @pytest.mark.parametrize(
-    ("images", "least"),
-    [(["a"], 1), (list("aaab"), 2), (list("aaa"), 3), ([None, None], 0), ([], 0)],
+    ("images", "least"), [(["a"], 1), (list("aaab"), 2), (list("aaa"), 3), ([None, None], 0), ([], 0)]
 )
 def test_as_few_as_possible_keep_theirs(vocab, images, least):
     examples = make_examples(vocab, images)

@@ -324,10 +324,7 @@ def test_bad_rows_take_no_neighbours_down(tmp_path):
     docs[1].user_data[RELATIONS_KEY] = [["nonsense"]]
     docs[2].user_data[IMAGE_KEY] = 7
     result = audit(save(tmp_path / "corpus.spacy", docs))
-    assert result["problems"] == {
-        "regions that can't be read": 1,
-        "relations that can't be read": 1,
-    }
+    assert result["problems"] == {"regions that can't be read": 1, "relations that can't be read": 1}
     assert result["tasks"]["related"]["instances"] == 59
     assert result["pictures"] == {"stated": 1, "unreadable": 1}
 
@@ -482,11 +479,7 @@ def test_the_order_of_head_and_tail_is_flagged_alone(tmp_path):
     for _ in range(100):
         doc = make_doc(vocab, rng, length=rng.randint(6, 20), ents=("PER",))
         first, second = ((0, 1), (2, 3)) if rng.random() < 0.95 else ((2, 3), (0, 1))
-        doc._.relations = [
-            (first, second, "None"),
-            (second, first, "couple"),
-            ((0, 2), (1, 3), "None"),
-        ]
+        doc._.relations = [(first, second, "None"), (second, first, "couple"), ((0, 2), (1, 3), "None")]
         docs.append(doc)
     result = audit(save(tmp_path / "corpus.spacy", docs))
     for task in ("relation", "related"):

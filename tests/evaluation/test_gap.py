@@ -153,11 +153,7 @@ def inspection(weights, rows, n=3) -> Inspection:
     [
         ([[0.9, 0.1, 0.0]] * 3, [0, 1, 2], 11),  # the whole picture is no object
         ([[0.1, 0.1, 0.8]] * 3, [0, 1, 3], 12),
-        (
-            [[0.0, 0.2, 0.8], [0.0, 0.9, 0.1], [0.0, 0.0, 1.0]],
-            [0, 1, 2],
-            11,
-        ),  # mean over tokens 0-1
+        ([[0.0, 0.2, 0.8], [0.0, 0.9, 0.1], [0.0, 0.0, 1.0]], [0, 1, 2], 11),  # mean over tokens 0-1
         ([[1.0]] * 3, [0], 10),
         ([[0.1, 0.9]] * 3, [0, 0], 10),  # patches
     ],
@@ -239,8 +235,7 @@ def folder(trained, tmp_path_factory):
     trained.to_disk(path / "model")
     text = spacy.blank("en")
     text.add_pipe(
-        "mmib_ner",
-        config={"model": {"@architectures": "spacy-mmib.Text_NER.v1", "tok2vec": TOK2VEC}},
+        "mmib_ner", config={"model": {"@architectures": "spacy-mmib.Text_NER.v1", "tok2vec": TOK2VEC}}
     )
     text.initialize(lambda: make_examples(text))
     text.to_disk(path / "text")

@@ -9,16 +9,7 @@ import spacy
 import spacy.cli.train
 import srsly
 from commands import run
-from conftest import (
-    IMG2VEC,
-    LISTENER,
-    MODEL,
-    REL_MODEL,
-    make_nlp,
-    make_rel_examples,
-    make_rel_nlp,
-    train,
-)
+from conftest import IMG2VEC, LISTENER, MODEL, REL_MODEL, make_nlp, make_rel_examples, make_rel_nlp, train
 from spacy.tokens import DocBin
 
 from spacy_mmib.evaluation.evaluate import evaluate
@@ -29,11 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
 
 NOTE = "these crops LEAK THE LABEL: their number tells it"
 OTHER_NOTE = "and these boxes do, too"
-KINDS = {
-    "ner": make_nlp,
-    "rel": make_rel_nlp,
-    "joint": lambda: make_rel_nlp(joint=True),
-}
+KINDS = {"ner": make_nlp, "rel": make_rel_nlp, "joint": lambda: make_rel_nlp(joint=True)}
 
 
 def save(path, note=None, first_note=None):
@@ -208,8 +195,7 @@ def test_metrics_of_single_components(corpora, kind):
 
 
 @pytest.mark.parametrize(
-    ("trained_on", "evaluated_on"),
-    [("clean", "clean"), ("leaking", "clean"), ("clean", "leaking")],
+    ("trained_on", "evaluated_on"), [("clean", "clean"), ("leaking", "clean"), ("clean", "leaking")]
 )
 def test_command_line(pipelines, corpora, tmp_path, trained_on, evaluated_on):
     """It is in the file of the metrics, and said on the screen."""

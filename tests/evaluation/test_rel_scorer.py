@@ -109,12 +109,7 @@ def as_published(golden, answers, negative="None"):
     p = both / max(1, sum(a != negative for a in answers))
     r = both / max(1, sum(g != negative for g in golden))
     accuracy = sum(g == a for g, a in zip(golden, answers)) / max(1, len(golden))
-    return {
-        "rel_micro_p": p,
-        "rel_micro_r": r,
-        "rel_micro_f": harmonic(p, r),
-        "rel_accuracy": accuracy,
-    }
+    return {"rel_micro_p": p, "rel_micro_r": r, "rel_micro_f": harmonic(p, r), "rel_accuracy": accuracy}
 
 
 def draw_rows(rng, labels, *, n, pairs):
@@ -177,10 +172,7 @@ def test_equals_the_published_formula_over_given_pairs(seed, repeated):
 def test_counts_by_hand():
     scores = score(
         # right; wrong label; missed; right that there is none
-        (
-            [(0, 1, "a"), (1, 0, "a"), (3, 4, "None")],
-            [(0, 1, "a"), (1, 0, "b"), (2, 3, "b"), (3, 4, "None")],
-        ),
+        ([(0, 1, "a"), (1, 0, "a"), (3, 4, "None")], [(0, 1, "a"), (1, 0, "b"), (2, 3, "b"), (3, 4, "None")]),
         # wrong, as it isn't annotated; wrong, as there is none
         ([(0, 5, "b"), (0, 1, "a")], [(0, 1, "None")]),
     )

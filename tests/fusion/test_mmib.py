@@ -23,13 +23,7 @@ def _seed():
 
 
 def make_core(**settings) -> MMIB:
-    settings = {
-        "text_width": D,
-        "image_width": 6,
-        "width": D,
-        "heads": 2,
-        "dropout": 0.0,
-    } | settings
+    settings = {"text_width": D, "image_width": 6, "width": D, "heads": 2, "dropout": 0.0} | settings
     return MMIB(**settings).double()
 
 
@@ -179,8 +173,7 @@ def test_alignment_by_hand_for_a_batch_of_three():
     torch.testing.assert_close(discriminator(text, image, torch.tensor([5, 1, 5])), expected(same))
     # post 1 has no picture
     torch.testing.assert_close(
-        discriminator(text, image, torch.tensor([0, -1, 2])),
-        expected([(0, 2), (2, 0)], posts=(0, 2)),
+        discriminator(text, image, torch.tensor([0, -1, 2])), expected([(0, 2), (2, 0)], posts=(0, 2))
     )
     # no negative, no negative term
     torch.testing.assert_close(discriminator(text, image, torch.tensor([7, 7, 7])), expected([]))
@@ -335,16 +328,9 @@ def test_gradients_of_the_core(settings):
         torch.manual_seed(3)  # the same noise at every evaluation
         core.no_picture.data = row.data
         out = torch.func.functional_call(
-            core,
-            {"no_picture": row},
-            (text, text_mask, image, image_mask, ids),
-            {"training": True},
+            core, {"no_picture": row}, (text, text_mask, image, image_mask, ids), {"training": True}
         )
         return out.context[text_mask], *out.losses.values()
 
-    args = (
-        text.requires_grad_(),
-        image.requires_grad_(),
-        core.no_picture.detach().clone().requires_grad_(),
-    )
+    args = (text.requires_grad_(), image.requires_grad_(), core.no_picture.detach().clone().requires_grad_())
     assert torch.autograd.gradcheck(outputs, args)

@@ -15,16 +15,7 @@ import numpy
 import PIL.Image
 import pytest
 import tifffile
-from written_pictures import (
-    REVERSED,
-    as_rgb,
-    make_bmp,
-    make_png,
-    make_tiff,
-    on_white,
-    pack_rows,
-    write_tiff,
-)
+from written_pictures import REVERSED, as_rgb, make_bmp, make_png, make_tiff, on_white, pack_rows, write_tiff
 
 from spacy_mmib.images.errors import FORMATS
 from spacy_mmib.images.reading import ImageError, probe_image, read_image, to_rgb
@@ -266,11 +257,7 @@ def test_a_range_that_is_stated_is_the_scale():
         ({262: None}, 1, "doesn't say what they are"),
         ({258: ("H", [32]), 339: ("H", [2])}, 4, "signed 32-bit"),
         ({258: ("H", [8] * 4), 277: ("H", [4]), 262: ("H", [5]), 332: ("H", [2])}, 4, "other inks"),
-        (
-            {258: ("H", [8] * 3), 277: ("H", [3]), 262: ("H", [8]), 284: ("H", [2])},
-            3,
-            "planes apart",
-        ),
+        ({258: ("H", [8] * 3), 277: ("H", [3]), 262: ("H", [8]), 284: ("H", [2])}, 3, "planes apart"),
         ({258: ("H", [8] * 3), 277: ("H", [3]), 262: ("H", [6])}, 3, "YCbCr that isn't compressed"),
         ({258: ("H", [64]), 339: ("H", [3])}, 8, "TIFF damaged or of a kind that isn't read"),
     ],
@@ -439,10 +426,7 @@ def make_images():
             on_white(LEVELS, alpha),
         ),
         "RGBX": (in_mode("RGBX", numpy.dstack([LEVELS, OPAQUE])), LEVELS),
-        "CMYK": (
-            in_mode("CMYK", cmyk),
-            (255.0 - cmyk[..., :3]) * (255.0 - cmyk[..., 3:]) / 255,
-        ),
+        "CMYK": (in_mode("CMYK", cmyk), (255.0 - cmyk[..., :3]) * (255.0 - cmyk[..., 3:]) / 255),
         "YCbCr": (in_mode("RGB", LEVELS).convert("YCbCr"), None),
         "LAB": (in_mode("RGB", LEVELS).convert("LAB"), None),
         "HSV": (in_mode("RGB", LEVELS).convert("HSV"), None),

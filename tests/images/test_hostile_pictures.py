@@ -165,9 +165,7 @@ def test_paths_and_urls_are_the_parents_matter(tmp_path):
     (tmp_path / "a.png").write_bytes(make_png())
     asked = []
     reader = PictureReader(
-        isolation="process",
-        image_root=tmp_path,
-        resolver=lambda url: asked.append(url) or make_png((3, 5)),
+        isolation="process", image_root=tmp_path, resolver=lambda url: asked.append(url) or make_png((3, 5))
     )
     assert reader.read("a.png").size == (40, 30)
     assert reader.read("https://x.org/a.png").size == (3, 5)
@@ -206,17 +204,7 @@ def test_a_process_has_so_much_memory():
 
 def make_overlapping_tiff(n_tags: int = 300, n_bytes: int = 1_000_000) -> bytes:
     """A grey picture of 4 x 4 pixels with many tags, all of which have the same bytes."""
-    own = [
-        (256, 4),
-        (257, 4),
-        (258, 8),
-        (259, 1),
-        (262, 1),
-        (273, 8),
-        (277, 1),
-        (278, 4),
-        (279, 16),
-    ]
+    own = [(256, 4), (257, 4), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4), (279, 16)]
     tags = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in own]
     tags += [struct.pack("<HHII", 40_000 + i, 7, n_bytes, 8) for i in range(n_tags)]
     head = b"II*\0" + struct.pack("<I", 8 + n_bytes) + b"A" * n_bytes

@@ -454,13 +454,7 @@ def test_pictures_are_read_below_the_root_only(tmp_path):
         good = ("sub/a.png", "in.png", "sub/../in.png", root / "in.png", tmp_path / "link/in.png")
         for name in good:
             assert reader.read(name).size == (40, 30)
-        outside = (
-            "../secret.png",
-            "out.png",
-            "up/secret.png",
-            tmp_path / "secret.png",
-            "/dev/zero",
-        )
+        outside = ("../secret.png", "out.png", "up/secret.png", tmp_path / "secret.png", "/dev/zero")
         for name in outside:
             assert kind_of(reader.read, name) == "outside"
         assert kind_of(reader.read, "sub") == "not_a_file"
@@ -573,14 +567,7 @@ def test_no_file_stays_open(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url",
-    [
-        "https://x.org/a.png",
-        "HTTP://x",
-        "data:image/png;base64,AA",
-        "file:///etc/passwd",
-        "rtsp://x",
-    ],
+    "url", ["https://x.org/a.png", "HTTP://x", "data:image/png;base64,AA", "file:///etc/passwd", "rtsp://x"]
 )
 def test_urls_need_a_resolver(url, tmp_path):
     asked = []

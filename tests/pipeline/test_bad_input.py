@@ -91,7 +91,4 @@ def test_foreign_regions(trained):
     with pytest.warns(MMIBWarning, match=r"regions\[0\] is neither .*some of its objects are left out"):
         docs = list(trained.pipe([doc, other]))
     assert "is neither the path of a crop nor a box" in doc._.image_error
-    assert [[e[:2] for e in found] for found in entities(docs)] == [
-        [("Rob", "PER")],
-        [("Rob", "ORG")],
-    ]
+    assert [[e[:2] for e in found] for found in entities(docs)] == [[("Rob", "PER")], [("Rob", "ORG")]]

@@ -194,11 +194,7 @@ def test_one_after_the_other():
     optimizer.learn_rate = 0.005
     for _ in range(80):
         joint.update(
-            examples,
-            sgd=optimizer,
-            losses={},
-            exclude=frozen,
-            annotates=["tok2vec", "mmib_img2vec"],
+            examples, sgd=optimizer, losses={}, exclude=frozen, annotates=["tok2vec", "mmib_img2vec"]
         )
     assert [joint.get_pipe(name).model.to_bytes() for name in frozen] == before
     scores = joint.evaluate(make_rel_examples(joint))

@@ -257,9 +257,7 @@ def test_missing_and_misaligned_gold_is_unknown_not_outside():
     gold.ents = [Span(gold, 2, 4, label="ORG")]
     predicted = Doc(nlp.vocab, words=["I", "loveNew", "York", "City"], spaces=[True, True, True, False])
     gold2 = Doc(
-        nlp.vocab,
-        words=["I", "love", "New", "York", "City"],
-        spaces=[True, False, True, True, False],
+        nlp.vocab, words=["I", "love", "New", "York", "City"], spaces=[True, False, True, True, False]
     )
     gold2.ents = [Span(gold2, 2, 4, label="ORG")]
     assert component._get_tags(Example(predicted, gold2)).tolist() == [0, -1, -1, 0]
@@ -280,10 +278,7 @@ def test_masked_tokens_teach_nothing(masked):
         return Example(Doc(nlp.vocab, words=words), gold)
 
     examples = [example(words, [0], [2] if masked else [])]
-    examples += [
-        example(["Jo", "met", "Rob", "here"], [0, 2]),
-        example(["Rob", "met", "Jo"], [0, 2]),
-    ]
+    examples += [example(["Jo", "met", "Rob", "here"], [0, 2]), example(["Rob", "met", "Jo"], [0, 2])]
     train(nlp, examples, steps=50)
     found = [ent.text for ent in nlp(Doc(nlp.vocab, words=words)).ents]
     assert found == (["Mia", "Rob"] if masked else ["Mia"])

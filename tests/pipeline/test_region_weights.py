@@ -173,11 +173,7 @@ def test_posts_without_a_picture_or_with_a_broken_one(trained, tmp_path):
 def test_they_dont_depend_on_the_batch(trained, size):
     posts = [
         ("Rob had dinner with us", PICTURE, BOXES),
-        (
-            "we saw Mia in the city, and it was a very long evening for all of us",
-            PICTURE,
-            BOXES[:1],
-        ),
+        ("we saw Mia in the city, and it was a very long evening for all of us", PICTURE, BOXES[:1]),
         ("Rob had dinner with us", None, []),
         ("we saw Mia in the city", PICTURE[::-1].copy(), [*BOXES, *BOXES]),
         ("Rob had dinner with us", PICTURE, []),
@@ -204,12 +200,7 @@ def test_predictions_are_those_of_a_core_that_gives_no_weights(trained, monkeypa
 
 def test_no_weights_are_computed_in_training():
     core = MMIB(text_width=8, image_width=8, width=8, heads=2)
-    args = (
-        torch.ones(2, 3, 8),
-        torch.ones(2, 3).bool(),
-        torch.ones(2, 2, 8),
-        torch.ones(2, 2).bool(),
-    )
+    args = (torch.ones(2, 3, 8), torch.ones(2, 3).bool(), torch.ones(2, 2, 8), torch.ones(2, 2).bool())
     assert core(*args, torch.tensor([0, 1]), training=True).weights is None
     assert core(*args, torch.tensor([0, 1]), training=False).weights.shape == (2, 3, 2)
 
@@ -407,8 +398,7 @@ def test_markers_dont_depend_on_the_batch():
 def test_markers_of_several_posts():
     """Each pair has the picture of its own post, whose regions are others."""
     nlp = make_rel_nlp(
-        model={"entity_repr": "marker"},
-        get_instances={"@misc": "spacy-mmib.ordered_pairs.v1"},
+        model={"entity_repr": "marker"}, get_instances={"@misc": "spacy-mmib.ordered_pairs.v1"}
     )
     train(nlp, make_rel_examples(nlp), steps=3)
 

@@ -85,10 +85,7 @@ def source(folder, replace: dict[str, list[str]], leave_out=()):
     config = spacy.load(folder).config.copy()
     config["nlp"]["pipeline"] = [p for p in config["nlp"]["pipeline"] if p not in leave_out]
     config["components"] = {
-        name: {
-            "source": str(folder),
-            **({"replace_listeners": replace[name]} if name in replace else {}),
-        }
+        name: {"source": str(folder), **({"replace_listeners": replace[name]} if name in replace else {})}
         for name in config["nlp"]["pipeline"]
     }
     return load_model_from_config(config)
@@ -280,11 +277,7 @@ def test_a_removed_encoder_is_missed(nlp):
 
 @pytest.mark.parametrize(
     "annotates",
-    [
-        ["tok2vec", "mmib_ner"],
-        ["tok2vec", "mmib_img2vec", "mmib_ner"],
-        ["mmib_rel", "mmib_ner", "tok2vec"],
-    ],
+    [["tok2vec", "mmib_ner"], ["tok2vec", "mmib_img2vec", "mmib_ner"], ["mmib_rel", "mmib_ner", "tok2vec"]],
 )
 def test_components_that_annotate_in_training(nlp, annotates):
     """With the usual frozen network; relations are then learned on predicted entities."""

@@ -111,12 +111,7 @@ def make_pipeline(kind: str, **img2vec):
     if kind == "text":
         nlp.add_pipe(
             "mmib_ner",
-            config={
-                "model": {
-                    "@architectures": "spacy-mmib.Text_NER.v1",
-                    "tok2vec": MODEL["tok2vec"],
-                }
-            },
+            config={"model": {"@architectures": "spacy-mmib.Text_NER.v1", "tok2vec": MODEL["tok2vec"]}},
         )
     elif kind == "joint":
         nlp.add_pipe("mmib_img2vec", config={"model": encoder})

@@ -67,11 +67,7 @@ def resolve_augmenter(name, **settings):
     return registry.resolve({"a": {"@augmenters": name, **settings}})["a"]
 
 
-ORTH = {
-    "level": 1.0,
-    "lower": 1.0,
-    "orth_variants": {"single": [], "paired": []},
-}
+ORTH = {"level": 1.0, "lower": 1.0, "orth_variants": {"single": [], "paired": []}}
 
 
 @pytest.mark.parametrize("given", ["none", "entities", "pairs"])

@@ -59,11 +59,7 @@ def test_pictures_survive(value, round_trip):
     attached, expected = VALUES[value]
     doc = Doc(Vocab(), words=["Rob", "ate"])
     doc._.image = attached
-    doc._.regions = [
-        (0, 0, 2.5, 3),
-        {"box": [1, 1, 2, 2], "label": "cat", "score": 0.5},
-        "crops/a.png",
-    ]
+    doc._.regions = [(0, 0, 2.5, 3), {"box": [1, 1, 2, 2], "label": "cat", "score": 0.5}, "crops/a.png"]
     doc._.image_error = "two\nlines"
     doc.ents = [spacy.tokens.Span(doc, 0, 1, label="PER")]
     spacy_mmib.post.extensions.set_predicted(doc, "mmib_ner", {(0, 3, "PER"): 0.75})
@@ -341,10 +337,7 @@ def test_malformed_exif_turns_nothing_and_breaks_nothing():
         PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data)))
     assert read_image(data).size == (20, 40)
     for junk in (b"Exif\x00\x00junk", b"Exif\x00\x00II*\x00\xff\xff\xff\xff"):
-        assert read_image(encoded(make_picture("red", (40, 20)), "JPEG", exif=junk)).size == (
-            40,
-            20,
-        )
+        assert read_image(encoded(make_picture("red", (40, 20)), "JPEG", exif=junk)).size == (40, 20)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

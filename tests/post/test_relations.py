@@ -8,13 +8,7 @@ import spacy
 from spacy.tokens import Doc, DocBin, Span
 
 import spacy_mmib.post.extensions  # noqa: F401
-from spacy_mmib.post.relations import (
-    RELATIONS_KEY,
-    Relation,
-    get_relations,
-    has_relations,
-    relations_to_json,
-)
+from spacy_mmib.post.relations import RELATIONS_KEY, Relation, get_relations, has_relations, relations_to_json
 
 
 @pytest.fixture
@@ -75,22 +69,8 @@ def test_ways_to_keep_them(doc, way, tmp_path):
 def test_json_is_plain_and_complete(doc):
     first = json.loads(json.dumps(relations_to_json(doc)))[0]
     assert first == {
-        "head": {
-            "start": 0,
-            "end": 3,
-            "start_token": 0,
-            "end_token": 1,
-            "text": "Rob",
-            "label": "PER",
-        },
-        "tail": {
-            "start": 8,
-            "end": 15,
-            "start_token": 2,
-            "end_token": 4,
-            "text": "Mia Lee",
-            "label": "PER",
-        },
+        "head": {"start": 0, "end": 3, "start_token": 0, "end_token": 1, "text": "Rob", "label": "PER"},
+        "tail": {"start": 8, "end": 15, "start_token": 2, "end_token": 4, "text": "Mia Lee", "label": "PER"},
         "label": "couple",
         "score": 0.75,
     }

@@ -131,18 +131,10 @@ def test_hvpnet(hvpnet):
     # Each once: missing, outside, no file, no path, in no dictionary.
     said = [str(w.message) for w in warned]
     assert len(said) == 5
-    for text in (
-        "no such file",
-        "leads out of",
-        "is no file",
-        "not a path",
-        "'0': it is in no dict",
-    ):
+    for text in ("no such file", "leads out of", "is no file", "not a path", "'0': it is in no dict"):
         assert sum(text in line for line in said) == 1
     single = make_getter(
-        root=str(hvpnet),
-        layout="hvpnet",
-        dictionary=[str(hvpnet.parent / "twitter2017_train_dict.pth")],
+        root=str(hvpnet), layout="hvpnet", dictionary=[str(hvpnet.parent / "twitter2017_train_dict.pth")]
     )
     with pytest.warns(MMIBWarning, match="'17_06_2': it is in no dictionary"):
         assert [len(paths) for paths in find(single, "17_06_1.jpg", "17_06_2.jpg")] == [3, 0]

@@ -63,8 +63,7 @@ def test_the_text_and_its_annotations_change_nothing(make_getter):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"max_regions": 0}, {"batch_size": 0}, {"threshold": 1.5}, {"nms": -1.0}, {"nms": math.nan}],
+    "settings", [{"max_regions": 0}, {"batch_size": 0}, {"threshold": 1.5}, {"nms": -1.0}, {"nms": math.nan}]
 )
 def test_settings_are_checked(make_getter, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -65,11 +65,7 @@ def answer(monkeypatch, detector, boxes, labels, scores):
 
     def forward(pictures):
         return [
-            {
-                "boxes": torch.tensor(boxes),
-                "labels": torch.tensor(labels),
-                "scores": torch.tensor(scores),
-            }
+            {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels), "scores": torch.tensor(scores)}
             for _ in pictures
         ]
 
@@ -104,10 +100,7 @@ def test_boxes_labels_and_order(monkeypatch, weights):
     only = DetectorRegions(SSD, weights[SSD], labels=["1"])
     answer(monkeypatch, only, boxes, [1, 2, 3, 1, 1, 2], [0.7, 0.8, 0.9, 0.99, 0.4, 0.6])
     (found,) = detect(only, [picture], threshold=0.3, most=2)
-    assert [(tuple(d["box"]), d["label"]) for d in found] == [
-        ((10, 10, 30, 30), "1"),
-        ((1, 1, 5, 5), "1"),
-    ]
+    assert [(tuple(d["box"]), d["label"]) for d in found] == [((10, 10, 30, 30), "1"), ((1, 1, 5, 5), "1")]
 
 
 def test_the_same_as_torchvision_alone(detector):

@@ -179,11 +179,7 @@ def test_best_boxes():
         found = getter.choose([(boxes, scores, [str(i) for i in range(len(boxes))])], (40, 40))
         return [(region["label"], region["box"]) for region in found]
 
-    assert choose(nms=0.5, most=9) == [
-        ("3", [0, 0, 4, 4]),
-        ("1", [1, 0, 11, 10]),
-        ("2", [20, 20, 30, 30]),
-    ]
+    assert choose(nms=0.5, most=9) == [("3", [0, 0, 4, 4]), ("1", [1, 0, 11, 10]), ("2", [20, 20, 30, 30])]
     assert [label for label, _ in choose(nms=None, most=3)] == ["3", "1", "0"]
     assert [label for label, _ in choose(nms=0.9, most=9)] == ["3", "1", "0", "2"]
     assert [label for label, _ in choose(threshold=0.65, nms=0.5, most=9)] == ["3", "1"]
@@ -343,13 +339,7 @@ def test_annotations_are_never_read(monkeypatch, dino):
             return len(self._doc)
 
         def __getattr__(self, name):
-            assert name in (
-                "noun_chunks_iterator",
-                "noun_chunks",
-                "has_annotation",
-                "text",
-                "lang_",
-            ), name
+            assert name in ("noun_chunks_iterator", "noun_chunks", "has_annotation", "text", "lang_"), name
             return getattr(self._doc, name)
 
     getter = make_getter(dino, phrases="noun_chunks", threshold=0.0)

@@ -13,11 +13,7 @@ from spacy.training import Example
 from spacy.util import registry
 
 from spacy_mmib.evaluation.ablation import remove_images, shuffle_images
-from spacy_mmib.post.extensions import (
-    REGIONS_NOTE_KEY,
-    get_regions_note,
-    set_regions_note,
-)
+from spacy_mmib.post.extensions import REGIONS_NOTE_KEY, get_regions_note, set_regions_note
 from spacy_mmib.training.corpus import MultimodalCorpus
 
 NOTE = "these regions leak"

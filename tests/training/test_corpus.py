@@ -135,12 +135,7 @@ def bad_docs(nlp):
 
 def test_bad_pictures_are_counted_and_harm_no_other_post(nlp, folder):
     docs, expected = bad_docs(nlp)
-    docs = [
-        make_doc(nlp, image="img/a.jpg"),
-        *docs,
-        make_doc(nlp),
-        make_doc(nlp, image="img/b.jpg"),
-    ]
+    docs = [make_doc(nlp, image="img/a.jpg"), *docs, make_doc(nlp), make_doc(nlp, image="img/b.jpg")]
     corpus = MultimodalCorpus(save(folder / "train.spacy", docs))
     examples = read(corpus, nlp)
     assert len(examples) == len(docs)

@@ -11,12 +11,7 @@ def make(name, **settings):
     return registry.resolve({"x": {"@optimizers": name, **settings}})["x"]
 
 
-WARMUP = {
-    "@schedules": "warmup_linear.v1",
-    "initial_rate": 0.05,
-    "warmup_steps": 3,
-    "total_steps": 9,
-}
+WARMUP = {"@schedules": "warmup_linear.v1", "initial_rate": 0.05, "warmup_steps": 3, "total_steps": 9}
 
 
 @pytest.mark.parametrize(

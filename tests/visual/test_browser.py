@@ -62,11 +62,7 @@ def posts(tmp_path_factory):
     """A page of `spacy_mmib.render`."""
     nlp = spacy.blank("en")
     doc = nlp.make_doc("Rob met Mia in Oslo and nobody else was anywhere near them that day")
-    doc.ents = [
-        Span(doc, 0, 1, label="PER"),
-        Span(doc, 2, 3, label="PER"),
-        Span(doc, 4, 5, label="LOC"),
-    ]
+    doc.ents = [Span(doc, 0, 1, label="PER"), Span(doc, 2, 3, label="PER"), Span(doc, 4, 5, label="LOC")]
     doc._.image = numpy.full((60, 80, 3), 128, dtype="uint8")
     doc._.regions = [{"box": (8, 6, 48, 36), "label": "person", "score": 0.93}]
     rob, mia, oslo = doc.ents

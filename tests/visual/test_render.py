@@ -234,11 +234,7 @@ def test_posts_without_anything(nlp):
 def test_relations_of_any_spans(nlp):
     doc = make_doc(nlp, "New York University and Rob", colour=None)
     doc.ents = [Span(doc, 0, 3, label="ORG")]
-    doc._.relations = [
-        ((0, 2), (0, 3), "names"),
-        ((4, 5), (0, 3), "studies at"),
-        ((4, 5), (4, 5), "is"),
-    ]
+    doc._.relations = [((0, 2), (0, 3), "names"), ((4, 5), (0, 3), "studies at"), ((4, 5), (4, 5), "is")]
     page = Page(render(doc))
     assert len(page.find("g", "mmib-arc")) == 3
     assert len(page.find("g", "mmib-node")) == 3

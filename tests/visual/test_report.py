@@ -174,13 +174,7 @@ def test_errors_and_confusions(html):
 def test_examples_are_sorted_and_can_be_filtered(html):
     page = check_harmless(html, scripts=1)
     posts = page.find("article")
-    assert [post["aria-label"] for post in posts] == [
-        "Post 4",
-        "Post 3",
-        "Post 1",
-        "Post 2",
-        "Post 5",
-    ]
+    assert [post["aria-label"] for post in posts] == ["Post 4", "Post 3", "Post 1", "Post 2", "Post 5"]
     states = {post["aria-label"]: post["data-states"].split() for post in posts}
     assert states["Post 3"] == ["changed", "added"]
     assert states["Post 4"] == ["changed", "added", "repaired"]  # wrong, another way
@@ -297,12 +291,7 @@ def test_confusions_add_up():
     matrix = count_entity_confusion(posts)
     assert matrix.rows == ["LOC", "PER", "missed", "spurious"]  # "missed" is a type here
     assert matrix.columns == ["LOC", "PER", "missed", "boundary", "missed"]
-    assert matrix.counts == [
-        [0, 0, 0, 1, 0],
-        [0, 0, 1, 0, 1],
-        [0, 0, 0, 0, 0],
-        [0, 1, 0, 0, 0],
-    ]
+    assert matrix.counts == [[0, 0, 0, 1, 0], [0, 0, 1, 0, 1], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
     matrix = count_relation_confusion(posts, "None")
     assert (matrix.rows, matrix.columns) == (["a", "b", "spurious"], ["a", "b", "missed"])
     assert matrix.counts == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
