@@ -23,6 +23,8 @@ from spacy.training import Example
 from spacy.util import registry
 from spacy.vocab import Vocab
 
+from spacy_mmib.post.extensions import set_found_regions
+
 ROOT = Path(__file__).parents[1]
 VOCAB = Vocab()
 IMG2VEC = {
@@ -89,6 +91,14 @@ def make_encoder(initialize: bool = True, seed: int = 0, **settings):
         spacy.util.fix_random_seed(seed)
         encoder.initialize()
     return encoder
+
+
+def encode(encoder, docs):
+    """Vectors by a picture encoder. What it found in pictures is attached to the docs, as components do."""
+    vectors = encoder.predict(docs)
+    for doc, found in zip(docs, vectors.found):
+        set_found_regions(doc, found)
+    return vectors
 
 
 def make_doc(image=None, regions=(), words=("a", "post")) -> Doc:

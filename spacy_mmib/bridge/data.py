@@ -8,6 +8,8 @@ import numpy
 from spacy.tokens import Doc
 from thinc.types import Floats1d, Floats2d
 
+from ..post.regions import FoundRegions
+
 
 class PictureVectors(list[Floats2d]):
     """What a picture encoder gives for a batch of posts: a list, as any layer's, that knows what its rows
@@ -17,16 +19,26 @@ class PictureVectors(list[Floats2d]):
     rows (Sequence[Optional[List[int]]]): Of each post, for each row 0 for the whole picture (or a part of
         it), and i + 1 for `doc._.regions[i]`; `None` if that is not known. Objects that can't be used have
         no row.
+    found (Optional[Sequence[Optional[FoundRegions]]]): At inference, of each post, what was found in its
+        picture and isn't attached yet: `set_annotations` does that.
     """
 
-    def __init__(self, vectors: Iterable[Floats2d], rows: Sequence[list[int] | None]) -> None:
+    def __init__(
+        self,
+        vectors: Iterable[Floats2d],
+        rows: Sequence[list[int] | None],
+        found: Sequence[FoundRegions | None] | None = None,
+    ) -> None:
         super().__init__(vectors)
         self.rows = list(rows)
+        self.found: list[FoundRegions | None] = [None] * len(self) if found is None else list(found)
 
 
-def get_rows(vectors: Sequence[Floats2d]) -> list[list[int] | None]:
-    """RETURNS (List[Optional[List[int]]]): Those of `PictureVectors`, of whatever a picture encoder gave."""
-    return vectors.rows if isinstance(vectors, PictureVectors) else [None] * len(vectors)
+def as_picture_vectors(vectors: Sequence[Floats2d]) -> PictureVectors:
+    """RETURNS (PictureVectors): Of whatever a picture encoder gave."""
+    if isinstance(vectors, PictureVectors):
+        return vectors
+    return PictureVectors(vectors, [None] * len(vectors))
 
 
 def sum_by_region(
@@ -94,6 +106,7 @@ class PostVectors:
         fusion doesn't attend. No gradient.
     posteriors (Posteriors): In training, if the layer's attribute "watch" is set, of a fusion that has
         any. No gradient.
+    found (List[Optional[FoundRegions]]): From `encode_posts`, as in `PictureVectors`. No gradient.
     """
 
     context: list[Floats2d]
@@ -101,6 +114,7 @@ class PostVectors:
     logs: dict[str, float] = field(default_factory=dict)
     weights: list["numpy.ndarray[Any, Any]"] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
+    found: list[FoundRegions | None] = field(default_factory=list)
 
 
 @dataclass
@@ -115,7 +129,8 @@ class NERInput:
 
 class DecodedEntities(NamedTuple):
     """The entities of one post: the first token of each, one past its last token, the index of its label, and
-    its probability under the CRF, 0-1. `weights` are those of all tokens, as in `PostVectors`.
+    its probability under the CRF, 0-1. `weights` are those of all tokens, `found` is what was found in the
+    picture, as in `PostVectors`.
     """
 
     starts: list[int]
@@ -123,6 +138,7 @@ class DecodedEntities(NamedTuple):
     labels: list[int]
     confidences: list[float]
     weights: "numpy.ndarray[Any, Any] | None" = None
+    found: FoundRegions | None = None
 
 
 PairArray: TypeAlias = "numpy.ndarray[Any, Any]"
@@ -147,7 +163,7 @@ class PairScores:
     """What a relation model makes of them; as a gradient, the same with d(loss)/d(value).
 
     scores (Floats2d): Logits, a row a pair, in the order of the posts and their pairs, a column a label.
-    losses, logs, posteriors: As in `PostVectors`.
+    losses, logs, posteriors, found: As in `PostVectors`.
     weights (List[SpanWeights]): At inference, of each post. No gradient.
     """
 
@@ -156,3 +172,4 @@ class PairScores:
     logs: dict[str, float] = field(default_factory=dict)
     weights: list[SpanWeights] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
+    found: list[FoundRegions | None] = field(default_factory=list)

@@ -19,7 +19,7 @@ from ..bridge.data import PictureVectors
 from ..bridge.shim import get_module, set_module, wrap_module
 from ..images.errors import ImageError
 from ..images.reader import PictureReader
-from ..post.extensions import ENCODER_ERROR_KEY, get_regions, set_encoder_error
+from ..post.extensions import ENCODER_ERROR_KEY, get_regions, set_encoder_error, set_found_regions
 from ..regions.base import RegionGetter, as_getter, get_region_getters
 from ..regions.simple import GivenRegions
 from ..util import warn
@@ -134,13 +134,15 @@ def forward(
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], list[Doc]]]:
     """Encode the pictures of a batch of posts: a row a region, row 0 the whole picture; no rows for a post
     without a (readable) picture. With a frozen network, which no gradient reaches, equal pictures with equal
-    objects are encoded once, and not at all if the cache has their vectors.
+    objects are encoded once, and not at all if the cache has their vectors. In training the objects that a
+    region getter finds are attached to the docs, in prediction `set_annotations` does that.
     """
     queue: PictureQueue = model.attrs[QUEUE]
     settings, network, xp = queue.settings, model.layers[0], model.ops.xp
     module = get_module(network)
     learns = is_train and settings.trainable
-    requests = queue.ask(docs, module)
+    own = queue.ask(docs, module)
+    requests = dict(own)  # of which equal ones become one
     for following in [doc.user_hooks[FOLLOWING] for doc in docs if FOLLOWING in doc.user_hooks]:
         read_ahead([model], following())
     statistics = {name: x.clone() for name, x in module.named_buffers()} if learns else {}
@@ -177,6 +179,10 @@ def forward(
 
     result = PictureVectors([none] * len(docs), [None] * len(docs))
     for i, request in requests.items():
+        if is_train:
+            set_found_regions(docs[i], own[i].found)
+        else:
+            result.found[i] = own[i].found
         if request.vectors is not None:
             result[i] = model.ops.asarray2f(request.vectors)
         if not is_train:

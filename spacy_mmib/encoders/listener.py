@@ -11,7 +11,7 @@ from spacy.util import registry
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import PictureVectors, get_rows
+from ..bridge.data import PictureVectors, as_picture_vectors
 from ..images.values import StoredImage
 from ..post.extensions import describe_regions, get_stored_image
 
@@ -39,7 +39,7 @@ class KeptVectors:
 
     def keep(self, docs: Sequence[Doc], vectors: Sequence[Floats2d]) -> None:
         """Keep the vectors of posts, instead of what was there before."""
-        for doc, of_doc, rows in zip(docs, vectors, get_rows(vectors)):
+        for doc, of_doc, rows in zip(docs, vectors, as_picture_vectors(vectors).rows):
             # A copy, not a view that would keep the vectors of the whole batch alive.
             self._kept[doc] = get_stored_image(doc), describe_regions(doc), of_doc.copy(), rows
 

@@ -19,14 +19,8 @@ from ..cache.cache import make_key, round_array
 from ..images.errors import ImageError, explain
 from ..images.reader import Job, PictureReader, Postponed
 from ..images.values import Pixels, StoredImage, image_key
-from ..post.extensions import (
-    describe_regions,
-    get_regions,
-    get_regions_source,
-    get_stored_image,
-    set_found_regions,
-)
-from ..post.regions import Region, clip_box, normalize_regions
+from ..post.extensions import describe_regions, get_regions, get_regions_source, get_stored_image
+from ..post.regions import FoundRegions, Region, clip_box, normalize_regions
 from ..regions.base import RegionGetter
 
 if TYPE_CHECKING:
@@ -95,6 +89,7 @@ class Request:
     image: StoredImage
     name: Hashable = None  # equal for equal pictures; with a cache bytes, the digest of the content
     regions: list[Region] | None = None  # `None` if they are to be searched for
+    found: FoundRegions | None = None  # the same, if the doc gets them
     used: list[Region] = field(default_factory=list)  # those of them that the encoder looks at
     key: Hashable = None  # equal for equal pictures with equal objects
     cache_key: bytes | None = None  # of the vectors
@@ -160,8 +155,6 @@ class PictureQueue:
                 request = self._make_request(doc, image)
                 fresh.append(request)
             requests[i] = request
-            if request.regions is not None and self.settings.get_regions.writes:
-                self._write_regions(doc, request.regions)
         if self.settings.cache is not None:
             self._look_up(fresh)
         return requests
@@ -241,6 +234,7 @@ class PictureQueue:
             request.problems.append(Problem(str(err), "box"))
             regions = []
         self._set_regions(request, regions)
+        self._note_found(doc, request)
         return request
 
     def _set_regions(self, request: Request, regions: list[Region] | None) -> None:
@@ -254,6 +248,11 @@ class PictureQueue:
             if self._identity is None:
                 self._identity = get_identity(self.network, self.settings.mode)
             request.cache_key = make_key("vectors", self._identity, *key)
+
+    def _note_found(self, doc: Doc, request: Request) -> None:
+        getter = self.settings.get_regions
+        if getter.writes and request.regions is not None:
+            request.found = FoundRegions(request.regions, self._get_source(doc), getter.note)
 
     def _name(self, part: StoredImage | Region) -> Any:
         """What determines the vectors of a picture or an object. With a cache files go by their content, if
@@ -337,9 +336,6 @@ class PictureQueue:
         identity = self.settings.get_regions.get_identity()
         return None if identity is None else f"{identity} {self.settings.get_regions.get_query(doc)}".strip()
 
-    def _write_regions(self, doc: Doc, regions: list[Region]) -> None:
-        set_found_regions(doc, regions, self._get_source(doc), self.settings.get_regions.note)
-
     def _search(
         self, docs: Sequence[Doc], requests: dict[int, Request], unknown: deque[int]
     ) -> Iterator[int]:
@@ -406,8 +402,7 @@ class PictureQueue:
                 self._set_regions(request, [])
                 continue
             self._set_regions(request, regions)
-            if getter.writes:
-                self._write_regions(docs[i], regions)
+            self._note_found(docs[i], request)
             if source is not None:
                 if len(self._found) >= REMEMBERED:
                     self._found.clear()

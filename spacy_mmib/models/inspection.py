@@ -8,9 +8,9 @@ import numpy
 from spacy.tokens import Doc
 from thinc.api import Model
 
-from ..bridge.data import get_rows
 from ..bridge.shim import get_module, pad
 from ..fusion.mmib import MMIB
+from ..post.extensions import set_found_regions
 from .post_encoder import encode_pictures
 
 
@@ -35,7 +35,8 @@ class Inspection:
 
 
 def inspect_posts(model: Model[Any, Any], docs: Sequence[Doc]) -> list[Inspection]:
-    """Run both encoders and the parts of the fusion, which has to be MMIB, as at inference.
+    """Run both encoders and the parts of the fusion, which has to be MMIB, as at inference. Objects that a
+    region getter finds are attached to the docs.
 
     model (Model): Has the sub-layers `tok2vec`, `img2vec` and `fusion` as refs.
     docs (Sequence[Doc]): A batch, each doc with tokens; at least one.
@@ -49,7 +50,9 @@ def inspect_posts(model: Model[Any, Any], docs: Sequence[Doc]) -> list[Inspectio
     image, _ = encode_pictures(model, docs, False)
     found = fusion.inspect(*pad(text), *pad(image))
     x_text, z_text, x_image, z_image, weights = (tensor.float().cpu().numpy() for tensor in found)
-    sizes = zip(map(len, text), map(len, image), get_rows(image))
+    for doc, regions in zip(docs, image.found):
+        set_found_regions(doc, regions)
+    sizes = zip(map(len, text), map(len, image), image.rows)
     return [
         Inspection(x_text[i, :n], z_text[i, :n], x_image[i, :m], z_image[i, :m], weights[i, :n, :m], rows)
         for i, (n, m, rows) in enumerate(sizes)

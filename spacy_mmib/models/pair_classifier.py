@@ -8,7 +8,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import PairArray, PairInput, PairScores, PostVectors, SpanWeights, get_rows, sum_by_region
+from ..bridge.data import PairArray, PairInput, PairScores, PostVectors, SpanWeights, sum_by_region
 from ..heads.markers import mark_pair
 from ..post.extensions import count_regions
 from .post_encoder import encode_pictures, encode_posts, fuse
@@ -53,7 +53,7 @@ def _classify_pooled(
             d_context[i] = d_rows
         return backprop_posts(PostVectors(d_context, dY.losses))
 
-    Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors)
+    Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors, vectors.found)
     return Y, backprop
 
 
@@ -81,7 +81,7 @@ def _classify_marked(
         weights = [{} for _ in X.docs]
         pairs = [pair for post in X.pairs for pair in post]
         for i, pair, place, array in zip(owners, pairs, places, vectors.weights):
-            array = sum_by_region(array, get_rows(image)[i], count_regions(X.docs[i]))
+            array = sum_by_region(array, image.rows[i], count_regions(X.docs[i], image.found[i]))
             for k in (0, 2) if array.shape[1] else ():
                 span = int(pair[k]), int(pair[k + 1])
                 weights[i].setdefault(span, []).append(array[place[0, k]])
@@ -97,7 +97,7 @@ def _classify_marked(
             backprop_text(d_text)
         return []
 
-    Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors)
+    Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors, image.found)
     return Y, backprop
 
 

@@ -10,7 +10,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import FusionInput, PostVectors, get_rows, sum_by_region
+from ..bridge.data import FusionInput, PictureVectors, PostVectors, as_picture_vectors, sum_by_region
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
 
@@ -120,9 +120,8 @@ def encode_posts(
     weights = []
     if Y.weights:
         weights = [numpy.zeros((len(doc), 0), dtype="float32") for doc in docs]
-        stand_for = get_rows(image)
         for i, array in zip(rows, Y.weights):
-            weights[i] = sum_by_region(array, stand_for[i], count_regions(docs[i]))
+            weights[i] = sum_by_region(array, image.rows[i], count_regions(docs[i], image.found[i]))
 
     def backprop(dY: PostVectors) -> list[Doc]:
         d_rows = PostVectors([dY.context[i] for i in rows], dY.losses)
@@ -135,20 +134,20 @@ def encode_posts(
         d_docs: list[Doc] = backprop_text(d_text)
         return d_docs
 
-    return replace(Y, context=context, weights=weights), backprop
+    return replace(Y, context=context, weights=weights, found=image.found), backprop
 
 
 def encode_pictures(
     model: Model[Any, Any], docs: Sequence[Doc], is_train: bool
-) -> tuple[list[Floats2d], Callable[[list[Floats2d]], Any]]:
-    """RETURNS (Tuple[List[Floats2d], Callable]): Picture vectors of each doc, no rows of any in a model
+) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:
+    """RETURNS (Tuple[PictureVectors, Callable]): Picture vectors of each doc, no rows of any in a model
     without the sub-layer `img2vec`; and the callback for their gradient.
     """
     img2vec = model.maybe_get_ref("img2vec")
     if img2vec is None:
-        return [model.ops.alloc2f(0, 0) for _ in docs], lambda d_image: []
-    found: tuple[list[Floats2d], Callable[[list[Floats2d]], Any]] = img2vec(docs, is_train)
-    return found
+        return as_picture_vectors([model.ops.alloc2f(0, 0) for _ in docs]), lambda d_image: []
+    vectors, backprop = img2vec(docs, is_train)
+    return as_picture_vectors(vectors), backprop
 
 
 def fuse(

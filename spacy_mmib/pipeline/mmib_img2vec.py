@@ -11,8 +11,10 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 from thinc.types import Floats2d
 
+from ..bridge.data import as_picture_vectors
 from ..encoders.listener import Img2VecListener, KeptVectors
 from ..encoders.picture_queue import find_encoder_layers, get_settings
+from ..post.extensions import set_found_regions
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .replacing import replace_listeners_by_path
 from .robust import RobustPipe
@@ -99,7 +101,11 @@ class PictureEncoder(RobustPipe, Tok2Vec):
         return vectors
 
     def set_annotations(self, docs: Sequence[Doc], tokvecses: list[Floats2d]) -> None:
-        """Keep the vectors for the listeners. They are not part of the doc, and not saved with it."""
+        """Attach the objects that a region getter found (`doc._.regions`), and keep the vectors for the
+        listeners. These are not part of the doc, and not saved with it.
+        """
+        for doc, found in zip(docs, as_picture_vectors(tokvecses).found):
+            set_found_regions(doc, found)
         self.kept.keep(docs, tokvecses)
 
     def update(

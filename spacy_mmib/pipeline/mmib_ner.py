@@ -10,7 +10,7 @@ from spacy.training import Example, biluo_to_iob
 from thinc.api import Model
 
 from ..bridge.data import NERInput, PostVectors
-from ..post.extensions import get_predicted, set_predicted, set_region_weights
+from ..post.extensions import get_predicted, set_found_regions, set_predicted, set_region_weights
 from .base import SETTINGS, LossWeight, MMIBPipe
 from .locking import lock_transformers
 from .replacing import replace_listeners_by_path
@@ -103,19 +103,21 @@ class MMIBEntityRecognizer(MMIBPipe):
         for group in batches_by_length([len(doc) for doc in docs], self.max_batch_tokens):
             vectors = self.model.predict([docs[i] for i in group])
             weights = vectors.weights or [None] * len(group)
-            found = head.predict(NERInput(vectors.context))
-            for i, entities, of_tokens in zip(group, found, weights):
-                predictions[i] = entities._replace(weights=of_tokens)
+            decoded = head.predict(NERInput(vectors.context))
+            for i, entities, of_tokens, found in zip(group, decoded, weights, vectors.found):
+                predictions[i] = entities._replace(weights=of_tokens, found=found)
         return predictions
 
     def set_annotations(self, docs: Iterable[Doc], predictions: list[Any]) -> None:
         """Write predicted entities to `doc.ents`, their confidences to `ent._.confidence`, and what they
-        attended to in the picture to `ent._.region_weights`.
+        attended to in the picture to `ent._.region_weights`; first to `doc._.regions` what a region getter
+        found.
         """
         labels = self.cfg["labels"]
         for doc, entities in zip(docs, predictions):
             if entities is None:
                 continue
+            set_found_regions(doc, entities.found)
             before = get_predicted(doc, self.name)
             own = [e for e in doc.ents if (e.start_char, e.end_char, e.label_) in before]
             taken = {token.i for token in doc if token.ent_iob_ in ("B", "I")}

@@ -13,7 +13,8 @@ from spacy.vocab import Vocab
 from thinc.api import Model
 
 from ..bridge.data import PairArray, PairInput, PairScores, SpanWeights
-from ..post.extensions import get_weighted_spans, set_region_weights
+from ..post.extensions import get_weighted_spans, set_found_regions, set_region_weights
+from ..post.regions import FoundRegions
 from ..post.relations import (
     ASKED,
     RELATIONS_KEY,
@@ -106,11 +107,13 @@ class ScoredPairs:
     instances (List[Tuple[Span, Span]]): Head and tail of each.
     probabilities (Floats2d): A row a candidate; column 0 is the negative label, then the others.
     weights (SpanWeights): What their spans attended to in the picture.
+    found (Optional[FoundRegions]): What a region getter found in it.
     """
 
     instances: list[tuple[Span, Span]]
     probabilities: "numpy.ndarray[Any, Any]"
     weights: SpanWeights = field(default_factory=dict)
+    found: FoundRegions | None = None
 
 
 class MMIBRelationExtractor(MMIBPipe):
@@ -232,6 +235,7 @@ class MMIBRelationExtractor(MMIBPipe):
         lengths = [len(docs[i]) + (4 if per_pair else 0) for i, _ in encodings]  # with four markers
         rows: list[list[Any]] = [[] for _ in docs]
         weights: list[SpanWeights] = [{} for _ in docs]
+        regions: list[FoundRegions | None] = [None] * len(docs)
         for group in batches_by_length(lengths, self.max_batch_tokens):
             chosen: dict[int, list[PairArray]] = {}
             for i, part in map(encodings.__getitem__, group):
@@ -242,13 +246,15 @@ class MMIBRelationExtractor(MMIBPipe):
             ends = numpy.cumsum([len(array) for array in X.pairs])
             for i, of_post in zip(chosen, numpy.split(scores, ends)):
                 rows[i].append(of_post)
+            for i, found_regions in zip(chosen, output.found):
+                regions[i] = found_regions
             for i, found in zip(chosen, output.weights):
                 for span, vectors in found.items():
                     weights[i].setdefault(span, []).extend(vectors)
         empty = numpy.zeros((0, self._get_output_size()), dtype="float32")
         return [
-            None if spans is None else ScoredPairs(spans, numpy.concatenate([empty, *found]), seen)
-            for spans, found, seen in zip(instances, rows, weights)
+            None if spans is None else ScoredPairs(spans, numpy.concatenate([empty, *found]), *seen)
+            for spans, found, seen in zip(instances, rows, zip(weights, regions))
         ]
 
     def _read_candidates(self, doc: Doc) -> list[tuple[Span, Span]] | None:
@@ -280,11 +286,13 @@ class MMIBRelationExtractor(MMIBPipe):
 
     def set_annotations(self, docs: Iterable[Doc], predictions: list[ScoredPairs | None]) -> None:
         """Write what was predicted to `doc._.relations`, and what the spans of candidates attended to in the
-        picture to their `_.region_weights`, unless another component has.
+        picture to their `_.region_weights`, unless another component has; first to `doc._.regions` what a
+        region getter found.
         """
         for doc, scored in zip(docs, predictions):
             weights = {}
             if scored is not None:
+                set_found_regions(doc, scored.found)
                 self._set_relations(doc, scored)
                 others = get_weighted_spans(doc, without=self.name)
                 for (start, end), vectors in scored.weights.items():

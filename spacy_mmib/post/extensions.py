@@ -12,7 +12,7 @@ from spacy.tokens import Doc, Span
 
 from ..images.values import StoredImage, from_stored, image_key, to_stored
 from ..util import warn
-from .regions import Region, normalize_regions, pack_region
+from .regions import FoundRegions, Region, normalize_regions, pack_region
 from .relations import get_relations as get_relations
 from .relations import read_relations, set_relations
 from .user_data import (
@@ -108,8 +108,12 @@ def describe_regions(doc: Doc) -> str:
     return repr(get_entry(doc, REGIONS_KEY))
 
 
-def count_regions(doc: Doc) -> int:
-    """RETURNS (int): How many regions there are, also where `get_regions` can't read them."""
+def count_regions(doc: Doc, found: FoundRegions | None = None) -> int:
+    """RETURNS (int): How many regions there are, also where `get_regions` can't read them; or how many there
+    will be, when what was found is attached.
+    """
+    if found is not None:
+        return len(found.regions)
     stored = get_entry(doc, REGIONS_KEY)
     return len(stored) if isinstance(stored, (list, tuple)) else 0
 
@@ -141,18 +145,17 @@ def set_regions_note(doc: Doc, note: str | None) -> None:
     set_line(doc, REGIONS_NOTE_KEY, note)
 
 
-def set_found_regions(doc: Doc, regions: list[Region], source: str | None, note: str | None) -> None:
-    """Attach what a region getter found, normalized. `source` is what determines them, beside the picture, so
-    that they aren't searched for again.
-    """
-    set_regions(doc, regions)
-    set_entry(doc, REGIONS_SOURCE_KEY, None if source is None else pack_text(source))
-    if note is not None:
-        set_regions_note(doc, note)
+def set_found_regions(doc: Doc, found: FoundRegions | None) -> None:
+    """Attach what a region getter found, if it did."""
+    if found is not None:
+        set_regions(doc, found.regions)
+        set_entry(doc, REGIONS_SOURCE_KEY, None if found.source is None else pack_text(found.source))
+        if found.note is not None:
+            set_regions_note(doc, found.note)
 
 
 def get_regions_source(doc: Doc) -> str | None:
-    """RETURNS (Optional[str]): See `set_found_regions`; `None` for regions that somebody attached."""
+    """RETURNS (Optional[str]): See `FoundRegions`; `None` for regions that somebody attached."""
     return unpack_text(get_entry(doc, REGIONS_SOURCE_KEY))
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..util import show
 from .user_data import pack_path, pack_text, unpack_path, unpack_text
@@ -12,6 +12,19 @@ Region: TypeAlias = str | dict[str, Any]
 """The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`
 with the box in pixels of the upright picture.
 """
+
+
+class FoundRegions(NamedTuple):
+    """What a region getter found in a picture.
+
+    regions (List[Region]): Normalized.
+    source (Optional[str]): What determines them, beside the picture, so that they aren't searched for again.
+    note (Optional[str]): What has to be known about where they come from.
+    """
+
+    regions: list[Region]
+    source: str | None
+    note: str | None
 
 
 def normalize_regions(values: Any) -> list[Region]:

@@ -9,6 +9,7 @@ from conftest import (
     IMG2VEC,
     LISTENER,
     MODEL,
+    encode,
     entities,
     make_doc,
     make_encoder,
@@ -90,10 +91,10 @@ def test_grid_cuts_the_picture_and_says_so_at_the_doc():
     encoder = make_encoder(get_regions={"@region_getters": "spacy-mmib.grid.v1", "k": 2})
     picture = random_picture(60, 80)
     doc = make_doc(picture)
-    vectors = encoder.predict([doc])[0]
+    vectors = encode(encoder, [doc])[0]
     boxes = [region["box"] for region in doc._.regions]
     assert boxes == [[0, 0, 40, 30], [40, 0, 80, 30], [0, 30, 40, 60], [40, 30, 80, 60]]
-    by_hand = make_encoder().predict([make_doc(picture, boxes)])[0]
+    by_hand = encode(make_encoder(), [make_doc(picture, boxes)])[0]
     numpy.testing.assert_allclose(vectors, by_hand, atol=1e-6)
     with pytest.raises(ValueError, match="at least 1 part a side"):
         registry.resolve({"x": {"@region_getters": "spacy-mmib.grid.v1", "k": 0}})
@@ -123,7 +124,7 @@ def test_a_function_of_ones_own():
     encoder = make_encoder(get_regions={"@region_getters": "test_own.v1"})
     docs = [make_doc(random_picture()), make_doc(), make_doc(b"no picture"), make_doc(None, BOXES)]
     with pytest.warns(MMIBWarning, match="not a picture"):
-        vectors = encoder.predict(docs)
+        vectors = encode(encoder, docs)
     assert [len(v) for v in vectors] == [2, 0, 0, 0]
     assert recorder.calls == [[(80, 60)]]  # pictures that can be read, in one call
     assert docs[0]._.regions[0]["box"] == [0, 0, 10, 10]
@@ -146,21 +147,21 @@ def test_regions_that_were_searched_for_are_not_searched_again(monkeypatch):
     grid = {"@region_getters": "spacy-mmib.grid.v1", "k": 2}
     encoder = make_encoder(get_regions=grid)
     doc = make_doc(random_picture())
-    expected = encoder.predict([doc])[0]
-    numpy.testing.assert_array_equal(encoder.predict([doc.copy()])[0], expected)
+    expected = encode(encoder, [doc])[0]
+    numpy.testing.assert_array_equal(encode(encoder, [doc.copy()])[0], expected)
     # Nor is a new doc with the same picture, as every epoch of a training makes them.
-    numpy.testing.assert_array_equal(encoder.predict([make_doc(doc._.image)])[0], expected)
+    numpy.testing.assert_array_equal(encode(encoder, [make_doc(doc._.image)])[0], expected)
     assert calls == [1]
     # Another getter or another picture: what is there doesn't hold.
-    make_encoder(get_regions={**grid, "k": 3}).predict([doc])
+    encode(make_encoder(get_regions={**grid, "k": 3}), [doc])
     assert calls == [1, 1]
     assert len(doc._.regions) == 9
     doc._.image = random_picture()
-    encoder.predict([doc])
+    encode(encoder, [doc])
     assert calls == [1, 1, 1]
     assert len(doc._.regions) == 4
     doc._.regions = BOXES  # by hand: the encoder's getter has the last word
-    encoder.predict([doc])
+    encode(encoder, [doc])
     assert calls == [1, 1, 1]
     assert len(doc._.regions) == 4
 
@@ -421,10 +422,10 @@ def test_what_had_a_problem_is_not_cached(tmp_path, files):
 def test_searched_regions_are_cached(tmp_path, files, monkeypatch):
     grid = {"@region_getters": "spacy-mmib.grid.v1", "k": 2}
     settings = cached(tmp_path / "f.sqlite", get_regions=grid)
-    expected = make_encoder(**settings).predict([make_doc(file) for file in files])
+    expected = encode(make_encoder(**settings), [make_doc(file) for file in files])
     read = count_reads(monkeypatch)
     docs = [make_doc(file) for file in files]
-    for a, b in zip(expected, make_encoder(**settings).predict(docs)):
+    for a, b in zip(expected, encode(make_encoder(**settings), docs)):
         numpy.testing.assert_array_equal(a, b)
     assert not read
     assert all(len(doc._.regions) == 4 for doc in docs)

@@ -485,6 +485,31 @@ def test_getters():
     assert weights_of(nlp(doc)) == [pytest.approx(weights, abs=1e-6)]
 
 
+@pytest.mark.parametrize(
+    ("name", "entity_repr"),
+    [("mmib_ner", None), ("mmib_img2vec", None), ("mmib_rel", "pool"), ("mmib_rel", "marker")],
+)
+def test_what_is_found_is_attached_by_set_annotations(name, entity_repr):
+    img2vec = {**IMG2VEC, "get_regions": {"@region_getters": "spacy-mmib.grid.v1", "k": 2}}
+    if name == "mmib_rel":
+        nlp = make_rel_nlp(model={"img2vec": img2vec, "entity_repr": entity_repr})
+    else:
+        nlp = make_nlp(model={**MODEL, "img2vec": img2vec})
+        nlp.add_pipe("mmib_img2vec", config={"model": img2vec})
+    examples = make_rel_examples(nlp, ask=True)
+    nlp.initialize(lambda: examples)
+    docs = [example.predicted for example in examples]
+    before = [doc.to_bytes() for doc in docs]
+    pipe = nlp.get_pipe(name)
+    predictions = pipe.predict(docs)
+    assert [doc.to_bytes() for doc in docs] == before
+    pipe.set_annotations(docs, predictions)
+    for doc in docs:
+        is_encoded = name != "mmib_rel" or len(doc._.relations) > 0  # posts without pairs aren't
+        by_hand = 0 if doc._.image is None else 1
+        assert len(doc._.regions) == (4 if doc._.image is not None and is_encoded else by_hand)
+
+
 def test_pictures_known_from_the_cache(tmp_path):
     cache = {"@misc": "spacy-mmib.feature_cache.v1", "path": str(tmp_path / "cache")}
     nlp = make_nlp(model={**MODEL, "img2vec": {**IMG2VEC, "cache": cache}})

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import spacy
 import torch
-from conftest import IMG2VEC, make_picture
+from conftest import IMG2VEC, encode, make_picture
 from spacy.tokens import Doc, DocBin
 from spacy.util import registry
 from spacy.vocab import Vocab
@@ -89,7 +89,7 @@ def test_crops_in_an_encoder(umgf):
     picture = umgf.parent / "12.jpg"
     make_picture("blue").save(picture)
     doc = make_doc(picture)
-    assert encoder.predict([doc])[0].shape == (3, 512)
+    assert encode(encoder, [doc])[0].shape == (3, 512)
     assert len(doc._.regions) == 2
 
 
@@ -228,13 +228,13 @@ def test_reading_ahead_keeps_rows_and_names_apart(hvpnet, umgf, tmp_path):
         docs = [make_doc(tmp_path / name) for name in names]
         for row, doc in enumerate(docs):
             doc.user_data[MNRE_KEY] = {"rows": [row], "split": "train"}
-        encoder.predict(docs)  # only encoders that have been used read ahead
+        encode(encoder, docs)  # only encoders that have been used read ahead
         expected = [doc._.regions for doc in docs]
         assert expected[0]
         assert not expected[1]
         read_ahead([encoder], docs[:1])
-        encoder.predict(docs[1:])
-        encoder.predict(docs[:1])
+        encode(encoder, docs[1:])
+        encode(encoder, docs[:1])
         assert [doc._.regions for doc in docs] == expected
 
 
@@ -267,7 +267,7 @@ def test_the_real_sample_by_row(mmib_data, tmp_path):
         for doc in docs:
             expected = doc._.regions  # as the converter has attached them
             doc._.image = sample / doc._.image if not Path(doc._.image).is_file() else doc._.image
-            vectors = encoder.predict([doc])[0]
+            vectors = encode(encoder, [doc])[0]
             assert [Path(path).name for path in doc._.regions] == [
                 Path(path).name for path in expected[:most]
             ]
