@@ -77,6 +77,7 @@ def make_reading_encoder(**settings):
 # What hangs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_hostile_posts_among_good_ones(isolation):
     colours = ["red", "blue", "green", "white", "black", "yellow"]

@@ -408,6 +408,7 @@ BEGIN_WITH_I = {"twitter15": {"train": 186, "dev": 53, "test": 135}, "twitter17"
 """Entities that seqeval reads and the papers don't count."""
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("name", BEGIN_WITH_I)
 def test_published_counts(name, tmp_path):

@@ -48,6 +48,7 @@ def split_posts(split: str, n: int, **shares: float) -> list:
     return data.make_split_posts(split, n, names[split], 0, texts.Shares(**shares))
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_in_another_process(corpus: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "project.demo.data", "--output", str(tmp_path), "--seed", "3"]
     for split, n in COUNTS.items():

@@ -98,6 +98,7 @@ def test_conversion(sample, converted, kind):
             assert not example.predicted._.image_error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clean", "leaking"])
 def test_given_pairs_with_tiny_encoders(sample, converted, tmp_path, kind):
     """Trained on five, it knows these five, and answers all 15; the metrics say what leaks."""
