@@ -251,13 +251,13 @@ def check_path(path: Path) -> None:
     if not path.exists():
         raise ValueError(
             f"There is no corpus at {quote(path)}. Check the path (with spacy train: --paths.train and "
-            "--paths.dev), or make the file first, for example with the scripts in project/."
+            "--paths.dev), or make the file first, for example with python -m project.convert."
         )
     if not path.is_dir() and not path.name.endswith(FILE_TYPE):
         raise ValueError(
             f"{quote(path)} is not a {FILE_TYPE} file. spacy-mmib.Corpus.v1 reads what "
             "DocBin(store_user_data=True, docs=docs).to_disk('corpus.spacy') writes, or a folder "
-            "of such files; the scripts in project/ convert the published text formats."
+            "of such files; python -m project.convert converts the published text formats."
         )
 
 
