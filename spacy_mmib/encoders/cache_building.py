@@ -10,7 +10,7 @@ from spacy.tokens import Doc
 from spacy.util import minibatch
 
 from ..images.errors import describe_kinds
-from ..post.extensions import get_image_error_kinds, get_stored_image
+from ..post.extensions import get_image_error_kinds, get_stored_images
 from .picture_queue import find_encoder_layers, get_settings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def build_cache(
     """
     encoders = _find_cached_encoders(nlp, trained)
     stores = [get_settings(layer).cache.store for layer in encoders]
-    result = BuildResult()
+    result, lost = BuildResult(), 0
     start = time.perf_counter()
     for chunk in minibatch(docs, chunk_size):
         for layer in encoders:
@@ -64,13 +64,14 @@ def build_cache(
                 raise BuildError(f"{what}: {store.problem}")
         result.posts += len(chunk)
         for doc in chunk:
-            result.with_picture += get_stored_image(doc) is not None
-            kinds = get_image_error_kinds(doc)
+            n_pictures, kinds = len(get_stored_images(doc)), get_image_error_kinds(doc)
+            result.with_picture += n_pictures > 0
             result.not_used += bool(kinds)
+            lost += 0 < n_pictures <= len(kinds)
             result.reasons.update(kinds)
         result.seconds = time.perf_counter() - start
         yield result
-    if result.posts and result.with_picture == result.not_used:
+    if result.posts and result.with_picture == lost:
         raise BuildError(
             f"Nothing was kept: none of the {result.posts} posts has a picture that can be used"
             f"{result.explain()}. Paths of pictures start from the image root, or the folder of the corpus."

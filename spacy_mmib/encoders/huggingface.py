@@ -244,6 +244,7 @@ def build_hf_vision_encoder_v1(
     trainable: bool = False,
     image_size: int | None = None,
     get_regions: Callable[..., Any] | None = None,
+    max_pictures: int | None = 4,
     max_regions: int | None = 16,
     batch_size: int = 64,
     on_image_error: Literal["warn", "raise"] = "warn",

@@ -20,6 +20,7 @@ from ..bridge.shim import get_module, set_module, wrap_module
 from ..images.errors import ImageError
 from ..images.reader import PictureReader
 from ..post.extensions import ENCODER_ERROR_KEY, get_regions, set_encoder_error, set_found_regions
+from ..post.regions import FoundRegions
 from ..regions.base import RegionGetter, as_getter, get_region_getters
 from ..regions.simple import GivenRegions
 from ..util import warn
@@ -27,6 +28,7 @@ from .picture_queue import (
     FOLLOWING,
     LAYER,
     QUEUE,
+    At,
     EncoderSettings,
     PictureQueue,
     Problem,
@@ -66,7 +68,7 @@ def build_encoder(
     own (Dict[str, Any]): The family's own settings, the first of which names the network.
     """
     numbers = {"image_size": image_size, "grid_size": grid_size, "pyramid_size": pyramid_size, **others}
-    for setting in ("batch_size", "image_size", "grid_size", "pyramid_size", "max_regions"):
+    for setting in ("batch_size", "image_size", "grid_size", "pyramid_size", "max_pictures", "max_regions"):
         least = 0 if setting == "max_regions" else 1
         if numbers[setting] is not None and numbers[setting] < least:
             raise ValueError(f"{setting} has to be at least {least}, not {numbers[setting]}.")
@@ -134,11 +136,11 @@ def _init(model: ImageEncoder, X: Any = None, Y: Any = None, *, load: Callable[[
 def forward(
     model: ImageEncoder, docs: Sequence[Doc], is_train: bool
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], list[Doc]]]:
-    """Encode the pictures of a batch of posts: the rows that the setting `rows` asks for, row 0 the whole
-    picture; none for a post without a (readable) picture. With a frozen network, which no gradient reaches,
-    equal pictures with equal objects are encoded once, and not at all if the cache has their vectors. In
-    training the objects that a region getter finds are attached to the docs, in prediction `set_annotations`
-    does that.
+    """Encode the pictures of a batch of posts: of each the rows that the setting `rows` asks for, row 0 the
+    whole picture, then those of further pictures; none for a post without a (readable) picture. With a frozen
+    network, which no gradient reaches, equal pictures with equal objects are encoded once, and not at all if
+    the cache has their vectors. In training the objects that a region getter finds are attached to the docs,
+    in prediction `set_annotations` does that.
     """
     queue: PictureQueue = model.attrs[QUEUE]
     settings, network, xp = queue.settings, model.layers[0], model.ops.xp
@@ -154,24 +156,24 @@ def forward(
     # all of them until its one backward pass (each pass of the shim unscales all gradients, so that a
     # second one would spoil those of the first in mixed precision).
     units = queue.read(docs, requests)
-    asked: Counter[int] = Counter()  # rows of the network, by post
+    asked: Counter[At] = Counter()  # rows of the network, by picture
     none = model.ops.alloc2f(0, model.get_dim("nO"))
     features = [none]
     backprop_network: Callable[[Floats2d], Any] | None = None
     while batch := list(islice(units, None if learns else settings.batch_size)):
-        for i, unit in batch:
-            asked[i] += unit.n_rows + len(unit.boxes)
+        for at, unit in batch:
+            asked[at] += unit.n_rows + len(unit.boxes)
         rows, backprop_network = network(([unit for _, unit in batch], settings), learns)
         features.append(rows)
     all_rows = xp.concatenate(features)
-    places: dict[int, Any] = {}  # of a post's rows among all
+    places: dict[At, Any] = {}  # of a picture's rows among all
     start = 0
-    for i, n in asked.items():
-        places[i] = numpy.arange(start, start + n).reshape(len(requests[i].order), -1)
-        places[i] = places[i][requests[i].order].ravel().tolist()
-        requests[i].vectors = all_rows[places[i]]
+    for at, n in asked.items():
+        places[at] = numpy.arange(start, start + n).reshape(len(requests[at].order), -1)
+        places[at] = places[at][requests[at].order].ravel().tolist()
+        requests[at].vectors = all_rows[places[at]]
         start += n
-    encoded = [requests[i] for i in asked]
+    encoded = [requests[at] for at in asked]
     if not learns and not bool(xp.isfinite(all_rows).all()):
         for request in encoded:
             if not bool(xp.isfinite(request.vectors).all()):
@@ -181,22 +183,34 @@ def forward(
         queue.put_in_cache(encoded, model.ops.to_numpy)
 
     result = PictureVectors([none] * len(docs), [None] * len(docs))
-    for i, request in requests.items():
+    posts: dict[int, list[tuple[Request, Request]]] = {}  # what was asked for, and the same or an equal one
+    for at, request in requests.items():
+        posts.setdefault(at[0], []).append((own[at], request))
+    for i, pictures in posts.items():
+        start = 0
+        for mine, _ in pictures:  # what is found is numbered on from picture to picture
+            mine.numbers = mine.numbers or range(start, start + len(mine.regions or ()))
+            start += len(mine.numbers)
+        found = pictures[0][0].found if len(pictures) == 1 else _join_found([mine for mine, _ in pictures])
         if is_train:
-            set_found_regions(docs[i], own[i].found)
+            set_found_regions(docs[i], found)
         else:
-            result.found[i] = own[i].found
-        if request.vectors is not None:
-            result[i] = model.ops.asarray2f(request.vectors)
-        result.rows[i] = _get_rows(docs[i], settings.get_regions, request, len(result[i]))
-        if request.problems or ENCODER_ERROR_KEY in docs[i].user_data:
-            _report(settings.on_image_error, docs[i], request.problems, used=len(result[i]) > 0)
+            result.found[i] = found
+        vectors = [model.ops.asarray2f(x.vectors) for _, x in pictures if x.vectors is not None]
+        if vectors:
+            result[i] = vectors[0] if len(vectors) == 1 else xp.concatenate(vectors)
+        result.rows[i] = _get_rows(docs[i], settings.get_regions, pictures)
+        if ENCODER_ERROR_KEY in docs[i].user_data or any(x.misplaced or y.problems for x, y in pictures):
+            _report(settings.on_image_error, docs[i], pictures, used=len(result[i]) > 0)
 
     def backprop(d_vectors: list[Floats2d]) -> list[Doc]:
         if learns and backprop_network is not None:
             if any(d.any() for d in d_vectors):
                 d_rows = xp.zeros_like(all_rows)
-                for i, place in places.items():
+                of_posts: dict[int, list[int]] = {}
+                for at in sorted(places):
+                    of_posts.setdefault(at[0], []).extend(places[at])
+                for i, place in of_posts.items():
                     d_rows[place] = d_vectors[i]
                 backprop_network(d_rows)
             else:  # a batch that teaches nothing teaches BatchNorm nothing either
@@ -208,27 +222,50 @@ def forward(
     return result, backprop
 
 
-def _get_rows(doc: Doc, getter: RegionGetter, request: Request, n_rows: int) -> list[int] | None:
+def _join_found(pictures: list[Request]) -> FoundRegions | None:
+    """What was found in all pictures of a post. It is searched for again if one of them couldn't be read."""
+    some = [picture.found for picture in pictures if picture.found is not None]
+    if not some:
+        return None
+    source = some[0].source if len(some) == len(pictures) else None
+    return FoundRegions([region for found in some for region in found.regions], source, some[0].note)
+
+
+def _get_rows(doc: Doc, getter: RegionGetter, pictures: list[tuple[Request, Request]]) -> list[int] | None:
     """What a post's rows stand for, see `PictureVectors`; `None` if the objects aren't those of the doc."""
-    used = request.used
-    if used and not (getter.of_doc or getter.writes) and used != get_regions(doc)[: len(used)]:
-        return None
-    failed = {problem.region for problem in request.problems}
-    numbers = [0, *(i + 1 for i in range(len(used)) if i not in failed)]
-    if n_rows % len(numbers):
-        return None
-    return [number for number in numbers for _ in range(n_rows // len(numbers))]
+    rows: list[int] = []
+    for asked, request in pictures:
+        used, n_rows = request.used, 0 if request.vectors is None else len(request.vectors)
+        known = getter.of_doc or getter.writes or not used
+        if not known and (asked.n_pictures > 1 or used != get_regions(doc)[: len(used)]):
+            return None
+        failed = {problem.region for problem in request.problems}
+        numbers = [0, *(asked.numbers[i] + 1 for i in range(len(used)) if i not in failed)]
+        if n_rows % len(numbers):
+            return None
+        rows += [number for number in numbers for _ in range(n_rows // len(numbers))]
+    return rows
 
 
-def _report(policy: str, doc: Doc, problems: list[Problem], *, used: bool) -> None:
-    texts = "; ".join(problem.text for problem in problems)
-    set_encoder_error(doc, texts or None, [problem.kind for problem in problems])
-    if problems:
+def _report(policy: str, doc: Doc, pictures: list[tuple[Request, Request]], *, used: bool) -> None:
+    said: list[str] = []
+    kinds: list[str] = []
+    for asked, request in pictures:
+        many = f"picture {asked.number + 1} of {asked.n_pictures}: " if asked.n_pictures > 1 else ""
+        said += [problem.text for problem in asked.misplaced]
+        for text, _, region in request.problems:
+            said.append(many + (text if region is None else f"region {asked.numbers[region]}: {text}"))
+        kinds += [problem.kind for problem in (*asked.misplaced, *request.problems)]
+    texts = "; ".join(said)
+    set_encoder_error(doc, texts or None, kinds)
+    if said:
         text = doc.text if len(doc.text) <= 60 else doc.text[:57] + "..."
         message = f"picture of post {text!r}: {texts}"
         if policy == "raise":
             raise ImageError(message)
         what = "some of its objects are left out" if used else "the post is processed from its text"
+        if used and len(pictures) > 1:
+            what = "what is left of its pictures and objects is used"
         warn(f"{message} ({what}; the reason is at doc._.image_error)")
 
 

@@ -13,7 +13,7 @@ from thinc.types import Floats2d
 
 from ..bridge.data import PictureVectors, as_picture_vectors
 from ..images.values import StoredImage
-from ..post.extensions import describe_regions, get_stored_image
+from ..post.extensions import describe_regions, get_stored_images
 
 RENAMED = "renamed"
 """Attribute of the layer: {the name in the config: the component's name now}, empty if they are the same.
@@ -27,8 +27,8 @@ class KeptVectors:
     """
 
     def __init__(self) -> None:
-        # Of the picture and the objects (the first two) that a doc had then.
-        self._kept: WeakKeyDictionary[Doc, tuple[StoredImage, str, Floats2d, list[int] | None]]
+        # Of the pictures and the objects (the first two) that a doc had then.
+        self._kept: WeakKeyDictionary[Doc, tuple[list[StoredImage], str, Floats2d, list[int] | None]]
         self._kept = WeakKeyDictionary()
 
     def __reduce__(self) -> Any:
@@ -41,14 +41,14 @@ class KeptVectors:
         """Keep the vectors of posts, instead of what was there before."""
         for doc, of_doc, rows in zip(docs, vectors, as_picture_vectors(vectors).rows):
             # A copy, not a view that would keep the vectors of the whole batch alive.
-            self._kept[doc] = get_stored_image(doc), describe_regions(doc), of_doc.copy(), rows
+            self._kept[doc] = get_stored_images(doc), describe_regions(doc), of_doc.copy(), rows
 
     def get(self, doc: Doc) -> tuple[Floats2d, list[int] | None] | None:
-        """RETURNS (Optional[Tuple]): The vectors of this very doc object, if it still has the picture and the
-        objects that it had, and what their rows stand for.
+        """RETURNS (Optional[Tuple]): The vectors of this very doc object, if it still has the pictures and
+        the objects that it had, and what their rows stand for.
         """
         kept = self._kept.get(doc)
-        if kept is None or kept[:2] != (get_stored_image(doc), describe_regions(doc)):
+        if kept is None or kept[:2] != (get_stored_images(doc), describe_regions(doc)):
             return None
         return kept[2:]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import srsly
 from spacy.tokens import Doc
@@ -19,8 +19,8 @@ from ..cache.cache import make_key, round_array
 from ..images.errors import ImageError, explain
 from ..images.reader import Job, PictureReader, Postponed
 from ..images.values import Pixels, StoredImage, image_key
-from ..post.extensions import describe_regions, get_regions, get_regions_source, get_stored_image
-from ..post.regions import FoundRegions, Region, clip_box, normalize_regions
+from ..post.extensions import describe_regions, get_regions, get_regions_source, get_stored_images
+from ..post.regions import FoundRegions, Region, clip_box, find_in_picture, normalize_regions, to_picture
 from ..regions.base import RegionGetter
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class EncoderSettings:
     # feature map; once a picture, with a row a part of it.
     mode: Literal["crop", "roi", "patches"]
     trainable: bool
+    max_pictures: int | None
     max_regions: int | None
     batch_size: int
     on_image_error: Literal["warn", "raise"]
@@ -61,6 +62,10 @@ class EncoderSettings:
     reader: PictureReader
     cache: Any  # a `FeatureCache`, or `None`
     random: bool  # whether the weights are, on initialization
+
+
+At: TypeAlias = tuple[int, int]
+"""A picture: which post of the batch, and which of the post's pictures."""
 
 
 class Problem(NamedTuple):
@@ -83,14 +88,18 @@ class Unit(NamedTuple):
 
 @dataclass
 class Request:
-    """The picture of a post, as an encoder is asked for it. First its objects (`regions`) are found out, then
+    """A picture of a post, as an encoder is asked for it. First its objects (`regions`) are found out, then
     its vectors are looked up, then it is read (`job`), and when the network has run it has `vectors`.
     """
 
     image: StoredImage
+    number: int = 0  # among the post's pictures
+    n_pictures: int = 1  # of the post
     name: Hashable = None  # equal for equal pictures; with a cache bytes, the digest of the content
     regions: list[Region] | None = None  # `None` if they are to be searched for
-    found: FoundRegions | None = None  # the same, if the doc gets them
+    numbers: Sequence[int] = ()  # of these among the doc's regions
+    misplaced: list[Problem] = field(default_factory=list)  # what is wrong with regions whatever the picture
+    found: FoundRegions | None = None  # `regions`, if the doc gets them
     used: list[Region] = field(default_factory=list)  # those of them that the encoder looks at
     key: Hashable = None  # equal for equal pictures with equal objects
     cache_key: bytes | None = None  # of the vectors
@@ -125,11 +134,12 @@ class PictureQueue:
         most = self.settings.reader.prefetch
         begun: dict[Hashable, Request] = {}
         for doc in docs if self.network is not None else ():
-            image = get_stored_image(doc)
-            if image is not None and len(begun) < most:
-                key = self._get_pending_key(doc, image)
-                if key not in self._pending and key not in begun:
-                    begun[key] = self._make_request(doc, image)
+            images = get_stored_images(doc)
+            for i, image in enumerate(images[: self.settings.max_pictures]):
+                if len(begun) < most:
+                    key = self._get_pending_key(doc, image, i, len(images))
+                    if key not in self._pending and key not in begun:
+                        begun[key] = self._make_request(doc, image, i, len(images))
         self._look_up(list(begun.values()))
         for request in begun.values():
             self._submit(request)
@@ -137,46 +147,47 @@ class PictureQueue:
         for key in list(self._pending)[: max(0, len(self._pending) - most)]:
             _cancel(self._pending.pop(key, None))
 
-    def ask(self, docs: Sequence[Doc], network: Any) -> dict[int, Request]:
+    def ask(self, docs: Sequence[Doc], network: Any) -> dict[At, Request]:
         """Ask for the pictures of a batch, going on from what was begun, if that was for the same network.
 
-        RETURNS (Dict[int, Request]): Of each post with a picture. Those that aren't in the cache, or whose
-            objects are to be searched for, have no vectors yet.
+        RETURNS (Dict[At, Request]): In order. Those that aren't in the cache, or whose objects are to be
+            searched for, have no vectors yet.
         """
         if network is not self.network:
             self.network, self._identity, self._pending = network, None, {}
-        requests: dict[int, Request] = {}
+        requests: dict[At, Request] = {}
         fresh: list[Request] = []
         for i, doc in enumerate(docs):
-            image = get_stored_image(doc)
-            if image is None:
-                continue
-            request = self._pending.pop(self._get_pending_key(doc, image), None) if self._pending else None
-            if request is None:
-                request = self._make_request(doc, image)
-                fresh.append(request)
-            requests[i] = request
+            images = get_stored_images(doc)
+            for j, image in enumerate(images[: self.settings.max_pictures]):
+                request = None
+                if self._pending:
+                    request = self._pending.pop(self._get_pending_key(doc, image, j, len(images)), None)
+                if request is None:
+                    request = self._make_request(doc, image, j, len(images))
+                    fresh.append(request)
+                requests[i, j] = request
         if self.settings.cache is not None:
             self._look_up(fresh)
         return requests
 
-    def read(self, docs: Sequence[Doc], requests: dict[int, Request]) -> Iterator[tuple[int, Unit]]:
+    def read(self, docs: Sequence[Doc], requests: dict[At, Request]) -> Iterator[tuple[At, Unit]]:
         """Read the pictures whose vectors aren't known, some of them ahead.
 
         docs (Sequence[Doc]): The batch.
-        requests (Dict[int, Request]): From `ask`. With a frozen network only the first of those with the same
+        requests (Dict[At, Request]): From `ask`. With a frozen network only the first of those with the same
             `key` is read, in whose place the others get it. A network that learns has to see each, since its
             gradient and BatchNorm's statistics are of all.
-        YIELDS (Tuple[int, Unit]): All that a post's rows are made of, as the network gets to it.
+        YIELDS (Tuple[At, Unit]): All that a picture's rows are made of, as the network gets to it.
         """
         reader = self.settings.reader
         known = [i for i, request in requests.items() if request.regions is not None]
         unknown = [i for i, request in requests.items() if request.regions is None]
-        wanted: Iterable[int] = (i for i in known if requests[i].vectors is None)
+        wanted: Iterable[At] = (i for i in known if requests[i].vectors is None)
         if unknown:
             wanted = chain(wanted, self._search(docs, requests, deque(unknown)))
-        first: dict[Hashable, int] = {}  # by key
-        ahead: deque[int] = deque()
+        first: dict[Hashable, At] = {}  # by key
+        ahead: deque[At] = deque()
         try:
             for i in chain(wanted, [None]):  # `None`: these were all
                 if i is not None:
@@ -217,25 +228,30 @@ class PictureQueue:
         if fresh:
             cache.put_vectors(fresh)
 
-    def _get_pending_key(self, doc: Doc, image: StoredImage) -> Hashable:
+    def _get_pending_key(self, doc: Doc, image: StoredImage, number: int, n_pictures: int) -> Hashable:
         getter = self.settings.get_regions
         regions = "" if getter.writes else describe_regions(doc)
-        return _get_key(image), regions, getter.get_query(doc)
+        return _get_key(image), number, n_pictures, regions, getter.get_query(doc)
 
-    def _make_request(self, doc: Doc, image: StoredImage) -> Request:
-        getter, request = self.settings.get_regions, Request(image, self._name(image))
+    def _make_request(self, doc: Doc, image: StoredImage, number: int, n_pictures: int) -> Request:
+        getter, request = self.settings.get_regions, Request(image, number, n_pictures, self._name(image))
+        regions: list[Region] | None = []
         try:
-            if getter.of_doc:
-                regions: list[Region] | None = get_regions(doc)
-            elif not getter.needs_pictures:
-                regions = normalize_regions(getter([doc], [None])[0])
+            if not getter.needs_pictures:
+                every = get_regions(doc) if getter.of_doc else normalize_regions(getter([doc], [None])[0])
+                own = find_in_picture(every, number)
+                regions = [every[i] for i in own]
+                if number == 0 and len(own) < len(every):
+                    request.misplaced = _find_misplaced(every, n_pictures)
+                if getter.of_doc:
+                    request.numbers = own
             else:
                 regions = self._recall_regions(doc, request)
         except TypeError as err:  # regions that never went through the setter
-            request.problems.append(Problem(str(err), "box"))
-            regions = []
+            request.misplaced = [] if number else [Problem(str(err), "box")]
         self._set_regions(request, regions)
-        self._note_found(doc, request)
+        if getter.writes:
+            self._note_found(doc, request)
         return request
 
     def _set_regions(self, request: Request, regions: list[Region] | None) -> None:
@@ -251,9 +267,10 @@ class PictureQueue:
             request.cache_key = make_key("vectors", self._identity, *key)
 
     def _note_found(self, doc: Doc, request: Request) -> None:
-        getter = self.settings.get_regions
-        if getter.writes and request.regions is not None:
-            request.found = FoundRegions(request.regions, self._get_source(doc), getter.note)
+        if request.regions is not None:
+            regions = [to_picture(region, request.number) for region in request.regions]
+            source = self._get_source(doc, request.n_pictures)
+            request.found = FoundRegions(regions, source, self.settings.get_regions.note)
 
     def _name(self, part: StoredImage | Region) -> Any:
         """What determines the vectors of a picture or an object. With a cache files go by their content, if
@@ -284,7 +301,7 @@ class PictureQueue:
     def _prepare(
         self, image: StoredImage, regions: list[Region], whole: Any = None
     ) -> tuple[list[Unit], list[int], list[Problem]]:
-        """Make a post's picture, which may be read already (`whole`), and its objects tensors for the
+        """Make a picture, which may be read already (`whole`), and its objects tensors for the
         network. With "roi" there is a unit for the picture with its boxes, and one for each ready crop;
         otherwise one for the picture and one for each object. Runs in threads.
 
@@ -315,7 +332,7 @@ class PictureQueue:
                     crops[i] = Unit(transform(crop), none, n_rows)
             except ValueError as err:
                 kind = err.kind if isinstance(err, ImageError) else "box"
-                problems.append(Problem(f"region {i}: {err}", kind, i))
+                problems.append(Problem(str(err), kind, i))
         rows = [-1, *boxes, *crops]
         n_rows = n_rows if boxes or crops else self.network.rows_per_picture
         first = Unit(picture, torch.tensor([*boxes.values()], dtype=torch.float32) if boxes else none, n_rows)
@@ -328,31 +345,33 @@ class PictureQueue:
         source = self._get_source(doc)
         if source is None:
             return None
-        if get_regions_source(doc) == source:
-            return get_regions(doc)
+        if get_regions_source(doc) == self._get_source(doc, request.n_pictures):
+            every = get_regions(doc)
+            return [every[i] for i in find_in_picture(every, request.number)]
         known = self._found.get((_get_stamp(request), source))
         if known is None and isinstance(request.name, bytes):
             known = self.settings.cache.get_regions(make_key("regions", source, request.name))
         return known
 
-    def _get_source(self, doc: Doc) -> str | None:
-        """What determines the objects beside the picture."""
+    def _get_source(self, doc: Doc, n_pictures: int = 1) -> str | None:
+        """What determines the objects beside the picture, or the first so many pictures of a post."""
         identity = self.settings.get_regions.get_identity()
-        return None if identity is None else f"{identity} {self.settings.get_regions.get_query(doc)}".strip()
+        if identity is None:
+            return None
+        source = f"{identity} {self.settings.get_regions.get_query(doc)}".strip()
+        return source if n_pictures == 1 else f"{source} {n_pictures}/{self.settings.max_pictures}"
 
-    def _search(
-        self, docs: Sequence[Doc], requests: dict[int, Request], unknown: deque[int]
-    ) -> Iterator[int]:
+    def _search(self, docs: Sequence[Doc], requests: dict[At, Request], unknown: deque[At]) -> Iterator[At]:
         """Search for objects where they aren't known, in as many pictures at a time as may be in memory.
 
-        YIELDS (int): The posts whose vectors aren't in the cache.
+        YIELDS (At): The pictures whose vectors aren't in the cache.
         """
         reader = self.settings.reader
         while unknown:
             some = list(islice(unknown, SEARCHED_AT_ONCE))
             for i in some:
                 self._submit(requests[i])
-            pictures: dict[int, Any] = {}
+            pictures: dict[At, Any] = {}
             for i in some:
                 request = requests[i]
                 try:
@@ -378,35 +397,37 @@ class PictureQueue:
                     job.result()
             yield from found
 
-    def _find(self, docs: Sequence[Doc], requests: dict[int, Request], pictures: dict[int, Any]) -> None:
+    def _find(self, docs: Sequence[Doc], requests: dict[At, Request], pictures: dict[At, Any]) -> None:
         getter, cache = self.settings.get_regions, self.settings.cache
         # Once a picture: the first post stands for all with the same picture and query.
-        asked: dict[Hashable, int] = {}
+        asked: dict[Hashable, At] = {}
         for i in pictures:
-            asked.setdefault((_get_key(requests[i].image), getter.get_query(docs[i])), i)
+            asked.setdefault((_get_key(requests[i].image), getter.get_query(docs[i[0]])), i)
         rows = list(asked.values())
-        found: dict[int, list[Region] | Problem] = {}
+        found: dict[At, list[Region] | Problem] = {}
         try:
-            answers = getter([docs[i] for i in rows], [pictures[i] for i in rows])
-            found.update((i, normalize_regions(regions)) for i, regions in zip(rows, answers))
+            answers = getter([docs[i] for i, _ in rows], [pictures[i] for i in rows])
+            found.update((i, _normalize_found(regions)) for i, regions in zip(rows, answers))
         except (ValueError, OSError, ImportError, TypeError):
             raise  # settings, weights, packages: not about one picture
         except Exception:
             for i in rows:
                 try:
-                    found[i] = normalize_regions(getter([docs[i]], [pictures[i]])[0])
+                    found[i] = _normalize_found(getter([docs[i[0]]], [pictures[i]])[0])
                 except Exception as err:
                     found[i] = Problem(f"no objects could be searched for ({explain(err)})", "regions")
         to_cache: dict[bytes, list[Region]] = {}
         for i in pictures:
-            request, source = requests[i], self._get_source(docs[i])
-            regions = found[asked[_get_key(request.image), getter.get_query(docs[i])]]
+            request, doc = requests[i], docs[i[0]]
+            source, query = self._get_source(doc), getter.get_query(doc)
+            regions = found[asked[_get_key(request.image), query]]
             if isinstance(regions, Problem):
                 request.problems.append(regions)
                 self._set_regions(request, [])
                 continue
             self._set_regions(request, regions)
-            self._note_found(docs[i], request)
+            if getter.writes:
+                self._note_found(doc, request)
             if source is not None:
                 if len(self._found) >= REMEMBERED:
                     self._found.clear()
@@ -415,6 +436,20 @@ class PictureQueue:
                     to_cache[make_key("regions", source, request.name)] = regions
         if to_cache:
             cache.put_regions(to_cache)
+
+
+def _find_misplaced(regions: list[Region], n_pictures: int) -> list[Problem]:
+    """RETURNS (List[Problem]): Of regions that are in a picture which the post doesn't have."""
+    return [
+        Problem(f"region {i}: is in picture {x['image'] + 1}, but the post has {n_pictures}", "box")
+        for i, x in enumerate(regions)
+        if isinstance(x, dict) and x.get("image", 0) >= n_pictures
+    ]
+
+
+def _normalize_found(values: Any) -> list[Region]:
+    """RETURNS (List[Region]): What was found in one picture, in whichever of which post that is."""
+    return [to_picture(region, 0) for region in normalize_regions(values)]
 
 
 def _get_key(value: Any) -> Hashable:

@@ -198,6 +198,7 @@ def build_timm_encoder_v1(
     trainable: bool = False,
     image_size: int | None = None,
     get_regions: Callable[..., Any] | None = None,
+    max_pictures: int | None = 4,
     max_regions: int | None = 16,
     region_features: Literal["crop", "roi"] = "crop",
     batch_size: int = 64,

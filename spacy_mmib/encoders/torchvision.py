@@ -152,6 +152,7 @@ def build_torchvision_encoder_v1(
     trainable: bool = False,
     image_size: int | None = None,
     get_regions: Callable[..., Any] | None = None,
+    max_pictures: int | None = 4,
     max_regions: int | None = 16,
     region_features: Literal["crop", "roi"] = "crop",
     batch_size: int = 64,
@@ -182,7 +183,8 @@ def build_torchvision_encoder_v1(
         `None`: the preset of the named weights, or ImageNet's (256, then the central 224).
     get_regions (Optional[Callable]): Finds the objects, see `regions.base.RegionGetter`; a function that
         `@region_getters` names. `None`: those in `doc._.regions`.
-    max_regions (Optional[int]): m, at most so many objects a post, from the first; `None` for all.
+    max_pictures (Optional[int]): At most so many pictures a post, from the first; `None` for all.
+    max_regions (Optional[int]): m, at most so many objects a picture, from the first; `None` for all.
     region_features (str): "crop": every object goes through the network as a picture of its own, as in the
         paper. "roi": the network runs once over the whole picture, rescaled to a square as the paper says,
         and objects are cut out of its last feature map by RoIAlign (He et al., Mask R-CNN): as many passes

@@ -75,6 +75,13 @@ class PathInRoot(str):
         return PathInRoot, (str.__str__(self), self.root)
 
 
+def is_missing(value: Any) -> bool:
+    """RETURNS (bool): Whether this is `None`, or what a data frame has where there is nothing."""
+    if isinstance(value, (float, numpy.floating)):
+        return bool(numpy.isnan(value))
+    return value is None or type(value).__name__ in ("NAType", "NaTType")  # pandas' own
+
+
 def to_stored(value: Any) -> StoredImage:
     """Turn a value assigned to `doc._.image` into the form that is kept.
 
@@ -82,11 +89,9 @@ def to_stored(value: Any) -> StoredImage:
     RAISES (TypeError): Not one of the accepted kinds, or an array that is not uint8.
     RAISES (ValueError): An array of the wrong shape, or a PIL image that can't be decoded.
     """
-    if value is None or isinstance(value, (bytes, Pixels)):
+    if isinstance(value, (bytes, Pixels)):
         return value
-    if isinstance(value, (float, numpy.floating)) and numpy.isnan(value):
-        return None
-    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' own
+    if is_missing(value):
         return None
     if isinstance(value, (str, os.PathLike)):
         return os.fsdecode(value)

@@ -5,12 +5,12 @@ Everything is kept in `Doc.user_data` in immutable or plain form, so that `Doc.t
 for users: this package uses the functions here, which work whoever has an attribute of the same name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from spacy.tokens import Doc, Span
 
-from ..images.values import StoredImage, from_stored, image_key, to_stored
+from ..images.values import ACCEPTED, StoredImage, from_stored, image_key, is_missing, to_stored
 from ..util import warn
 from .regions import FoundRegions, Region, normalize_regions, pack_region
 from .relations import get_relations as get_relations
@@ -33,6 +33,8 @@ from .user_data import (
 )
 
 IMAGE_KEY = make_key("image")
+# A list of what a post has beside its first picture.
+IMAGES_KEY = make_key("images")
 REGIONS_KEY = make_key("regions")
 ERROR_KEY = make_key("image_error")
 # What users of the regions have to know about where they come from, e.g. that they leak a label.
@@ -53,22 +55,64 @@ def get_image(doc: Doc) -> Any:
     return from_stored(get_stored_image(doc))
 
 
-def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
-    """Attach a picture. What was known about an earlier one is forgotten: why it could not be used, its
-    regions, and what entities attended to in it.
+def set_image(doc: Doc, value: Any) -> None:
+    """Attach a picture, in place of all that were there; see `set_images`.
 
     value (ImageValue): The picture, or `None`.
-    keep_regions (bool): It is the same picture, under another path.
     RAISES (TypeError, ValueError): Not a kind of value that can be a picture.
     """
     stored = to_stored(value)
-    before = get_stored_image(doc)
-    if stored is None or before is None:
+    _attach(doc, [] if stored is None else [stored])
+
+
+def get_images(doc: Doc) -> list[Any]:
+    """RETURNS (List[ImageValue]): All pictures, each as `get_image` gives the first one. A new list: to
+    change the pictures, assign.
+    """
+    return [from_stored(stored) for stored in get_stored_images(doc)]
+
+
+def set_images(doc: Doc, values: Any, *, keep_regions: bool = False) -> None:
+    """Attach pictures, in place of all that were there. What was known about those is forgotten: why one
+    could not be used, what entities attended to in them, and, unless the new ones begin with them, their
+    regions.
+
+    values (Optional[Iterable[ImageValue]]): The pictures, in order; `None` for none.
+    keep_regions (bool): They are the same pictures, under other paths.
+    RAISES (TypeError, ValueError): No list, or one of a value that can't be a picture.
+    """
+    values = [] if is_missing(values) else values
+    single = isinstance(values, (str, bytes, bytearray, memoryview, dict))
+    if single or hasattr(values, "__array_interface__") or not isinstance(values, Iterable):
+        raise TypeError(
+            f"doc._.images takes a list of pictures; got {type(values).__name__}. Assign [picture] if it is "
+            "one, or assign it to doc._.image."
+        )
+    stored: list[StoredImage] = []
+    for i, value in enumerate(values):
+        try:
+            stored.append(to_stored(value))
+            if stored[-1] is None:
+                raise TypeError(f"each is {ACCEPTED.removesuffix(', or None')}; got None. Leave it out.")
+        except (TypeError, ValueError) as err:
+            kind = TypeError if isinstance(err, TypeError) else ValueError
+            raise kind(f"doc._.images[{i}]: {err}") from None
+    _attach(doc, stored, keep_regions)
+
+
+def _attach(doc: Doc, stored: Sequence[StoredImage], keep_regions: bool = False) -> None:
+    before = get_stored_images(doc)
+    if not (stored and before):
         set_entry(doc, REGION_WEIGHTS_KEY, None)
-    elif not keep_regions and image_key(stored) != image_key(before):
-        set_regions(doc, None)
-        set_entry(doc, REGION_WEIGHTS_KEY, None)
-    set_entry(doc, IMAGE_KEY, pack_path(stored) if isinstance(stored, str) else stored)
+    elif not keep_regions:
+        keys, known = ([image_key(x) for x in some] for some in (stored, before))
+        if keys != known:
+            set_entry(doc, REGION_WEIGHTS_KEY, None)
+        if keys[: len(known)] != known:
+            set_regions(doc, None)
+    first, *more = [pack_path(x) if isinstance(x, str) else x for x in stored] or [None]
+    set_entry(doc, IMAGE_KEY, first)
+    set_entry(doc, IMAGES_KEY, more or None)
     set_image_error(doc, None)
 
 
@@ -88,8 +132,17 @@ def get_stored_image(doc: Doc) -> StoredImage:
     return unpack_path(stored) if isinstance(stored, (list, tuple)) else stored
 
 
+def get_stored_images(doc: Doc) -> list[StoredImage]:
+    """RETURNS (List[StoredImage]): The same of all pictures. Without a first one there are none."""
+    first, more = get_entry(doc, IMAGE_KEY), doc.user_data.get(IMAGES_KEY, ())
+    if first is None:
+        return []
+    some = [first, *more] if isinstance(more, (list, tuple)) else [first, more]
+    return [unpack_path(x) if isinstance(x, (list, tuple)) else x for x in some]
+
+
 def get_image_key(doc: Doc) -> str | None:
-    """RETURNS (Optional[str]): The same for docs with the same picture, `None` without one."""
+    """RETURNS (Optional[str]): The same for docs with the same (first) picture, `None` without one."""
     return image_key(get_stored_image(doc))
 
 
@@ -265,6 +318,7 @@ def get_region_weights(span: Span) -> list[float] | None:
 
 ATTRIBUTES: tuple[tuple[Any, str, Any, Any], ...] = (
     (Doc, "image", get_image, set_image),
+    (Doc, "images", get_images, set_images),
     (Doc, "regions", read_regions, set_regions),
     (Doc, "image_error", get_image_error, set_image_error),
     (Doc, "relations", read_relations, set_relations),

@@ -1,16 +1,17 @@
-"""Objects in a picture: boxes in its pixels, or ready crops."""
+"""Objects in the pictures of a post: boxes in their pixels, or ready crops."""
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..util import show
-from .user_data import pack_path, pack_text, unpack_path, unpack_text
+from .user_data import is_whole, pack_path, pack_text, unpack_path, unpack_text
 
 Region: TypeAlias = str | dict[str, Any]
 """The path of a ready crop, or `{"box": [x0, y0, x1, y1], "label": str | None, "score": float | None}`
-with the box in pixels of the upright picture.
+with the box in pixels of the upright picture. `"image": int` is there if it isn't in the first picture of the
+post: its index in `doc._.images`. Crops belong to the first.
 """
 
 
@@ -31,7 +32,7 @@ def normalize_regions(values: Any) -> list[Region]:
     """Bring regions into one form, also those that `pack_region` has packed.
 
     values (Iterable): Each a path of a crop (`str` or `Path`), four numbers `(x0, y0, x1, y1)` in pixels of
-        the upright picture, or a dict with `"box"` and optionally `"label"` and `"score"`.
+        the upright picture, or a dict with `"box"` and optionally `"label"`, `"score"` and `"image"`.
     RETURNS (List[Region]): Paths as `str`, boxes as dicts; made of plain types.
     RAISES (TypeError): Something that is none of these.
     """
@@ -47,6 +48,7 @@ def normalize_regions(values: Any) -> list[Region]:
             continue
         region = region if isinstance(region, dict) else {"box": region}
         label, score, numbers = region.get("label"), region.get("score"), []
+        image = region.get("image")
         try:
             if not isinstance(region.get("box"), (str, bytes, dict)):
                 numbers = [float(x) for x in region["box"]]
@@ -55,14 +57,36 @@ def normalize_regions(values: Any) -> list[Region]:
                 label = unpack_text(label) if isinstance(label, bytes) else str(label)
         except Exception:  # whatever numbers of strangers raise, such as one of too many digits
             numbers = []
+        if not (image is None or is_whole(image)):
+            raise TypeError(
+                f'doc._.regions[{i}]: "image" is the index of its picture in doc._.images, a whole number of '
+                f"at least 0, not {show(image)}."
+            )
         if len(numbers) != 4:
             raise TypeError(
                 f"doc._.regions[{i}] is neither the path of a crop nor a box: {show(value, str)}. A box is "
                 "four numbers (x0, y0, x1, y1) in pixels, or a dict "
-                '{"box": four numbers, "label": ..., "score": a number}.'
+                '{"box": four numbers, "label": ..., "score": a number, "image": a whole number}.'
             )
         regions.append({"box": numbers, "label": label, "score": score})
+        if image:
+            regions[-1] = to_picture(regions[-1], int(image))
     return regions
+
+
+def find_in_picture(regions: Sequence[Region], number: int) -> list[int]:
+    """RETURNS (List[int]): Which of a post's regions are in this one of its pictures."""
+    if number == 0:
+        return [i for i, x in enumerate(regions) if isinstance(x, str) or not x.get("image", 0)]
+    return [i for i, x in enumerate(regions) if isinstance(x, dict) and x.get("image", 0) == number]
+
+
+def to_picture(region: Region, number: int) -> Region:
+    """RETURNS (Region): The same box, in another picture of the post. A crop stays the first one's."""
+    if isinstance(region, str):
+        return region
+    own = {key: value for key, value in region.items() if key != "image"}
+    return {**own, "image": number} if number else own
 
 
 def pack_region(region: Region) -> Any:

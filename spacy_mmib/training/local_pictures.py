@@ -4,7 +4,7 @@ pipeline.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -13,8 +13,9 @@ from spacy.tokens import Doc
 
 from ..images.errors import ImageError, describe_kinds
 from ..images.files import bind, refuse_url
-from ..post.extensions import get_regions, get_stored_image, set_image, set_image_error, set_regions
-from ..post.regions import Region
+from ..images.values import to_stored
+from ..post.extensions import get_regions, get_stored_images, set_image_error, set_images, set_regions
+from ..post.regions import Region, to_picture
 
 ImageCheck: TypeAlias = Literal["header", "decode", "none"]
 """How closely pictures are looked at: opened by their header, decoded in full, or only looked up."""
@@ -28,10 +29,11 @@ class PictureCounts:
     """What was found while reading posts.
 
     posts (int): Posts read.
-    with_picture (int): Posts whose picture can be used.
+    with_picture (int): Posts with a picture that can be used.
     missing (int): Posts whose picture file isn't there.
     unreadable (int): Posts whose picture can't be opened.
     refused (int): Posts whose picture path leads out of the image root.
+    dropped_pictures (int): Pictures (not posts) that were left out where another of the post can be used.
     dropped_crops (int): Crops (not posts) that were left out for any of these reasons.
     reasons (Counter[str]): Pictures and crops that were not used, by kind of reason (`images.errors.KINDS`).
     example (Optional[str]): Why the first picture or crop that was not used was not.
@@ -42,6 +44,7 @@ class PictureCounts:
     missing: int = 0
     unreadable: int = 0
     refused: int = 0
+    dropped_pictures: int = 0
     dropped_crops: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     example: str | None = field(default=None, compare=False)
@@ -49,16 +52,17 @@ class PictureCounts:
     @property
     def not_used(self) -> int:
         """RETURNS (int): Pictures and crops that were attached but not used."""
-        return self.missing + self.unreadable + self.refused + self.dropped_crops
+        return self.missing + self.unreadable + self.refused + self.dropped_pictures + self.dropped_crops
 
-    def add(self, outcome: Outcome, errors: Sequence[ImageError]) -> None:
-        """Count a post: what became of its picture, and why that, or its crops, can't be used."""
+    def add(self, outcome: Outcome, pictures: Sequence[ImageError], crops: Sequence[ImageError]) -> None:
+        """Count a post: what became of its pictures, and why those, or its crops, can't be used."""
         self.posts += 1
         if outcome != "absent":
             setattr(self, outcome, getattr(self, outcome) + 1)
-        if outcome in ("with_picture", "absent"):
-            self.dropped_crops += len(errors)
-        for error in errors:
+        if outcome == "with_picture":
+            self.dropped_pictures += len(pictures)
+        self.dropped_crops += len(crops)
+        for error in (*pictures, *crops):
             self.reasons[error.kind] += 1
             self.example = self.example or str(error)
 
@@ -68,10 +72,12 @@ class PictureCounts:
             f"{self.posts} posts, {self.with_picture} with a picture, {self.missing} files missing, "
             f"{self.unreadable} unreadable, {self.refused} outside the image root"
         )
+        if self.dropped_pictures:
+            line += f", {self.dropped_pictures} further pictures left out"
         if self.dropped_crops:
             line += f", {self.dropped_crops} crops of objects left out"
         # Where only files are missing or outside, that has been said.
-        if self.unreadable or self.dropped_crops:
+        if self.unreadable or self.dropped_pictures or self.dropped_crops:
             line += f" ({describe_kinds(self.reasons)})"
         return line
 
@@ -93,38 +99,58 @@ class PictureFolder:
         # at again, so that somebody who repairs them needs no new process.
         self._good: set[str] = set()
 
-    def localize(self, doc: Doc, counts: PictureCounts | None = None) -> Outcome:
-        """Make the paths on a post absolute. A picture that can't be used is taken off together with its
-        objects, a crop alone, and `doc._.image_error` says why.
+    def localize(
+        self, doc: Doc, counts: PictureCounts | None = None, known: Mapping[int, str] | None = None
+    ) -> Outcome:
+        """Make the paths on a post absolute. Pictures that can't be used are taken off together with their
+        objects, crops alone, and `doc._.image_error` says why.
 
         doc (Doc): The post, changed in place.
         counts (Optional[PictureCounts]): Where the post is counted.
-        RETURNS (Outcome): What became of the picture.
+        known (Optional[Mapping[int, str]]): Why pictures can't be used, by their index.
+        RETURNS (Outcome): What became of the pictures: of the first, if none can be used.
         """
-        try:
-            stored = get_stored_image(doc)
-            if stored is not None:
-                set_image(doc, self._localize_value(stored), keep_regions=True)
-        except (TypeError, ValueError) as err:  # not an ImageError: written past the setter
-            error = err if isinstance(err, ImageError) else ImageError(str(err), kind="not_a_picture")
-            outcome: Outcome = "unreadable"
-            if error.kind in ("outside", "missing"):
-                outcome = "refused" if error.kind == "outside" else "missing"
-            errors = [error]
-            set_image(doc, None)
-            set_regions(doc, None)
-            set_image_error(doc, str(error))
+        images = get_stored_images(doc)
+        kept: list[Any] = []
+        places: dict[int, int] = {}  # of those that are kept
+        errors: list[ImageError] = []
+        said: list[str] = []
+        for i, stored in enumerate(images):
+            try:
+                if known is not None and i in known:
+                    raise ImageError(known[i], kind="not_a_picture")
+                value = to_stored(self._localize_value(stored))
+                if value is None:
+                    raise TypeError("there is nothing in its place")
+            except (TypeError, ValueError) as err:  # not an ImageError: written past the setter
+                error = err if isinstance(err, ImageError) else ImageError(str(err), kind="not_a_picture")
+                errors.append(error)
+                said.append(f"picture {i + 1} of {len(images)}: {err}" if len(images) > 1 else str(err))
+            else:
+                places[i] = len(kept)
+                kept.append(value)
+        crops: list[ImageError] = []
+        outcome: Outcome = "with_picture" if kept else "absent"
+        if images:
+            set_images(doc, kept, keep_regions=True)
+        if kept or not images:
+            crops = self._localize_regions(doc, places, len(images))
+            said += [f"some of its objects are left out, the first because: {err}" for err in crops[:1]]
         else:
-            outcome = "absent" if stored is None else "with_picture"
-            errors = self._localize_regions(doc)
-            if errors:
-                set_image_error(doc, f"some of its objects are left out, the first because: {errors[0]}")
+            set_regions(doc, None)
+            outcomes: dict[str, Outcome] = {"outside": "refused", "missing": "missing"}
+            outcome = outcomes.get(errors[0].kind, "unreadable")
+        if said:
+            set_image_error(doc, "; ".join(said))
         if counts is not None:
-            counts.add(outcome, errors)
+            counts.add(outcome, errors, crops)
         return outcome
 
-    def _localize_regions(self, doc: Doc) -> list[ImageError]:
-        """RETURNS (List[ImageError]): Why regions are left out, for each that is."""
+    def _localize_regions(self, doc: Doc, places: Mapping[int, int], n_pictures: int) -> list[ImageError]:
+        """Move regions to where their pictures are now.
+
+        RETURNS (List[ImageError]): Why regions of these are left out, for each that is.
+        """
         try:
             regions = get_regions(doc)
         except TypeError as err:  # written past the setter, by hand or by a foreign program
@@ -133,6 +159,10 @@ class PictureFolder:
         kept: list[Region] = []
         errors: list[ImageError] = []
         for region in regions:
+            number = 0 if isinstance(region, str) else region.get("image", 0)
+            if number < n_pictures and number not in places:
+                continue  # its picture isn't there either
+            region = to_picture(region, places.get(number, number))
             try:
                 kept.append(self._localize_value(region) if isinstance(region, str) else region)
             except ImageError as err:

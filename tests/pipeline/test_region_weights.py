@@ -31,7 +31,7 @@ from thinc.api import Model
 from spacy_mmib.bridge.data import sum_by_region
 from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.fusion.mmib import MMIB
-from spacy_mmib.post.extensions import REGIONS_KEY, set_image, set_region_weights
+from spacy_mmib.post.extensions import REGIONS_KEY, set_images, set_region_weights
 from spacy_mmib.regions.base import region_getters
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
@@ -244,7 +244,7 @@ def test_another_picture_or_other_regions_forget_them(trained, doc):
     doc._.regions = list(BOXES)  # the same
     doc._.image = PICTURE.copy()
     assert weights_of(doc) == before
-    set_image(doc, "elsewhere.png", keep_regions=True)
+    set_images(doc, ["elsewhere.png"], keep_regions=True)
     assert weights_of(doc) == before
     doc._.image = PICTURE[::-1].copy()
     assert weights_of(doc) == [None]
