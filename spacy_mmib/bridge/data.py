@@ -16,9 +16,9 @@ class PictureVectors(list[Floats2d]):
     are. A plain list, from somebody else's layer, is one of which that isn't known.
 
     vectors (Iterable[Floats2d]): Of each post.
-    rows (Sequence[Optional[List[int]]]): Of each post, for each row 0 for the whole picture (or a part of
-        it), and i + 1 for `doc._.regions[i]`; `None` if that is not known. Objects that can't be used have
-        no row.
+    rows (Sequence[Optional[List[int]]]): Of each post, for each row 0 for a whole picture (or a part of it),
+        and i + 1 for `doc._.regions[i]`; `None` if that is not known. Objects that can't be used have no row.
+        If a post has several pictures, the rows of the first come first, then those of the second.
     found (Optional[Sequence[Optional[FoundRegions]]]): At inference, of each post, what was found in its
         picture and isn't attached yet: `set_annotations` does that.
     """
@@ -50,7 +50,7 @@ def sum_by_region(
     rows (Optional[List[int]]): As in `PictureVectors`. If it isn't known, they are taken for the picture and
         all of its objects, if that is their number.
     n_regions (int): Of the doc.
-    RETURNS (numpy.ndarray): A column for the whole picture (all its parts together) and one for each region,
+    RETURNS (numpy.ndarray): A column for whole pictures (all their parts together) and one for each region,
         0 for those that have no vector. No columns without a picture, or if it isn't known what is what.
     """
     n_rows = values.shape[1]

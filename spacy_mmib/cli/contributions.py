@@ -8,7 +8,7 @@ from typer import Option
 
 from ..evaluation.contributions import Contributions, get_contributions, shares
 from ..evaluation.evaluate import predict_examples
-from ..post.extensions import get_image_error, get_regions, get_stored_image
+from ..post.extensions import get_image_error, get_regions, get_stored_images
 from . import app
 
 Post = tuple[Doc, Contributions | None]
@@ -62,12 +62,13 @@ def to_record(model: str, doc: Doc, found: Contributions | None) -> dict[str, An
         values = zip(names, scores, shares(scores))
         return [{what: name, "score": score, "share": share} for name, score, share in values]
 
-    image = get_stored_image(doc)
+    images = [image if isinstance(image, str) else None for image in get_stored_images(doc)]
     return {
         "model": model,
         "component": found and found.component,
         "text": doc.text,
-        "image": image if isinstance(image, str) else None,
+        "image": images[0] if images else None,
+        "images": images,
         "image_error": get_image_error(doc),
         "tokens": rows("text", [token.text for token in doc], found.tokens if found else []),
         "regions": rows("region", [None, *get_regions(doc)], found.regions if found else []),

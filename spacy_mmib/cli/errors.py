@@ -11,7 +11,7 @@ from wasabi import msg
 from ..evaluation.errors import Error, PostChange, count_kinds, predict_both, sort_changes
 from ..evaluation.evaluate import get_roles, read_corpus
 from ..evaluation.posts import entity_to_json
-from ..post.extensions import get_image_error, get_region_weights, get_stored_image
+from ..post.extensions import get_image_error, get_region_weights, get_stored_images
 from ..post.relations import relations_to_json
 from . import app
 
@@ -100,11 +100,12 @@ def to_record(post: PostChange) -> dict[str, Any]:
         values = [{**asdict(error), "said": describe(doc, error)} for error in errors]
         return {**annotations(doc), "errors": values}
 
-    image = get_stored_image(post.doc)
+    images = [image if isinstance(image, str) else None for image in get_stored_images(post.doc)]
     return {
         "post": post.index,
         "text": post.doc.text,
-        "image": image if isinstance(image, str) else None,
+        "image": images[0] if images else None,
+        "images": images,
         "image_error": get_image_error(post.doc),
         "added": len(post.added),
         "repaired": len(post.repaired),

@@ -9,7 +9,7 @@ from ..evaluation.evaluate import evaluate, show_score, tabulate
 from . import app
 
 SHOWN = {"own": "with their pictures", "none": "without pictures", "shuffled": "pictures shuffled"}
-COUNTS = ("with_picture", "missing", "unreadable", "refused", "dropped_crops")
+COUNTS = ("with_picture", "missing", "unreadable", "refused", "dropped_pictures", "dropped_crops")
 
 
 @app.command("evaluate", output=())

@@ -10,7 +10,7 @@ from ..post import extensions
 
 
 def remove_images(examples: Sequence[Example]) -> list[Example]:
-    """RETURNS (List[Example]): Copies of the posts, in order, without picture and objects on `predicted`
+    """RETURNS (List[Example]): Copies of the posts, in order, without pictures and objects on `predicted`
     (`doc._.image_error` says that they were taken away).
     """
     result = []
@@ -22,8 +22,8 @@ def remove_images(examples: Sequence[Example]) -> list[Example]:
 
 
 def shuffle_images(examples: Sequence[Example], seed: int = 0) -> tuple[list[Example], int]:
-    """Copies of posts, each with the picture and the objects of another. Posts without a picture get none,
-    and every picture is used as often as before.
+    """Copies of posts, each with the pictures and the objects of another. Posts without a picture get none,
+    and every picture is used as often as before. The first picture tells posts apart.
 
     RETURNS (Tuple[List[Example], int]): The posts in order, and how many of them have the same picture as
         before, which happens only if one picture belongs to more than half of the posts that have one.
@@ -45,7 +45,7 @@ def shuffle_images(examples: Sequence[Example], seed: int = 0) -> tuple[list[Exa
         doc = docs[i].copy()
         if i in sources:
             source = docs[sources[i]]
-            extensions.set_image(doc, extensions.get_stored_image(source))
+            extensions.copy_images(source, doc)
             extensions.set_regions(doc, extensions.get_regions(source) or None)
             extensions.set_regions_note(doc, extensions.get_regions_note(source))
         result.append(Example(doc, example.reference))

@@ -20,7 +20,8 @@ from spacy.vocab import Vocab
 
 from ..images.errors import ImageError
 from ..images.files import bind
-from ..post.extensions import get_image_key, get_regions, get_regions_note, get_stored_image
+from ..images.values import image_key
+from ..post.extensions import get_regions, get_regions_note, get_stored_images
 from ..post.relations import ASKED, Relation, get_relations
 from ..training.corpus import check_path, read_docs
 from . import EvaluationError, require
@@ -135,7 +136,7 @@ class _Post(NamedTuple):
     """What tells a post from others, and what is annotated."""
 
     text: str  # whatever the case and the spaces
-    picture: str | None  # the same for posts with the same picture
+    pictures: Sequence[str]  # the same for the same picture
     features: tuple[float, ...]  # all columns of `FEATURES` but the last
     pairs: list[tuple[str, float]]  # labels, and the order of head and tail
     entities: list[str] | None  # types, if it is annotated for them
@@ -176,9 +177,12 @@ def _read_post(doc: Doc, root: Path, sizes: dict[str | None, Size], problems: Co
     except ValueError:
         problems["relations that can't be read"] += 1
     entities = [ent.label_ for ent in doc.ents] if doc.has_annotation("ENT_IOB") else None
-    picture, size = look_up_picture(doc, root, sizes)
+    found = [look_up_picture(stored, root, sizes) for stored in get_stored_images(doc)]
+    size = found[0][1] if found else (ABSENT, ABSENT)
     features = (float(regions), float(size[0] != ABSENT), *size, float(len(doc)))
-    return _Post(" ".join(doc.text.split()).casefold(), picture, features, pairs, entities)
+    return _Post(
+        " ".join(doc.text.split()).casefold(), [key for key, _ in found if key], features, pairs, entities
+    )
 
 
 def _get_order(relation: Relation) -> float:
@@ -186,16 +190,13 @@ def _get_order(relation: Relation) -> float:
     return HEAD_FIRST if head_end <= tail_start else TAIL_FIRST if tail_end <= head_start else OVERLAPPING
 
 
-def look_up_picture(doc: Doc, root: Path, sizes: dict[str | None, Size]) -> tuple[str | None, Size]:
-    """RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells the picture of a post from others, and
-    its width and height, which are kept in `sizes`: a picture is opened once.
+def look_up_picture(stored: Any, root: Path, sizes: dict[str | None, Size]) -> tuple[str | None, Size]:
+    """RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells a picture of a post from others, and its width
+    and height, which are kept in `sizes`: a picture is opened once.
     """
     from ..images.reading import probe_image  # imports Pillow
 
-    stored: Any = get_stored_image(doc)
-    if stored is None:
-        return None, (ABSENT, ABSENT)
-    key = f"{root}: {stored}" if isinstance(stored, str) else get_image_key(doc)
+    key = f"{root}: {stored}" if isinstance(stored, str) else image_key(stored)
     try:
         if isinstance(stored, str):
             key = stored = bind(stored, root)
@@ -217,8 +218,7 @@ def _group(posts: Sequence[_Post]) -> Array:
     edges = []
     for i, post in enumerate(posts):
         keys = [("text", post.text)]
-        if post.picture is not None and post.picture != placeholder:
-            keys.append(("picture", post.picture))
+        keys += [("picture", picture) for picture in post.pictures if picture != placeholder]
         edges += [(i, nodes.setdefault(key, len(posts) + len(nodes))) for key in keys]
     n = len(posts) + len(nodes)
     graph = coo_matrix((numpy.ones(len(edges)), tuple(zip(*edges))), shape=(n, n))
@@ -228,10 +228,10 @@ def _group(posts: Sequence[_Post]) -> Array:
 
 def _find_placeholder(posts: Sequence[_Post]) -> str | None:
     """The picture that stands in where there is none: its posts have nothing else in common."""
-    pairs = {(post.picture, post.text) for post in posts}
-    common = Counter(picture for picture, _ in pairs if picture is not None).most_common(2)
+    pairs = {(picture, post.text) for post in posts for picture in post.pictures}
+    common = Counter(picture for picture, _ in pairs).most_common(2)
     (picture, n), (_, n_next) = (*common, (None, 0), (None, 0))[:2]
-    texts = len({text for _, text in pairs})
+    texts = len({post.text for post in posts})
     return picture if n > max(PLACEHOLDER_SHARE * texts, 5 * n_next) else None
 
 

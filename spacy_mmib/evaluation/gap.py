@@ -54,7 +54,8 @@ class Gap:
 
 def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None) -> Gap:
     """Measure how near texts are to their own pictures, compared with other pictures. Posts with the same
-    picture (the same file, or the same pixels) count as having one, with the objects of the first of them.
+    (first) picture (the same file, or the same pixels) count as having one, with the objects of the first of
+    them.
 
     RAISES (EvaluationError): No post has a picture that can be read, or no component can be looked into.
     """

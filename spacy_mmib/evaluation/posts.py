@@ -14,7 +14,7 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.util import get_words_and_spaces
 
-from ..post.extensions import get_confidence, get_image_error, set_image, set_image_error, set_regions
+from ..post.extensions import get_confidence, get_image_error, set_image_error, set_images, set_regions
 from ..post.relations import ASKED, has_relations, read_relations, set_relations
 from ..training.local_pictures import PictureCounts, PictureFolder
 from ..util import one_line
@@ -174,7 +174,7 @@ def make_doc(nlp: Language, record: Record, folder: PictureFolder, counts: Pictu
     """
     fields = _get_fields(record)
     doc = _make_tokens(nlp, fields)
-    problem, kind = None, "box"
+    problem, kind, images, unusable = None, "box", list[str | bytes](), dict[int, str]()
     try:
         set_regions(doc, fields.get("regions"))
     except (TypeError, ValueError) as err:
@@ -187,11 +187,12 @@ def make_doc(nlp: Language, record: Record, folder: PictureFolder, counts: Pictu
             raise PostError(one_line(str(err))) from None
         doc.user_data[RELATIONS_ERROR_KEY] = one_line(str(err))
     try:
-        set_image(doc, _read_image(fields.get("image")))
+        images, unusable = _read_images(fields.get("image"), fields.get("images"))
     except (TypeError, ValueError) as err:
         problem, kind = one_line(str(err)), "not_a_picture"
         set_regions(doc, None)
-    folder.localize(doc, counts)
+    set_images(doc, images)
+    folder.localize(doc, counts, unusable)
     if problem is not None:
         set_image_error(doc, "; ".join(filter(None, (get_image_error(doc), problem))))
         counts.reasons[kind] = counts.reasons.get(kind, 0) + 1
@@ -231,10 +232,25 @@ def _asks(relations: Any) -> bool:
     )
 
 
-def _read_image(value: Any) -> str | bytes | None:
+def _read_images(first: Any, images: Any) -> tuple[list[str | bytes], dict[int, str]]:
+    """The pictures of a post, whose first may be said alone, and why some can't be used, by index."""
+    if images is not None and not isinstance(images, list):
+        raise TypeError(f'"images" is not a list but {_kind(images)}')
+    if images and first not in (None, images[0]):
+        raise ValueError('"image" is not the first of "images": give one of them')
+    found: list[str | bytes] = []
+    unusable = {}
+    for i, value in enumerate(images or ([] if first is None else [first])):
+        try:
+            found.append(_read_image(value))
+        except (TypeError, ValueError) as err:
+            found.append(b"")  # in its place, for the objects of others
+            unusable[i] = one_line(str(err))
+    return found, unusable
+
+
+def _read_image(value: Any) -> str | bytes:
     """A path, or what a data URI holds. Nothing is fetched for it."""
-    if value is None:
-        return None
     if not isinstance(value, str):
         raise TypeError(f'"image" is not a path but {_kind(value)}')
     if value[:5].lower() != "data:":

@@ -81,8 +81,8 @@ def predict(
             print(record["text"], record["entities"])
 
     posts (Iterable[Union[bytes, str, Dict[str, Any]]]): Lines of JSON, or what they hold: objects with "text"
-        or "tokens", and optionally "image" (a path, or a data URI), "regions" and "relations". Blank lines
-        are passed over.
+        or "tokens", and optionally "image" (a path, or a data URI), "images" (a list of these), "regions" and
+        "relations". Blank lines are passed over.
     image_root (Union[str, Path]): The folder relative paths of pictures start from, and that none may leave.
     skip (Optional[Callable[[int, str], None]]): Is told the number of each line that can't be used, or makes
         the pipeline fail, and why; by default it is a warning.

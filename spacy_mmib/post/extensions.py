@@ -124,6 +124,13 @@ def remove_image(doc: Doc) -> None:
         set_image_error(doc, "taken away")
 
 
+def copy_images(source: Doc, doc: Doc) -> None:
+    """Attach the pictures of one doc to another, as `set_images` does, whatever a foreign file has there."""
+    set_image(doc, None)
+    for key in (IMAGE_KEY, IMAGES_KEY):
+        set_entry(doc, key, get_entry(source, key))
+
+
 def get_stored_image(doc: Doc) -> StoredImage:
     """RETURNS (StoredImage): The picture without building an object for it, or whatever a foreign file has
     in its place: whoever reads it says so.
@@ -304,9 +311,9 @@ def get_region_weights(span: Span) -> list[float] | None:
     """What an entity attended to in the picture when C was made (Eq. 17): mean over the attention heads and
     the entity's tokens, of the component that ran last.
 
-    RETURNS (Optional[List[float]]): The weight of the whole picture, then that of each of `doc._.regions`, 0
-        for those that could not be used; their sum is 1. `None` for a post without a (readable) picture and
-        for a span that no component of this package looked at.
+    RETURNS (Optional[List[float]]): The weight of the whole picture (of all, if there are several), then that
+        of each of `doc._.regions`, 0 for those that could not be used; their sum is 1. `None` for a post
+        without a (readable) picture and for a span that no component of this package looked at.
     """
     doc, result = span.doc, None
     if get_stored_image(doc) is not None:

@@ -16,6 +16,7 @@ from ..images.errors import explain, quote
 from ..post.extensions import (
     ERROR_KEY,
     IMAGE_KEY,
+    IMAGES_KEY,
     REGIONS_KEY,
     REGIONS_NOTE_KEY,
     get_regions,
@@ -32,7 +33,7 @@ from .local_pictures import ImageCheck, PictureCounts, PictureFolder
 if TYPE_CHECKING:
     from spacy.language import Language
 
-PICTURE_KEYS = (IMAGE_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY)
+PICTURE_KEYS = (IMAGE_KEY, IMAGES_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY)
 """What of `Doc.user_data` goes from the reference to the predicted doc. Not all of it: user data
 holds gold annotations, such as relations."""
 

@@ -14,7 +14,7 @@ from ..post.extensions import (
     get_image_error,
     get_region_weights,
     get_regions,
-    get_stored_image,
+    get_stored_images,
 )
 from ..post.regions import Region, clip_box
 from ..post.relations import ASKED, get_relations
@@ -122,39 +122,39 @@ def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: boo
 
 
 def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = None) -> dict[str, Any]:
-    """Collect what is shown of the picture of a post.
+    """Collect what is shown of the pictures of a post.
 
     shares (Optional[Sequence[float]]): Shades of the picture and its regions, 0-1, instead of the mean
         weights that entities give them.
-    RETURNS (Dict[str, Any]): The "small" picture, its "regions" (number 0 is the whole picture), those
-        "named" (of which there is more to say than where they are), "errors", and whether one is "attached".
+    RETURNS (Dict[str, Any]): The "pictures" (made small, `None` for one that can't be shown), their "regions"
+        (number 0 is the whole picture, or all of them), those "named" (of which there is more to say than
+        where they are), and "errors".
     """
-    stored = get_stored_image(doc)
-    small, error = try_small(stored, max_size)
+    tried = [try_small(stored, max_size) for stored in get_stored_images(doc)]
+    pictures = [small for small, _ in tried]
     known = get_image_error(doc)
-    errors = [error] if error is not None and error not in (known or "") else []
+    errors = [error for _, error in tried if error is not None and error not in (known or "")]
     errors += [] if known is None else [known]
     regions: list[Region] = []
-    if stored is not None:
+    if pictures:
         try:
             regions = get_regions(doc)
         except TypeError as err:  # written past the setter
             errors.append(str(err))
-    views = [_make_region(i, region, small) for i, region in enumerate(regions, 1)]
+    views = [_make_region(i, region, pictures) for i, region in enumerate(regions, 1)]
     if shares is None:
         given = [get_region_weights(ent) for ent in doc.ents]
         weights = [some for some in given if some is not None and len(some) == len(regions) + 1]
         shares = [sum(column) / len(weights) for column in zip(*weights)]
     if len(shares) == len(regions) + 1:
-        views.insert(0, _describe(0, "the whole picture"))
+        views.insert(0, _describe(0, "the whole picture" if len(pictures) == 1 else "the whole pictures"))
         for view, share in zip(views, shares):
             view["weight"] = _percent(share)
     return {
-        "small": small,
+        "pictures": pictures,
         "regions": views,
         "named": [view for view in views if not _is_bare(view)],
         "errors": errors,
-        "attached": stored is not None,
     }
 
 
@@ -165,18 +165,20 @@ def _is_bare(view: dict[str, Any]) -> bool:
 
 
 def _describe(number: int, name: str, **known: Any) -> dict[str, Any]:
-    """A region: its "box" in pixels, as far as it is inside the picture, or the picture of a ready "crop",
-    "note", why it isn't shown, "weight" in percent.
+    """A region: its "box" in pixels, as far as it is inside the "picture" of that index, or the picture of a
+    ready "crop", "note", why it isn't shown, "weight" in percent.
     """
-    nothing = dict.fromkeys(("score", "box", "crop", "note", "weight"))
+    nothing = dict.fromkeys(("score", "picture", "box", "crop", "note", "weight"))
     return {"number": number, "name": name, **nothing, **known}
 
 
-def _make_region(number: int, region: Region, small: SmallPicture | None) -> dict[str, Any]:
+def _make_region(number: int, region: Region, pictures: list[SmallPicture | None]) -> dict[str, Any]:
     if isinstance(region, str):
         crop, error = try_small(region, CROP_SIZE)
         return _describe(number, "crop", crop=crop, note=error and f"can't be shown: {error}")
-    view = _describe(number, region["label"] or OBJECT, score=region["score"])
+    at = region.get("image", 0)
+    view = _describe(number, region["label"] or OBJECT, score=region["score"], picture=at)
+    small = pictures[at] if at < len(pictures) else None
     if small is not None:
         try:
             view["box"] = clip_box(region["box"], small.width, small.height)

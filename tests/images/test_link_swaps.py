@@ -222,9 +222,9 @@ def test_crops_of_a_getter(folder, encoder):
 
 def test_audit_looks_inside_only(folder):
     doc = from_corpus(folder)
-    assert look_up_picture(doc, folder / "corpus", {})[1] == (40.0, 30.0)
+    assert look_up_picture(doc._.image, folder / "corpus", {})[1] == (40.0, 30.0)
     swap(folder, "img/a.png")
-    assert look_up_picture(doc, folder / "corpus", {})[1] == (-1.0, -1.0)
+    assert look_up_picture(doc._.image, folder / "corpus", {})[1] == (-1.0, -1.0)
 
 
 def test_regions_stay_bound(folder):
