@@ -191,8 +191,8 @@ def _get_order(relation: Relation) -> float:
 
 
 def look_up_picture(stored: Any, root: Path, sizes: dict[str | None, Size]) -> tuple[str | None, Size]:
-    """RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells a picture of a post from others, and its width
-    and height, which are kept in `sizes`: a picture is opened once.
+    """RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells a picture of a post from others, and
+    its width and height, which are kept in `sizes`: a picture is opened once.
     """
     from ..images.reading import probe_image  # imports Pillow
 

@@ -12,6 +12,7 @@ from spacy.tokens import Doc, Span
 
 from ..images.values import ACCEPTED, StoredImage, from_stored, image_key, is_missing, to_stored
 from ..util import warn
+from .boxes import ENTITY_REGIONS_KEY, get_boxes, get_region, set_boxes
 from .regions import FoundRegions, Region, normalize_regions, pack_region
 from .relations import get_relations as get_relations
 from .relations import read_relations, set_relations
@@ -103,11 +104,11 @@ def set_images(doc: Doc, values: Any, *, keep_regions: bool = False) -> None:
 def _attach(doc: Doc, stored: Sequence[StoredImage], keep_regions: bool = False) -> None:
     before = get_stored_images(doc)
     if not (stored and before):
-        set_entry(doc, REGION_WEIGHTS_KEY, None)
+        _forget_looks(doc)
     elif not keep_regions:
         keys, known = ([image_key(x) for x in some] for some in (stored, before))
         if keys != known:
-            set_entry(doc, REGION_WEIGHTS_KEY, None)
+            _forget_looks(doc)
         if keys[: len(known)] != known:
             set_regions(doc, None)
     first, *more = [pack_path(x) if isinstance(x, str) else x for x in stored] or [None]
@@ -129,6 +130,12 @@ def copy_images(source: Doc, doc: Doc) -> None:
     set_image(doc, None)
     for key in (IMAGE_KEY, IMAGES_KEY):
         set_entry(doc, key, get_entry(source, key))
+
+
+def _forget_looks(doc: Doc) -> None:
+    """Forget what components saw in a picture, or with regions, that are there no longer."""
+    for key in (REGION_WEIGHTS_KEY, ENTITY_REGIONS_KEY):
+        set_entry(doc, key, None)
 
 
 def get_stored_image(doc: Doc) -> StoredImage:
@@ -197,7 +204,7 @@ def set_regions(doc: Doc, value: Any) -> None:
         before = []
     set_entry(doc, REGIONS_SOURCE_KEY, None)
     if (regions or []) != before:
-        set_entry(doc, REGION_WEIGHTS_KEY, None)
+        _forget_looks(doc)
     if not any(region in before for region in regions or ()):
         set_regions_note(doc, None)
     set_entry(doc, REGIONS_KEY, None if regions is None else [pack_region(x) for x in regions])
@@ -331,6 +338,8 @@ ATTRIBUTES: tuple[tuple[Any, str, Any, Any], ...] = (
     (Doc, "relations", read_relations, set_relations),
     (Span, "confidence", get_confidence, None),
     (Span, "region_weights", get_region_weights, None),
+    (Span, "boxes", get_boxes, set_boxes),
+    (Span, "region", get_region, None),
 )
 """Of which class, name, getter and setter."""
 
