@@ -13,8 +13,9 @@ import typer
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
-from project.demo.drawing import draw_post_picture
+from project.demo.drawing import DECIDING, draw_post_picture
 from project.demo.texts import Post, Shares, known_words, make_name, make_plans, make_post
+from spacy_mmib.post.boxes import set_boxes
 from spacy_mmib.post.extensions import set_image, set_regions
 from spacy_mmib.post.relations import set_relations
 
@@ -59,6 +60,10 @@ def make_demo_data(output: Path, counts: dict[str, int], *, seed: int = 0) -> No
                 set_image(doc, path)
                 # Boxes only: the kind of an object would give the answer away.
                 set_regions(doc, [thing.box for thing in picture.objects])
+                # What the names are of: all have the type that the picture shows.
+                deciding = [x.box for x in picture.objects if DECIDING.get(x.kind) == post.plan.label]
+                for ent in doc.ents:
+                    set_boxes(ent, deciding)
             docs.append(doc)
         DocBin(docs=docs, store_user_data=True).to_disk(output / f"{split}.spacy")
 

@@ -8,6 +8,7 @@ import numpy
 from spacy.tokens import Doc
 from thinc.types import Floats1d, Floats2d
 
+from ..post.boxes import EntityRegion
 from ..post.regions import FoundRegions
 
 
@@ -107,6 +108,8 @@ class PostVectors:
     posteriors (Posteriors): In training, if the layer's attribute "watch" is set, of a fusion that has
         any. No gradient.
     found (List[Optional[FoundRegions]]): From `encode_posts`, as in `PictureVectors`. No gradient.
+    text, image (List[Floats2d]): From `encode_posts`, what C was made of. No gradient of `text`.
+    rows (List[Optional[List[int]]]): From `encode_posts`, as in `PictureVectors`. No gradient.
     """
 
     context: list[Floats2d]
@@ -115,22 +118,46 @@ class PostVectors:
     weights: list["numpy.ndarray[Any, Any]"] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
     found: list[FoundRegions | None] = field(default_factory=list)
+    text: list[Floats2d] = field(default_factory=list)
+    image: list[Floats2d] = field(default_factory=list)
+    rows: list[list[int] | None] = field(default_factory=list)
 
 
 @dataclass
 class NERInput:
     """What goes into the entity head: C, and in training the gold, int64 a token: 0 for O, 2j + 1 for B and
-    2j + 2 for I of label j, -1 where it is unknown.
+    2j + 2 for I of label j, -1 where it is unknown. Or, to be asked for the probabilities of entities, these:
+    post, first token and one past the last, label.
     """
 
     context: list[Floats2d]
     tags: list["numpy.ndarray[Any, Any]"] | None = None
+    spans: list[tuple[int, int, int, int]] | None = None
+
+
+@dataclass
+class PointerInput:
+    """What goes into a pointer, of posts with at least one entity each.
+
+    context, image (List[Floats2d]): C, and the picture vectors.
+    objects (List[numpy.ndarray]): Of each post, float32, which row of its picture vectors (a row) is of the
+        whole picture (column 0) and of each of `doc._.regions`: 1 for yes. No columns without a picture.
+    spans (List[List[Tuple[int, int]]]): First token and one past the last of each entity.
+    targets (Optional[List[List[List[int]]]]): In training, for each entity the columns of `objects` that it
+        is, 0 for "not in the picture"; empty where that isn't known.
+    """
+
+    context: list[Floats2d]
+    image: list[Floats2d]
+    objects: list["numpy.ndarray[Any, Any]"]
+    spans: list[list[tuple[int, int]]]
+    targets: list[list[list[int]]] | None = None
 
 
 class DecodedEntities(NamedTuple):
     """The entities of one post: the first token of each, one past its last token, the index of its label, and
     its probability under the CRF, 0-1. `weights` are those of all tokens, `found` is what was found in the
-    picture, as in `PostVectors`.
+    picture, as in `PostVectors`; `regions` says which object each entity is, if somebody has looked.
     """
 
     starts: list[int]
@@ -139,6 +166,7 @@ class DecodedEntities(NamedTuple):
     confidences: list[float]
     weights: "numpy.ndarray[Any, Any] | None" = None
     found: FoundRegions | None = None
+    regions: list[EntityRegion] | None = None
 
 
 PairArray: TypeAlias = "numpy.ndarray[Any, Any]"

@@ -50,21 +50,26 @@ class NERHead(nn.Module):
         context: torch.Tensor,
         mask: torch.Tensor,
         tags: torch.Tensor | None = None,
+        spans: list[tuple[int, int, int, int]] | None = None,
         *,
         training: bool = False,
     ) -> Any:
-        """The loss if gold tags are given, the best entities otherwise; in float32, whatever C is in.
+        """The loss if gold tags are given, probabilities of entities if those are, otherwise the best
+        entities; in float32, whatever C is in.
 
         context (torch.Tensor): C, (b, n, d).
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
         tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown.
+        spans (Optional[List[Tuple[int, int, int, int]]]): As in `entity_probabilities`.
         training (bool): Makes no difference.
-        RETURNS (Union[torch.Tensor, List[DecodedEntities]]): Negative log-likelihood, mean over posts,
-            (1,); or the entities of each post.
+        RETURNS (Union[torch.Tensor, List[DecodedEntities], List[float]]): Negative log-likelihood, mean over
+            posts, (1,); or the entities of each post; or a probability a span.
         """
         emissions = self.emission(context.to(self.emission.weight.dtype))
         if tags is not None:
             return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
+        if spans is not None:
+            return self.entity_probabilities(emissions, mask, spans)
         return self.decode(emissions, mask)
 
     def negative_log_likelihood(
@@ -167,8 +172,9 @@ class NERHead(nn.Module):
 
 
 def crf_layer() -> Model[NERInput, Any]:
-    """RETURNS (Model[NERInput, Union[List[DecodedEntities], Floats1d]]): Entities of each post, or with gold
-    tags the loss, shape (1,); its gradient callback gives d(context).
+    """RETURNS (Model[NERInput, Union[List[DecodedEntities], List[float], Floats1d]]): Entities of each post,
+    or probabilities of those that are given, or with gold tags the loss, shape (1,); its gradient callback
+    gives d(context).
     """
     layer = wrap_module(NERHead, _convert_inputs, _convert_outputs)
     layer.name = "ner_head"
@@ -187,7 +193,7 @@ def _convert_inputs(
     def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
         return unpad(d_inputs.args[0], [len(x) for x in X.context])
 
-    return ArgsKwargs(args=(context, mask, tags), kwargs={}), backprop
+    return ArgsKwargs(args=(context, mask, tags, X.spans), kwargs={}), backprop
 
 
 def _convert_outputs(

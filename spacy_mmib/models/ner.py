@@ -1,4 +1,4 @@
-"""`spacy-mmib.NER.v1`: text encoder, picture encoder, any fusion, CRF."""
+"""`spacy-mmib.NER.v1`: text encoder, picture encoder, any fusion, CRF, and on demand a pointer at objects."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from spacy.util import registry
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import FusionInput, PostVectors
+from ..bridge.data import FusionInput, PointerInput, PostVectors
 from ..heads.crf import crf_layer
 from .post_encoder import encode_posts, make_model
 
@@ -18,6 +18,7 @@ def build_ner_v1(
     fusion: Model[FusionInput, PostVectors] | None,
     img2vec: Model[list[Doc], list[Floats2d]] | None = None,
     *,
+    pointer: Model[PointerInput, Any] | None = None,
     hidden_size: int | None = None,
     mixed_precision: bool = False,
     grad_scaler_config: dict[str, Any] | None = None,
@@ -31,12 +32,15 @@ def build_ner_v1(
         makes picture-aware text vectors of text and picture vectors. `None`: the text vectors as they are.
     img2vec (Optional[Model[List[Doc], List[Floats2d]]]): Picture vectors, a row a region, row 0 the whole
         picture, no rows without a picture. `None` with a fusion that doesn't look at pictures.
+    pointer (Optional[Model[PointerInput, Any]]): `spacy-mmib.Pointer.v1`: says which object of the picture an
+        entity is (`ent._.region`), and learns it from `ent._.boxes`. `None`: nobody says it.
     hidden_size (Optional[int]): d. `None`: the width of the text vectors; another number projects them.
     mixed_precision (bool): Run the fusion in half precision where that is safe. GPU only, and not together
         with [training] accumulate_gradient above 1: Thinc unscales what is accumulated once more each time.
     grad_scaler_config (Optional[Dict[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
     RETURNS (Model[List[Doc], PostVectors]): Gives C; its ref "head" makes entities or a loss of it.
-    RAISES (ValueError): The fusion needs pictures, and there is no picture encoder.
+    RAISES (ValueError): The fusion needs pictures, and there is no picture encoder; or a pointer has no
+        pictures to point at.
     """
     return make_model(
         "ner",
@@ -45,6 +49,7 @@ def build_ner_v1(
         tok2vec,
         fusion,
         img2vec,
+        pointer=pointer,
         hidden_size=hidden_size,
         mixed_precision=mixed_precision,
         grad_scaler_config=grad_scaler_config,

@@ -15,7 +15,7 @@ from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
 
 LAYERS = ("tok2vec", "img2vec", "fusion", "head")
-"""Sub-layers of a model, its refs."""
+"""Sub-layers of a model, its refs; some have a "pointer" besides."""
 
 FuseGradient: TypeAlias = Callable[[PostVectors], tuple[list[Floats2d], list[Floats2d]]]
 
@@ -28,6 +28,7 @@ def make_model(
     fusion: Model[Any, Any] | None = None,
     img2vec: Model[Any, Any] | None = None,
     *,
+    pointer: Model[Any, Any] | None = None,
     hidden_size: int | None = None,
     mixed_precision: bool = False,
     grad_scaler_config: dict[str, Any] | None = None,
@@ -38,6 +39,7 @@ def make_model(
     name (str): Of the model.
     forward (Callable): Runs them.
     head (Model): Gets the fusion's vectors, or without a fusion those of the text as they are.
+    pointer (Optional[Model]): Gets them too, with the picture's.
     attrs (Optional[Dict[str, Any]]): What the weights depend on: a saved model brings these along.
     RETURNS (Model): The model, with the sub-layers as refs; `img2vec` only if the fusion has use for it.
     RAISES (ValueError): The fusion needs pictures, and there is no picture encoder.
@@ -49,9 +51,13 @@ def make_model(
             f"The fusion {fusion.name} needs picture vectors: add a block [...model.img2vec], for example "
             'with @architectures = "spacy-mmib.TorchvisionEncoder.v1".'
         )
+    if pointer is not None and img2vec is None:
+        raise ValueError("A pointer points at objects in pictures, but this model's fusion looks at none.")
     if mixed_precision and fusion is not None:
         fusion.shims[0].use_mixed_precision(grad_scaler_config)
     layers = dict(zip(LAYERS, (tok2vec, img2vec, fusion, head)))
+    if pointer is not None:
+        layers["pointer"] = pointer
     return Model(
         name,
         forward,
@@ -77,8 +83,8 @@ def _init(
         if not docs:
             raise ValueError("The width of the tok2vec layer can't be inferred without any example.")
         width = int(tok2vec.predict(docs[:1])[0].shape[1])
+    image_width: int | None = 0
     if fusion is not None:
-        image_width = 0
         if img2vec is not None:
             img2vec.initialize(X=docs or None)
             image_width = img2vec.maybe_get_dim("nO")
@@ -94,6 +100,9 @@ def _init(
         width = build_fusion(fusion, text_width=width, image_width=image_width, width=hidden_size or width)
     n_labels = model.get_dim("nO")
     head.initialize(X={"width": width, "n_labels": n_labels})
+    pointer = model.maybe_get_ref("pointer")
+    if pointer is not None:
+        pointer.initialize(X={"width": width, "image_width": image_width})
     head.set_dim("nI", width, force=True)
     head.set_dim("nO", n_labels, force=True)
 
@@ -128,13 +137,16 @@ def encode_posts(
         d_text, d_image = ([model.ops.xp.zeros_like(x) for x in vectors] for vectors in (text, image))
         for i, d_text_rows, d_image_rows in zip(rows, *backprop_fusion(d_rows)):
             d_text[i], d_image[i] = d_text_rows, d_image_rows
+        for i, d_image_rows in enumerate(dY.image):  # of a pointer, which looks at the picture itself
+            d_image[i] = d_image[i] + d_image_rows
         # Also where nothing is learned from this batch: only the last listener of a shared encoder makes
         # it learn, from what all of them have handed in.
         backprop_image(d_image)
         d_docs: list[Doc] = backprop_text(d_text)
         return d_docs
 
-    return replace(Y, context=context, weights=weights, found=image.found), backprop
+    Y = replace(Y, context=context, weights=weights, found=image.found)
+    return replace(Y, text=text, image=image, rows=image.rows), backprop
 
 
 def encode_pictures(

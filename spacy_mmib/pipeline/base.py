@@ -292,7 +292,9 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         task_loss, gradient = self._get_loss(gold, output)
         full_like = self.model.ops.xp.full_like
         d_losses = {k: full_like(value, weights[k]) for k, value in output.losses.items() if k in weights}
-        backprop(type(output)(gradient, d_losses))
+        d_output = type(output)(gradient, d_losses)
+        self._add_losses(examples, output, d_output, weights)
+        backprop(d_output)
         # Afterwards: a picture encoder may have searched for the regions.
         self._note_leaks({get_regions_note(doc) for doc in docs})
         losses[f"{self.name}_task"] += task_loss
@@ -325,6 +327,11 @@ class MMIBPipe(RobustPipe, TrainablePipe):
     def _get_loss(self, gold: list[Any], output: Any) -> tuple[float, Any]:
         raise NotImplementedError
 
+    def _add_losses(
+        self, examples: list[Example], output: Any, d_output: Any, weights: Mapping[str, float]
+    ) -> None:
+        """Add losses of further heads to those that the model gave, and their gradients to its gradient."""
+
     def _find_label(self, label: str, reference: Doc) -> int:
         """RETURNS (int): The number of a gold label."""
         if label not in self.cfg["labels"]:
@@ -347,9 +354,10 @@ def _make_weights(
     loss_weights: Mapping[str, LossWeight | None],
     old_weights: Sequence[LossWeight | None],
 ) -> dict[str, Weight]:
-    """RETURNS (Dict[str, Weight]): Of each loss of the model's fusion."""
-    fusion = model.maybe_get_ref("fusion")
-    defaults: dict[str, LossWeight] = {} if fusion is None else fusion.attrs["losses"]
+    """RETURNS (Dict[str, Weight]): Of each loss of the model's fusion and pointer."""
+    defaults: dict[str, LossWeight] = {}
+    for layer in map(model.maybe_get_ref, ("fusion", "pointer")):
+        defaults.update({} if layer is None else layer.attrs["losses"])
     given = {loss: value for loss, value in loss_weights.items() if value is not None}
     for loss in given:
         if loss not in defaults:

@@ -1,16 +1,25 @@
 """`mmib_ner`: named entities from the text and the picture of a post."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example, biluo_to_iob
+from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..bridge.data import NERInput, PostVectors
-from ..post.extensions import get_predicted, set_found_regions, set_predicted, set_region_weights
+from ..bridge.data import DecodedEntities, NERInput, PointerInput, PostVectors, sum_by_region
+from ..post.boxes import ENTITY_REGIONS_KEY, EntityRegion, get_boxes, has_boxes, is_one_of, set_entity_regions
+from ..post.extensions import (
+    count_regions,
+    get_predicted,
+    get_regions,
+    set_found_regions,
+    set_predicted,
+    set_region_weights,
+)
 from .base import SETTINGS, LossWeight, MMIBPipe
 from .locking import lock_transformers
 from .replacing import replace_listeners_by_path
@@ -36,6 +45,10 @@ DEFAULT_MODEL = {
     "fusion": {"@architectures": "spacy-mmib.MMIB.v1"},
 }
 
+Locate: TypeAlias = Literal["pointer", "occlusion"] | None
+LOOKING = {"pointer": "pointer", "occlusion": "img2vec"}
+"""What says which object an entity is, and the sub-layer it needs."""
+
 MOST_PADDING = 1.25
 """Tokens with padding to tokens without, in a group of any size worth the while."""
 
@@ -46,7 +59,12 @@ WORTHWHILE = 512
 @Language.factory(
     "mmib_ner",
     assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
-    default_config={"model": DEFAULT_MODEL, **SETTINGS, "scorer": {"@scorers": "spacy-mmib.ner_scorer.v1"}},
+    default_config={
+        "model": DEFAULT_MODEL,
+        **SETTINGS,
+        "locate": "pointer",
+        "scorer": {"@scorers": "spacy-mmib.ner_scorer.v1"},
+    },
     default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
 )
 def make_mmib_ner(
@@ -59,6 +77,7 @@ def make_mmib_ner(
     alignment_weight: LossWeight | None,
     max_batch_tokens: int,
     lock_transformer: bool,
+    locate: Locate,
     scorer: Callable[..., Any] | None,
 ) -> "MMIBEntityRecognizer":
     """Create the component from a config; `MMIBPipe` says what the settings do.
@@ -75,6 +94,7 @@ def make_mmib_ner(
         loss_weights=loss_weights,
         old_weights=(beta1, beta2, alignment_weight),
         max_batch_tokens=max_batch_tokens,
+        locate=locate,
         scorer=scorer,
     )
 
@@ -88,6 +108,21 @@ class MMIBEntityRecognizer(MMIBPipe):
     """
 
     annotations = "entities (doc.ents)"
+
+    def __init__(
+        self, vocab: Vocab, model: Model[Any, Any], name: str, *, locate: Locate = "pointer", **settings: Any
+    ) -> None:
+        """Create the component; `MMIBPipe` has the other settings.
+
+        locate (Optional[str]): What says which object of the picture an entity is (`ent._.region`): the
+            "pointer" of the model, if it has one, or "occlusion", which needs no training but runs fusion and
+            head once more for each object; `None` for nothing.
+        RAISES (ValueError): Another value of `locate`.
+        """
+        super().__init__(vocab, model, name, **settings)
+        if locate not in (None, *LOOKING):
+            raise ValueError(f"{name}: locate is {locate!r}; choose {', '.join(LOOKING)}, or null.")
+        self.locate = locate
 
     def _find_labels(self, examples: Iterable[Example]) -> set[str]:
         return {ent.label_ for example in examples for ent in example.reference.ents}
@@ -106,12 +141,43 @@ class MMIBEntityRecognizer(MMIBPipe):
             decoded = head.predict(NERInput(vectors.context))
             for i, entities, of_tokens, found in zip(group, decoded, weights, vectors.found):
                 predictions[i] = entities._replace(weights=of_tokens, found=found)
+            if self.locate and self.model.maybe_get_ref(LOOKING[self.locate]) is not None:
+                for i, regions in self._locate(docs, vectors, {i: predictions[i] for i in group}):
+                    predictions[i] = predictions[i]._replace(regions=regions)
         return predictions
 
+    def _locate(
+        self, docs: list[Doc], vectors: PostVectors, predictions: dict[int, DecodedEntities]
+    ) -> list[tuple[int, list[EntityRegion]]]:
+        """RETURNS (List[Tuple[int, List[EntityRegion]]]): Of those of a group of posts that have entities:
+        what each of these is.
+        """
+        posts, where, objects = [], [], []
+        for at, (i, entities) in enumerate(predictions.items()):
+            of = _get_objects(vectors, at, count_regions(docs[i], entities.found))
+            if entities.starts and of is not None:
+                posts.append(i)
+                where.append(at)
+                objects.append(of)
+        if not posts:
+            return []
+        context, text, image = (
+            [x[at] for at in where] for x in (vectors.context, vectors.text, vectors.image)
+        )
+        some = [predictions[i] for i in posts]
+        if self.locate == "occlusion":
+            from ..models.occlusion import find_by_occlusion
+
+            some_docs = [docs[i] for i in posts]
+            return list(zip(posts, find_by_occlusion(self.model, some_docs, text, image, some, objects)))
+        spans = [list(zip(entities.starts, entities.ends)) for entities in some]
+        found = self.model.get_ref("pointer").predict(PointerInput(context, image, objects, spans))
+        return list(zip(posts, found))
+
     def set_annotations(self, docs: Iterable[Doc], predictions: list[Any]) -> None:
-        """Write predicted entities to `doc.ents`, their confidences to `ent._.confidence`, and what they
-        attended to in the picture to `ent._.region_weights`; first to `doc._.regions` what a region getter
-        found.
+        """Write predicted entities to `doc.ents`, their confidences to `ent._.confidence`, what they
+        attended to in the picture to `ent._.region_weights`, and which object they are to `ent._.region`;
+        first to `doc._.regions` what a region getter found.
         """
         labels = self.cfg["labels"]
         for doc, entities in zip(docs, predictions):
@@ -122,8 +188,8 @@ class MMIBEntityRecognizer(MMIBPipe):
             own = [e for e in doc.ents if (e.start_char, e.end_char, e.label_) in before]
             taken = {token.i for token in doc if token.ent_iob_ in ("B", "I")}
             taken.difference_update(token.i for ent in own for token in ent)
-            found, confidences, weights = [], {}, {}
-            for start, end, label, confidence in zip(*entities[:4]):
+            found, confidences, weights, regions = [], {}, {}, {}
+            for i, (start, end, label, confidence) in enumerate(zip(*entities[:4])):
                 # spaCy has no entities that begin or end with white space.
                 while start < end and doc[start].is_space:
                     start += 1
@@ -136,8 +202,12 @@ class MMIBEntityRecognizer(MMIBPipe):
                     if entities.weights is not None and entities.weights.shape[1]:
                         mean = entities.weights[start:end].mean(axis=0)
                         weights[span.start_char, span.end_char] = mean
+                    if entities.regions is not None:
+                        regions[span.start_char, span.end_char] = entities.regions[i]
             set_predicted(doc, self.name, confidences)
             set_region_weights(doc, self.name, weights)
+            if regions or ENTITY_REGIONS_KEY in doc.user_data:
+                set_entity_regions(doc, self.name, regions)
             predicted = {token.i for span in found for token in span}
             rest = [doc[i : i + 1] for i in range(len(doc)) if i not in taken and i not in predicted]
             doc.set_ents(found, outside=rest, default="unmodified")
@@ -156,6 +226,46 @@ class MMIBEntityRecognizer(MMIBPipe):
             d_context[i] = d_rows
         return float(loss[0]), d_context
 
+    def _add_losses(
+        self, examples: list[Example], output: Any, d_output: Any, weights: Mapping[str, float]
+    ) -> None:
+        """Let the pointer learn from entities with `ent._.boxes`; see `spacy-mmib.Pointer.v1`."""
+        pointer = self.model.maybe_get_ref("pointer")
+        if pointer is None or "pointer" not in weights:
+            return
+        taught = [(i, *self._get_targets(example, output, i)) for i, example in enumerate(examples)]
+        taught = [row for row in taught if row[2]]
+        output.losses["pointer"] = self.model.ops.alloc1f(1)
+        if not taught:
+            return
+        posts, objects, spans, targets = map(list, zip(*taught))
+        context, image = ([x[i] for i in posts] for x in (output.context, output.image))
+        loss, backprop = pointer.begin_update(PointerInput(context, image, objects, spans, targets))
+        output.losses["pointer"] = loss
+        d_output.image = [self.model.ops.xp.zeros_like(x) for x in output.image]
+        d_loss = self.model.ops.xp.full_like(loss, weights["pointer"])
+        for i, d_context, d_image in zip(posts, *backprop(d_loss)):
+            d_output.context[i] = d_output.context[i] + d_context
+            d_output.image[i] = d_image
+
+    def _get_targets(self, example: Example, output: PostVectors, i: int) -> tuple[Any, list[Any], list[Any]]:
+        """RETURNS (Tuple): `objects`, `spans` and `targets` of a post, as in `PointerInput`."""
+        doc, spans, targets = example.predicted, [], []
+        objects = _get_objects(output, i, count_regions(doc)) if has_boxes(example.reference) else None
+        if objects is not None and objects.shape[1]:
+            regions = get_regions(doc)
+            for ent in example.reference.ents:
+                boxes = get_boxes(ent)
+                if boxes is None:
+                    continue
+                seen = {j for j, region in enumerate(regions, 1) if is_one_of(region, boxes)}
+                right = [j for j in seen if objects[:, j].any()] if boxes else [0]
+                aligned = example.get_aligned_spans_y2x([ent])
+                if aligned and right:
+                    spans.append((aligned[0].start, aligned[0].end))
+                    targets.append(right)
+        return objects, spans, targets
+
     def _get_tags(self, example: Example) -> "numpy.ndarray[Any, Any]":
         """RETURNS (numpy.ndarray): Tags as in `NERInput`. Tokens whose gold is missing (`-`) or can't be
         aligned with the tokenization are unknown, not O.
@@ -171,6 +281,13 @@ class MMIBEntityRecognizer(MMIBPipe):
                 number = self._find_label(label, example.reference)
                 tags[i] = 2 * number + (1 if prefix == "B" else 2)
         return tags
+
+
+def _get_objects(vectors: PostVectors, i: int, n_regions: int) -> "numpy.ndarray[Any, Any] | None":
+    """RETURNS (Optional[numpy.ndarray]): As in `PointerInput`; `None` if what the rows are isn't known."""
+    n_rows = len(vectors.image[i])
+    objects = sum_by_region(numpy.eye(n_rows, dtype="float32"), vectors.rows[i], n_regions)
+    return None if n_rows and not objects.shape[1] else objects
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

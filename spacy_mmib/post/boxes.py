@@ -1,7 +1,8 @@
 """Which object of the picture an entity is: gold boxes of entities, and the regions that components found."""
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from spacy.tokens import Doc, Span
 
@@ -28,7 +29,8 @@ SAME = 0.5
 """Intersection over union from which on two boxes count as the same object, as in published scores."""
 
 
-class EntityRegion(NamedTuple):
+@dataclass(frozen=True)
+class EntityRegion:
     """Which object an entity is, as a component found.
 
     index (Optional[int]): Of `doc._.regions`; `None`: the entity is not in the picture.
