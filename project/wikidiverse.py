@@ -15,7 +15,7 @@ from spacy.tokens import Doc, Span
 from spacy.util import filter_spans, get_words_and_spaces
 
 from project.facts import SPLIT_NAMES
-from project.tagged import FormatError, Split, join_surrogates
+from project.tagged import FormatError, Split, find_split_file, join_surrogates
 
 LINK = re.compile(r"ttps?://\S+")
 """Some of the published links lack their first letter, or have others before it."""
@@ -23,11 +23,8 @@ LINK = re.compile(r"ttps?://\S+")
 
 def find_wikidiverse_text(data: Path, split: str) -> Path:
     """RETURNS (Path): The file of a split. Raises `FormatError` if there is none, or more than one."""
-    found = [path for name in SPLIT_NAMES[split] if (path := data / f"{name}.json").is_file()]
-    if len(found) != 1:
-        expected = data / f"{SPLIT_NAMES[split][0]}.json"
-        raise FormatError(f"There is no file {expected}." if not found else f"Keep one of {found}.")
-    return found[0]
+    names = SPLIT_NAMES[split]
+    return find_split_file([data], names, f"{data / names[0]}.json", ".json")
 
 
 def read_records(path: Path) -> list[tuple[str, str, list[Any]]]:
@@ -64,14 +61,16 @@ def read_wikidiverse(path: Path) -> Split:
         if not text.strip():
             split.counts["empty_posts"] += 1
             continue
-        places = []
+        places, where = [], f"{path}, post {number}"
         for mention in mentions:
             kinds = [type(part) for part in mention] if isinstance(mention, list) else []
             if kinds != [str, str, int, int, str] or not mention[1].strip():
                 raise FormatError(
-                    f"{path}, post {number}: expected [text, type, first character, one past the last, URL] "
-                    f"instead of {str(mention)[:80]}."
+                    f"{where}: expected [text, type, first character, one past the last, URL] instead of "
+                    f"{str(mention)[:80]}."
                 )
+            for part in (mention[1], mention[4]):
+                join_surrogates(part, where)
             place = find_mention(text, *mention)
             if place is None:
                 split.counts["lost"] += 1

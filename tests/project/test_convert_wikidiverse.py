@@ -88,6 +88,7 @@ def test_mentions_types_links_and_pictures(data, tmp_path):
         (json.dumps([*POSTS, ["a", "b", "c"]]), r"post 4: expected \[caption"),
         (json.dumps([["a", 1, "c", []]]), r"post 1: expected \[caption"),
         (json.dumps([["a\ud800", URL, "c", []]]), "half of a surrogate pair"),
+        (json.dumps([["Ann", URL, "c", [["Ann", "\ud800", 0, 3, ""]]]]), "half of a surrogate pair"),
         (json.dumps([["Ann", URL, "c", [["Ann", "", 0, 3, ""]]]]), r"post 1: expected \[text, type"),
         (json.dumps([["Ann", URL, "c", [["Ann", "X", "0", 3, ""]]]]), r"expected \[text, type"),
         (json.dumps([["Ann", URL, "c", [{"text": "Ann"}]]]), r"expected \[text, type"),
