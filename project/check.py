@@ -15,6 +15,7 @@ from wasabi import msg
 
 from project import pictures as opts
 from project.facts import PUBLISHED, SPLITS, Counts, Version, count_docs, digest_docs, name_version
+from project.gmner import add_boxes
 from project.mnre import find_mnre_text, read_mnre_split
 from project.pictures import (
     Folders,
@@ -26,6 +27,7 @@ from project.pictures import (
     guess_layout,
 )
 from project.tagged import FormatError, Split, find_twitter_text, read_tagged, read_twitter_text
+from project.wikidiverse import find_wikidiverse_text, read_wikidiverse
 from spacy_mmib.images.reading import ImageError, probe_image
 from spacy_mmib.regions.crops import LayoutError
 
@@ -63,7 +65,7 @@ class Report:
 
 
 def main(
-    dataset: Annotated[str, typer.Argument(help="twitter15, twitter17 or mnre")],
+    dataset: Annotated[str, typer.Argument(help=", ".join(PUBLISHED))],
     data: opts.Data = "",
     images: opts.Images = "",
     crops: opts.Crops = "",
@@ -99,17 +101,26 @@ def check_data(
     """
     report = Report(dataset, folders)
     splits: dict[str, Split] = {}
-    mnre = dataset == "mnre"
+    kind = PUBLISHED[dataset]["format"]
+    mnre = kind == "mnre"
+    finders = {"mnre": find_mnre_text, "wikidiverse": find_wikidiverse_text}
     for split in SPLITS:
         try:
-            path = (find_mnre_text if mnre else find_twitter_text)(folders.data, split)
+            path = finders.get(kind, find_twitter_text)(folders.data, split)
             report.texts[split] = str(path)
             if mnre:
                 splits[split] = read_mnre_split(path, split)
+            elif kind == "wikidiverse":
+                splits[split] = read_wikidiverse(path)
             else:
                 splits[split] = read_tagged(read_twitter_text(path, tag_column), orphans)
         except (FormatError, OSError) as err:
             report.problems.append(str(err))
+    try:
+        if kind == "gmner" and not report.problems:
+            add_boxes(folders.data, splits)
+    except FormatError as err:
+        report.problems.append(str(err))
     if report.problems:
         return report
     docs = {split: found.docs for split, found in splits.items()}
@@ -123,7 +134,7 @@ def check_data(
             split: check_pictures(folders.images, found, split if mnre else None)
             for split, found in names.items()
         }
-    if folders.crops is not None and not mnre and crops_layout != "none":
+    if folders.crops is not None and kind in ("twitter", "gmner") and crops_layout != "none":
         report.crops = check_crops(folders, folders.crops, crops_layout, names)
     return report
 
@@ -176,7 +187,7 @@ def compare_counts(report: Report) -> list[tuple[str, str, str, str, str]]:
     lines = []
     for split in (*SPLITS, "all"):
         files, paper = (PUBLISHED[report.dataset][which].get(split, {}) for which in ("files", "paper"))
-        for what in {**files, **paper}:
+        for what in {**files, **paper} or report.counts.get(split, {}):
             number = report.counts.get(split, {}).get(what, 0)
             known, printed = files.get(what), paper.get(what)
             shown = ["" if value is None else f"{value:,}" for value in (known, printed)]
@@ -195,7 +206,7 @@ def print_report(report: Report) -> None:
     for problem in report.problems:
         msg.fail(problem)
     if report.counts:
-        head = ("Counts", "here", "as released", f"paper, {facts['table']}", "difference")
+        head = ("Counts", "here", "as released", f"paper {facts['table']}".strip(), "difference")
         msg.table(compare_counts(report), header=head, aligns=("l", "r", "r", "r", "r"), divider=True)
         if facts["note"]:
             msg.text(facts["note"])
@@ -251,7 +262,7 @@ def list_missing(report: Report) -> list[str]:
             "spacy-mmib.grounding.v1. The published crops leak the label and are not used here; to compare "
             "with systems that use them see 'convert-mnre-leaking'."
         )
-    elif "objects" not in report.runs:
+    elif "objects" not in report.runs and report.dataset != "wikidiverse":
         lines.append(
             "For objects get the crops in UMGF's or HVPNeT's layout (--vars.crops, for HVPNeT's --vars.dicts "
             "too), or search for them: a region getter in the config (--vars.config). Both need the pictures."

@@ -16,10 +16,12 @@ from thinc.api import Config
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATASETS = {
     "demo": "joint_demo",
+    "gmner": "gmner",
     "mnre": "rel_trf",
     "mnre-leaking": "rel_trf",
     "twitter15": "ner_trf",
     "twitter17": "ner_trf",
+    "wikidiverse": "ner_trf",
 }
 """The config of each dataset."""
 

@@ -12,7 +12,8 @@ import typer
 from spacy.tokens import Doc, DocBin
 
 from project import pictures
-from project.facts import NEGATIVE, SOURCE_KEY, SPLITS, find_dataset
+from project.facts import NEGATIVE, PUBLISHED, SOURCE_KEY, SPLITS, find_dataset
+from project.gmner import add_boxes
 from project.mnre import find_mnre_text, read_mnre_split
 from project.tagged import (
     FormatError,
@@ -22,6 +23,7 @@ from project.tagged import (
     read_tagged,
     read_twitter_text,
 )
+from project.wikidiverse import find_wikidiverse_text, read_wikidiverse
 from spacy_mmib.images.errors import ImageError
 from spacy_mmib.images.files import resolve_inside
 from spacy_mmib.post.extensions import (
@@ -35,7 +37,7 @@ from spacy_mmib.post.extensions import (
 from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, LayoutError, hvpnet_crops_folder, load_dictionary
 from spacy_mmib.util import logger
 
-FORMATS = ("twitter", "mnre", "jsonl")
+FORMATS = ("twitter", "gmner", "mnre", "wikidiverse", "jsonl")
 Counts: TypeAlias = dict[str, Any]
 """What is in a split, as meta.json has it: numbers, and "per_label" numbers for each label."""
 
@@ -47,6 +49,15 @@ COUNTED = {
     "other_names": "heads and tails whose name is not what their tokens say",
     "empty_tokens": "tokens without characters, replaced by U+FFFD",
     "empty_posts": "posts without tokens, left out",
+    "visible": "entities with a box in the picture",
+    "boxes": "boxes of entities",
+    "unmatched_boxes": "boxes with a name that is no entity's text, left out",
+    "bad_boxes": "boxes that are none, whose entities are left without annotation",
+    "bad_annotations": "posts whose file of boxes can't be read, left without annotation",
+    "linked": "entities with a link",
+    "moved": "mentions that are not at their place, moved to the nearest one with their text",
+    "lost": "mentions whose text is nowhere in the post, left out",
+    "overlapping_mentions": "mentions that overlap with a longer one, left out",
     "with_picture": "with a picture",
     "missing_pictures": "whose picture is missing",
     "crops": "crops of objects",
@@ -57,11 +68,11 @@ COUNTED = {
 
 
 def main(
-    dataset: Annotated[str, typer.Argument(help="twitter15, twitter17, mnre, mnre-leaking, or any name")],
+    dataset: Annotated[str, typer.Argument(help=f"{', '.join(PUBLISHED)}, mnre-leaking, or any name")],
     data: pictures.Data = "",
     output: Annotated[str, typer.Option(help="Folder for the corpus [project/data/...]")] = "",
     data_format: Annotated[
-        str, typer.Option("--format", help="twitter, mnre or jsonl, if the name doesn't say it")
+        str, typer.Option("--format", help=f"{', '.join(FORMATS)}, if the name doesn't say it")
     ] = "",
     images: pictures.Images = "",
     crops: pictures.Crops = "",
@@ -84,7 +95,7 @@ def main(
 ) -> None:
     """Convert a dataset. Regions are never chosen with knowledge of a label, unless --leaking-crops."""
     known = find_dataset(dataset)
-    data_format = data_format or {None: "", "mnre": "mnre"}.get(known, "twitter")
+    data_format = data_format or (PUBLISHED[known]["format"] if known else "")
     folders = pictures.find_folders(dataset, data, images, crops, dicts)
     corpus = Path(output) if output else Path("project/data") / dataset
     try:
@@ -92,6 +103,8 @@ def main(
             raise FormatError(f"The format of {dataset!r} is not known: pass --format, {', '.join(FORMATS)}.")
         if data_format == "jsonl":
             convert_jsonl(folders.data, corpus, orphans=orphans)
+        elif data_format == "wikidiverse":
+            convert_wikidiverse(folders.data, corpus, images=folders.images)
         elif data_format == "mnre":
             convert_mnre(
                 folders.data, corpus, images=folders.images, group=group, dicts=folders.dicts,
@@ -103,6 +116,7 @@ def main(
                 # Of no use without the pictures, as check has said.
                 crops=None if folders.images is None else folders.crops,
                 dicts=folders.dicts, max_crops=max_crops, orphans=orphans, tag_column=tag_column,
+                boxes=data_format == "gmner",
             )  # fmt: skip
     except (FormatError, LayoutError, OSError) as err:
         print(f"Not converted. {err}", file=sys.stderr)
@@ -122,12 +136,15 @@ def convert_twitter(
     max_crops: int = 0,
     orphans: str = "drop",
     tag_column: int = 0,
+    boxes: bool = False,
 ) -> dict[str, Counts]:
     """Convert Twitter-2015, Twitter-2017, or anything in their format.
 
     crops_layout (str): "umgf", "hvpnet", "none" (the crops are not used), or "auto": guessed.
     dicts (Optional[Path]): The folder of HVPNeT's dictionaries; `data` if `None`.
     max_crops (int): Keep so many crops of a post, 0 all. HVPNeT uses the first 3.
+    boxes (bool): Annotate the entities with GMNER's boxes, as gold (`ent._.boxes`). They are never regions,
+        which would tell which entities can be seen.
     RAISES (FormatError, LayoutError): Something is not as published.
     """
     if crops_layout not in pictures.LAYOUTS:
@@ -138,6 +155,8 @@ def convert_twitter(
         split: read_tagged(read_twitter_text(find_twitter_text(data, split), tag_column), orphans)
         for split in SPLITS
     }
+    if boxes:
+        add_boxes(data, splits)
     if crops is not None and images is None:
         raise LayoutError("Crops are of no use without the pictures: pass --images too.")
     for folder in filter(None, (images, crops)):
@@ -179,6 +198,18 @@ def convert_jsonl(data: Path, output: Path, *, orphans: str = "drop") -> dict[st
     if not splits:
         raise FormatError(f"There is no folder {data / 'texts' / 'train'}, nor dev, nor test.")
     return _write(splits, output, data, root, root, "none", by_split=True, orphans=orphans)
+
+
+def convert_wikidiverse(data: Path, output: Path, *, images: Path | None = None) -> dict[str, Counts]:
+    """Convert WikiDiverse.
+
+    images (Optional[Path]): The folder of the pictures, from the published archive or `project.commons`.
+    RAISES (FormatError, LayoutError): Something is not as published.
+    """
+    splits = {split: read_wikidiverse(find_wikidiverse_text(data, split)) for split in SPLITS}
+    if images is not None:
+        pictures.check_folder(images)
+    return _write(splits, output, data, images, pictures.common_root([images]), "none")
 
 
 def convert_mnre(

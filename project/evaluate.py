@@ -73,20 +73,22 @@ def print_beside_paper(dataset: str, record: dict[str, Any]) -> None:
     if known is None:
         return
     facts = PUBLISHED[known]
-    metrics, name = record["metrics"]["own"], "ents"
-    if facts["task"] == "relations":
-        metrics, name = metrics.get("given_entities", {}), "rel_micro"
-    ours = [metrics.get(f"{name}_{x}") for x in "prf"]
-    lines = [
-        ("this model", *("-" if x is None else f"{100 * x:.2f}" for x in ours)),
-        ("MMIB in the paper", *(f"{x:.2f}" for x in facts["ablation"]["MMIB"])),
-    ]
-    msg.table(lines, header=(f"Test, {facts['task']}", "P", "R", "F1"), aligns=("l", "r", "r", "r"))
+    if facts["ablation"]:
+        metrics, name = record["metrics"]["own"], "ents"
+        if facts["task"] == "relations":
+            metrics, name = metrics.get("given_entities", {}), "rel_micro"
+        ours = [metrics.get(f"{name}_{x}") for x in "prf"]
+        lines = [
+            ("this model", *("-" if x is None else f"{100 * x:.2f}" for x in ours)),
+            ("MMIB in the paper", *(f"{x:.2f}" for x in facts["ablation"]["MMIB"])),
+        ]
+        msg.table(lines, header=(f"Test, {facts['task']}", "P", "R", "F1"), aligns=("l", "r", "r", "r"))
     version = record["of"]["dataset"]
     msg.text(f"Dataset: {version['version']} ({version['details']}); content {version['digest']}")
     if not record["of"]["pictures"]:
         msg.warn(f"Mind: {TEXT_ONLY}")
-    msg.text(f"Of the paper's: {facts['caveat']}")
+    if facts["caveat"]:
+        msg.text(f"Of the paper's: {facts['caveat']}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
 from project.config import read_meta
+from spacy_mmib.post.boxes import get_boxes, has_boxes
 from spacy_mmib.post.relations import Relation, get_relations, has_relations
 from spacy_mmib.training.corpus import read_docs
 
@@ -57,6 +58,8 @@ def name_version(dataset: str, counts: Counts, begun: Mapping[str, int] | None =
     known = find_dataset(dataset)
     if known is None:
         return Version("own", "no published dataset")
+    if not PUBLISHED[known]["files"]:
+        return Version("unknown", "the counts of the original release are not known here")
     differences = []
     for split, facts in PUBLISHED[known]["files"].items():
         found = dict(counts.get(split, {}))
@@ -93,6 +96,8 @@ def count_docs(splits: Mapping[str, Iterable[Doc]]) -> Counts:
             else:
                 posts.add((source["image"], tuple(token.text for token in doc), tuple(source["empty"])))
                 pictures.add(source["image"])
+            if has_boxes(doc):
+                found.update(count_boxes(doc))
             if not has_relations(doc):
                 found.update(entities=len(doc.ents))
                 found.update(ent.label_ for ent in doc.ents)
@@ -110,14 +115,20 @@ def count_docs(splits: Mapping[str, Iterable[Doc]]) -> Counts:
     return counts
 
 
+def count_boxes(doc: Doc) -> Counter[str]:
+    """RETURNS (Counter[str]): "visible", entities with a box, and "boxes", those of all entities."""
+    boxes = [len(get_boxes(ent) or ()) for ent in doc.ents]
+    return Counter(visible=sum(map(bool, boxes)), boxes=sum(boxes))
+
+
 def get_places(relation: Relation) -> tuple[int, int, int, int]:
     """RETURNS (Tuple[int, int, int, int]): First token and one past the last of head and tail."""
     return relation.head.start, relation.head.end, relation.tail.start, relation.tail.end
 
 
 def digest_docs(splits: Mapping[str, Iterable[Doc]]) -> str:
-    """RETURNS (str): 12 hexadecimal digits of the content of a corpus: words, entities, relations and splits;
-    neither paths nor pictures.
+    """RETURNS (str): 12 hexadecimal digits of the content of a corpus: words, entities, boxes, relations and
+    splits; neither paths nor pictures.
     """
     digest = hashlib.sha256()
     for split in sorted(splits):
@@ -126,7 +137,9 @@ def digest_docs(splits: Mapping[str, Iterable[Doc]]) -> str:
             if has_relations(doc):
                 relations = [(*get_places(relation), relation.label) for relation in get_relations(doc)]
             entities = [(ent.start, ent.end, ent.label_) for ent in doc.ents]
-            record = (split, [token.text for token in doc], entities, relations)
+            record: list[Any] = [split, [token.text for token in doc], entities, relations]
+            if has_boxes(doc):
+                record.append([[box["box"] for box in get_boxes(ent) or ()] for ent in doc.ents])
             digest.update(json.dumps(record).encode() + b"\n")
     return digest.hexdigest()[:12]
 

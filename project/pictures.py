@@ -21,6 +21,7 @@ from spacy_mmib.regions.crops import (
 )
 
 ASSETS = Path("project/assets")
+IMAGES = ("images", "img_org", "wikinewsImgs")
 LAYOUTS = ("auto", "umgf", "hvpnet", "none")
 
 # An unset variable of the project arrives as "": not given.
@@ -50,7 +51,7 @@ def find_folders(dataset: str, data: str = "", images: str = "", crops: str = ""
     """Find the folders of a dataset; for "" those that the options' help names, if they are there."""
     known = find_dataset(dataset) or dataset
     folder = Path(data) if data else ASSETS / known
-    pictures = Path(images) if images else _first_folder(folder, "images", "img_org")
+    pictures = Path(images) if images else _first_folder(folder, *IMAGES)
     objects = Path(crops).absolute() if crops else None
     # The published crops of MNRE leak the label: nothing finds them by itself.
     if not crops and pictures is not None and known != "mnre":
@@ -62,8 +63,8 @@ def explain_texts(dataset: str, data: Path) -> str:
     """RETURNS (str): Where to put the text files, and where they come from."""
     facts = PUBLISHED[dataset]
     return (
-        f"Put {facts['texts']} into {data}, or name their folder: spacy project run {dataset} . "
-        f"--vars.data FOLDER. They are not part of this project: {facts['source']}."
+        f"Put {facts['texts']} into {data}, or name their folder: spacy project run check . "
+        f"--vars.dataset {dataset} --vars.data FOLDER. They are not part of this project: {facts['source']}."
     )
 
 

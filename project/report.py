@@ -181,7 +181,7 @@ def describe_published(tables: Sequence[Table]) -> str:
     """RETURNS (str): Tables III and IV of the paper for the datasets of the report, as Markdown."""
     parts = []
     datasets = [find_dataset(table.dataset) for table in tables]
-    for name in dict.fromkeys(name for name in datasets if name):
+    for name in dict.fromkeys(name for name in datasets if name and PUBLISHED[name]["systems"]):
         facts = PUBLISHED[name]
         lines = [[system, *(f"{score:.2f}" for score in prf)] for system, prf in facts["systems"].items()]
         parts.append(f"## Published: {name}, {facts['task']} (Tables III and IV of the paper)\n")

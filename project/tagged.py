@@ -42,7 +42,9 @@ class Split(NamedTuple):
     labels: Counter[str]
 
 
-def find_split_file(folders: Iterable[Path], stems: Iterable[str], expected: str) -> Path:
+def find_split_file(
+    folders: Iterable[Path], stems: Iterable[str], expected: str, suffix: str = ".txt"
+) -> Path:
     """Find the text file of a split by its name. White space round the name is passed over: a
     published file is called `mnre_val .txt`.
 
@@ -52,8 +54,8 @@ def find_split_file(folders: Iterable[Path], stems: Iterable[str], expected: str
     """
     stems, found = set(stems), {}  # a file may be there under two names, by a link
     for folder in folders:
-        for path in sorted(folder.glob("*.txt*")):
-            if path.name.strip().removesuffix(".txt").rstrip() in stems and path.is_file():
+        for path in sorted(folder.glob(f"*{suffix}*")):
+            if path.name.strip().removesuffix(suffix).rstrip() in stems and path.is_file():
                 found.setdefault(path.resolve(), path)
     if len(found) > 1:
         shown = " and ".join(repr(str(path)) for path in found.values())

@@ -206,4 +206,4 @@ def test_published_figures_are_consistent(table):
 
 def test_the_tables_of_the_paper_agree():
     for facts in PUBLISHED.values():
-        assert facts["ablation"]["MMIB"] == facts["systems"]["MMIB"]
+        assert facts["ablation"].get("MMIB") == facts["systems"].get("MMIB")
