@@ -1,4 +1,4 @@
-"""Train and test every cell of a table: rows (ablation, beta-sweep, text, noise, pairs) x seeds x datasets.
+"""Train and test every cell of a table: rows (of ablation, beta-sweep, ...) x seeds x datasets.
 
 What is finished is never run again: stop it, kill it, run the same command again, and it goes on. Results go
 to one table, project/metrics/grids.jsonl and .csv, a line a row, seed and task, made anew from the finished
@@ -166,6 +166,8 @@ def plan_cells(
                 "beta2": variant.settings.get("kl_image", ""),
                 "alignment_weight": variant.settings.get("alignment", ""),
                 "core": variant.core,
+                "images": variant.images,
+                "shown": " ".join(variant.shown) if variant.images == "own" else "none",
                 "regions": planning.describe_regions(config, corpus, str(dataset.get("regions") or "own")),
                 "epochs": training["max_epochs"],
                 "batch_size": training["batcher"].get("size"),
