@@ -16,10 +16,7 @@ def remove_images(examples: Sequence[Example]) -> list[Example]:
     result = []
     for example in examples:
         doc = example.predicted.copy()
-        if extensions.get_stored_image(doc) is not None:
-            extensions.set_image(doc, None)
-            extensions.set_regions(doc, None)
-            extensions.set_image_error(doc, "taken away")
+        extensions.remove_image(doc)
         result.append(Example(doc, example.reference))
     return result
 

@@ -72,6 +72,14 @@ def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
     set_image_error(doc, None)
 
 
+def remove_image(doc: Doc) -> None:
+    """Take the picture and its objects away from a doc that has one, and say so at `doc._.image_error`."""
+    if get_stored_image(doc) is not None:
+        set_image(doc, None)
+        set_regions(doc, None)
+        set_image_error(doc, "taken away")
+
+
 def get_stored_image(doc: Doc) -> StoredImage:
     """RETURNS (StoredImage): The picture without building an object for it, or whatever a foreign file has
     in its place: whoever reads it says so.

@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Corpus, Example
@@ -20,6 +20,7 @@ from ..post.extensions import (
     REGIONS_NOTE_KEY,
     get_regions,
     get_regions_note,
+    remove_image,
     set_regions_note,
 )
 from ..post.given import Given, check_given, give
@@ -70,6 +71,8 @@ class MultimodalCorpus(Corpus):
     check_images (str): "header", "decode" or "none"; see `PictureFolder`.
     given (str): What of the gold annotations the predicted docs get: "none", "entities", or "pairs", which is
         the entities and the pairs of spans whose relation is annotated, without its label.
+    images (str): "own", or "none": the posts are read without their pictures and objects, for a model of the
+        text alone.
 
     RAISES (ValueError): A setting is none of its values, or there is no path.
 
@@ -89,6 +92,7 @@ class MultimodalCorpus(Corpus):
         shuffle: bool = False,
         check_images: ImageCheck = "header",
         given: Given = "none",
+        images: Literal["own", "none"] = "own",
     ) -> None:
         if path is None:
             raise ValueError(
@@ -108,6 +112,9 @@ class MultimodalCorpus(Corpus):
         self.check_images = check_images
         check_given(given)
         self.given = given
+        if images not in ("own", "none"):
+            raise ValueError(f"images is {images!r}; choose one of own, none.")
+        self.images = images
         self.counts: PictureCounts | None = None
         self.notes: dict[str, int] = {}
         self._said: set[str] = set()
@@ -154,6 +161,8 @@ class MultimodalCorpus(Corpus):
         docs = ((doc, self._folder_of(loc)) for loc in map(Path, locs) for doc in read_docs(loc, vocab))
         posts = ((doc, folder) for doc, folder in docs if len(doc))
         for doc, folder in itertools.islice(posts, self.limit if self.limit >= 1 else None):
+            if self.images == "none":
+                remove_image(doc)
             note = get_regions_note(doc)
             folder.localize(doc, counts)
             if note is not None:

@@ -106,6 +106,26 @@ def test_tokens_of_the_file_are_used_where_spaces_are_unknown(nlp, folder):
     assert [token.text for token in example.predicted] == words
 
 
+def test_without_pictures(nlp, folder):
+    """For a model of the text alone: no picture is looked for, and none is missed."""
+    docs = [make_doc(nlp, image=x, regions=[(0, 0, 4, 4)]) for x in ("img/a.jpg", "missing.jpg", None)]
+    docs[0]._.relations = []
+    corpus = MultimodalCorpus(save(folder / "train.spacy", docs), images="none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        examples = list(corpus(nlp))
+    for example, doc in zip(examples, docs):
+        for side in (example.predicted, example.reference):
+            assert side._.image is None
+            assert side._.image_error == ("taken away" if doc._.image else None)
+            assert not (doc._.image and side._.regions)
+        assert len(example.reference.ents) == 2
+    assert examples[0].reference._.relations == []
+    assert (corpus.counts.posts, corpus.counts.with_picture, corpus.counts.missing) == (3, 0, 0)
+    with pytest.raises(ValueError, match="images is 'shuffled'; choose one of own, none"):
+        MultimodalCorpus(folder / "train.spacy", images="shuffled")
+
+
 def test_bytes_and_pixels_pass_through(nlp, folder):
     data = (folder / "img/a.jpg").read_bytes()
     pixels = numpy.zeros((2, 3, 3), dtype="uint8")
