@@ -90,16 +90,23 @@ def main(
 
 
 def check_data(
-    dataset: str, folders: Folders, crops_layout: str = "auto", orphans: str = "drop", tag_column: int = 0
+    dataset: str,
+    folders: Folders,
+    crops_layout: str = "auto",
+    orphans: str = "drop",
+    tag_column: int = 0,
+    *,
+    data_format: str = "",
 ) -> Report:
     """Check a dataset.
 
+    data_format (str): "twitter" or "mnre", if the dataset's name doesn't say it.
     crops_layout (str): "umgf", "hvpnet", "none" (crops are not looked at), or "auto".
     RETURNS (Report): What was found. Nothing raises that is wrong with the data.
     """
     report = Report(dataset, folders)
     splits: dict[str, Split] = {}
-    mnre = dataset == "mnre"
+    mnre = (data_format or dataset) == "mnre"
     for split in SPLITS:
         try:
             path = (find_mnre_text if mnre else find_twitter_text)(folders.data, split)

@@ -64,6 +64,11 @@ GRIDS: dict[str, list[Variant]] = {
     "text": [*ABLATION[:2], Variant("no core", core="none"), Variant("spaCy's ner", core="spacy")],
     # With KLs that are means over dimensions, beta = 0.1 is next to nothing: see regularizer_gradients.py.
     "noise": [*ABLATION, Variant("100 x L_rr", {"kl_text": 10.0, "kl_image": 10.0})],
+    # What photos contribute: see products.py.
+    "products": [
+        Variant("with pictures", shown=("own", "none", "shuffled")),
+        Variant("trained without pictures", images="none"),
+    ],
     # Relations of given pairs.
     "pairs": [
         Variant("mmib_rel, pool", entity_repr="pool"),
@@ -112,23 +117,13 @@ def main(
         for dataset in datasets:
             corpus = planning.read_corpus(dataset, data / dataset, limit)
             planned = list(plan_cells(corpus, variants, range(seeds), options, output))
-            path = output / PLANS / f"{name or grid}_{dataset.replace('/', '_')}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"grid": name or grid, "cells": [cell.about for cell in planned]})
+            write_plan(output, name or grid, planned)
             if not corpus.pictures:
                 msg.warn(f"{dataset} has no pictures: everything is trained and tested on text only.")
             cells += planned
     except (FileNotFoundError, ValueError) as err:
         msg.fail(str(err), exits=1)
-    # Each row gets its first seed before any gets a second: an unfinished table is a table.
-    cells.sort(key=lambda cell: cell.about["seed"])
-    cells = list({cell.folder: cell for cell in cells}.values())
-    failed = run_cells(cells, output, metrics, gpu_id, jobs, keep_models)
-    write_results(output, metrics)
-    msg.good(f"Results of all grids: {metrics / 'grids.jsonl'}, {metrics / 'grids.csv'}")
-    if failed:
-        names = "\n".join(f"  {cell.folder / 'output.txt'}" for cell in failed)
-        msg.fail(f"{len(failed)} trainings failed and will be tried again next time:\n{names}", exits=1)
+    finish_cells(cells, output, metrics, gpu_id, jobs, keep_models=keep_models)
 
 
 def choose_variants(grid: str, only: Sequence[str] = ()) -> list[Variant]:
@@ -187,6 +182,28 @@ def plan_cells(
                 "image_root": dataset_paths(corpus.folder).get("paths.image_root"),
             }
             yield Cell(output / about["cell"], config, about)
+
+
+def write_plan(output: Path, name: str, cells: list[Cell]) -> None:
+    """Write down which cells the table of a grid and a dataset consists of."""
+    path = output / PLANS / f"{name}_{cells[0].about['dataset'].replace('/', '_')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"grid": name, "cells": [cell.about for cell in cells]})
+
+
+def finish_cells(
+    cells: list[Cell], output: Path, metrics: Path, gpu_id: int, jobs: int, *, keep_models: bool
+) -> None:
+    """Run what isn't finished, and write the table. Raises `SystemExit` if a training fails."""
+    # Each row gets its first seed before any gets a second: an unfinished table is a table.
+    cells = sorted(cells, key=lambda cell: cell.about["seed"])
+    cells = list({cell.folder: cell for cell in cells}.values())
+    failed = run_cells(cells, output, metrics, gpu_id, jobs, keep_models)
+    write_results(output, metrics)
+    msg.good(f"Results of all grids: {metrics / 'grids.jsonl'}, {metrics / 'grids.csv'}")
+    if failed:
+        names = "\n".join(f"  {cell.folder / 'output.txt'}" for cell in failed)
+        msg.fail(f"{len(failed)} trainings failed and will be tried again next time:\n{names}", exits=1)
 
 
 def run_cells(
