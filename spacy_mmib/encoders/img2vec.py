@@ -185,8 +185,7 @@ def forward(
             result.found[i] = own[i].found
         if request.vectors is not None:
             result[i] = model.ops.asarray2f(request.vectors)
-        if not is_train:
-            result.rows[i] = _get_rows(docs[i], settings.get_regions, request, len(result[i]))
+        result.rows[i] = _get_rows(docs[i], settings.get_regions, request, len(result[i]))
         if request.problems or ENCODER_ERROR_KEY in docs[i].user_data:
             _report(settings.on_image_error, docs[i], request.problems, used=len(result[i]) > 0)
 

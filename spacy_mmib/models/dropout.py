@@ -1,0 +1,100 @@
+"""Picture dropout: in training a part of the posts goes without its picture, or without some of its objects,
+so that a model also learns what to do where they are missing. Free of torch: components import it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy
+from spacy.tokens import Doc
+from thinc.api import get_array_module
+from thinc.types import Floats2d
+
+from ..bridge.data import PictureVectors
+from ..post.extensions import get_stored_image
+
+HOOK = "spacy_mmib_dropout"
+"""Among the hooks of a doc in training (`Doc.user_hooks`): the `Draw` of this update."""
+
+
+class Draw(NamedTuple):
+    """Decides what a post goes without in an update. A number, 0-1, for the picture and one for each object
+    are made from it, and what has one below the rate is dropped. So components that learn from a doc drop the
+    same, and at another rate more or less of the same.
+
+    doc (int): The id of the doc: the copies that each `nlp.update` makes have draws of their own.
+    seed (int): What the numbers are made from.
+    users (Tuple[str, ...]): The components that have learned from it.
+    picture, region (float): The rates of the last of them.
+    """
+
+    doc: int
+    seed: int
+    users: tuple[str, ...] = ()
+    picture: float = 0.0
+    region: float = 0.0
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a pickled doc has none
+
+
+def draw_dropout(docs: Sequence[Doc], component: str, picture: float, region: float) -> None:
+    """Draw what the pictures of docs go without when a component learns from them next: the same as for
+    other components in this update, and anew if it has learned from these very docs before. Drawn from numpy's
+    random numbers, which [training] seed seeds; not at rates of 0, nor for docs without a picture.
+
+    component (str): Its name.
+    picture, region (float): Its rates, 0-1, of pictures, and of objects in those that stay.
+    """
+    for doc in docs:
+        draw: Draw | None = doc.user_hooks.get(HOOK)
+        is_used = draw is None or draw.doc != id(doc) or component in draw.users
+        if is_used and (picture or region) and get_stored_image(doc) is not None:
+            draw = Draw(id(doc), numpy.random.randint(2**31))
+        if draw is not None:
+            users = (*draw.users, component)
+            doc.user_hooks[HOOK] = draw._replace(users=users, picture=picture, region=region)
+
+
+def drop_pictures(
+    docs: Sequence[Doc], image: PictureVectors, backprop: Callable[[list[Floats2d]], Any]
+) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:
+    """Leave out what was drawn: all rows of a picture, so that its post is one without, or those of objects.
+
+    RETURNS (Tuple[PictureVectors, Callable]): The rows that stay, and the callback for their gradient; the
+        others' is 0.
+    """
+    kept = [_choose_rows(doc, x, of) for doc, x, of in zip(docs, image, image.rows)]
+    if all(chosen is None for chosen in kept):
+        return image, backprop
+    left, rows = list(image), list(image.rows)
+    for i, chosen in enumerate(kept):
+        if chosen is not None:
+            of = rows[i]
+            left[i], rows[i] = left[i][chosen], None if of is None else [of[k] for k in chosen]
+
+    def backprop_kept(d_left: list[Floats2d]) -> Any:
+        d_image = list(d_left)
+        for i, chosen in enumerate(kept):
+            if chosen is not None:
+                d_image[i] = get_array_module(image[i]).zeros_like(image[i])
+                d_image[i][chosen] = d_left[i]
+        return backprop(d_image)
+
+    return PictureVectors(left, rows, image.found), backprop_kept
+
+
+def _choose_rows(doc: Doc, vectors: Floats2d, rows: list[int] | None) -> Any:
+    """RETURNS (Optional[numpy.ndarray]): The rows that stay, int64; `None` for all. Where it isn't known what
+    they are, the first is the picture and each other one an object.
+    """
+    draw: Draw | None = doc.user_hooks.get(HOOK)
+    if draw is None or not len(vectors):
+        return None
+    of = numpy.arange(len(vectors)) if rows is None else numpy.asarray(rows)
+    numbers = numpy.random.default_rng(draw.seed).random(1 + int(of.max()))
+    if numbers[0] < draw.picture:
+        return numpy.zeros(0, dtype="int64")
+    numbers[0] = 1  # never an object
+    kept = numpy.flatnonzero(numbers[of] >= draw.region)
+    return None if len(kept) == len(vectors) else kept
