@@ -56,6 +56,50 @@ def make_beta_sweep() -> list[Variant]:
     ]
 
 
+LITE0 = {
+    "@architectures": "spacy-mmib.TimmEncoder.v1",
+    "name": "tf_efficientnet_lite0",
+    "weights": "package",
+}
+RANDOM = {"@architectures": "spacy-mmib.TorchvisionEncoder.v1", "arch": "resnet18", "weights": None}
+DEMO = {**RANDOM, "weights": str(planning.DATA / "demo" / "encoder.pth")}
+ENCODERS: dict[str, tuple[dict[str, Any], bool, int | None, int | None]] = {
+    "EfficientNet-Lite0, frozen": (LITE0, False, None, None),
+    "EfficientNet-Lite0, trained": (LITE0, True, 96, 64),
+    "ResNet-18, random, frozen": (RANDOM, False, 96, 32),
+    "ResNet-18, random, trained": (RANDOM, True, 96, 32),
+    "ResNet-18 of the demo, frozen": (DEMO, False, 96, 32),
+    "ResNet-18 of the demo, trained": (DEMO, True, 96, 32),
+}
+"""A network, whether it is trained, and the size in pixels of pictures and of parts that are encoded."""
+PARTS: dict[str, dict[str, Any]] = {
+    "whole": {"get_regions": {"@region_getters": "spacy-mmib.none.v1"}},
+    "grid": {"get_regions": {"@region_getters": "spacy-mmib.none.v1"}, "rows": "grid", "grid_size": 2},
+    "quarters": {"get_regions": {"@region_getters": "spacy-mmib.grid.v1", "k": 2}},
+    "objects": {"get_regions": {"@region_getters": "spacy-mmib.given.v1"}},
+}
+"""The whole picture only; and 2 x 2 parts of its feature map; and its quarters, or its objects, each encoded."""
+
+
+def make_encoders() -> list[Variant]:
+    """RETURNS (List[Variant]): Encoders with rows of the whole picture and of parts, without pictures, and
+    with noise of the same norm.
+    """
+    cache = {"@misc": "spacy-mmib.feature_cache.v1", "path": "${paths.features}"}
+    variants = [Variant("no pictures", images="none")]
+    for name, (network, trained, size, part_size) in ENCODERS.items():
+        for part, settings in PARTS.items():
+            encoder = {**network, **settings, "trainable": trained, "max_regions": None}
+            encoder["image_size"] = size if part in ("whole", "grid") else part_size
+            encoder["cache"] = cache if network["weights"] and not trained else None
+            more = {"objects": part == "objects", "shown": ("own", "none")}
+            variants.append(Variant(f"{name}, {part}", encoder=encoder, **more))
+            if name == "EfficientNet-Lite0, frozen":
+                noise = {"@architectures": "spacy-mmib.NoiseEncoder.v1", "seed": 0, "img2vec": encoder}
+                variants.append(Variant(f"noise, {part}", encoder=noise, **more))
+    return variants
+
+
 GRIDS: dict[str, list[Variant]] = {
     # Table V; the first row is what the others are compared with.
     "ablation": ABLATION,
@@ -64,6 +108,8 @@ GRIDS: dict[str, list[Variant]] = {
     "text": [*ABLATION[:2], Variant("no core", core="none"), Variant("spaCy's ner", core="spacy")],
     # With KLs that are means over dimensions, beta = 0.1 is next to nothing: see regularizer_gradients.py.
     "noise": [*ABLATION, Variant("100 x L_rr", {"kl_text": 10.0, "kl_image": 10.0})],
+    # What the picture encoder contributes.
+    "encoders": make_encoders(),
     # What photos contribute: see products.py.
     "products": [
         Variant("with pictures", shown=("own", "none", "shuffled")),
@@ -116,7 +162,8 @@ def main(
         variants = choose_variants(grid, only or [])
         for dataset in datasets:
             corpus = planning.read_corpus(dataset, data / dataset, limit)
-            planned = list(plan_cells(corpus, variants, range(seeds), options, output))
+            rows = [variant for variant in variants if corpus.with_objects or not variant.objects]
+            planned = list(plan_cells(corpus, rows, range(seeds), options, output))
             write_plan(output, name or grid, planned)
             if not corpus.pictures:
                 msg.warn(f"{dataset} has no pictures: everything is trained and tested on text only.")

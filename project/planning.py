@@ -45,6 +45,7 @@ class Variant:
     series (Tuple[str, ...]): Of Fig. 4, by what is tuned: "both", "beta2", "beta1".
     encoder (Mapping[str, Any]): The block of the picture encoder, instead of the config's.
     images (str): "own", or "none": trained and tested without pictures.
+    objects (bool): For datasets with objects in the pictures only.
     shown (Tuple[str, ...]): Which pictures the test posts are shown with: "own", "none", "shuffled".
     """
 
@@ -55,6 +56,7 @@ class Variant:
     entity_repr: str = ""
     encoder: Mapping[str, Any] = field(default_factory=dict)
     images: Literal["own", "none"] = "own"
+    objects: bool = False
     shown: tuple[str, ...] = ("own",)
 
 

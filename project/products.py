@@ -19,7 +19,7 @@ from wasabi import msg
 from project import convert, features, grid, pictures, planning
 from project.cell import RESULT, SHOWN
 from project.check import check_data, print_pictures
-from project.config import dataset_paths, parse_overrides, read_config
+from project.config import dataset_paths, find_config, parse_overrides, read_config
 from project.report import print_table, save_scores
 
 NAME = "products"
@@ -33,19 +33,16 @@ KEYS = {"own": "images", "none": "no_images", "shuffled": "shuffled"}
 
 
 class Task(NamedTuple):
-    """What is trained: the format of its texts, their files, and its config on HashEmbedCNN, which one on a
-    transformer is named after.
-    """
+    """What is trained, the format of its texts, and their files."""
 
     name: str
     data_format: str
     files: str
-    config: str
 
 
 TASKS = {
-    "ner": Task("entities", "twitter", "train.txt, valid.txt and test.txt", "products"),
-    "rel": Task("relations", "mnre", "mnre_train.txt, mnre_val.txt and mnre_test.txt", "products_rel"),
+    "ner": Task("entities", "twitter", "train.txt, valid.txt and test.txt"),
+    "rel": Task("relations", "mnre", "mnre_train.txt, mnre_val.txt and mnre_test.txt"),
 }
 
 
@@ -75,17 +72,20 @@ def main(
         convert.main(
             NAME, str(folders.data), str(folder), data_format=task.data_format, images=str(folders.images)
         )
-        settings = choose_settings(f"paths.features={shlex.quote(cache)} {overrides}", task.config)
+        name = f"{NAME}/{key}"
+        config = find_config(name)
+        settings = choose_settings(f"paths.features={shlex.quote(cache)} {overrides}", config)
         msg.divider(f"Features: {task.name}")
         try:
-            features.main(key, output, task.config, settings, gpu_id)
+            features.main(key, output, config, settings, gpu_id)
         except SystemExit as stop:
             if stop.code:
                 raise
-        given = parse_overrides(settings)
-        config = f"{task.config}_trf" if transformer else task.config
-        options = planning.Options(config, transformer, epochs, batch_size, learn_rate, 0, given)
-        corpus = planning.read_corpus(f"{NAME}/{key}", folder)
+        config += "_trf" if transformer else ""
+        options = planning.Options(
+            config, transformer, epochs, batch_size, learn_rate, overrides=parse_overrides(settings)
+        )
+        corpus = planning.read_corpus(name, folder)
         cells[key] = list(grid.plan_cells(corpus, grid.GRIDS[NAME], range(seeds), options, models))
         grid.write_plan(models, NAME, cells[key])
     msg.divider("Train")
