@@ -78,7 +78,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "quarters": {"get_regions": {"@region_getters": "spacy-mmib.grid.v1", "k": 2}},
     "objects": {"get_regions": {"@region_getters": "spacy-mmib.given.v1"}},
 }
-"""The whole picture only; and 2 x 2 parts of its feature map; and its quarters, or its objects, each encoded."""
+"""The whole picture only; and 2 x 2 parts of its feature map; and its quarters, or objects, each encoded."""
 
 
 def make_encoders() -> list[Variant]:

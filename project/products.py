@@ -8,11 +8,11 @@ mnre_val.txt and mnre_test.txt in MNRE's (relations), or both, and the photos in
 import json
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import spacy
 import typer
 from wasabi import msg
 
@@ -21,6 +21,7 @@ from project.cell import RESULT, SHOWN
 from project.check import check_data, print_pictures
 from project.config import dataset_paths, find_config, parse_overrides, read_config
 from project.report import print_table, save_scores
+from spacy_mmib.visual.report import make_report
 
 NAME = "products"
 ROWS = {
@@ -81,10 +82,11 @@ def main(
         except SystemExit as stop:
             if stop.code:
                 raise
-        config += "_trf" if transformer else ""
-        options = planning.Options(
-            config, transformer, epochs, batch_size, learn_rate, overrides=parse_overrides(settings)
-        )
+        config += "_transformer" if transformer else ""
+        # Said, so that there is an evaluation after each, whatever the number of posts.
+        epochs = epochs or read_config(config)["training"]["max_epochs"]
+        given = parse_overrides(settings)
+        options = planning.Options(config, transformer, epochs, batch_size, learn_rate, 0, given)
         corpus = planning.read_corpus(name, folder)
         cells[key] = list(grid.plan_cells(corpus, grid.GRIDS[NAME], range(seeds), options, models))
         grid.write_plan(models, NAME, cells[key])
@@ -156,13 +158,12 @@ def collect(task: Task, cells: list[grid.Cell]) -> dict[str, list[float]]:
 
 
 def report(model: Path, corpus: Path, path: Path) -> None:
-    """Write the page about the pipeline of the first seed, unless it has been."""
-    if path.exists() and path.stat().st_mtime > (model / "meta.json").stat().st_mtime:
-        msg.info(f"The pipeline: {model}; what it does: {path}")
-        return
-    command = [sys.executable, "-m", "spacy", "mmib", "report", str(model), str(corpus / "test.spacy")]
-    command += ["--output", str(path), "--image-root", dataset_paths(corpus)["paths.image_root"]]
-    subprocess.run(command, check=True)
+    """Write the page about a pipeline, unless that has been done since it was trained."""
+    if not path.exists() or path.stat().st_mtime < (model / "meta.json").stat().st_mtime:
+        root = dataset_paths(corpus)["paths.image_root"]
+        html = make_report(spacy.load(model), corpus / "test.spacy", image_root=root)
+        path.write_text(html, encoding="utf8")
+    msg.good(f"The pipeline of the first seed: {model}; a page about it: {path}")
 
 
 if __name__ == "__main__":
