@@ -51,7 +51,7 @@ def main(
     data: pictures.Data = "",
     images: pictures.Images = "",
     output: Annotated[Path, typer.Option(help="For the converted posts")] = planning.DATA / NAME,
-    models: Annotated[Path, typer.Option(help="For the trained pipelines")] = planning.TRAINING / NAME,
+    models: Annotated[Path, typer.Option(help="For the trained pipelines")] = planning.TRAINING,
     metrics: Path = planning.METRICS,
     seeds: Annotated[int, typer.Option(help="How many: 0, 1, ...")] = 3,
     transformer: planning.Transformer = "",
