@@ -73,10 +73,10 @@ ENCODERS: dict[str, tuple[dict[str, Any], bool, int | None, int | None]] = {
 }
 """A network, whether it is trained, and the size in pixels of pictures and of parts that are encoded."""
 PARTS: dict[str, dict[str, Any]] = {
-    "whole": {"get_regions": {"@region_getters": "spacy-mmib.none.v1"}},
-    "grid": {"get_regions": {"@region_getters": "spacy-mmib.none.v1"}, "rows": "grid", "grid_size": 2},
-    "quarters": {"get_regions": {"@region_getters": "spacy-mmib.grid.v1", "k": 2}},
-    "objects": {"get_regions": {"@region_getters": "spacy-mmib.given.v1"}},
+    "whole": {"rows": "regions", "get_regions": {"@region_getters": "spacy-mmib.none.v1"}},
+    "grid": {"rows": "grid", "grid_size": 2, "get_regions": {"@region_getters": "spacy-mmib.none.v1"}},
+    "quarters": {"rows": "regions", "get_regions": {"@region_getters": "spacy-mmib.grid.v1", "k": 2}},
+    "objects": {"rows": "regions", "get_regions": {"@region_getters": "spacy-mmib.given.v1"}},
 }
 """The whole picture only; and 2 x 2 parts of its feature map; and its quarters, or objects, each encoded."""
 

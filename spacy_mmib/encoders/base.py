@@ -72,6 +72,8 @@ class VisionBackbone(nn.Module):
     preset (Dict[str, Any]): See `PictureTransform`. It belongs to the weights and is stored with them, as all
         settings are.
     memory_format (str): "auto" is channels last if frozen: optimizers give weights back in the other format.
+    rows (str): As in `encoders.torchvision`. "auto" is "regions" for a network without a feature map that is
+        as wide as its vectors and has at least rows_size places a side.
     rows_size (int): Parts a side of a grid or pyramid. What isn't said here is as in `encoders.torchvision`.
     rois (bool): Whether objects will be cut out of the last feature map.
     network (Optional[nn.Module]): If it has been built already.
@@ -98,7 +100,7 @@ class VisionBackbone(nn.Module):
         self.settings: dict[str, Any] = {**own, **shared, **made}
         self.transform = PictureTransform(preset)
         self.trainable, self.rows, self.rows_size = trainable, rows, rows_size
-        self.needs_map = rois or rows in ("patches", "grid")
+        self.needs_map = rois or rows in ("patches", "grid", "auto")
         self.autocast = None if autocast is None or trainable else getattr(torch, autocast)
         self.memory_format = torch.contiguous_format
         if memory_format == "channels_last" or (memory_format == "auto" and not trainable):
@@ -111,13 +113,18 @@ class VisionBackbone(nn.Module):
         size = int(preset["crop_size"])
         with torch.no_grad():
             pooled, maps = self._encode(torch.zeros(1, 3, size, size))
-            if self.needs_map and not (maps and maps[-1].shape[1] == pooled.shape[1]):
+            has_map = bool(maps) and maps[-1].shape[1] == pooled.shape[1]
+            if rows == "auto" and not (has_map and min(maps[-1].shape[2:]) >= rows_size):
+                self.rows, self.needs_map = "regions", rois
+            if self.needs_map and not has_map:
                 setting = 'region_features = "roi"' if rois else f'rows = "{rows}"'
                 raise ValueError(
                     f"{setting} needs a network whose last feature map is as wide as its vectors, such as a "
                     f"ResNet; {own.get('arch', own.get('name'))!r} has none. Take another network or setting."
                 )
             _, self.rows_per_picture, self.width = self._make_rows(pooled, maps).shape
+        # Of a picture that has objects, and of each object that is a picture of its own.
+        self.rows_with_objects = 1 if self.rows == "auto" else self.rows_per_picture
 
     def _build(self) -> nn.Module:
         """The network with random weights, as `settings` describe it."""
@@ -125,7 +132,7 @@ class VisionBackbone(nn.Module):
 
     def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """RETURNS (Tuple): Vectors, (r, width), and a list of the feature maps that are needed, the last one
-        last: (r, channels, height, width) each, or (r, channels, patches).
+        last: (r, channels, height, width) each.
         """
         raise NotImplementedError
 
@@ -139,6 +146,7 @@ class VisionBackbone(nn.Module):
         pictures: torch.Tensor,
         at_once: int,
         boxes: Sequence[torch.Tensor] | None = None,
+        n_rows: Sequence[int] | None = None,
         *,
         training: bool = False,
     ) -> torch.Tensor:
@@ -149,6 +157,8 @@ class VisionBackbone(nn.Module):
         at_once (int): Pictures in one pass through the network.
         boxes (Optional[Sequence[torch.Tensor]]): Objects of each picture, (k, 4): x0, y0, x1, y1 in pixels of
             the prepared picture.
+        n_rows (Optional[Sequence[int]]): How many of its own rows each picture gets, from the first; `None`
+            for all.
         training (bool): Whether the network learns from this pass, if it is trainable.
         RETURNS (torch.Tensor): (rows, width), float32: for each picture its own rows, then its objects'.
         """
@@ -169,9 +179,11 @@ class VisionBackbone(nn.Module):
                 finally:
                     if learns:
                         self.network.eval()
-                own = self._make_rows(pooled, maps)
+                own = list(self._make_rows(pooled, maps))
+                if n_rows is not None:
+                    own = [one[:n] for one, n in zip(own, n_rows[start : start + at_once])]
                 if boxes is None:
-                    rows.append(own.flatten(0, 1))
+                    rows += own
                     continue
                 of_each = [one.to(device) for one in boxes[start : start + at_once]]
                 objects = roi_align(
@@ -195,7 +207,7 @@ class VisionBackbone(nn.Module):
         if self.rows == "regions":
             return whole
         parts = maps[-1].float()
-        if self.rows == "grid":
+        if self.rows in ("grid", "auto"):
             parts = adaptive_avg_pool2d(parts, self.rows_size)
         return torch.cat((whole, parts.flatten(2).transpose(1, 2)), dim=1)
 

@@ -86,9 +86,10 @@ class HFVision(VisionBackbone):
                 f"This {model_type!r} was made without the layer that gives the vector of a whole picture "
                 "(its config switches it off). Take a checkpoint that has it."
             )
-        n_patches = (size // patch[0]) * (size // patch[1])  # after CLS and the like
-        patches = hidden if hidden.dim() == 4 else hidden[:, -n_patches:].transpose(1, 2)
-        return pooled.flatten(1), [patches]
+        if hidden.dim() == 3:  # the patches come after CLS and the like
+            grid = (size // patch[0], size // patch[1])
+            hidden = hidden[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(-1, grid)
+        return pooled.flatten(1), [hidden]
 
 
 def clean_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +239,8 @@ def _get_side(what: str, size: dict[str, int]) -> int:
 def build_hf_vision_encoder_v1(
     *,
     name: str | Path = "openai/clip-vit-base-patch32",
-    rows: Literal["regions", "patches"] = "regions",
+    rows: Literal["auto", "regions", "patches"] = "auto",
+    grid_size: int = 2,
     trainable: bool = False,
     image_size: int | None = None,
     get_regions: Callable[..., Any] | None = None,
@@ -257,8 +259,9 @@ def build_hf_vision_encoder_v1(
         preprocessor_config.json and model.safetensors. Of models of text and pictures the vision part is
         taken.
     rows (str): "regions": the pooled vector of the whole picture, and of each object as a picture of its own.
-        "patches": the pooled vector of the whole picture and that of each of its patches, row by row; objects
-        aren't searched for.
+        "auto": that for a picture with objects that can be used; for one without, the pooled vector and those
+        of grid_size x grid_size parts of the picture, averages of its patches. "patches": the pooled vector
+        of the whole picture and that of each of its patches, row by row; objects aren't searched for.
     image_size (Optional[int]): In pixels, instead of the model's own.
     """
     settings = dict(locals())

@@ -47,7 +47,7 @@ def build_encoder(
     *,
     trainable: bool,
     rows: str,
-    grid_size: int = 7,
+    grid_size: int,
     pyramid_size: int = 2,
     region_features: str = "crop",
     image_size: int | None,
@@ -73,8 +73,8 @@ def build_encoder(
     is_whole = rows in ("patches", "grid")
     if is_whole and get_regions is not None:
         raise ValueError(f'With rows = "{rows}" no objects are encoded: set get_regions = null.')
-    if rows != "regions" and region_features == "roi":
-        raise ValueError(f'region_features = "roi" is for rows = "regions", not "{rows}".')
+    if rows not in ("auto", "regions") and region_features == "roi":
+        raise ValueError(f'region_features = "roi" is for rows = "auto" or "regions", not "{rows}".')
     if trainable and autocast is not None:
         raise ValueError("autocast is for a frozen network; to train one, set mixed_precision.")
     if trainable and cache is not None:
@@ -101,6 +101,8 @@ def build_encoder(
         "rois": region_features == "roi",
     }
     load = partial(load, **own, image_size=image_size, **runtime_settings)
+    if rows == "auto":  # also what is filled in for pipelines of version 0.1: what they were saved with holds
+        del runtime_settings["rows"]
     network = wrap_module(network_class, _convert_inputs, _convert_outputs, runtime_settings=runtime_settings)
     if settings.mixed_precision:
         network.shims[0].use_mixed_precision()
@@ -132,10 +134,11 @@ def _init(model: ImageEncoder, X: Any = None, Y: Any = None, *, load: Callable[[
 def forward(
     model: ImageEncoder, docs: Sequence[Doc], is_train: bool
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], list[Doc]]]:
-    """Encode the pictures of a batch of posts: a row a region, row 0 the whole picture; no rows for a post
-    without a (readable) picture. With a frozen network, which no gradient reaches, equal pictures with equal
-    objects are encoded once, and not at all if the cache has their vectors. In training the objects that a
-    region getter finds are attached to the docs, in prediction `set_annotations` does that.
+    """Encode the pictures of a batch of posts: the rows that the setting `rows` asks for, row 0 the whole
+    picture; none for a post without a (readable) picture. With a frozen network, which no gradient reaches,
+    equal pictures with equal objects are encoded once, and not at all if the cache has their vectors. In
+    training the objects that a region getter finds are attached to the docs, in prediction `set_annotations`
+    does that.
     """
     queue: PictureQueue = model.attrs[QUEUE]
     settings, network, xp = queue.settings, model.layers[0], model.ops.xp
@@ -157,7 +160,7 @@ def forward(
     backprop_network: Callable[[Floats2d], Any] | None = None
     while batch := list(islice(units, None if learns else settings.batch_size)):
         for i, unit in batch:
-            asked[i] += module.rows_per_picture + len(unit.boxes)
+            asked[i] += unit.n_rows + len(unit.boxes)
         rows, backprop_network = network(([unit for _, unit in batch], settings), learns)
         features.append(rows)
     all_rows = xp.concatenate(features)
@@ -235,7 +238,8 @@ def _convert_inputs(
     units, settings = X
     pictures = torch.stack([unit.picture for unit in units])
     boxes = [unit.boxes for unit in units] if settings.mode == "roi" else None
-    return ArgsKwargs((pictures, settings.batch_size, boxes), {}), lambda d_inputs: None
+    n_rows = [unit.n_rows for unit in units]
+    return ArgsKwargs((pictures, settings.batch_size, boxes, n_rows), {}), lambda d_inputs: None
 
 
 def _convert_outputs(

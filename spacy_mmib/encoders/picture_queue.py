@@ -72,12 +72,13 @@ class Problem(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What goes through the network once: a prepared picture, (3, height, width), and objects in its pixels,
-    (k, 4), to be cut out of its feature map.
+    """What goes through the network once: a prepared picture, (3, height, width), objects in its pixels,
+    (k, 4), to be cut out of its feature map, and how many rows it gets beside theirs.
     """
 
     picture: "torch.Tensor"
     boxes: "torch.Tensor"
+    n_rows: int
 
 
 @dataclass
@@ -298,23 +299,26 @@ class PictureQueue:
         whole = read(image) if whole is None else whole
         picture, none = transform(whole), torch.zeros(0, 4)
         scale = 2 * [picture.shape[-1] / whole.width, picture.shape[-2] / whole.height]
+        n_rows = self.network.rows_with_objects
         boxes: dict[int, list[float]] = {}  # to be cut out of the feature map
         crops: dict[int, Unit] = {}
         problems: list[Problem] = []
         for i, region in enumerate(regions):
             try:
                 if isinstance(region, str):
-                    crops[i] = Unit(transform(read(region)), none)
+                    crops[i] = Unit(transform(read(region)), none, n_rows)
                 elif rois:
                     box = clip_box(region["box"], *whole.size)
                     boxes[i] = [x * factor for x, factor in zip(box, scale)]
                 else:
-                    crops[i] = Unit(transform(whole.crop(clip_box(region["box"], *whole.size))), none)
+                    crop = whole.crop(clip_box(region["box"], *whole.size))
+                    crops[i] = Unit(transform(crop), none, n_rows)
             except ValueError as err:
                 kind = err.kind if isinstance(err, ImageError) else "box"
                 problems.append(Problem(f"region {i}: {err}", kind, i))
         rows = [-1, *boxes, *crops]
-        first = Unit(picture, torch.tensor(list(boxes.values()), dtype=torch.float32) if boxes else none)
+        n_rows = n_rows if boxes or crops else self.network.rows_per_picture
+        first = Unit(picture, torch.tensor([*boxes.values()], dtype=torch.float32) if boxes else none, n_rows)
         return [first, *crops.values()], sorted(range(len(rows)), key=rows.__getitem__), problems
 
     # Searching for objects

@@ -146,8 +146,8 @@ def build_torchvision_encoder_v1(
     *,
     arch: str = "resnet50",
     weights: str | Path | None = None,
-    rows: Literal["regions", "grid", "pyramid"] = "regions",
-    grid_size: int = 7,
+    rows: Literal["auto", "regions", "grid", "pyramid"] = "auto",
+    grid_size: int = 2,
     pyramid_size: int = 2,
     trainable: bool = False,
     image_size: int | None = None,
@@ -171,8 +171,11 @@ def build_torchvision_encoder_v1(
         its weights.
     rows (str): "regions": a row for the whole picture and one for each object. "grid": a row for the whole
         picture and one for each of grid_size x grid_size parts of it, averages of the last feature map, row
-        by row; objects aren't searched for. "pyramid": for the whole picture and for each object pyramid_size
-        x pyramid_size rows, in each the averages of the maps of a ResNet's four stages over that part.
+        by row; objects aren't searched for. "auto": as "regions" for a picture with objects that can be used,
+        and as "grid" for one without, by the same pass through the network; or only the row for the whole
+        picture if the network has no such map. A pipeline keeps the rows it was saved with. "pyramid": for
+        the whole picture and for each object pyramid_size x pyramid_size rows, in each the averages of the
+        maps of a ResNet's four stages over that part.
     trainable (bool): Train the network with the component. If `False` (the paper's) it is truly frozen,
         BatchNorm statistics included.
     image_size (Optional[int]): In pixels: scale the shorter side to this and take the central square.

@@ -40,8 +40,8 @@ class Draw(NamedTuple):
 
 def draw_dropout(docs: Sequence[Doc], component: str, picture: float, region: float) -> None:
     """Draw what the pictures of docs go without when a component learns from them next: the same as for
-    other components in this update, and anew if it has learned from these very docs before. Drawn from numpy's
-    random numbers, which [training] seed seeds; not at rates of 0, nor for docs without a picture.
+    other components in this update, and anew if it has learned from these very docs before. It is drawn from
+    numpy's random numbers, which [training] seed seeds; not at rates of 0, nor for docs without a picture.
 
     component (str): Its name.
     picture, region (float): Its rates, 0-1, of pictures, and of objects in those that stay.

@@ -12,6 +12,7 @@ from spacy.tokens import Doc, Span
 
 from ..images.values import StoredImage, from_stored, image_key, to_stored
 from ..util import warn
+from .boxes import ENTITY_REGIONS_KEY, get_boxes, get_region, set_boxes
 from .regions import FoundRegions, Region, normalize_regions, pack_region
 from .relations import get_relations as get_relations
 from .relations import read_relations, set_relations
@@ -64,20 +65,27 @@ def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
     stored = to_stored(value)
     before = get_stored_image(doc)
     if stored is None or before is None:
-        set_entry(doc, REGION_WEIGHTS_KEY, None)
+        _forget_looks(doc)
     elif not keep_regions and image_key(stored) != image_key(before):
         set_regions(doc, None)
-        set_entry(doc, REGION_WEIGHTS_KEY, None)
+        _forget_looks(doc)
     set_entry(doc, IMAGE_KEY, pack_path(stored) if isinstance(stored, str) else stored)
     set_image_error(doc, None)
 
 
+<<<<<<< .merge_file_Wm9qRR
 def remove_image(doc: Doc) -> None:
     """Take the picture and its objects away from a doc that has one, and say so at `doc._.image_error`."""
     if get_stored_image(doc) is not None:
         set_image(doc, None)
         set_regions(doc, None)
         set_image_error(doc, "taken away")
+=======
+def _forget_looks(doc: Doc) -> None:
+    """Forget what components saw in a picture, or with regions, that are there no longer."""
+    for key in (REGION_WEIGHTS_KEY, ENTITY_REGIONS_KEY):
+        set_entry(doc, key, None)
+>>>>>>> .merge_file_zDmui8
 
 
 def get_stored_image(doc: Doc) -> StoredImage:
@@ -137,7 +145,7 @@ def set_regions(doc: Doc, value: Any) -> None:
         before = []
     set_entry(doc, REGIONS_SOURCE_KEY, None)
     if (regions or []) != before:
-        set_entry(doc, REGION_WEIGHTS_KEY, None)
+        _forget_looks(doc)
     if not any(region in before for region in regions or ()):
         set_regions_note(doc, None)
     set_entry(doc, REGIONS_KEY, None if regions is None else [pack_region(x) for x in regions])
@@ -270,6 +278,8 @@ ATTRIBUTES: tuple[tuple[Any, str, Any, Any], ...] = (
     (Doc, "relations", read_relations, set_relations),
     (Span, "confidence", get_confidence, None),
     (Span, "region_weights", get_region_weights, None),
+    (Span, "boxes", get_boxes, set_boxes),
+    (Span, "region", get_region, None),
 )
 """Of which class, name, getter and setter."""
 

@@ -27,18 +27,17 @@ class FoundRegions(NamedTuple):
     note: str | None
 
 
-def normalize_regions(values: Any) -> list[Region]:
+def normalize_regions(values: Any, *, name: str = "doc._.regions") -> list[Region]:
     """Bring regions into one form, also those that `pack_region` has packed.
 
     values (Iterable): Each a path of a crop (`str` or `Path`), four numbers `(x0, y0, x1, y1)` in pixels of
         the upright picture, or a dict with `"box"` and optionally `"label"` and `"score"`.
+    name (str): What they are, for messages.
     RETURNS (List[Region]): Paths as `str`, boxes as dicts; made of plain types.
     RAISES (TypeError): Something that is none of these.
     """
     if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable):
-        raise TypeError(
-            f"doc._.regions takes a list of boxes or of paths of crops; got {type(values).__name__}."
-        )
+        raise TypeError(f"{name} takes a list of boxes or of paths of crops; got {type(values).__name__}.")
     regions: list[Region] = []
     for i, value in enumerate(values):
         region = value if isinstance(value, dict) else unpack_path(value)
@@ -57,7 +56,7 @@ def normalize_regions(values: Any) -> list[Region]:
             numbers = []
         if len(numbers) != 4:
             raise TypeError(
-                f"doc._.regions[{i}] is neither the path of a crop nor a box: {show(value, str)}. A box is "
+                f"{name}[{i}] is neither the path of a crop nor a box: {show(value, str)}. A box is "
                 "four numbers (x0, y0, x1, y1) in pixels, or a dict "
                 '{"box": four numbers, "label": ..., "score": a number}.'
             )

@@ -13,6 +13,7 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 from ..images.errors import explain, quote
+from ..post.boxes import BOXES_KEY, get_boxes, has_boxes, set_boxes
 from ..post.extensions import (
     ERROR_KEY,
     IMAGE_KEY,
@@ -42,7 +43,7 @@ LOST_RELATIONS = (
 )
 LOST_ANNOTATIONS = (
     "times an augmenter moved the tokens of a post, which then counts as not annotated for relations "
-    "(augmenters that change no length, such as lower-casing, keep them)"
+    "and boxes (augmenters that change no length, such as lower-casing, keep them)"
 )
 LOST_QUESTIONS = (
     "pairs could not be given to predicted docs, whose tokens (or text) don't fit those of the gold ones; "
@@ -233,7 +234,7 @@ class MultimodalCorpus(Corpus):
                 sides = (augmented.reference, augmented.predicted)
                 if all(get_entry(doc, key) is None for doc in sides for key in PICTURE_KEYS):
                     _add_picture(augmented, example.reference)
-                if not _keep_relations(example.reference, augmented.reference):
+                if not _keep_annotations(example.reference, augmented.reference):
                     self._note(LOST_ANNOTATIONS)
                 yield augmented
 
@@ -334,18 +335,27 @@ def _make_part(sentence: Span) -> Doc:
                 )
                 inside.append((head, tail, relation.label, relation.score))
         set_relations(part, inside)
+    for ent, found in zip(sentence.ents, part.ents) if has_boxes(whole) else ():
+        set_boxes(found, get_boxes(ent))
     return part
 
 
-def _keep_relations(reference: Doc, augmented: Doc) -> bool:
-    """Annotate the relations of a post on what an augmenter made of it, if its tokens are where they were.
+def _keep_annotations(reference: Doc, augmented: Doc) -> bool:
+    """Annotate the relations of a post, and the boxes of its entities, on what an augmenter made of it, if
+    its tokens are where they were.
 
     RETURNS (bool): Whether no annotation was lost.
     """
-    if not has_relations(reference) or has_relations(augmented):
+    lost = [
+        key
+        for key, has in ((RELATIONS_KEY, has_relations), (BOXES_KEY, has_boxes))
+        if has(reference) and not has(augmented)
+    ]
+    if not lost:
         return True
     places = ([(token.idx, len(token)) for token in doc] for doc in (reference, augmented))
     if next(places) != next(places):
         return False
-    set_entry(augmented, RELATIONS_KEY, list(get_entry(reference, RELATIONS_KEY)))
+    for key in lost:
+        set_entry(augmented, key, list(get_entry(reference, key)))
     return True

@@ -24,22 +24,29 @@ HF = {"@architectures": "spacy-mmib.HFVisionEncoder.v1"}
 TIMM = {"@architectures": "spacy-mmib.TimmEncoder.v1", "name": "test_resnet", "image_size": 64}
 TIMM_VIT = {**TIMM, "name": "test_vit"}
 GRID = {"rows": "grid", "grid_size": 3}
+REGIONS = {"rows": "regions"}
+ROI = {"region_features": "roi"}
 
 CASES = {
-    "torchvision crop": TORCHVISION,
-    "torchvision roi": {**TORCHVISION, "region_features": "roi"},
+    "torchvision auto": TORCHVISION,
+    "torchvision auto roi": {**TORCHVISION, **ROI},
+    "torchvision crop": {**TORCHVISION, **REGIONS},
+    "torchvision roi": {**TORCHVISION, **REGIONS, **ROI},
     "torchvision grid": {**TORCHVISION, **GRID},
     "torchvision pyramid": {**TORCHVISION, "rows": "pyramid"},
-    "transformers crop": {**HF, "name": "vit"},
-    "transformers crop with BatchNorm": {**HF, "name": "resnet"},
+    "transformers auto": {**HF, "name": "vit"},
+    "transformers crop": {**HF, **REGIONS, "name": "vit"},
+    "transformers crop with BatchNorm": {**HF, **REGIONS, "name": "resnet"},
     "transformers patches": {**HF, "name": "vit", "rows": "patches"},
-    "timm crop": TIMM,
-    "timm roi": {**TIMM, "region_features": "roi"},
+    "timm auto": TIMM,
+    "timm crop": {**TIMM, **REGIONS},
+    "timm roi": {**TIMM, **REGIONS, **ROI},
     "timm grid": {**TIMM, **GRID},
-    "timm ViT roi": {**TIMM_VIT, "region_features": "roi"},
+    "timm ViT auto roi": {**TIMM_VIT, **ROI},
+    "timm ViT roi": {**TIMM_VIT, **REGIONS, **ROI},
     "timm ViT grid": {**TIMM_VIT, **GRID},
 }
-EACH = {"grid": 1 + 3 * 3, "pyramid": 2 * 2, "patches": 1 + 4 * 4}
+EACH = {"grid": 1 + 3 * 3, "pyramid": 2 * 2, "patches": 1 + 4 * 4, "auto": 1 + 2 * 2}
 """Rows of a picture, by the setting `rows`; otherwise 1."""
 
 BOXES = [(0, 0, 20, 30), (10, 5, 60, 50)]
@@ -106,11 +113,14 @@ def test_rows_and_what_they_stand_for(config):
     encoder = make_encoder(config)
     docs = make_docs()
     vectors = encoder.predict(docs)
-    rows = config.get("rows", "regions")
+    rows = config.get("rows", "auto")
     each = EACH.get(rows, 1)
     objects = 0 if rows in ("grid", "patches") else 1
     expected = [[0, 1, 2], [], [0, 1], [0]] if objects else [[0], [], [0], [0]]
-    expected = [[row for row in of_doc for _ in range(each)] for of_doc in expected]
+    if rows == "auto":
+        expected[3] = [0] * each
+    else:
+        expected = [[row for row in of_doc for _ in range(each)] for of_doc in expected]
     width = encoder.get_dim("nO")
     assert [v.shape for v in vectors] == [(len(of_doc), width) for of_doc in expected]
     assert [rows_of or [] for rows_of in vectors.rows] == expected
@@ -121,9 +131,16 @@ def test_rows_and_what_they_stand_for(config):
     assert numpy.abs(vectors[0][0] - vectors[3][0]).max() > 1e-3
     assert each == 1 or numpy.abs(vectors[0][1] - vectors[0][2]).max() > 1e-3
     # The pooled vector is the same whatever else there is.
-    if rows in ("grid", "patches"):
+    if rows in ("grid", "patches", "auto"):
         pooled = make_encoder({**config, "rows": "regions"}).predict(docs)
         assert_same([v[:1] for v in vectors], [v[:1] for v in pooled])
+    if rows == "auto":
+        assert_same(vectors[:3], pooled[:3])
+        parts = make_encoder({**config, "max_regions": 0}).predict(docs)
+        assert [len(v) for v in parts] == [each, 0, each, each]
+        assert_same(parts[3:], vectors[3:])
+        if "region_features" not in config and config["@architectures"] != HF["@architectures"]:
+            assert_same(parts, make_encoder({**config, "rows": "grid"}).predict(docs))
 
 
 def test_batches_and_order_make_no_difference(config):
@@ -226,9 +243,12 @@ def test_what_is_cached_depends_on_weights_and_settings(config, tmp_path):
     for other in ({"seed": 1}, {"image_size": 96}, {"autocast": "bfloat16"}):
         predict(**other)
         assert passes
-    rows = config.get("rows")
+    rows = config.get("rows", "auto")
     if rows in ("grid", "pyramid"):
         assert len(predict(**{f"{rows}_size": 4})[3]) == (17 if rows == "grid" else 16)
+        assert passes
+    if rows == "auto":
+        assert len(predict(rows="regions")[3]) == 1
         assert passes
 
 
@@ -244,5 +264,5 @@ def test_settings_that_do_not_fit(config):
         with pytest.raises(ValueError, match="no objects are encoded"):
             make_encoder(config, get_regions={"@region_getters": "spacy-mmib.none.v1"})
     if config.get("rows") in ("grid", "pyramid"):
-        with pytest.raises(ValueError, match='region_features = "roi" is for rows = "regions"'):
+        with pytest.raises(ValueError, match='region_features = "roi" is for rows = "auto" or "regions"'):
             make_encoder(config, region_features="roi")

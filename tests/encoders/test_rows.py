@@ -1,11 +1,14 @@
-"""Rows of a grid and of a pyramid, against the same computed by hand."""
+"""Rows of a grid and of a pyramid, against the same computed by hand, and of pictures with and without objects."""
 
 import numpy
+import PIL.Image
 import pytest
+import spacy
 import torch
 import torchvision.models
 
-from spacy_mmib.encoders.torchvision import Backbone, make_preset
+from spacy_mmib.bridge.shim import get_module
+from spacy_mmib.encoders.torchvision import Backbone, build_torchvision_encoder_v1, make_preset
 
 
 def make_network(arch, size, **settings):
@@ -70,3 +73,70 @@ def test_networks_without_stages_or_map():
     with pytest.raises(ValueError, match='rows = "grid" needs a network whose last feature map.*mobilenet'):
         Backbone(arch="mobilenet_v3_small", preset=preset, rows="grid")
     assert Backbone(arch="squeezenet1_1", preset=preset, rows="grid", rows_size=2).rows_per_picture == 5
+
+
+def make_encoder(initialize=True, **settings):
+    settings = {"arch": "resnet18", "image_size": 64, "memory_format": "contiguous", **settings}
+    encoder = build_torchvision_encoder_v1(**settings)
+    if initialize:
+        torch.manual_seed(0)
+        encoder.initialize()
+    return encoder
+
+
+def make_doc(regions, seed=0):
+    doc = spacy.blank("en")("a post")
+    doc._.image = numpy.random.RandomState(seed).randint(0, 255, (60, 80, 3)).astype("uint8")
+    doc._.regions = regions
+    return doc
+
+
+@pytest.mark.parametrize("region_features", ["crop", "roi"])
+def test_objects_that_can_be_used_are_there_instead_of_a_grid(region_features, tmp_path):
+    PIL.Image.new("RGB", (9, 9), "red").save(tmp_path / "crop.png")
+    crop, box, outside = str(tmp_path / "crop.png"), (0, 0, 20, 30), (100, 100, 120, 120)
+    docs = [
+        make_doc(regions) for regions in ([crop], [box, crop], [outside, box], [outside], ["gone.png"], [])
+    ]
+    encoder = make_encoder(region_features=region_features)
+    vectors = encoder.predict(docs)
+    assert vectors.rows == [[0, 1], [0, 1, 2], [0, 2], *[[0] * 5] * 3]
+    expected = make_encoder(rows="regions", region_features=region_features).predict(docs)
+    for found, of_regions in zip(vectors, expected, strict=True):
+        numpy.testing.assert_allclose(found[: len(of_regions)], of_regions, atol=1e-4, rtol=1e-4)
+    for found in vectors[3:5]:
+        numpy.testing.assert_allclose(found, vectors[5], atol=1e-4, rtol=1e-4)
+    assert [bool(doc._.image_error) for doc in docs] == [False, False, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"arch": "mobilenet_v3_small"},  # no map as wide as its vectors
+        {"image_size": 32},  # a map of one place
+        {"grid_size": 3},  # a map of 2 x 2 places
+    ],
+)
+def test_without_a_map_to_divide_there_is_the_whole_picture(settings):
+    docs = [make_doc([]), make_doc([(0, 0, 20, 30)])]
+    vectors = make_encoder(**settings).predict(docs)
+    assert vectors.rows == [[0], [0, 1]]
+    for found, expected in zip(vectors, make_encoder(rows="regions", **settings).predict(docs), strict=True):
+        numpy.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match='region_features = "roi" needs a network'):
+        make_encoder(arch="mobilenet_v3_small", region_features="roi")
+
+
+def test_a_pipeline_keeps_the_rows_it_was_saved_with():
+    """Version 0.1 had no such setting: a stored config gets today's default, and the network has none."""
+    docs = [make_doc([]), make_doc([(0, 0, 20, 30)])]
+    encoder = make_encoder(rows="regions")
+    stored = get_module(encoder.layers[0]).settings
+    del stored["rows"], stored["rows_size"]
+    loaded = make_encoder(initialize=False).from_bytes(encoder.to_bytes())
+    for _ in range(2):
+        for found, expected in zip(loaded.predict(docs), encoder.predict(docs), strict=True):
+            numpy.testing.assert_array_equal(found, expected)
+        loaded = make_encoder(initialize=False).from_bytes(loaded.to_bytes())
+    grid = make_encoder(initialize=False, rows="grid", grid_size=2).from_bytes(encoder.to_bytes())
+    assert get_module(grid.layers[0]).rows_per_picture == 5

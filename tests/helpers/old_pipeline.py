@@ -22,7 +22,7 @@ POSTS = [
 ]
 TOK2VEC = {"@architectures": "spacy.HashEmbedCNN.v2", "width": 24, "depth": 2, "embed_size": 200}
 TOK2VEC |= {"pretrained_vectors": None, "window_size": 1, "maxout_pieces": 2, "subword_features": True}
-IMG2VEC = {"@architectures": "spacy-mmib.TorchvisionEncoder.v1", "arch": "squeezenet1_1", "image_size": 32}
+IMG2VEC = {"@architectures": "spacy-mmib.TorchvisionEncoder.v1", "arch": "squeezenet1_1", "image_size": 64}
 
 
 def make_docs(nlp):
@@ -33,7 +33,7 @@ def make_docs(nlp):
         doc = nlp.make_doc(text)
         if colour is not None:
             doc._.image = PIL.Image.new("RGB", (40, 30), colour)
-            doc._.regions = [(0, 0, 20, 20)]
+            doc._.regions = [(0, 0, 20, 20)] if len(doc) < 10 else []
         docs.append(doc)
     return docs
 
