@@ -73,19 +73,18 @@ def set_image(doc: Doc, value: Any, *, keep_regions: bool = False) -> None:
     set_image_error(doc, None)
 
 
-<<<<<<< .merge_file_Wm9qRR
 def remove_image(doc: Doc) -> None:
     """Take the picture and its objects away from a doc that has one, and say so at `doc._.image_error`."""
     if get_stored_image(doc) is not None:
         set_image(doc, None)
         set_regions(doc, None)
         set_image_error(doc, "taken away")
-=======
+
+
 def _forget_looks(doc: Doc) -> None:
     """Forget what components saw in a picture, or with regions, that are there no longer."""
     for key in (REGION_WEIGHTS_KEY, ENTITY_REGIONS_KEY):
         set_entry(doc, key, None)
->>>>>>> .merge_file_zDmui8
 
 
 def get_stored_image(doc: Doc) -> StoredImage:
