@@ -64,7 +64,7 @@ LITE0 = {
 RANDOM = {"@architectures": "spacy-mmib.TorchvisionEncoder.v1", "arch": "resnet18", "weights": None}
 DEMO = {**RANDOM, "weights": str(planning.DATA / "demo" / "encoder.pth")}
 ENCODERS: dict[str, tuple[dict[str, Any], bool, int | None, int | None]] = {
-    "EfficientNet-Lite0, frozen": (LITE0, False, None, None),
+    "EfficientNet-Lite0, frozen": (LITE0, False, None, 112),
     "EfficientNet-Lite0, trained": (LITE0, True, 96, 64),
     "ResNet-18, random, frozen": (RANDOM, False, 96, 32),
     "ResNet-18, random, trained": (RANDOM, True, 96, 32),

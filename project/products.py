@@ -21,6 +21,7 @@ from project.cell import RESULT, SHOWN
 from project.check import check_data, print_pictures
 from project.config import dataset_paths, find_config, parse_overrides, read_config
 from project.report import print_table, save_scores
+from project.train import check_transformer
 from spacy_mmib.visual.report import make_report
 
 NAME = "products"
@@ -64,6 +65,7 @@ def main(
     force: Annotated[int, typer.Option(help="1: train what has been trained before")] = 0,
 ) -> None:
     """Do what hasn't been done."""
+    check_transformer(transformer)
     folders = pictures.find_folders(NAME, data, images)
     cache = str(output / "features.sqlite")  # of the photos of both tasks, which are the same ones
     cells: dict[str, list[grid.Cell]] = {}
@@ -83,10 +85,10 @@ def main(
             if stop.code:
                 raise
         config += "_transformer" if transformer else ""
-        # Said, so that there is an evaluation after each, whatever the number of posts.
-        epochs = epochs or read_config(config)["training"]["max_epochs"]
+        # Said, so that the schedule fits the number of posts.
+        n_epochs = epochs or read_config(config)["training"]["max_epochs"]
         given = parse_overrides(settings)
-        options = planning.Options(config, transformer, epochs, batch_size, learn_rate, 0, given)
+        options = planning.Options(config, transformer, n_epochs, batch_size, learn_rate, 0, given)
         corpus = planning.read_corpus(name, folder)
         cells[key] = list(grid.plan_cells(corpus, grid.GRIDS[NAME], range(seeds), options, models))
         grid.write_plan(models, NAME, cells[key])
