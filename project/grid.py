@@ -108,19 +108,19 @@ GRIDS: dict[str, list[Variant]] = {
     "text": [*ABLATION[:2], Variant("no core", core="none"), Variant("spaCy's ner", core="spacy")],
     # With KLs that are means over dimensions, beta = 0.1 is next to nothing: see regularizer_gradients.py.
     "noise": [*ABLATION, Variant("100 x L_rr", {"kl_text": 10.0, "kl_image": 10.0})],
-    # What the picture encoder contributes.
-    "encoders": make_encoders(),
-    # What photos contribute: see products.py.
-    "products": [
-        Variant("with pictures", shown=("own", "none", "shuffled")),
-        Variant("trained without pictures", images="none"),
-    ],
     # Relations of given pairs.
     "pairs": [
         Variant("mmib_rel, pool", entity_repr="pool"),
         Variant("mmib_rel, marker", entity_repr="marker"),
         Variant("without the core, pool", core="none", entity_repr="pool"),
         Variant("without the core, marker", core="none", entity_repr="marker"),
+    ],
+    # What the picture encoder contributes.
+    "encoders": make_encoders(),
+    # What photos contribute: see products.py.
+    "products": [
+        Variant("with pictures", shown=("own", "none", "shuffled")),
+        Variant("trained without pictures", images="none"),
     ],
 }
 """The rows of each grid."""

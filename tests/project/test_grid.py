@@ -135,15 +135,15 @@ def test_encoders_are_put_where_the_pictures_are_encoded(corpus, name):
             assert describe_regions(config, corpus, "own") == "no pictures"
         else:
             assert encoder == variant.encoder
-            assert ("given.v1 (own)" == describe_regions(config, corpus, "own")) == variant.objects
+            assert (describe_regions(config, corpus, "own") == "given.v1 (own)") == variant.objects
         if shared:
             listener = components["mmib_ner"]["model"]["img2vec"]
             assert listener["@architectures"] == "spacy-mmib.Img2VecListener.v1"
         registry.fill(config, validate=False)
 
 
-def test_pictures_without_objects_have_no_row_for_them(corpus, data):
-    assert corpus.with_objects == corpus.pictures == 20
+def test_posts_with_objects_are_counted(corpus, data):
+    assert corpus.with_objects == corpus.pictures > 0
     assert read_corpus("text", data / "text").with_objects == 0
 
 
