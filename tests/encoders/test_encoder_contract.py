@@ -29,7 +29,6 @@ ROI = {"region_features": "roi"}
 
 CASES = {
     "torchvision auto": TORCHVISION,
-    "torchvision auto roi": {**TORCHVISION, **ROI},
     "torchvision crop": {**TORCHVISION, **REGIONS},
     "torchvision roi": {**TORCHVISION, **REGIONS, **ROI},
     "torchvision grid": {**TORCHVISION, **GRID},
