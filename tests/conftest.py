@@ -47,6 +47,8 @@ FUSION = {"@architectures": "spacy-mmib.MMIB.v1", "heads": 4}
 MODEL = {"@architectures": "spacy-mmib.NER.v1", "tok2vec": TOK2VEC, "img2vec": IMG2VEC, "fusion": FUSION}
 REL_MODEL = {**MODEL, "@architectures": "spacy-mmib.REL.v1"}
 LISTENER = {"@architectures": "spacy-mmib.Img2VecListener.v1"}
+# For what is to be learned by heart in few updates.
+LEARN_FAST = {"beta1": 0.01, "beta2": 0.01, "picture_dropout": 0.0}
 
 
 def pytest_collection_modifyitems(items):
@@ -144,7 +146,7 @@ def run_python(*args, cwd=ROOT) -> subprocess.CompletedProcess:
 
 def make_nlp(**config) -> Language:
     nlp = spacy.blank("en")
-    nlp.add_pipe("mmib_ner", config={"model": MODEL, **config})
+    nlp.add_pipe("mmib_ner", config={"model": MODEL, "picture_dropout": 0.0, **config})
     return nlp
 
 
@@ -217,12 +219,12 @@ NAMES = ("Rob", "Mia", "Kim")
 def make_rel_nlp(joint: bool = False, **config) -> Language:
     """joint: with mmib_ner and with shared picture vectors. Otherwise pairs have to be given."""
     nlp = spacy.blank("en")
-    settings = {"beta1": 0.01, "beta2": 0.01, **config}
+    settings = {**LEARN_FAST, **config}
     model = {**REL_MODEL, **settings.pop("model", {})}
     if joint:
         nlp.add_pipe("mmib_img2vec", config={"model": IMG2VEC})
         ner = {**MODEL, "img2vec": LISTENER}
-        nlp.add_pipe("mmib_ner", config={"model": ner, "beta1": 0.01, "beta2": 0.01})
+        nlp.add_pipe("mmib_ner", config={"model": ner, **LEARN_FAST})
         model["img2vec"] = LISTENER
     else:
         settings.setdefault("get_instances", {"@misc": "spacy-mmib.given_pairs.v1"})

@@ -8,6 +8,7 @@ import pytest
 import spacy
 from conftest import (
     IMG2VEC,
+    LEARN_FAST,
     LISTENER,
     MODEL,
     REL_MODEL,
@@ -46,9 +47,8 @@ def make_shared_nlp(trainable: bool = False):
     nlp.add_pipe("mmib_img2vec", config={"model": {**IMG2VEC, "trainable": trainable}})
     text = {"@architectures": "spacy.Tok2VecListener.v1", "width": 24}
     layers = {"tok2vec": text, "img2vec": LISTENER}
-    weights = {"beta1": 0.01, "beta2": 0.01}
-    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, **layers}, **weights})
-    nlp.add_pipe("mmib_rel", config={"model": {**REL_MODEL, **layers}, **weights})
+    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, **layers}, **LEARN_FAST})
+    nlp.add_pipe("mmib_rel", config={"model": {**REL_MODEL, **layers}, **LEARN_FAST})
     return nlp
 
 
@@ -186,7 +186,7 @@ def test_one_after_the_other():
         joint.add_pipe(name, source=nlp)
     text = {"@architectures": "spacy.Tok2VecListener.v1", "width": 24}
     model = {**REL_MODEL, "tok2vec": text, "img2vec": LISTENER}
-    joint.add_pipe("mmib_rel", config={"model": model, "beta1": 0.01, "beta2": 0.01})
+    joint.add_pipe("mmib_rel", config={"model": model, **LEARN_FAST})
     before = [joint.get_pipe(name).model.to_bytes() for name in frozen]
     examples = make_rel_examples(joint)
     with joint.select_pipes(enable="mmib_rel"):

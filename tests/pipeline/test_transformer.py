@@ -3,7 +3,17 @@
 import numpy
 import pytest
 import spacy
-from conftest import LISTENER, MODEL, POSTS, entities, make_examples, make_picture, new_docs, train
+from conftest import (
+    LEARN_FAST,
+    LISTENER,
+    MODEL,
+    POSTS,
+    entities,
+    make_examples,
+    make_picture,
+    new_docs,
+    train,
+)
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import load_model_from_config
@@ -50,7 +60,7 @@ def make_nlp(bert: str):
         "@architectures": "spacy-transformers.TransformerListener.v1",
         "pooling": {"@layers": "reduce_mean.v1"},
     }
-    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "tok2vec": listener}, "beta1": 0.01, "beta2": 0.01})
+    nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "tok2vec": listener}, **LEARN_FAST})
     return nlp
 
 
