@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shutil
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,8 @@ from spacy_mmib.evaluation.scorers import (
 )
 
 PACKAGES = ("spacy-mmib", "spacy", "thinc", "torch", "torchvision", "transformers")
+SHOWN = {"own": "", "none": ", pictures removed", "shuffled": ", pictures shuffled"}
+"""What is added to a task's name for the pictures that the test posts were shown with."""
 RESULT, COUNTS, CONFIG, CELL = "result.json", "counts.json", "config.cfg", "cell.json"
 
 
@@ -47,7 +50,8 @@ def main(
 
 def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
     """Train, evaluate, and write what came out: of each post the counts, by task ("entities", "relations" of
-    given entities, "relations end to end"), and their scores.
+    given entities, "relations end to end"; with pictures that aren't the posts' own, that is said), and their
+    scores.
     """
     cell = json.loads((folder / CELL).read_text(encoding="utf8"))
     training = folder / "training"
@@ -58,16 +62,21 @@ def run_cell(folder: Path, gpu_id: int, keep_model: bool) -> None:
     counts: dict[str, list[DocumentCounts]] = {}
     scores = {key for name in nlp.pipe_names for key in nlp.get_pipe_meta(name).scores}
 
-    def see(stage: str, examples: list[Example]) -> None:
+    def see(shown: str, stage: str, examples: list[Example]) -> None:
         if stage != "end_to_end":
-            counts["relations"] = [count_document_relations(example) for example in examples]
+            counts[f"relations{shown}"] = [count_document_relations(example) for example in examples]
         elif "ents_f" in scores:
-            counts["entities"] = [count_document_entities(example) for example in examples]
+            counts[f"entities{shown}"] = [count_document_entities(example) for example in examples]
             # Where nothing finds entities, relations end to end would be relations of nothing.
             if "rel_micro_f" in scores:
-                counts["relations end to end"] = [count_document_relations(e) for e in examples]
+                counts[f"relations end to end{shown}"] = [count_document_relations(e) for e in examples]
 
-    metrics = evaluate(nlp, cell["test"], image_root=cell["image_root"], limit=cell["limit"], see=see)
+    settings = {"image_root": cell["image_root"], "limit": cell["limit"], "seed": cell["seed"]}
+    metrics: dict[str, Any] = {}
+    for images in cell["shown"].split():
+        with_these = partial(see, SHOWN[images])
+        found = evaluate(nlp, cell["test"], images=images, see=with_these, **settings)
+        metrics = metrics or found
     result = {
         "tasks": {task: dict(zip("prf", get_prf(sum_counts(c)))) for task, c in counts.items()},
         "dev": {k: v for k, v in nlp.meta["performance"].items() if isinstance(v, float)},

@@ -92,16 +92,23 @@ def main(
 
 
 def check_data(
-    dataset: str, folders: Folders, crops_layout: str = "auto", orphans: str = "drop", tag_column: int = 0
+    dataset: str,
+    folders: Folders,
+    crops_layout: str = "auto",
+    orphans: str = "drop",
+    tag_column: int = 0,
+    *,
+    data_format: str = "",
 ) -> Report:
     """Check a dataset.
 
+    data_format (str): "twitter" or "mnre", if the dataset's name doesn't say it.
     crops_layout (str): "umgf", "hvpnet", "none" (crops are not looked at), or "auto".
     RETURNS (Report): What was found. Nothing raises that is wrong with the data.
     """
     report = Report(dataset, folders)
     splits: dict[str, Split] = {}
-    kind = PUBLISHED[dataset]["format"]
+    kind = data_format or PUBLISHED[dataset]["format"]
     mnre = kind == "mnre"
     finders = {"mnre": find_mnre_text, "wikidiverse": find_wikidiverse_text}
     for split in SPLITS:

@@ -19,6 +19,8 @@ DATASETS = {
     "gmner": "gmner",
     "mnre": "rel_trf",
     "mnre-leaking": "rel_trf",
+    "products/ner": "products",
+    "products/rel": "products_rel",
     "twitter15": "ner_trf",
     "twitter17": "ner_trf",
     "wikidiverse": "ner_trf",
@@ -68,12 +70,12 @@ def find_config(dataset: str, config: str = "") -> str:
 
 def dataset_paths(folder: Path) -> dict[str, str]:
     """RETURNS (Dict[str, str]): Settings that belong to a converted dataset: where its pictures, their
-    encoder and their features are.
+    encoder and their features are. Datasets side by side may share the last two, in the folder above.
     """
     settings = {}
     for name, file in (("features", "features.sqlite"), ("encoder", "encoder.pth")):
-        if (folder / file).exists():
-            settings[f"paths.{name}"] = str(folder / file)
+        if found := [path for path in (folder / file, folder.parent / file) if path.exists()]:
+            settings[f"paths.{name}"] = str(found[0])
     if root := read_meta(folder).get("image_root"):
         settings["paths.image_root"] = root
     return settings

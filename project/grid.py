@@ -1,4 +1,4 @@
-"""Train and test every cell of a table: rows (ablation, beta-sweep, text, noise, pairs) x seeds x datasets.
+"""Train and test every cell of a table: rows (of ablation, beta-sweep, ...) x seeds x datasets.
 
 What is finished is never run again: stop it, kill it, run the same command again, and it goes on. Results go
 to one table, project/metrics/grids.jsonl and .csv, a line a row, seed and task, made anew from the finished
@@ -56,6 +56,50 @@ def make_beta_sweep() -> list[Variant]:
     ]
 
 
+LITE0 = {
+    "@architectures": "spacy-mmib.TimmEncoder.v1",
+    "name": "tf_efficientnet_lite0",
+    "weights": "package",
+}
+RANDOM = {"@architectures": "spacy-mmib.TorchvisionEncoder.v1", "arch": "resnet18", "weights": None}
+DEMO = {**RANDOM, "weights": str(planning.DATA / "demo" / "encoder.pth")}
+ENCODERS: dict[str, tuple[dict[str, Any], bool, int | None, int | None]] = {
+    "EfficientNet-Lite0, frozen": (LITE0, False, None, 112),
+    "EfficientNet-Lite0, trained": (LITE0, True, 96, 64),
+    "ResNet-18, random, frozen": (RANDOM, False, 96, 32),
+    "ResNet-18, random, trained": (RANDOM, True, 96, 32),
+    "ResNet-18 of the demo, frozen": (DEMO, False, 96, 32),
+    "ResNet-18 of the demo, trained": (DEMO, True, 96, 32),
+}
+"""A network, whether it is trained, and the size in pixels of pictures and of parts that are encoded."""
+PARTS: dict[str, dict[str, Any]] = {
+    "whole": {"rows": "regions", "get_regions": {"@region_getters": "spacy-mmib.none.v1"}},
+    "grid": {"rows": "grid", "grid_size": 2, "get_regions": {"@region_getters": "spacy-mmib.none.v1"}},
+    "quarters": {"rows": "regions", "get_regions": {"@region_getters": "spacy-mmib.grid.v1", "k": 2}},
+    "objects": {"rows": "regions", "get_regions": {"@region_getters": "spacy-mmib.given.v1"}},
+}
+"""The whole picture only; and 2 x 2 parts of its feature map; and its quarters, or objects, each encoded."""
+
+
+def make_encoders() -> list[Variant]:
+    """RETURNS (List[Variant]): Encoders with rows of the whole picture and of parts, without pictures, and
+    with noise of the same norm.
+    """
+    cache = {"@misc": "spacy-mmib.feature_cache.v1", "path": "${paths.features}"}
+    variants = [Variant("no pictures", images="none")]
+    for name, (network, trained, size, part_size) in ENCODERS.items():
+        for part, settings in PARTS.items():
+            encoder = {**network, **settings, "trainable": trained, "max_regions": None}
+            encoder["image_size"] = size if part in ("whole", "grid") else part_size
+            encoder["cache"] = cache if network["weights"] and not trained else None
+            more = {"objects": part == "objects", "shown": ("own", "none")}
+            variants.append(Variant(f"{name}, {part}", encoder=encoder, **more))
+            if name == "EfficientNet-Lite0, frozen":
+                noise = {"@architectures": "spacy-mmib.NoiseEncoder.v1", "seed": 0, "img2vec": encoder}
+                variants.append(Variant(f"noise, {part}", encoder=noise, **more))
+    return variants
+
+
 GRIDS: dict[str, list[Variant]] = {
     # Table V; the first row is what the others are compared with.
     "ablation": ABLATION,
@@ -70,6 +114,13 @@ GRIDS: dict[str, list[Variant]] = {
         Variant("mmib_rel, marker", entity_repr="marker"),
         Variant("without the core, pool", core="none", entity_repr="pool"),
         Variant("without the core, marker", core="none", entity_repr="marker"),
+    ],
+    # What the picture encoder contributes.
+    "encoders": make_encoders(),
+    # What photos contribute: see products.py.
+    "products": [
+        Variant("with pictures", shown=("own", "none", "shuffled")),
+        Variant("trained without pictures", images="none"),
     ],
 }
 """The rows of each grid."""
@@ -111,24 +162,15 @@ def main(
         variants = choose_variants(grid, only or [])
         for dataset in datasets:
             corpus = planning.read_corpus(dataset, data / dataset, limit)
-            planned = list(plan_cells(corpus, variants, range(seeds), options, output))
-            path = output / PLANS / f"{name or grid}_{dataset.replace('/', '_')}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"grid": name or grid, "cells": [cell.about for cell in planned]})
+            rows = [variant for variant in variants if corpus.with_objects or not variant.objects]
+            planned = list(plan_cells(corpus, rows, range(seeds), options, output))
+            write_plan(output, name or grid, planned)
             if not corpus.pictures:
                 msg.warn(f"{dataset} has no pictures: everything is trained and tested on text only.")
             cells += planned
     except (FileNotFoundError, ValueError) as err:
         msg.fail(str(err), exits=1)
-    # Each row gets its first seed before any gets a second: an unfinished table is a table.
-    cells.sort(key=lambda cell: cell.about["seed"])
-    cells = list({cell.folder: cell for cell in cells}.values())
-    failed = run_cells(cells, output, metrics, gpu_id, jobs, keep_models)
-    write_results(output, metrics)
-    msg.good(f"Results of all grids: {metrics / 'grids.jsonl'}, {metrics / 'grids.csv'}")
-    if failed:
-        names = "\n".join(f"  {cell.folder / 'output.txt'}" for cell in failed)
-        msg.fail(f"{len(failed)} trainings failed and will be tried again next time:\n{names}", exits=1)
+    finish_cells(cells, output, metrics, gpu_id, jobs, keep_models=keep_models)
 
 
 def choose_variants(grid: str, only: Sequence[str] = ()) -> list[Variant]:
@@ -166,6 +208,8 @@ def plan_cells(
                 "beta2": variant.settings.get("kl_image", ""),
                 "alignment_weight": variant.settings.get("alignment", ""),
                 "core": variant.core,
+                "images": variant.images,
+                "shown": " ".join(variant.shown) if variant.images == "own" else "none",
                 "regions": planning.describe_regions(config, corpus, str(dataset.get("regions") or "own")),
                 "epochs": training["max_epochs"],
                 "batch_size": training["batcher"].get("size"),
@@ -185,6 +229,28 @@ def plan_cells(
                 "image_root": dataset_paths(corpus.folder).get("paths.image_root"),
             }
             yield Cell(output / about["cell"], config, about)
+
+
+def write_plan(output: Path, name: str, cells: list[Cell]) -> None:
+    """Write down which cells the table of a grid and a dataset consists of."""
+    path = output / PLANS / f"{name}_{cells[0].about['dataset'].replace('/', '_')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"grid": name, "cells": [cell.about for cell in cells]})
+
+
+def finish_cells(
+    cells: list[Cell], output: Path, metrics: Path, gpu_id: int, jobs: int, *, keep_models: bool
+) -> None:
+    """Run what isn't finished, and write the table. Raises `SystemExit` if a training fails."""
+    # Each row gets its first seed before any gets a second: an unfinished table is a table.
+    cells = sorted(cells, key=lambda cell: cell.about["seed"])
+    cells = list({cell.folder: cell for cell in cells}.values())
+    failed = run_cells(cells, output, metrics, gpu_id, jobs, keep_models)
+    write_results(output, metrics)
+    msg.good(f"Results of all grids: {metrics / 'grids.jsonl'}, {metrics / 'grids.csv'}")
+    if failed:
+        names = "\n".join(f"  {cell.folder / 'output.txt'}" for cell in failed)
+        msg.fail(f"{len(failed)} trainings failed and will be tried again next time:\n{names}", exits=1)
 
 
 def run_cells(

@@ -12,7 +12,7 @@ from thinc.api import Config
 
 from project.config import dataset_paths, find_config, read_config
 from project.facts import SPLITS
-from spacy_mmib.post.extensions import get_stored_image
+from spacy_mmib.post.extensions import get_regions, get_stored_image
 from spacy_mmib.training.corpus import read_docs
 
 DATA, TRAINING, METRICS = (Path("project") / name for name in ("data", "training", "metrics"))
@@ -43,6 +43,10 @@ class Variant:
     core (str): "mmib"; "none" for the same without the core and without pictures; "spacy" for spaCy's own
         component on the same text encoder.
     series (Tuple[str, ...]): Of Fig. 4, by what is tuned: "both", "beta2", "beta1".
+    encoder (Mapping[str, Any]): The block of the picture encoder, instead of the config's.
+    images (str): "own", or "none": trained and tested without pictures.
+    objects (bool): For datasets with objects in the pictures only.
+    shown (Tuple[str, ...]): Which pictures the test posts are shown with: "own", "none", "shuffled".
     """
 
     name: str
@@ -50,6 +54,10 @@ class Variant:
     core: Literal["mmib", "none", "spacy"] = "mmib"
     series: tuple[str, ...] = ()
     entity_repr: str = ""
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    images: Literal["own", "none"] = "own"
+    objects: bool = False
+    shown: tuple[str, ...] = ("own",)
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A converted dataset, with the number of its training posts within the limit, and of their pictures."""
+    """A converted dataset, with the number of its training posts within the limit, of their pictures, and of
+    those with objects.
+    """
 
     name: str
     folder: Path
     posts: int
     pictures: int
+    with_objects: int = 0
 
 
 def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
@@ -86,7 +97,8 @@ def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
                 "project run convert . --vars.dataset twitter17 --vars.data FOLDER'."
             )
     docs = list(read_docs(folder / "train.spacy", Vocab()))[: limit or None]
-    return Corpus(name, folder, len(docs), sum(get_stored_image(doc) is not None for doc in docs))
+    shown = [doc for doc in docs if get_stored_image(doc) is not None]
+    return Corpus(name, folder, len(docs), len(shown), sum(bool(get_regions(doc)) for doc in shown))
 
 
 def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -> Config:
@@ -114,9 +126,16 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
     for model in (component.get("model", {}) for component in components.values()):
         if variant.entity_repr and "entity_repr" in model:
             model["entity_repr"] = variant.entity_repr
+    for component in components.values() if variant.encoder else ():
+        if component.get("factory") == "mmib_img2vec":
+            component["model"] = dict(variant.encoder)
+        elif "Listener" not in (component["model"].get("img2vec") or {}).get("@architectures", "Listener"):
+            component["model"]["img2vec"] = dict(variant.encoder)
+    for split in ("train", "dev") if variant.images == "none" else ():
+        config["corpora"][split]["images"] = "none"
     if not corpus.pictures:
         # The encoder is never run: its weights need not be there.
-        for layer in _list_layers(components):
+        for layer in _list_layers(components, "img2vec"):
             if layer.get("@architectures") == "spacy-mmib.TorchvisionEncoder.v1":
                 layer.update({"arch": "resnet18", "weights": None})
     config["paths"].update({split: str(corpus.folder / f"{split}.spacy") for split in ("train", "dev")})
@@ -184,7 +203,10 @@ def hash_files(folder: Path) -> str:
 
 def describe_regions(config: Config, corpus: Corpus, converted: str) -> str:
     """RETURNS (str): Where the objects in the pictures come from, for tables."""
-    layers = _list_layers(config["components"]) if corpus.pictures else []
+    if config["corpora"]["train"].get("images") == "none":
+        return "no pictures"
+    layers = _list_layers(config["components"], "img2vec") if corpus.pictures else []
+    layers += [layer["img2vec"] for layer in layers if layer.get("img2vec")]  # of a NoiseEncoder
     getters = {layer["get_regions"]["@region_getters"] for layer in layers if layer.get("get_regions")}
     names = [getter.removeprefix("spacy-mmib.") for getter in sorted(getters)]
     return ", ".join(f"{n} ({converted})" if n == "given.v1" else n for n in names) or "no pictures"
@@ -192,11 +214,11 @@ def describe_regions(config: Config, corpus: Corpus, converted: str) -> str:
 
 def list_transformers(components: Mapping[str, Any]) -> list[dict[str, Any]]:
     """RETURNS (List[Dict[str, Any]]): The layers that are text encoders, with their "name" on the hub."""
-    return [layer for layer in _list_layers(components) if "name" in layer]
+    texts = {name: part for name, part in components.items() if part.get("factory") != "mmib_img2vec"}
+    return [layer for layer in _list_layers(texts, "tok2vec") if "name" in layer]
 
 
-def _list_layers(components: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """RETURNS (List[Dict[str, Any]]): The models, and the layers below them, of all components."""
+def _list_layers(components: Mapping[str, Any], *parts: str) -> list[dict[str, Any]]:
+    """RETURNS (List[Dict[str, Any]]): The models, and these layers below them, of all components."""
     models = [component.get("model", {}) for component in components.values()]
-    parts = [model.get(name) or {} for model in models for name in ("tok2vec", "img2vec")]
-    return [*models, *parts]
+    return [*models, *(model.get(name) or {} for model in models for name in parts)]

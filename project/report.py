@@ -3,7 +3,7 @@ report'. Runs on whatever is finished, and says what isn't.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -187,6 +187,30 @@ def describe_published(tables: Sequence[Table]) -> str:
         parts.append(f"## Published: {name}, {facts['task']} (Tables III and IV of the paper)\n")
         parts += [make_markdown(["", "P", "R", "F1"], lines), f"{facts['caveat']}\n"]
     return "\n".join(parts)
+
+
+def save_scores(path: Path, results: dict[str, dict[str, list[float]]], **more: Any) -> None:
+    """Write scores by task ("ner", "rel"), row and seed, and their means, as JSON."""
+    means = {task: {row: mean(f) for row, f in table.items()} for task, table in results.items()}
+    seeds = max(len(f) for table in results.values() for f in table.values())
+    record = {**means, "seeds": list(range(seeds)), "by_seed": results, **more}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
+
+
+def print_table(title: str, results: dict[str, list[float]], names: Mapping[str, str]) -> None:
+    """Print scores by row and seed, in percent.
+
+    names (Mapping[str, str]): What the rows are called.
+    """
+    rows = []
+    for key, scores in results.items():
+        std = f"{100 * stdev(scores):.1f}" if len(scores) > 1 else "-"
+        rows.append((names[key], *(f"{100 * score:.1f}" for score in (*scores, mean(scores))), std))
+    n = len(rows[0]) - 3
+    msg.divider(title)
+    header = ("", *(f"seed {seed}" for seed in range(n)), "mean", "std")
+    msg.table(rows, header=header, aligns=("l",) + ("r",) * (n + 2), divider=True)
 
 
 def spread(scores: Sequence[float]) -> str:

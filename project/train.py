@@ -50,15 +50,7 @@ def main(
             subprocess.run(command, check=True)
     settings = parse_overrides(overrides)
     options = planning.Options(config, transformer, epochs, batch_size, learn_rate, 0, settings)
-    # On the hub a name has one slash at most; transformers says of a folder that isn't there that it is no
-    # such name.
-    name = Path(transformer)
-    if not name.is_dir() and (name.is_absolute() or len(name.parts) > 2):
-        msg.fail(
-            f"There is no folder {name}. --vars.transformer is the name of a model on the Hugging Face hub, "
-            "or a folder with config.json, model.safetensors, tokenizer.json and vocab.txt.",
-            exits=1,
-        )
+    check_transformer(transformer)
     try:
         corpus = planning.read_corpus(dataset, folder)
         full = planning.make_config(corpus, planning.Variant("MMIB"), seed, options)
@@ -75,6 +67,19 @@ def main(
         # Nothing is ever shown to it.
         warnings.filterwarnings("ignore", message=".*random weights and is frozen")
     run(full, folder, output / dataset, gpu_id, force=bool(force))
+
+
+def check_transformer(transformer: str) -> None:
+    """Say what is wrong with a text encoder that is no name, and no folder either. Raises `SystemExit`."""
+    # On the hub a name has one slash at most; transformers says of a folder that isn't there that it is no
+    # such name.
+    name = Path(transformer)
+    if not name.is_dir() and (name.is_absolute() or len(name.parts) > 2):
+        msg.fail(
+            f"There is no folder {name}. --vars.transformer is the name of a model on the Hugging Face hub, "
+            "or a folder with config.json, model.safetensors, tokenizer.json and vocab.txt.",
+            exits=1,
+        )
 
 
 def run(config: Config, folder: Path, output: Path, gpu_id: int, *, force: bool = False) -> None:

@@ -6,14 +6,12 @@ out of the feature map of the whole picture instead of being encoded one by one)
 shows a few posts with their predictions. All of it is synthetic.
 """
 
-import json
 import os
 import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Annotated, Any
 
 import spacy
@@ -24,6 +22,7 @@ from spacy.util import logger
 from wasabi import msg
 
 from project.config import dataset_paths, read_config
+from project.report import print_table, save_scores
 from spacy_mmib.evaluation.evaluate import evaluate
 from spacy_mmib.post.extensions import get_confidence, get_image, set_image, set_regions
 from spacy_mmib.post.relations import get_relations
@@ -83,12 +82,9 @@ def main(
         for kind, scores in score_seed(output, data, seed).items():
             for key, score in scores.items():
                 results[kind].setdefault(key, []).append(score)
-    means = {kind: {key: mean(f) for key, f in table.items()} for kind, table in results.items()}
-    record = {**means, "seeds": list(range(seeds)), "by_seed": results, "data": SYNTHETIC}
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    metrics.write_text(json.dumps(record, indent=2) + "\n")
-    print_table("entities", results["ner"])
-    print_table("relations of given entities", results["rel"])
+    save_scores(metrics, results, data=SYNTHETIC)
+    for kind, title in (("ner", "entities"), ("rel", "relations of given entities")):
+        print_table(f"{title}, F1 on the synthetic test posts", results[kind], ROWS)
     show_posts(output / "joint_0" / "model-best", data)
     msg.info(SYNTHETIC)
     msg.good(f"Saved the tables to {metrics}")
@@ -129,18 +125,6 @@ def score_seed(models: Path, data: Path, seed: int) -> dict[str, dict[str, float
         if key == "images":
             relations["end_to_end"] = scores["rel_strict_f"]
     return {"ner": entities, "rel": relations}
-
-
-def print_table(title: str, results: dict[str, list[float]]) -> None:
-    """Print test F1 by condition and seed."""
-    rows = []
-    for key, scores in results.items():
-        spread = f"{100 * stdev(scores):.1f}" if len(scores) > 1 else "-"
-        rows.append((ROWS[key], *(f"{100 * s:.1f}" for s in (*scores, mean(scores))), spread))
-    n = len(rows[0]) - 3
-    msg.divider(f"{title}, F1 on the synthetic test posts")
-    header = ("", *(f"seed {seed}" for seed in range(n)), "mean", "std")
-    msg.table(rows, header=header, aligns=("l",) + ("r",) * (n + 2), divider=True)
 
 
 def show_posts(model: Path, data: Path, n: int = 2) -> None:

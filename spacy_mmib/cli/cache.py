@@ -83,6 +83,7 @@ def cache_build_cli(
             # The store's own: the command says the same, and its exit code too.
             warnings.filterwarnings("ignore", r"\[spacy-mmib\] The feature cache", MMIBWarning)
             readers = [MultimodalCorpus(path, image_root=image_root or None) for path in paths]
+            bar.reset(sum(1 for reader in readers for _ in reader(nlp)))
             docs = (example.predicted for reader in readers for example in reader(nlp))
             for result in build_cache(nlp, docs, trained=trained, chunk_size=chunk_size):
                 bar.update(result.posts - bar.n)

@@ -79,6 +79,8 @@ def make_small(name: str, bert: str, corpus: Path, entities: str | None = None) 
             layer["name"] = bert
         if layer.get("@architectures") == "spacy-mmib.TorchvisionEncoder.v1":
             layer |= {"arch": "squeezenet1_1", "weights": None, "image_size": 32}
+        if layer.get("@architectures") == "spacy-mmib.TimmEncoder.v1":
+            layer |= {"name": "test_resnet", "weights": None, "image_size": 32}
         if layer.get("@region_getters") == "spacy-mmib.detector.v1":
             layer.clear()
             layer["@region_getters"] = "spacy-mmib.given.v1"

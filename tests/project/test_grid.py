@@ -119,6 +119,34 @@ def test_entity_vectors_of_given_pairs(corpus):
         assert (model["img2vec"] is not None) == (variant.core == "mmib")
 
 
+@pytest.mark.parametrize("name", ["demo", "joint_demo"])
+def test_encoders_are_put_where_the_pictures_are_encoded(corpus, name):
+    rows = GRIDS["encoders"]
+    assert len({variant.name for variant in rows}) == len(rows)
+    for variant in rows:
+        config = make_config(corpus, variant, 0, Options(config=name))
+        components = config["components"]
+        shared = "mmib_img2vec" in components
+        encoder = (
+            components["mmib_img2vec"]["model"] if shared else components["mmib_ner"]["model"]["img2vec"]
+        )
+        if variant.images == "none":
+            assert [config["corpora"][split]["images"] for split in ("train", "dev")] == ["none", "none"]
+            assert describe_regions(config, corpus, "own") == "no pictures"
+        else:
+            assert encoder == variant.encoder
+            assert (describe_regions(config, corpus, "own") == "given.v1 (own)") == variant.objects
+        if shared:
+            listener = components["mmib_ner"]["model"]["img2vec"]
+            assert listener["@architectures"] == "spacy-mmib.Img2VecListener.v1"
+        registry.fill(config, validate=False)
+
+
+def test_posts_with_objects_are_counted(corpus, data):
+    assert corpus.with_objects == corpus.pictures > 0
+    assert read_corpus("text", data / "text").with_objects == 0
+
+
 def test_a_variant_that_changes_nothing_is_an_error(corpus):
     options = Options(config="baseline_trf")
     with pytest.raises(ValueError, match="changes nothing"):
