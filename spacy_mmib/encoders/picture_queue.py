@@ -235,7 +235,8 @@ class PictureQueue:
             request.problems.append(Problem(str(err), "box"))
             regions = []
         self._set_regions(request, regions)
-        self._note_found(doc, request)
+        if getter.writes:
+            self._note_found(doc, request)
         return request
 
     def _set_regions(self, request: Request, regions: list[Region] | None) -> None:
