@@ -47,7 +47,8 @@ class Backbone(VisionBackbone):
             if not all(hasattr(network, stage) for stage in self.layers):
                 raise ValueError(f'rows = "pyramid" needs the four stages of a ResNet; {arch!r} has none.')
         elif self.needs_map:
-            self.layers = _find_feature_map(network.eval(), int(self.settings["preset"]["crop_size"]))
+            least = self.rows_size if self.rows == "auto" and not self.settings["rois"] else 1
+            self.layers = _find_feature_map(network.eval(), int(self.settings["preset"]["crop_size"]), least)
         for name in self.layers:
             network.get_submodule(name).register_forward_hook(partial(self._keep, name))
         return network
@@ -75,8 +76,10 @@ class Backbone(VisionBackbone):
 
 
 @torch.no_grad()
-def _find_feature_map(network: nn.Module, size: int) -> tuple[str, ...]:
-    """The name of the layer whose output the network averages to its vectors, if there is one."""
+def _find_feature_map(network: nn.Module, size: int, least: int) -> tuple[str, ...]:
+    """The name of the layer whose output the network averages to its vectors, if there is one that has at
+    least so many places a side.
+    """
     outputs: dict[str, torch.Tensor] = {}
 
     def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -92,6 +95,7 @@ def _find_feature_map(network: nn.Module, size: int) -> tuple[str, ...]:
         name
         for name, output in outputs.items()
         if output.shape[1] == pooled.shape[1]
+        and output.shape[-1] >= least
         and (output.mean((2, 3)) - pooled).abs().max() < 1e-4 * pooled.abs().max()
     ]
     # The largest of them, that is before the pooling; of equally large ones the last.

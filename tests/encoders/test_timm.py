@@ -6,10 +6,18 @@ import sys
 import numpy
 import PIL.Image
 import pytest
+import spacy
 import torch
 
 from spacy_mmib.encoders.base import PictureTransform
-from spacy_mmib.encoders.timm import PACKAGED, TimmVision, find_packaged, load, make_preset
+from spacy_mmib.encoders.timm import (
+    PACKAGED,
+    TimmVision,
+    build_timm_encoder_v1,
+    find_packaged,
+    load,
+    make_preset,
+)
 
 timm = pytest.importorskip("timm")
 
@@ -121,6 +129,19 @@ def test_weights_of_a_package(lite, package, by_path):
     pictures = make_batch(64)
     with torch.no_grad():
         torch.testing.assert_close(lite[0].classifier(encoder(pictures, 2)), lite[0](pictures))
+
+
+def test_what_was_saved_is_loaded_without_the_package(package):
+    settings = {"name": LITE, "weights": "package", "image_size": 64}
+    doc = spacy.blank("en")("a post")
+    doc._.image = PIL.Image.new("RGB", (80, 60), "red")
+    encoder = build_timm_encoder_v1(**settings)
+    encoder.initialize()
+    package.unlink()
+    loaded = build_timm_encoder_v1(**settings).from_bytes(encoder.to_bytes())
+    (found,), (expected,) = loaded.predict([doc]), encoder.predict([doc])
+    assert found.shape == (1 + 2 * 2, 1280)
+    numpy.testing.assert_array_equal(found, expected)
 
 
 def test_a_package_with_another_file(package):
