@@ -180,7 +180,8 @@ def _read_post(doc: Doc, root: Path, sizes: dict[str | None, Size], problems: Co
     found = [look_up_picture(stored, root, sizes) for stored in get_stored_images(doc)]
     size = found[0][1] if found else (ABSENT, ABSENT)
     features = (float(regions), float(size[0] != ABSENT), *size, float(len(doc)))
-    return _Post(" ".join(doc.text.split()).casefold(), [key for key, _ in found if key], features, pairs, entities)
+    pictures = [key for key, _ in found if key is not None]
+    return _Post(" ".join(doc.text.split()).casefold(), pictures, features, pairs, entities)
 
 
 def _get_order(relation: Relation) -> float:
@@ -189,8 +190,8 @@ def _get_order(relation: Relation) -> float:
 
 
 def look_up_picture(stored: Any, root: Path, sizes: dict[str | None, Size]) -> tuple[str | None, Size]:
-    """RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells a picture of a post from others, and its width
-    and height, which are kept in `sizes`: a picture is opened once.
+    """RETURNS (Tuple[Optional[str], Tuple[float, float]]): What tells a picture of a post from others, and
+    its width and height, which are kept in `sizes`: a picture is opened once.
     """
     from ..images.reading import probe_image  # imports Pillow
 
