@@ -180,9 +180,8 @@ def _read_post(doc: Doc, root: Path, sizes: dict[str | None, Size], problems: Co
     found = [look_up_picture(stored, root, sizes) for stored in get_stored_images(doc)]
     size = found[0][1] if found else (ABSENT, ABSENT)
     features = (float(regions), float(size[0] != ABSENT), *size, float(len(doc)))
-    return _Post(
-        " ".join(doc.text.split()).casefold(), [key for key, _ in found if key], features, pairs, entities
-    )
+    pictures = [key for key, _ in found if key is not None]
+    return _Post(" ".join(doc.text.split()).casefold(), pictures, features, pairs, entities)
 
 
 def _get_order(relation: Relation) -> float:

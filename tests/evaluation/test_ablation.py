@@ -89,3 +89,19 @@ def test_same_pixels_are_the_same_picture(vocab):
     shuffled, kept = shuffle_images(examples)
     assert kept == 0
     assert images_of(shuffled)[0] != b"x"
+
+
+def test_all_pictures_of_a_post_move_together(vocab):
+    examples = make_examples(vocab, [None] * 4)
+    for i, example in enumerate(examples[:3]):
+        example.predicted._.images = [f"{i}a", f"{i}b"][: 2 - i % 2]
+        example.predicted._.regions = [{"box": (0, 0, i + 1, 1), "image": 1 - i % 2}]
+    removed = [example.predicted for example in remove_images(examples)]
+    assert [(doc._.images, doc._.regions) for doc in removed] == [([], [])] * 4
+    shuffled = [example.predicted for example in shuffle_images(examples)[0]]
+    before = {example.predicted._.image: example.predicted for example in examples}
+    for example, doc in zip(examples, shuffled):
+        source = before[doc._.image]
+        assert (doc is None) == (source is example.predicted) or doc._.image is None
+        assert (doc._.images, doc._.regions) == (source._.images, source._.regions)
+    assert sorted(str(doc._.images) for doc in shuffled) == sorted(str(d._.images) for d in before.values())

@@ -555,3 +555,13 @@ def test_few_resamples_would_not_reach_the_tail():
         2 * features * spacy_mmib.evaluation.audit.MEASURES
     )
     assert tail * spacy_mmib.evaluation.audit.RESAMPLES >= 20
+
+
+def test_posts_that_share_any_picture_are_one(tmp_path):
+    vocab, rng = Vocab(), random.Random(0)
+    docs = [make_doc(vocab, rng) for _ in range(30)]
+    for doc, images in zip(docs, (["a", "b"], ["c", "b"], ["c"], ["d", b"x"], ["e", b"x"], ["f"])):
+        doc._.images = images
+    found = audit(save(tmp_path / "a.spacy", docs))
+    assert found["pictures"] == {"stated": 6, "unreadable": 6}
+    assert found["different_posts"] == 30 - 3

@@ -121,3 +121,44 @@ def test_what_can_be_read_can_be_written():
     (record,) = find(low)
     assert record["as_given"]["tokens"]
     assert json.loads(to_line(record)) == record
+
+
+def test_posts_with_several_pictures(pictures):
+    encoded = base64.b64encode((pictures / "red.png").read_bytes()).decode()
+    uri = f"data:image/png;base64,{encoded}"
+    red = str(pictures / "red.png")
+
+    def read(**fields):
+        doc = make_doc(spacy.blank("en"), {"text": "x", **fields}, PictureFolder(pictures), PictureCounts())
+        return doc._.images, doc._.image_error
+
+    content = (pictures / "red.png").read_bytes()
+    assert read(images=["red.png", uri]) == ([red, content], None)
+    for image in (None, "red.png"):
+        assert read(image=image, images=["red.png", uri]) == ([red, content], None)
+    assert read(image="red.png", images=[]) == read(image="red.png", images=None) == ([red], None)
+    assert read(images=[]) == ([], None)
+    assert read(image="a.png", images=["red.png"]) == (
+        [],
+        '"image" is not the first of "images": give one of them',
+    )
+    assert read(images="red.png") == ([], '"images" is not a list but a string')
+    for bad in (5, None, ["red.png"], "data:,", "data:x;base64,####=", "../red.png", "nope.png"):
+        images, error = read(images=["red.png", bad, uri])
+        assert images == [red, content]
+        assert error.startswith("picture 2 of 3: ")
+
+
+def test_boxes_follow_their_pictures(pictures):
+    post = {
+        "text": "x",
+        "images": [5, "red.png"],
+        "regions": [{"box": [0, 0, 4, 4], "image": 1}, [0, 0, 2, 2], {"box": [0, 0, 3, 3], "image": 4}],
+    }
+    result = PredictResult()
+    (record,) = predict(spacy.blank("en"), [post], image_root=pictures, result=result)
+    assert {key: record[key] for key in post} == post
+    assert record["image_error"].startswith("picture 1 of 2: ")
+    doc = make_doc(spacy.blank("en"), post, PictureFolder(pictures), PictureCounts())
+    assert [(region["box"][2], region.get("image")) for region in doc._.regions] == [(4, None), (3, 4)]
+    assert result.reasons == {"not_a_picture": 1}

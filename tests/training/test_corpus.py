@@ -442,3 +442,27 @@ def test_sentences_of_a_post_that_is_too_long(nlp, folder):
     with pytest.warns(MMIBWarning, match="1 posts have more characters.*The first: 'Mia likes"):
         (example,) = corpus(nlp)
     assert example.text.strip() == "Rob likes Paris"
+
+
+def test_posts_with_several_pictures(nlp, folder):
+    """All of them reach the predicted doc, those of a post that is split each of its parts."""
+    docs = [make_doc(nlp), make_doc(nlp, image="img/a.jpg")]
+    docs[0]._.images = ["img/a.jpg", "../secret.jpg", "img/b.jpg", "text.jpg"]
+    docs[0]._.regions = [{"box": (0, 0, 2, 2), "image": 2}, {"box": (0, 0, 2, 2), "image": 1}, "img/crop.png"]
+    for token in docs[0]:
+        token.is_sent_start = token.i != 1
+    path = save(folder / "train.spacy", docs)
+    corpus = MultimodalCorpus(path)
+    with pytest.warns(MMIBWarning, match="2 further pictures left out") as said:
+        examples = list(corpus(nlp))
+    assert len(said) == 1
+    assert (corpus.counts.with_picture, corpus.counts.dropped_pictures, corpus.counts.refused) == (2, 2, 0)
+    parts = read(MultimodalCorpus(path, max_length=3), nlp)
+    assert len(parts) == 2 + 0  # the second post has no sentences
+    for doc in (*(eg.predicted for eg in parts), examples[0].predicted, examples[0].reference):
+        assert doc._.images == [str(folder / "img/a.jpg"), str(folder / "img/b.jpg")]
+        box, crop = doc._.regions
+        assert (box["image"], crop) == (1, str(folder / "img/crop.png"))
+        assert "picture 2 of 4: " in doc._.image_error
+        assert "; picture 4 of 4: " in doc._.image_error
+    assert examples[1].predicted._.images == [str(folder / "img/a.jpg")]

@@ -408,3 +408,23 @@ def test_import_is_light_and_the_name_a_function():
     assert result.stdout.strip() == "True", result.stderr[-2000:]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         spacy_mmib.nothing  # noqa: B018
+
+
+def test_several_pictures_side_by_side_with_their_own_boxes(nlp):
+    doc = make_post(nlp)
+    other = numpy.full((30, 40, 3), 90, dtype="uint8")
+    doc._.images = [doc._.image, other, "missing.png"]
+    doc._.regions = [*doc._.regions, {"box": (0, 0, 20, 15), "image": 1}, {"box": (0, 0, 9, 9), "image": 7}]
+    spacy_mmib.post.extensions.set_region_weights(doc, "ner", {(0, 3): [0.5, 0.2, 0.3, 0.0]})
+    html = render(doc)
+    page = check_harmless(html)
+    assert len(page.find("div", "mmib-pictures")) == 1
+    assert [attrs["alt"] for attrs in page.find("img")] == [f"Picture of the post, {i} of 3" for i in (1, 2)]
+    boxes = [attrs["style"] for attrs in page.find("span", "mmib-box")]
+    assert boxes[0].startswith("left:10.000%;top:10.000%;width:50.000%;height:50.000%")
+    assert boxes[1].startswith("left:0.000%;top:0.000%;width:50.000%;height:50.000%")
+    first, second = html.index(boxes[0]), html.index(boxes[1])
+    assert first < html.index("2 of 3") < second  # each in its own picture
+    assert "The picture can't be shown." in page.text
+    assert "the whole pictures" in page.text
+    assert 'class="mmib-pictures"' not in render(make_post(nlp))
