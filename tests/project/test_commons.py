@@ -127,9 +127,7 @@ def test_a_server_that_asks_to_stop(tmp_path, answers):
 )
 def test_one_picture_that_cannot_be_had(tmp_path, monkeypatch, answer, match):
     monkeypatch.setattr(commons, "MAX_BYTES", 900)
-    server = Server(
-        Two=[(200, {}, json.dumps({"query": {"pages": []}}).encode())] * 0, **{"FilePath/Two": [answer]}
-    )
+    server = Server(**{"FilePath/Two": [answer]})
     (problem,) = get(tmp_path, server)
     with pytest.raises(AssertionError, match=match):
         raise AssertionError(problem)
