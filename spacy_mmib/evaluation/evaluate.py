@@ -205,7 +205,8 @@ def _score(nlp: Language, examples: list[Example], *, disable: list[str]) -> dic
 
 def tabulate(metrics: dict[str, Any]) -> list[tuple[str, dict[str, PRF], dict[str, PRF]]]:
     """RETURNS (List[Tuple[str, Dict[str, PRF], Dict[str, PRF]]]): Of what `evaluate` returns what is scored:
-    what it is of, "all" (of relations end to end also "all, with types"), and each label.
+    what it is of, "all" (of relations end to end also "all, with types"; of entities with objects, GMNER,
+    also "all, without types", EEG), and each label.
     """
 
     def get_prf(scores: dict[str, Any], name: str = "") -> PRF:
@@ -223,6 +224,9 @@ def tabulate(metrics: dict[str, Any]) -> list[tuple[str, dict[str, PRF], dict[st
                 overall["all, with types"] = get_prf(scores, "rel_strict_")
             by_label = {label: get_prf(prf) for label, prf in (scores.get(f"{kind}_per_type") or {}).items()}
             tables.append((title, overall, by_label))
+    if "gmner_f" in metrics:
+        overall = {"all": get_prf(metrics, "gmner_"), "all, without types": get_prf(metrics, "eeg_")}
+        tables.insert(1, ("Entities with their objects (GMNER, EEG)", overall, {}))
     return tables
 
 

@@ -14,7 +14,15 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.util import get_words_and_spaces
 
-from ..post.extensions import get_confidence, get_image_error, set_image, set_image_error, set_regions
+from ..post.boxes import get_region
+from ..post.extensions import (
+    get_confidence,
+    get_image_error,
+    read_regions,
+    set_image,
+    set_image_error,
+    set_regions,
+)
 from ..post.relations import ASKED, has_relations, read_relations, set_relations
 from ..training.local_pictures import PictureCounts, PictureFolder
 from ..util import one_line
@@ -289,8 +297,15 @@ def _is_own(key: str, value: Any) -> bool:
 
 
 def entity_to_json(ent: Span) -> Record:
-    """RETURNS (Dict[str, Any]): Characters, tokens, text, label and confidence of an entity."""
-    confidence = get_confidence(ent)
+    """RETURNS (Dict[str, Any]): Characters, tokens, text, label and confidence of an entity; and if somebody
+    has looked for it, "region": which object it is ("index" and "box", null for none), "score", "source".
+    """
+    confidence, found = get_confidence(ent), get_region(ent)
+    region: Record = {}
+    if found is not None:
+        place = None if found.index is None else read_regions(ent.doc)[found.index]
+        box = place["box"] if isinstance(place, dict) else None
+        region = {"index": found.index, "box": box, "score": round(found.score, 5), "source": found.source}
     return {
         "start": ent.start_char,
         "end": ent.end_char,
@@ -300,6 +315,7 @@ def entity_to_json(ent: Span) -> Record:
         "label": ent.label_,
         # Digits beyond these depend on what else is in the batch.
         "confidence": None if confidence is None else round(float(confidence), 5),
+        **({"region": region} if region else {}),
     }
 
 

@@ -12,6 +12,9 @@ from spacy.tokens import Span
 from spacy.training import Example
 from spacy.util import registry
 
+from ..post.boxes import get_boxes, get_region, has_boxes, is_one_of
+from ..post.extensions import read_regions
+from ..post.regions import Region
 from ..post.relations import ASKED, Pair, Relation, get_relations, has_relations
 from ..util import warn
 
@@ -64,13 +67,15 @@ def score_entities(examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]
     and both ends are; predictions where the gold annotation is missing count neither way.
 
     RETURNS (Dict[str, Any]): `ents_p`, `ents_r`, `ents_f` (0-1) and `ents_per_type`, which has `p`, `r` and
-        `f` for each label, in alphabetical order. All are `None` if nothing was annotated.
+        `f` for each label, in alphabetical order. All are `None` if nothing was annotated. Those of
+        `score_entity_regions` as well, where boxes of entities are annotated.
     """
+    examples = list(examples)
     scores: dict[str, Any] = get_ner_prf(examples, **kwargs)
     per_type = scores["ents_per_type"]
     if per_type is not None:  # in the order of a set otherwise, which differs from run to run
         scores["ents_per_type"] = dict(sorted(per_type.items()))
-    return scores
+    return {**scores, **score_entity_regions(examples)}
 
 
 def align_entities(example: Example) -> tuple[list[Entity], list[tuple[Span, Entity]]] | None:
@@ -99,6 +104,51 @@ def count_document_entities(example: Example) -> DocumentCounts:
     gold, found = aligned
     right = len(set(gold) & {entity for _, entity in found})
     return DocumentCounts(len(found), right, len(gold), right)
+
+
+def score_entity_regions(examples: Sequence[Example]) -> dict[str, Any]:
+    """Precision, recall and F of entities with their objects (`ent._.region`), as published for grounded
+    multimodal entity recognition. In EEG an entity is right if both ends are, and its object: the region has
+    an IoU of at least 0.5 with one of the gold boxes, or both are "not in the picture". In GMNER its label has
+    to be right, too. (MNER, the third of these scores, is `ents_p/r/f`.)
+
+    Counted are gold entities with `ent._.boxes`, and the predictions of posts that have any, or no entity at
+    all; predictions that overlap a gold entity whose boxes aren't annotated count neither way.
+
+    RETURNS (Dict[str, Any]): `gmner_p/r/f` and `eeg_p/r/f` (0-1); nothing if no boxes are annotated, or no
+        component says which objects entities are.
+    """
+    if not any(has_boxes(example.reference) for example in examples):
+        return {}
+    counts: dict[str, list[DocumentCounts]] = {"gmner": [], "eeg": []}
+    looked = False
+    for example in examples:
+        aligned = align_entities(example)
+        if aligned is None:
+            continue
+        of_ents = {ent: get_boxes(ent) for ent in example.reference.ents}
+        gold = {(ent.start, ent.end): (ent.label_, x) for ent, x in of_ents.items() if x is not None}
+        unknown = {token.i for ent, boxes in of_ents.items() if boxes is None for token in ent}
+        if of_ents and not gold:
+            continue
+        found = [x for x in aligned[1] if unknown.isdisjoint(range(*x[1][:2]))]
+        looked = looked or any(get_region(ent) is not None for ent, _ in found)
+        regions = read_regions(example.predicted)
+        right = {x for ent, x in found if x[:2] in gold and _is_right(ent, gold[x[:2]][1], regions)}
+        for kind, hits in (("eeg", right), ("gmner", {x for x in right if x[2] == gold[x[:2]][0]})):
+            n = len({x[:2] for x in hits})
+            counts[kind].append(DocumentCounts(len(found), n, len(gold), n))
+    if not looked:
+        return {}
+    scores = {kind: get_prf(sum_counts(of_posts)) for kind, of_posts in counts.items()}
+    return {f"{kind}_{key}": score for kind, prf in scores.items() for key, score in zip("prf", prf)}
+
+
+def _is_right(ent: Span, boxes: list[Region], regions: list[Region]) -> bool:
+    found = get_region(ent)
+    if found is None or (found.index is None and boxes):
+        return False
+    return not boxes if found.index is None else is_one_of(regions[found.index], boxes)
 
 
 # Relations

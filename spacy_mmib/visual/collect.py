@@ -4,11 +4,13 @@ import base64
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spacy.tokens import Doc
 
 from ..images.errors import ImageError
+from ..post.boxes import EntityRegion, get_region
 from ..post.extensions import (
     get_confidence,
     get_image_error,
@@ -80,6 +82,7 @@ def make_post(
         "picture": picture,
         "shaded": contributions is not None,
         "has_weights": any(piece["weights"] is not None for piece in text["pieces"]),
+        "sources": sorted({piece["object"]["source"] for piece in text["pieces"] if piece["object"]}),
     }
 
 
@@ -94,7 +97,9 @@ def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: boo
     pieces: list[dict[str, Any]] = []
     at = 0
     for ent in doc.ents:
-        weights = get_region_weights(ent)
+        found = get_region(ent)
+        # What an entity is says more than where its tokens look.
+        weights = get_region_weights(ent) if found is None else None
         # The space behind an entity is not a part of it.
         last, (_, share) = doc[ent.end - 1], tokens[ent.end - 1]
         entity = {
@@ -103,6 +108,7 @@ def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: boo
             "hue": get_hue(ent.label_),
             "confidence": get_confidence(ent),
             "weights": None if weights is None else [_percent(weight) for weight in weights],
+            "object": None if found is None else {**asdict(found), "number": _number(found)},
             "after": last.whitespace_,
         }
         pieces += [{"tokens": tokens[at : ent.start]}, entity]
@@ -114,7 +120,9 @@ def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: boo
     except ValueError as err:  # written past the setter
         problem = f"Relations that can't be read: {err}"
     return {
-        "pieces": [{"label": None, "weights": None, **piece} for piece in pieces if piece["tokens"]],
+        "pieces": [
+            {"label": None, "weights": None, "object": None, **piece} for piece in pieces if piece["tokens"]
+        ],
         "arcs": lay_out(relations),
         "lang": doc.lang_,
         "problem": problem,
@@ -125,7 +133,7 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
     """Collect what is shown of the picture of a post.
 
     shares (Optional[Sequence[float]]): Shades of the picture and its regions, 0-1, instead of the mean
-        weights that entities give them.
+        weights that entities give them, which are not shown if it is known which objects these are.
     RETURNS (Dict[str, Any]): The "small" picture, its "regions" (number 0 is the whole picture), those
         "named" (of which there is more to say than where they are), "errors", and whether one is "attached".
     """
@@ -141,8 +149,13 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
         except TypeError as err:  # written past the setter
             errors.append(str(err))
     views = [_make_region(i, region, small) for i, region in enumerate(regions, 1)]
+    objects = [(ent, found) for ent in doc.ents if (found := get_region(ent)) is not None]
+    for ent, found in objects:
+        if found.index is not None and found.index < len(views):
+            of = {"text": ent.text, "hue": get_hue(ent.label_), "score": found.score, "source": found.source}
+            views[found.index]["entities"].append(of)
     if shares is None:
-        given = [get_region_weights(ent) for ent in doc.ents]
+        given = [] if objects else [get_region_weights(ent) for ent in doc.ents]
         weights = [some for some in given if some is not None and len(some) == len(regions) + 1]
         shares = [sum(column) / len(weights) for column in zip(*weights)]
     if len(shares) == len(regions) + 1:
@@ -161,15 +174,16 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
 def _is_bare(view: dict[str, Any]) -> bool:
     """Whether all that is known of a region is a box."""
     more = (view[key] for key in ("score", "crop", "note", "weight"))
-    return view["box"] is not None and view["name"] == OBJECT and all(value is None for value in more)
+    bare = view["box"] is not None and view["name"] == OBJECT and not view["entities"]
+    return bare and all(value is None for value in more)
 
 
 def _describe(number: int, name: str, **known: Any) -> dict[str, Any]:
     """A region: its "box" in pixels, as far as it is inside the picture, or the picture of a ready "crop",
-    "note", why it isn't shown, "weight" in percent.
+    "note", why it isn't shown, "weight" in percent, "entities" that it is.
     """
     nothing = dict.fromkeys(("score", "box", "crop", "note", "weight"))
-    return {"number": number, "name": name, **nothing, **known}
+    return {"number": number, "name": name, **nothing, "entities": [], **known}
 
 
 def _make_region(number: int, region: Region, small: SmallPicture | None) -> dict[str, Any]:
@@ -183,6 +197,10 @@ def _make_region(number: int, region: Region, small: SmallPicture | None) -> dic
         except ValueError as err:
             view["note"] = str(err)
     return view
+
+
+def _number(found: EntityRegion) -> int | None:
+    return None if found.index is None else found.index + 1
 
 
 def _percent(share: float) -> int:

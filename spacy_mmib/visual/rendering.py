@@ -32,8 +32,9 @@ def render(
 ) -> str | None:
     """Show posts: the picture with its objects, the text with its entities, relations as arcs.
 
-    Objects are as dark as entities look at them on average (`ent._.region_weights`), and as one entity does
-    while it is pointed at. Pictures are read within the limits of `spacy-mmib.picture_reader.v1`, no URL is
+    Where it is known which object an entity is (`ent._.region`), that has a frame in the entity's colour;
+    otherwise objects are as dark as entities look at them on average (`ent._.region_weights`), and as one
+    entity does while it is pointed at. Pictures are read within the limits of `spacy-mmib.picture_reader.v1`, no URL is
     opened, and what comes from a post is text, never markup.
 
     docs (Union[Doc, Iterable[Doc]]): The posts.
