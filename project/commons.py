@@ -13,10 +13,11 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, build_opener
 
 import typer
+from tqdm import tqdm
 
 from project.facts import SPLITS
 from project.wikidiverse import find_wikidiverse_text, name_picture, read_records
@@ -27,16 +28,18 @@ COMMONS, UPLOAD = "commons.wikimedia.org", "upload.wikimedia.org"
 FILE = re.compile(rf"(?:https?:)?//{UPLOAD}/wikipedia/commons/(?:thumb/)?\w/\w\w/([^/?#]+)(?:/[^/?#]+)?")
 WIDTH = 960  # pixels of what is fetched: encoders need less; of a drawing a picture is made
 MAX_BYTES = 30_000_000
+AT_ONCE = 20  # files that one question about licences is about: 50 may be asked for, if the URL is short
 TRIES = 6
 LONGEST_PAUSE = 3600  # seconds; whoever is asked to wait longer comes back another day
 FACTS = ("LicenseShortName", "LicenseUrl", "Artist")
+API = (
+    f"https://{COMMONS}/w/api.php?action=query&format=json&formatversion=2&prop=imageinfo"
+    f"&iiprop=extmetadata&iiextmetadatafilter={'%7C'.join(FACTS)}"
+)
 
 
-class Redirects(HTTPRedirectHandler):
-    """Follows redirects within Commons only."""
-
+class _Redirects(HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """RAISES (ValueError): It leads elsewhere."""
         return super().redirect_request(req, fp, code, msg, headers, check_url(newurl))
 
 
@@ -52,7 +55,7 @@ class Client:
     """Gets one thing after the other, with a pause (in seconds) before each."""
 
     def __init__(self, contact: str, pause: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.opener = build_opener(Redirects())
+        self.opener = build_opener(_Redirects())
         self.opener.addheaders = [("User-Agent", f"spacy-mmib/{__version__} ({contact})")]
         self.pause, self.sleep = pause, sleep
 
@@ -70,7 +73,7 @@ class Client:
             except (OSError, HTTPException) as err:
                 code, headers = getattr(err, "code", None), getattr(err, "headers", None) or {}
                 stated = headers.get("Retry-After") or "0"
-                seconds = float(stated) if stated.isdigit() else 60.0  # a date
+                seconds = float(stated) if stated.isdecimal() else 60.0  # a date
                 if code in (429, 503) and (not left or seconds > LONGEST_PAUSE):
                     raise SystemExit(f"Commons asks to stop ({err}): run this again later.") from None
                 if code not in (None, 429, 502, 503, 504) or not left:
@@ -84,17 +87,15 @@ class Client:
 def find_title(url: str) -> str | None:
     """RETURNS (Optional[str]): The name of the file on Commons that a URL is of, `None` for any other URL."""
     found = FILE.fullmatch(url)
-    title = unquote(found[1]).replace("_", " ").strip() if found else ""
+    title = " ".join(unquote(found[1]).replace("_", " ").split()) if found else ""
     return title[0].upper() + title[1:] if re.fullmatch(r"[^\x00-\x1f#<>\[\]|{}/\\]+", title) else None
 
 
 def ask_licences(client: Client, titles: list[str]) -> dict[str, str]:
     """RETURNS (Dict[str, str]): By title of those that are there: licence, its URL and artist, with tabs."""
-    query = {"action": "query", "format": "json", "formatversion": "2", "prop": "imageinfo"}
-    query |= {"iiprop": "extmetadata", "iiextmetadatafilter": "|".join(FACTS)}
-    query["titles"] = "|".join(f"File:{title}" for title in titles)
     found = {}
-    for page in json.loads(client.get(f"https://{COMMONS}/w/api.php?{urlencode(query)}"))["query"]["pages"]:
+    names = quote("|".join(f"File:{title}" for title in titles))
+    for page in json.loads(client.get(f"{API}&titles={names}"))["query"]["pages"]:
         for info in page.get("imageinfo", ()):
             values = [str(info["extmetadata"].get(fact, {}).get("value", "")) for fact in FACTS]
             texts = [html.unescape(re.sub(r"<[^>]*>", " ", value)) for value in values]
@@ -113,8 +114,8 @@ def download(client: Client, wanted: dict[str, str], folder: Path) -> list[str]:
     lines = table.read_text(encoding="utf8").split("\n")[1:-1] if table.exists() else []
     rows = {line.split("\t")[0]: line for line in lines}
     todo = [name for name in wanted if name not in rows or not (folder / name).exists()]
-    for start in range(0, len(todo), 50):  # as many as one question may be about
-        names = todo[start : start + 50]
+    for start in tqdm(range(0, len(todo), AT_ONCE), desc=f"{AT_ONCE} pictures each", disable=None):
+        names = todo[start : start + AT_ONCE]
         titles = sorted({wanted[name] for name in names if name not in rows})
         known = ask_licences(client, titles) if titles else {}
         rows |= {n: f"{n}\t{wanted[n]}\t{known[wanted[n]]}" for n in names if wanted[n] in known}
@@ -123,7 +124,7 @@ def download(client: Client, wanted: dict[str, str], folder: Path) -> list[str]:
             path = f"/wiki/Special:FilePath/{quote(wanted[name], safe='')}?width={WIDTH}"
             try:
                 if name not in rows:
-                    raise ValueError("not there any more")
+                    raise ValueError("Commons has no such file")
                 content = client.get(f"https://{COMMONS}{path}")
                 read_image(content)
                 write(folder / name, content)

@@ -47,7 +47,8 @@ def add_boxes(data: Path, splits: dict[str, Split]) -> None:
                 pass
             # What zipfile raises for damaged and encrypted members, too.
             except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as err:
-                warn(f"{name}: {explain(err)}. Where the entities of its post are is not annotated.")
+                reason = str(err) if isinstance(err, ValueError) else explain(err)
+                warn(f"{name}: {reason}. Where the entities of its post are is not annotated.")
                 split.counts["bad_annotations"] += 1
                 continue
             split.counts.update(_annotate(doc, objects))

@@ -12,7 +12,7 @@ import pytest
 from conftest import encoded, make_picture, run_command
 
 from project import commons
-from project.commons import Client, Redirects, download, find_title
+from project.commons import Client, _Redirects, download, find_title
 from project.wikidiverse import name_picture
 
 URLS = [
@@ -127,9 +127,7 @@ def test_a_server_that_asks_to_stop(tmp_path, answers):
 )
 def test_one_picture_that_cannot_be_had(tmp_path, monkeypatch, answer, match):
     monkeypatch.setattr(commons, "MAX_BYTES", 900)
-    server = Server(
-        Two=[(200, {}, json.dumps({"query": {"pages": []}}).encode())] * 0, **{"FilePath/Two": [answer]}
-    )
+    server = Server(**{"FilePath/Two": [answer]})
     (problem,) = get(tmp_path, server)
     with pytest.raises(AssertionError, match=match):
         raise AssertionError(problem)
@@ -145,7 +143,7 @@ def test_redirects_within_commons(tmp_path):
     with pytest.raises(ValueError, match="not fetched"):
         make_client(server).get("file:///etc/passwd")
     with pytest.raises((ValueError, HTTPError)):
-        Redirects().redirect_request(Request(url), None, 302, "", {}, "ftp://upload.wikimedia.org/a")
+        _Redirects().redirect_request(Request(url), None, 302, "", {}, "ftp://upload.wikimedia.org/a")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +175,7 @@ def test_the_command(tmp_path, monkeypatch):
     assert result.exit_code == 0
     assert "3 pictures; 1 others are not on Commons, and left out" in result.output
     assert "2 of 3 are there" in result.output
-    assert "Gone teams.jpg: not there any more" in result.output
+    assert "Gone teams.jpg: Commons has no such file" in result.output
     assert (tmp_path / "images" / name_picture(URLS[0])).exists()
     (tmp_path / "test.json").write_text("no")
     assert run_command(commons.main, tmp_path, "--contact", "me@example.org").exit_code == 1
