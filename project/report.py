@@ -32,6 +32,8 @@ TITLES = {
     "noise": "Noise",
     "pairs": "Relations of given pairs",
     "noise-longer": "Noise, trained longer",
+    "encoders": "Picture encoders",
+    "products": "Own posts with photos",
 }
 
 
