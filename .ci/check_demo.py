@@ -7,11 +7,15 @@ from pathlib import Path
 metrics = json.loads(Path(sys.argv[1]).read_text(encoding="utf8"))
 entities, relations = metrics["ner"], metrics["rel"]
 checks = {
-    "entities with pictures >= 0.90": entities["images"] >= 0.90,
+    "entities with pictures >= 0.95": entities["images"] >= 0.95,
     "entities without pictures <= 0.60": entities["no_images"] <= 0.60,
+    "entities without pictures >= those of the text alone - 0.02": entities["no_images"]
+    >= entities["text_only"] - 0.02,
     "entities with shuffled pictures <= 0.60": entities["shuffled"] <= 0.60,
     "relations with pictures >= 0.85": relations["images"] >= 0.85,
     "relations without pictures <= 0.55": relations["no_images"] <= 0.55,
+    "relations without pictures >= those of the text alone - 0.02": relations["no_images"]
+    >= relations["text_only"] - 0.02,
     "relations with shuffled pictures <= 0.55": relations["shuffled"] <= 0.55,
 }
 for kind, scores in (("entities", entities), ("relations", relations)):

@@ -1,18 +1,19 @@
 """Train the joint pipeline on the demo corpus with several seeds and show what the pictures contribute.
 
 Prints tables of test F1 of entities and of relations (with the pictures, without, with those of other posts;
-beside them spaCy's own ner on the same text, relations end to end, and a pipeline whose objects are cut
-out of the feature map of the whole picture instead of being encoded one by one), writes them as JSON, and
-shows a few posts with their predictions. All of it is synthetic.
+beside them the same pipeline trained on the text alone, spaCy's own ner on it, relations end to end, and,
+with one seed, a pipeline whose objects are cut out of the feature map of the whole picture instead of being
+encoded one by one), writes them as JSON, and shows a few posts with predictions. All of it is synthetic.
 """
 
 import os
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import spacy
 import torch
@@ -35,14 +36,31 @@ ROI = {
 }
 """Settings of the pipeline whose objects come from the feature map of the whole picture."""
 
+TEXT = {"corpora.train.images": "none", "corpora.dev.images": "none"}
+"""Settings of the pipeline that never sees a picture."""
+
+
+class Row(NamedTuple):
+    """A row of the tables: its title, which training it is of, and with which pictures it is tested."""
+
+    title: str
+    kind: str
+    images: str
+
+
 ROWS = {
-    "images": "with pictures",
-    "no_images": "pictures removed",
-    "shuffled": "pictures shuffled",
-    "end_to_end": "end to end, with pictures",
-    "roi": "objects from the feature map (roi)",
-    "spacy_ner": "spaCy's ner, same text",
+    "images": Row("with pictures", "joint", "own"),
+    "no_images": Row("pictures removed", "joint", "none"),
+    "shuffled": Row("pictures shuffled", "joint", "shuffled"),
+    "end_to_end": Row("end to end, with pictures", "joint", "own"),
+    "text_only": Row("trained without pictures", "text", "none"),
+    "spacy_ner": Row("spaCy's ner, same text", "ner", "none"),
+    "roi": Row("objects from the feature map (roi)", "roi", "own"),
 }
+END_TO_END = "end_to_end"
+"""The row of other scores of the same predictions."""
+ONE_SEED = ("roi",)
+"""Trainings that are a side issue."""
 SYNTHETIC = (
     "Synthetic data: posts from templates, pictures drawn by a program, and an encoder trained on such "
     "drawings. These numbers show that the model uses what only the picture tells; they say nothing about "
@@ -64,27 +82,38 @@ def main(
     torch.set_num_threads(1)  # see encoder.py
     paths = {f"paths.{split}": str(data / f"{split}.spacy") for split in ("train", "dev")}
     pictures = dataset_paths(data)  # the encoder, and the features if they have been computed
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "joint": (config, pictures),
+        "text": (config, {**pictures, **TEXT}),
+        "ner": (baseline, {}),
+        "roi": (config, {**pictures, **ROI}),
+    }
+    models = [(kind, seed) for seed in range(seeds) for kind in kinds if not seed or kind not in ONE_SEED]
     trainings = [
-        (name, output / f"{kind}_{seed}", {**paths, **settings, "system.seed": seed})
-        for seed in range(seeds)
-        for kind, name, settings in (
-            ("joint", config, pictures),
-            ("roi", config, {**pictures, **ROI}),
-            ("ner", baseline, {}),
-        )
+        (kinds[kind][0], output / f"{kind}_{seed}", {**paths, **kinds[kind][1], "system.seed": seed})
+        for kind, seed in models
     ]
+    jobs = jobs or (1 if gpu_id >= 0 else min(2, os.cpu_count() or 1))
     # Each has a process and, as its networks are so small, one thread of its own.
-    with ThreadPoolExecutor(jobs or (1 if gpu_id >= 0 else min(2, os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         for printed in pool.map(lambda training: run_training(*training, gpu_id), trainings):
             print(printed)
+    msg.info("Testing ...")
+    tests = [
+        (key, output / f"{row.kind}_{seed}" / "model-best", data, row.images, seed)
+        for kind, seed in models
+        for key, row in ROWS.items()
+        if row.kind == kind and key != END_TO_END
+    ]
     results: dict[str, dict[str, list[float]]] = {"ner": {}, "rel": {}}
-    for seed in range(seeds):
-        for kind, scores in score_seed(output, data, seed).items():
-            for key, score in scores.items():
-                results[kind].setdefault(key, []).append(score)
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as processes:
+        for found in processes.map(score, *zip(*tests)):
+            for task, key, f in found:
+                results[task].setdefault(key, []).append(f)
     save_scores(metrics, results, data=SYNTHETIC)
-    for kind, title in (("ner", "entities"), ("rel", "relations of given entities")):
-        print_table(f"{title}, F1 on the synthetic test posts", results[kind], ROWS)
+    titles = {key: row.title for key, row in ROWS.items()}
+    for task, what in (("ner", "entities"), ("rel", "relations of given entities")):
+        print_table(f"{what}, F1 on the synthetic test posts", results[task], titles)
     show_posts(output / "joint_0" / "model-best", data)
     msg.info(SYNTHETIC)
     msg.good(f"Saved the tables to {metrics}")
@@ -104,27 +133,20 @@ def run_training(config: str, output: Path, settings: dict[str, Any], gpu_id: in
     return f"\n=== {output.name}\n{result.stdout}"
 
 
-def score_seed(models: Path, data: Path, seed: int) -> dict[str, dict[str, float]]:
-    """RETURNS (Dict[str, Dict[str, float]]): Test F1 of the models of one seed, 0-1. Relations are those of
-    given entities, but for "end_to_end", which needs predicted entities and their types right, too.
+def score(key: str, model: Path, data: Path, images: str, seed: int) -> list[tuple[str, str, float]]:
+    """RETURNS (List[Tuple[str, str, float]]): Of entities ("ner") and of relations ("rel"), the row, and the
+    test F1 of a model, 0-1. Relations are those of given entities, but for "end_to_end", which needs
+    predicted entities and their types right, too.
     """
     logger.setLevel("ERROR")
-    entities, relations = {}, {}
-    for key, kind, images in (
-        ("images", "joint", "own"),
-        ("no_images", "joint", "none"),
-        ("shuffled", "joint", "shuffled"),
-        ("roi", "roi", "own"),
-        ("spacy_ner", "ner", "none"),
-    ):
-        nlp = spacy.load(models / f"{kind}_{seed}" / "model-best")
-        scores = evaluate(nlp, data / "test.spacy", images=images, seed=seed)
-        entities[key] = scores["ents_f"]
-        if kind != "ner":
-            relations[key] = scores["given_entities"]["rel_micro_f"]
-        if key == "images":
-            relations["end_to_end"] = scores["rel_strict_f"]
-    return {"ner": entities, "rel": relations}
+    torch.set_num_threads(1)
+    scores = evaluate(spacy.load(model), data / "test.spacy", images=images, seed=seed)
+    found = [("ner", key, scores["ents_f"])]
+    if "given_entities" in scores:
+        found.append(("rel", key, scores["given_entities"]["rel_micro_f"]))
+    if key == "images":
+        found.append(("rel", END_TO_END, scores["rel_strict_f"]))
+    return found
 
 
 def show_posts(model: Path, data: Path, n: int = 2) -> None:
