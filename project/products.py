@@ -8,7 +8,6 @@ mnre_val.txt and mnre_test.txt in MNRE's (relations), or both, and the photos in
 import json
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -117,16 +116,10 @@ def check(folders: pictures.Folders) -> list[str]:
     RETURNS (List[str]): The tasks that can be trained.
     RAISES (SystemExit): There is none, or something is wrong with its posts.
     """
-    if not folders.data.is_dir():
-        msg.fail(f"There is no folder {folders.data}: name that of your posts with --vars.data", exits=1)
-    if folders.images is None or not folders.images.is_dir():
-        place = folders.images or folders.data / "images"
-        msg.fail(f"There is no folder {place} with photos: name theirs with --vars.images", exits=1)
-    settings = {"crops_layout": "none"}
-    reports = {
-        key: check_data(NAME, folders, data_format=task.data_format, **settings)
-        for key, task in TASKS.items()
-    }
+    for folder, variable in ((folders.data, "data"), (folders.images or folders.data / "images", "images")):
+        if not folder.is_dir():
+            msg.fail(f"There is no folder {folder}: name yours with --vars.{variable}", exits=1)
+    reports = {k: check_data(NAME, folders, "none", data_format=t.data_format) for k, t in TASKS.items()}
     missing = [f"{task.files} ({task.name})" for key, task in TASKS.items() if not reports[key].texts]
     if len(missing) == len(TASKS):
         msg.fail(f"{folders.data} has neither {' nor '.join(missing)}.", exits=1)
@@ -138,10 +131,8 @@ def check(folders: pictures.Folders) -> list[str]:
         print_pictures(reports[key])
         for problem in reports[key].problems:
             msg.fail(problem)
-        if not reports[key].problems and "pictures" not in reports[key].runs:
-            msg.fail("There have to be photos of training and of test posts.")
-    if any("pictures" not in reports[key].runs for key in found):
-        sys.exit(1)
+        if "pictures" not in reports[key].runs:
+            msg.fail("It takes texts of all three splits, and photos of training and of test posts.", exits=1)
     return found
 
 

@@ -32,6 +32,8 @@ TITLES = {
     "noise": "Noise",
     "pairs": "Relations of given pairs",
     "noise-longer": "Noise, trained longer",
+    "encoders": "Picture encoders",
+    "products": "Own posts with photos",
 }
 
 
@@ -201,13 +203,15 @@ def save_scores(path: Path, results: dict[str, dict[str, list[float]]], **more: 
 def print_table(title: str, results: dict[str, list[float]], names: Mapping[str, str]) -> None:
     """Print scores by row and seed, in percent.
 
-    names (Mapping[str, str]): What the rows are called.
+    names (Mapping[str, str]): What the rows are called, in order. Some may have fewer seeds.
     """
     rows = []
-    for key, scores in results.items():
+    n = max(map(len, results.values()))
+    for key in [key for key in names if key in results]:
+        scores = results[key]
         std = f"{100 * stdev(scores):.1f}" if len(scores) > 1 else "-"
-        rows.append((names[key], *(f"{100 * score:.1f}" for score in (*scores, mean(scores))), std))
-    n = len(rows[0]) - 3
+        cells = [f"{100 * score:.1f}" for score in scores] + ["-"] * (n - len(scores))
+        rows.append((names[key], *cells, f"{100 * mean(scores):.1f}", std))
     msg.divider(title)
     header = ("", *(f"seed {seed}" for seed in range(n)), "mean", "std")
     msg.table(rows, header=header, aligns=("l",) + ("r",) * (n + 2), divider=True)

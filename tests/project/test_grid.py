@@ -187,6 +187,10 @@ def test_a_text_encoder_and_settings_of_ones_own(corpus):
     config = make_config(corpus, Variant("MMIB"), 0, options)
     assert config["components"]["transformer"]["model"]["name"] == "some/model"
     assert config["training"]["dropout"] == 0.3
+    # A picture encoder has a name, too.
+    options = Options(config="products_transformer", transformer="some/model")
+    model = make_config(corpus, Variant("MMIB"), 0, options)["components"]["mmib_ner"]["model"]
+    assert (model["tok2vec"]["name"], model["img2vec"]["name"]) == ("some/model", "tf_efficientnet_lite0")
     with pytest.raises(ValueError, match="no transformer"):
         make_config(corpus, Variant("MMIB"), 0,
                     Options(config="demo", transformer="x"))  # fmt: skip

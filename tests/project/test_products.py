@@ -144,7 +144,7 @@ def test_entities_only_and_once_more(folder, run, tmp_path):
 
 
 def test_what_is_missing_is_said(folder, run, tmp_path):
-    assert f"There is no folder {tmp_path / 'no'}: name that" in run(tmp_path / "no")
+    assert f"There is no folder {tmp_path / 'no'}: name yours" in run(tmp_path / "no")
     assert "--vars.images" in run(tmp_path)
     (tmp_path / "images").mkdir()
     assert "has neither train.txt, valid.txt and test.txt (entities) nor mnre_train.txt" in run(tmp_path)
@@ -152,7 +152,7 @@ def test_what_is_missing_is_said(folder, run, tmp_path):
     assert f"There is no file {tmp_path / 'valid.txt'}" in run(tmp_path)
     for name in ("valid.txt", "test.txt"):
         (tmp_path / name).write_text((folder / name).read_text())
-    assert "There have to be photos of training and of test posts" in run(tmp_path)
+    assert "photos of training and of test posts" in run(tmp_path)
 
 
 def test_settings_of_the_other_task_are_left_out(overrides):
