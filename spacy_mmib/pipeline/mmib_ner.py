@@ -117,11 +117,8 @@ class MMIBEntityRecognizer(MMIBPipe):
         locate (Optional[str]): What says which object of the picture an entity is (`ent._.region`): the
             "pointer" of the model, if it has one, or "occlusion", which needs no training but runs fusion and
             head once more for each object; `None` for nothing.
-        RAISES (ValueError): Another value of `locate`.
         """
         super().__init__(vocab, model, name, **settings)
-        if locate not in (None, *LOOKING):
-            raise ValueError(f"{name}: locate is {locate!r}; choose {', '.join(LOOKING)}, or null.")
         self.locate = locate
 
     def _find_labels(self, examples: Iterable[Example]) -> set[str]:
