@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import spacy
 import torch
 import typer
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import logger
 from wasabi import msg
@@ -152,26 +152,23 @@ def score_seed(models: Path, data: Path, seed: int) -> dict[str, dict[str, float
 
 
 def score_objects(models: Path, data: Path, seed: int) -> dict[str, float]:
-    """RETURNS (Dict[str, float]): Test F1 of entities with their objects, 0-1: as the pointer says, and in
-    the pipeline that has none (its objects are cut out of the feature map) as occlusion, attention and chance do.
+    """RETURNS (Dict[str, float]): Test F1 of entities with their objects, 0-1: as the pointer says, and as
+    occlusion, attention and chance do in the pipeline without one (its objects are from a feature map).
     """
-
-    def choose(how: str, ent: Span) -> EntityRegion:
-        weights = (get_region_weights(ent) or [])[1:]
-        if how == "random":
-            weights = [random.random() for _ in ent.doc._.regions]
-        best = max(range(len(weights)), key=weights.__getitem__, default=None)
-        return EntityRegion(best, 1.0, how)
-
-    scores, random = {}, Random(seed)
+    scores, rng = {}, Random(seed)
     for how in OBJECTS:
         nlp = spacy.load(models / f"{'joint' if how == 'pointer' else 'roi'}_{seed}" / "model-best")
         nlp.get_pipe("mmib_ner").locate = how if how in ("pointer", "occlusion") else None
 
         def see(stage: str, examples: list[Example], how: str = how) -> None:
             for doc in (eg.predicted for eg in examples if how in ("attention", "random")):
-                chosen = {(ent.start_char, ent.end_char): choose(how, ent) for ent in doc.ents}
-                set_entity_regions(doc, "mmib_ner", chosen)
+                found = {}
+                for ent in doc.ents:
+                    weights = [rng.random() for _ in doc._.regions]
+                    weights = (get_region_weights(ent) or [])[1:] if how == "attention" else weights
+                    best = max(range(len(weights)), key=weights.__getitem__, default=None)
+                    found[ent.start_char, ent.end_char] = EntityRegion(best, 1.0, how)
+                set_entity_regions(doc, "mmib_ner", found)
 
         scores[how] = evaluate(nlp, data / "test.spacy", see=see)["gmner_f"]
     return scores
