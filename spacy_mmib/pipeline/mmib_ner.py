@@ -146,19 +146,15 @@ class MMIBEntityRecognizer(MMIBPipe):
         self, docs: list[Doc], vectors: PostVectors, group: list[int], predictions: list[DecodedEntities]
     ) -> None:
         """Add to the predictions for a group of posts which object each entity is."""
-        objects = [
-            _get_objects(vectors, at, count_regions(docs[i], predictions[i].found))
-            if predictions[i].starts
-            else None
-            for at, i in enumerate(group)
-        ]
-        some = {i: at for at, i in enumerate(group) if objects[at] is not None}
+        n_regions = [count_regions(docs[i], predictions[i].found) for i in group]
+        objects = [_get_objects(vectors, at, n) for at, n in enumerate(n_regions)]
+        some = {i: at for at, i in enumerate(group) if predictions[i].starts and objects[at] is not None}
+        if not some:
+            return
         context, text, image, owners = (
             [x[at] for at in some.values()] for x in (vectors.context, vectors.text, vectors.image, objects)
         )
         decoded = [predictions[i] for i in some]
-        if not some:
-            return
         if self.locate == "occlusion":
             from ..models.occlusion import find_by_occlusion
 
