@@ -3,7 +3,8 @@
 Prints tables of test F1 of entities and of relations (with the pictures, without, with those of other posts;
 beside them the same pipeline trained on the text alone, spaCy's own ner on it, relations end to end, and,
 with one seed, a pipeline whose objects are cut out of the feature map of the whole picture instead of being
-encoded one by one), writes them as JSON, and shows a few posts with predictions. All of it is synthetic.
+encoded one by one), and of entities with the objects they are; writes them as JSON, and shows a few posts with
+predictions. All of it is synthetic.
 """
 
 import os
@@ -13,19 +14,28 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any, NamedTuple
 
 import spacy
 import torch
 import typer
 from spacy.tokens import Doc
+from spacy.training import Example
 from spacy.util import logger
 from wasabi import msg
 
 from project.config import dataset_paths, read_config
 from project.report import print_table, save_scores
 from spacy_mmib.evaluation.evaluate import evaluate
-from spacy_mmib.post.extensions import get_confidence, get_image, set_image, set_regions
+from spacy_mmib.post.boxes import EntityRegion, set_entity_regions
+from spacy_mmib.post.extensions import (
+    get_confidence,
+    get_image,
+    get_region_weights,
+    set_image,
+    set_regions,
+)
 from spacy_mmib.post.relations import get_relations
 from spacy_mmib.training.corpus import read_docs
 
@@ -38,6 +48,8 @@ ROI = {
 
 TEXT = {"corpora.train.images": "none", "corpora.dev.images": "none"}
 """Settings of the pipeline that never sees a picture."""
+NO_BOXES = {"components.mmib_ner.model.pointer": None}
+"""Settings of the pipeline that isn't told which objects entities are."""
 
 
 class Row(NamedTuple):
@@ -45,21 +57,32 @@ class Row(NamedTuple):
 
     title: str
     kind: str
-    images: str
+    images: str = "own"
 
 
 ROWS = {
-    "images": Row("with pictures", "joint", "own"),
+    "images": Row("with pictures", "joint"),
     "no_images": Row("pictures removed", "joint", "none"),
     "shuffled": Row("pictures shuffled", "joint", "shuffled"),
-    "end_to_end": Row("end to end, with pictures", "joint", "own"),
+    "end_to_end": Row("end to end, with pictures", "joint"),
     "text_only": Row("trained without pictures", "text", "none"),
     "spacy_ner": Row("spaCy's ner, same text", "ner", "none"),
-    "roi": Row("objects from the feature map (roi)", "roi", "own"),
+    "roi": Row("objects from the feature map (roi)", "roi"),
+}
+OBJECTS = {
+    "pointer": Row("pointer, trained with boxes", "joint"),
+    "occlusion": Row("occlusion, trained without boxes", "no_boxes"),
+    "attention": Row("attention, trained without boxes", "no_boxes"),
+    "random": Row("a random object", "no_boxes"),
 }
 END_TO_END = "end_to_end"
 """The row of other scores of the same predictions."""
-ONE_SEED = ("roi",)
+TASKS = {
+    "ner": "entities",
+    "rel": "relations of given entities",
+    "gmner": "which object is it: entities with their objects (GMNER)",
+}
+ONE_SEED = ("roi", "no_boxes")
 """Trainings that are a side issue."""
 SYNTHETIC = (
     "Synthetic data: posts from templates, pictures drawn by a program, and an encoder trained on such "
@@ -87,6 +110,7 @@ def main(
         "text": (config, {**pictures, **TEXT}),
         "ner": (baseline, {}),
         "roi": (config, {**pictures, **ROI}),
+        "no_boxes": (config, {**pictures, **NO_BOXES}),
     }
     models = [(kind, seed) for seed in range(seeds) for kind in kinds if not seed or kind not in ONE_SEED]
     trainings = [
@@ -99,20 +123,24 @@ def main(
         for printed in pool.map(lambda training: run_training(*training, gpu_id), trainings):
             print(printed)
     msg.info("Testing ...")
-    tests = [
-        (key, output / f"{row.kind}_{seed}" / "model-best", data, row.images, seed)
-        for kind, seed in models
-        for key, row in ROWS.items()
-        if row.kind == kind and key != END_TO_END
-    ]
-    results: dict[str, dict[str, list[float]]] = {"ner": {}, "rel": {}}
+
+    def list_tests(rows: dict[str, Row]) -> list[tuple[Any, ...]]:
+        return [
+            (key, output / f"{row.kind}_{seed}" / "model-best", data, row.images, seed)
+            for kind, seed in models
+            for key, row in rows.items()
+            if row.kind == kind and key != END_TO_END
+        ]
+
+    results: dict[str, dict[str, list[float]]] = {"ner": {}, "rel": {}, "gmner": {}}
     with ProcessPoolExecutor(jobs, get_context("spawn")) as processes:
-        for found in processes.map(score, *zip(*tests)):
+        scored = processes.map(score, *zip(*list_tests(ROWS)))
+        for found in (*scored, *processes.map(score_objects, *zip(*list_tests(OBJECTS)))):
             for task, key, f in found:
                 results[task].setdefault(key, []).append(f)
     save_scores(metrics, results, data=SYNTHETIC)
-    titles = {key: row.title for key, row in ROWS.items()}
-    for task, what in (("ner", "entities"), ("rel", "relations of given entities")):
+    titles = {key: row.title for key, row in {**ROWS, **OBJECTS}.items()}
+    for task, what in TASKS.items():
         print_table(f"{what}, F1 on the synthetic test posts", results[task], titles)
     show_posts(output / "joint_0" / "model-best", data)
     msg.info(SYNTHETIC)
@@ -147,6 +175,29 @@ def score(key: str, model: Path, data: Path, images: str, seed: int) -> list[tup
     if key == "images":
         found.append(("rel", END_TO_END, scores["rel_strict_f"]))
     return found
+
+
+def score_objects(how: str, model: Path, data: Path, images: str, seed: int) -> list[tuple[str, str, float]]:
+    """RETURNS (List[Tuple[str, str, float]]): As `score`, of entities with their objects ("gmner"), found in
+    one of the ways of `OBJECTS`.
+    """
+    logger.setLevel("ERROR")
+    torch.set_num_threads(1)
+    nlp, rng = spacy.load(model), Random(seed)
+    nlp.get_pipe("mmib_ner").locate = how if how in ("pointer", "occlusion") else None
+
+    def see(stage: str, examples: list[Example]) -> None:
+        for doc in (eg.predicted for eg in examples if how in ("attention", "random")):
+            found = {}
+            for ent in doc.ents:
+                weights = [rng.random() for _ in doc._.regions]
+                weights = (get_region_weights(ent) or [])[1:] if how == "attention" else weights
+                best = max(range(len(weights)), key=weights.__getitem__, default=None)
+                found[ent.start_char, ent.end_char] = EntityRegion(best, 1.0, how)
+            set_entity_regions(doc, "mmib_ner", found)
+
+    scores = evaluate(nlp, data / "test.spacy", images=images, see=see)
+    return [("gmner", how, scores["gmner_f"])]
 
 
 def show_posts(model: Path, data: Path, n: int = 2) -> None:
