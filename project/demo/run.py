@@ -3,8 +3,8 @@
 Prints tables of test F1 of entities and of relations (with the pictures, without, with those of other posts;
 beside them the same pipeline trained on the text alone, spaCy's own ner on it, relations end to end, and,
 with one seed, a pipeline whose objects are cut out of the feature map of the whole picture instead of being
-encoded one by one), and of entities with the objects they are; writes them as JSON, and shows a few posts with
-predictions. All of it is synthetic.
+encoded one by one), and of entities with the objects they are; writes them as JSON, and shows a few posts
+with predictions. All of it is synthetic.
 """
 
 import os

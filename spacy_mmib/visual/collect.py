@@ -95,9 +95,9 @@ def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: boo
     """
     tokens = [(token.text_with_ws, None if shares is None else shares[token.i]) for token in doc]
     pieces: list[dict[str, Any]] = []
-    at = 0
+    at, seen = 0, bool(get_stored_images(doc))
     for ent in doc.ents:
-        found = None if get_stored_image(doc) is None else get_region(ent)
+        found = get_region(ent) if seen else None
         # What an entity is says more than where its tokens look.
         weights = get_region_weights(ent) if found is None else None
         # The space behind an entity is not a part of it.
