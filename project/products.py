@@ -13,8 +13,6 @@ from typing import Annotated, NamedTuple
 
 import spacy
 import typer
-from spacy.tokens import DocBin
-from spacy.vocab import Vocab
 from wasabi import msg
 
 from project import convert, features, grid, pictures, planning
@@ -23,8 +21,6 @@ from project.check import check_data, print_pictures
 from project.config import dataset_paths, find_config, parse_overrides, read_config
 from project.report import print_table, save_scores
 from project.train import check_transformer
-from spacy_mmib.post.extensions import set_image
-from spacy_mmib.training.corpus import read_docs
 from spacy_mmib.visual.report import make_report
 
 NAME = "products"
@@ -78,7 +74,6 @@ def main(
         convert.main(
             NAME, str(folders.data), str(folder), data_format=task.data_format, images=str(folders.images)
         )
-        add_without_photos(folder / "dev.spacy")
         name = f"{NAME}/{key}"
         config = find_config(name)
         settings = choose_settings(f"paths.features={shlex.quote(cache)} {overrides}", config)
@@ -134,17 +129,6 @@ def check(folders: pictures.Folders) -> list[str]:
         if "pictures" not in reports[key].runs:
             msg.fail("It takes texts of all three splits, and photos of training and of test posts.", exits=1)
     return found
-
-
-def add_without_photos(path: Path) -> None:
-    """Add a copy of each post without its photo: the epoch that is chosen on dev is to be good at both. With
-    photos, an early one may be as good as any.
-    """
-    docs = list(read_docs(path, Vocab()))
-    copies = [doc.copy() for doc in docs]
-    for doc in copies:
-        set_image(doc, None)
-    DocBin(docs=[*docs, *copies], store_user_data=True).to_disk(path)
 
 
 def choose_settings(overrides: str, config: str) -> str:

@@ -117,12 +117,16 @@ def _attach(doc: Doc, stored: Sequence[StoredImage], keep_regions: bool = False)
     set_image_error(doc, None)
 
 
-def remove_image(doc: Doc) -> None:
-    """Take the picture and its objects away from a doc that has one, and say so at `doc._.image_error`."""
+def remove_image(doc: Doc) -> Doc:
+    """Take all pictures and their objects away from a doc that has some, and say so at `doc._.image_error`.
+
+    RETURNS (Doc): The same doc.
+    """
     if get_stored_image(doc) is not None:
         set_image(doc, None)
         set_regions(doc, None)
         set_image_error(doc, "taken away")
+    return doc
 
 
 def copy_images(source: Doc, doc: Doc) -> None:

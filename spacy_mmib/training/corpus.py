@@ -22,6 +22,7 @@ from ..post.extensions import (
     REGIONS_NOTE_KEY,
     get_regions,
     get_regions_note,
+    get_stored_image,
     remove_image,
     set_regions_note,
 )
@@ -73,8 +74,9 @@ class MultimodalCorpus(Corpus):
     check_images (str): "header", "decode" or "none"; see `PictureFolder`.
     given (str): What of the gold annotations the predicted docs get: "none", "entities", or "pairs", which is
         the entities and the pairs of spans whose relation is annotated, without its label.
-    images (str): "own", or "none": the posts are read without their pictures and objects, for a model of the
-        text alone.
+    images (str): "own"; "none": posts are read without their pictures and objects, for a model of the text
+        alone; "both": posts with a picture are read once more without it, so that on dev a model is chosen
+        that is good at both.
 
     RAISES (ValueError): A setting is none of its values, or there is no path.
 
@@ -94,7 +96,7 @@ class MultimodalCorpus(Corpus):
         shuffle: bool = False,
         check_images: ImageCheck = "header",
         given: Given = "none",
-        images: Literal["own", "none"] = "own",
+        images: Literal["own", "none", "both"] = "own",
     ) -> None:
         if path is None:
             raise ValueError(
@@ -114,8 +116,8 @@ class MultimodalCorpus(Corpus):
         self.check_images = check_images
         check_given(given)
         self.given = given
-        if images not in ("own", "none"):
-            raise ValueError(f"images is {images!r}; choose one of own, none.")
+        if images not in ("own", "none", "both"):
+            raise ValueError(f"images is {images!r}; choose one of own, none, both.")
         self.images = images
         self.counts: PictureCounts | None = None
         self.notes: dict[str, int] = {}
@@ -143,6 +145,8 @@ class MultimodalCorpus(Corpus):
         for example in super().__call__(nlp):
             self._note(LOST_QUESTIONS, give(example, self.given))
             yield example
+            if self.images == "both" and get_stored_image(example.predicted) is not None:
+                yield Example(remove_image(example.predicted.copy()), example.reference)
         for what, (number, first) in self._lost.items():
             more = f" The first: {first}" if first else ""
             # With augmenters, the number is another one each time.

@@ -122,8 +122,21 @@ def test_without_pictures(nlp, folder):
         assert len(example.reference.ents) == 2
     assert examples[0].reference._.relations == []
     assert (corpus.counts.posts, corpus.counts.with_picture, corpus.counts.missing) == (3, 0, 0)
-    with pytest.raises(ValueError, match="images is 'shuffled'; choose one of own, none"):
+    with pytest.raises(ValueError, match="images is 'shuffled'; choose one of own, none, both"):
         MultimodalCorpus(folder / "train.spacy", images="shuffled")
+
+
+def test_pictures_and_none(nlp, folder):
+    """Each post with a picture once more without it; gold annotations stay."""
+    docs = [make_doc(nlp, image=x, regions=[(0, 0, 4, 4)]) for x in ("img/a.jpg", None, "img/b.jpg")]
+    corpus = MultimodalCorpus(save(folder / "dev.spacy", docs), images="both")
+    examples = list(corpus(nlp))
+    assert [eg.predicted._.image is None for eg in examples] == [False, True, True, False, True]
+    assert [len(eg.reference.ents) for eg in examples] == [2] * 5
+    assert examples[1].predicted._.image_error == "taken away"
+    assert not examples[1].predicted._.regions
+    assert examples[0].reference is examples[1].reference
+    assert corpus.counts.posts == 3
 
 
 def test_bytes_and_pixels_pass_through(nlp, folder):
