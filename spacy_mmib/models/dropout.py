@@ -65,36 +65,29 @@ def drop_pictures(
         others' is 0.
     """
     kept = [_choose_rows(doc, x, of) for doc, x, of in zip(docs, image, image.rows)]
-    if all(chosen is None for chosen in kept):
+    if all(len(chosen) == len(x) for x, chosen in zip(image, kept)):
         return image, backprop
-    left, rows = list(image), list(image.rows)
-    for i, chosen in enumerate(kept):
-        if chosen is not None:
-            of = rows[i]
-            left[i], rows[i] = left[i][chosen], None if of is None else [of[k] for k in chosen]
+    left = [x[chosen] for x, chosen in zip(image, kept)]
+    rows = [None if of is None else [of[k] for k in chosen] for of, chosen in zip(image.rows, kept)]
 
-    def backprop_kept(d_left: list[Floats2d]) -> Any:
-        d_image = list(d_left)
-        for i, chosen in enumerate(kept):
-            if chosen is not None:
-                d_image[i] = get_array_module(image[i]).zeros_like(image[i])
-                d_image[i][chosen] = d_left[i]
+    def backprop_left(d_left: list[Floats2d]) -> Any:
+        d_image = [get_array_module(x).zeros_like(x) for x in image]
+        for d_vectors, chosen, d_chosen in zip(d_image, kept, d_left):
+            d_vectors[chosen] = d_chosen
         return backprop(d_image)
 
-    return PictureVectors(left, rows, image.found), backprop_kept
+    return PictureVectors(left, rows, image.found), backprop_left
 
 
 def _choose_rows(doc: Doc, vectors: Floats2d, rows: list[int] | None) -> Any:
-    """RETURNS (Optional[numpy.ndarray]): The rows that stay, int64; `None` for all. Where it isn't known what
-    they are, the first is the picture and each other one an object.
+    """RETURNS (numpy.ndarray): The rows that stay, int64. If it isn't known what they are, the first is the
+    picture and each other one an object.
     """
     draw: Draw | None = doc.user_hooks.get(HOOK)
-    if draw is None or not len(vectors):
-        return None
-    of = numpy.arange(len(vectors)) if rows is None else numpy.asarray(rows)
+    of = numpy.arange(len(vectors)) if rows is None else numpy.asarray(rows, dtype="int64")
+    if draw is None or not len(of):
+        return numpy.arange(len(vectors))
     numbers = numpy.random.default_rng(draw.seed).random(1 + int(of.max()))
     if numbers[0] < draw.picture:
-        return numpy.zeros(0, dtype="int64")
-    numbers[0] = 1  # never an object
-    kept = numpy.flatnonzero(numbers[of] >= draw.region)
-    return None if len(kept) == len(vectors) else kept
+        return numpy.arange(0)
+    return numpy.flatnonzero((of == 0) | (numbers[of] >= draw.region))

@@ -1,0 +1,52 @@
+"""The demo's tables: which pipelines are trained, and which is tested with which pictures."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from project.config import read_config
+from project.demo import run
+
+ROOT = Path(__file__).parents[2]
+PROMISED = {"images": 0.99, "no_images": 0.40, "text_only": 0.41, "shuffled": 0.2}
+
+
+def test_tables(tmp_path, monkeypatch, capsys):
+    trained, tested = [], []
+
+    def train(config, output, settings, gpu_id):
+        trained.append((output.name, read_config(config, settings)["corpora"]["train"]["images"]))
+        return ""
+
+    def score(key, model, data, images, seed):
+        tested.append((key, model.parent.name, images, seed))
+        f = PROMISED.get(key, 0.3)
+        return [("ner", key, f), ("rel", key, f), *([("rel", "end_to_end", f)] if key == "images" else [])]
+
+    monkeypatch.setattr(run, "run_training", train)
+    monkeypatch.setattr(run, "score", score)
+    monkeypatch.setattr(run, "show_posts", lambda model, data: None)
+    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda jobs, context: ThreadPoolExecutor(1))
+    metrics = tmp_path / "demo.json"
+    run.main(tmp_path, tmp_path, metrics, seeds=2, gpu_id=-1, jobs=1)
+    names = {f"{kind}_{seed}": "own" for kind in ("joint", "ner") for seed in (0, 1)}
+    assert dict(trained) == {**names, "roi_0": "own", "text_0": "none", "text_1": "none"}
+    assert ("text_only", "text_1", "none", 1) in tested
+    assert ("shuffled", "joint_1", "shuffled", 1) in tested
+    assert len(tested) == 11
+    record = json.loads(metrics.read_text())
+    assert set(record["ner"]) == set(run.ROWS) - {run.END_TO_END}
+    assert set(record["rel"]) == set(run.ROWS)
+    assert record["by_seed"]["ner"] == {
+        key: [PROMISED.get(key, 0.3)] * (1 if key == "roi" else 2) for key in record["ner"]
+    }
+    assert "trained without pictures" in capsys.readouterr().out
+    # What CI asks of them.
+    check = [sys.executable, ROOT / ".ci" / "check_demo.py", metrics]
+    assert subprocess.run(check, check=False).returncode == 0
+    record["rel"]["no_images"] = 0.38
+    metrics.write_text(json.dumps(record))
+    result = subprocess.run(check, check=False, capture_output=True, text=True)
+    assert "relations without pictures >= those of the text alone - 0.02" in result.stderr
