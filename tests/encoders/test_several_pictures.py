@@ -4,11 +4,13 @@ import itertools
 
 import numpy
 import pytest
-from conftest import VOCAB, encode, make_encoder, make_examples, make_nlp, make_picture, train
+import spacy
+from conftest import IMG2VEC, VOCAB, encode, make_encoder, make_examples, make_nlp, make_picture, train
 from spacy.tokens import Doc
 
 from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.cache.cache import FeatureCache
+from spacy_mmib.encoders.cache_building import BuildError, build_cache
 from spacy_mmib.encoders.picture_queue import QUEUE, read_ahead
 from spacy_mmib.images.reader import PictureReader
 from spacy_mmib.regions.base import RegionGetter
@@ -252,3 +254,17 @@ def test_a_component_on_posts_of_any_number():
                 assert (weights is None) == (not doc._.images)
                 assert weights is None or len(weights) == 1 + len(doc._.regions)
                 assert weights is None or sum(weights) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_cache_is_built_of_the_pictures_that_can_be_used(tmp_path):
+    nlp = spacy.blank("en")
+    cache = {"@misc": "spacy-mmib.feature_cache.v1", "path": str(tmp_path / "f.sqlite")}
+    nlp.add_pipe("mmib_img2vec", config={"model": {**IMG2VEC, "cache": cache}})
+    nlp.initialize()
+    posts = [[PICTURES[0], "nope.png"], ["nope.png", PICTURES[1], PICTURES[0]]]
+    *_, result = build_cache(nlp, [make_post(images) for images in posts])
+    assert (result.posts, result.with_picture, result.not_used) == (2, 2, 2)
+    store = nlp.get_pipe("mmib_img2vec").model.attrs[QUEUE].settings.cache.store
+    assert store.stats()["entries"] == {"vectors": 2}
+    with pytest.raises(BuildError, match="Nothing was kept"):
+        list(build_cache(nlp, [make_post(["nope.png", "no.png"])]))
