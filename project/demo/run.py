@@ -13,6 +13,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from statistics import mean, stdev
 from typing import Annotated, Any
 
@@ -20,12 +21,20 @@ import spacy
 import torch
 import typer
 from spacy.tokens import Doc
+from spacy.training import Example
 from spacy.util import logger
 from wasabi import msg
 
 from project.config import dataset_paths, read_config
 from spacy_mmib.evaluation.evaluate import evaluate
-from spacy_mmib.post.extensions import get_confidence, get_image, set_image, set_regions
+from spacy_mmib.post.boxes import EntityRegion, set_entity_regions
+from spacy_mmib.post.extensions import (
+    get_confidence,
+    get_image,
+    get_region_weights,
+    set_image,
+    set_regions,
+)
 from spacy_mmib.post.relations import get_relations
 from spacy_mmib.training.corpus import read_docs
 
@@ -33,10 +42,19 @@ ROI = {
     "components.mmib_img2vec.model.region_features": "roi",
     # Tried with one seed: 64, 96, 160 and 224 make no difference.
     "components.mmib_img2vec.model.image_size": 96,
+    # It shows besides how objects are found without boxes to learn from.
+    "components.mmib_ner.model.pointer": None,
 }
 """Settings of the pipeline whose objects come from the feature map of the whole picture."""
 
+OBJECTS = {
+    "pointer": "pointer, trained with boxes",
+    "occlusion": "occlusion, no boxes",
+    "attention": "attention, no boxes",
+    "random": "a random object",
+}
 ROWS = {
+    **OBJECTS,
     "images": "with pictures",
     "no_images": "pictures removed",
     "shuffled": "pictures shuffled",
@@ -78,9 +96,10 @@ def main(
     with ThreadPoolExecutor(jobs or (1 if gpu_id >= 0 else min(2, os.cpu_count() or 1))) as pool:
         for printed in pool.map(lambda training: run_training(*training, gpu_id), trainings):
             print(printed)
-    results: dict[str, dict[str, list[float]]] = {"ner": {}, "rel": {}}
+    results: dict[str, dict[str, list[float]]] = {"ner": {}, "rel": {}, "gmner": {}}
     for seed in range(seeds):
-        for kind, scores in score_seed(output, data, seed).items():
+        found = score_seed(output, data, seed) | {"gmner": score_objects(output, data, seed)}
+        for kind, scores in found.items():
             for key, score in scores.items():
                 results[kind].setdefault(key, []).append(score)
     means = {kind: {key: mean(f) for key, f in table.items()} for kind, table in results.items()}
@@ -89,6 +108,7 @@ def main(
     metrics.write_text(json.dumps(record, indent=2) + "\n")
     print_table("entities", results["ner"])
     print_table("relations of given entities", results["rel"])
+    print_table("which object is it: entities with their objects (GMNER)", results["gmner"])
     show_posts(output / "joint_0" / "model-best", data)
     msg.info(SYNTHETIC)
     msg.good(f"Saved the tables to {metrics}")
@@ -129,6 +149,29 @@ def score_seed(models: Path, data: Path, seed: int) -> dict[str, dict[str, float
         if key == "images":
             relations["end_to_end"] = scores["rel_strict_f"]
     return {"ner": entities, "rel": relations}
+
+
+def score_objects(models: Path, data: Path, seed: int) -> dict[str, float]:
+    """RETURNS (Dict[str, float]): Test F1 of entities with their objects, 0-1: as the pointer says, and as
+    occlusion, attention and chance do in the pipeline without one (its objects are from a feature map).
+    """
+    scores, rng = {}, Random(seed)
+    for how in OBJECTS:
+        nlp = spacy.load(models / f"{'joint' if how == 'pointer' else 'roi'}_{seed}" / "model-best")
+        nlp.get_pipe("mmib_ner").locate = how if how in ("pointer", "occlusion") else None
+
+        def see(stage: str, examples: list[Example], how: str = how) -> None:
+            for doc in (eg.predicted for eg in examples if how in ("attention", "random")):
+                found = {}
+                for ent in doc.ents:
+                    weights = [rng.random() for _ in doc._.regions]
+                    weights = (get_region_weights(ent) or [])[1:] if how == "attention" else weights
+                    best = max(range(len(weights)), key=weights.__getitem__, default=None)
+                    found[ent.start_char, ent.end_char] = EntityRegion(best, 1.0, how)
+                set_entity_regions(doc, "mmib_ner", found)
+
+        scores[how] = evaluate(nlp, data / "test.spacy", see=see)["gmner_f"]
+    return scores
 
 
 def print_table(title: str, results: dict[str, list[float]]) -> None:

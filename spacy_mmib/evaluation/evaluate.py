@@ -205,8 +205,8 @@ def _score(nlp: Language, examples: list[Example], *, disable: list[str]) -> dic
 
 def tabulate(metrics: dict[str, Any]) -> list[tuple[str, dict[str, PRF], dict[str, PRF]]]:
     """RETURNS (List[Tuple[str, Dict[str, PRF], Dict[str, PRF]]]): Of what `evaluate` returns what is scored:
-    what it is of, "all" (of relations end to end also "all, with types"; of entities with objects, GMNER,
-    also "all, without types", EEG), and each label.
+    what it is of, "all" (of relations end to end also "all, with types"; of entities with their objects that
+    is GMNER, and "all, without types" EEG), and each label.
     """
 
     def get_prf(scores: dict[str, Any], name: str = "") -> PRF:

@@ -109,8 +109,8 @@ def count_document_entities(example: Example) -> DocumentCounts:
 def score_entity_regions(examples: Sequence[Example]) -> dict[str, Any]:
     """Precision, recall and F of entities with their objects (`ent._.region`), as published for grounded
     multimodal entity recognition. In EEG an entity is right if both ends are, and its object: the region has
-    an IoU of at least 0.5 with one of the gold boxes, or both are "not in the picture". In GMNER its label has
-    to be right, too. (MNER, the third of these scores, is `ents_p/r/f`.)
+    an IoU of at least 0.5 with one of the gold boxes, or both are "not in the picture". In GMNER its label
+    has to be right, too. (MNER, the third of these scores, is `ents_p/r/f`.)
 
     Counted are gold entities with `ent._.boxes`, and the predictions of posts that have any, or no entity at
     all; predictions that overlap a gold entity whose boxes aren't annotated count neither way.

@@ -11,7 +11,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model
 
 from ..bridge.data import DecodedEntities, NERInput, PointerInput, PostVectors, sum_by_region
-from ..post.boxes import ENTITY_REGIONS_KEY, EntityRegion, get_boxes, has_boxes, is_one_of, set_entity_regions
+from ..post.boxes import ENTITY_REGIONS_KEY, get_boxes, has_boxes, is_one_of, set_entity_regions
 from ..post.extensions import (
     count_regions,
     get_predicted,
@@ -117,11 +117,8 @@ class MMIBEntityRecognizer(MMIBPipe):
         locate (Optional[str]): What says which object of the picture an entity is (`ent._.region`): the
             "pointer" of the model, if it has one, or "occlusion", which needs no training but runs fusion and
             head once more for each object; `None` for nothing.
-        RAISES (ValueError): Another value of `locate`.
         """
         super().__init__(vocab, model, name, **settings)
-        if locate not in (None, *LOOKING):
-            raise ValueError(f"{name}: locate is {locate!r}; choose {', '.join(LOOKING)}, or null.")
         self.locate = locate
 
     def _find_labels(self, examples: Iterable[Example]) -> set[str]:
@@ -142,37 +139,31 @@ class MMIBEntityRecognizer(MMIBPipe):
             for i, entities, of_tokens, found in zip(group, decoded, weights, vectors.found):
                 predictions[i] = entities._replace(weights=of_tokens, found=found)
             if self.locate and self.model.maybe_get_ref(LOOKING[self.locate]) is not None:
-                for i, regions in self._locate(docs, vectors, {i: predictions[i] for i in group}):
-                    predictions[i] = predictions[i]._replace(regions=regions)
+                self._locate(docs, vectors, group, predictions)
         return predictions
 
     def _locate(
-        self, docs: list[Doc], vectors: PostVectors, predictions: dict[int, DecodedEntities]
-    ) -> list[tuple[int, list[EntityRegion]]]:
-        """RETURNS (List[Tuple[int, List[EntityRegion]]]): Of those of a group of posts that have entities:
-        what each of these is.
-        """
-        posts, where, objects = [], [], []
-        for at, (i, entities) in enumerate(predictions.items()):
-            of = _get_objects(vectors, at, count_regions(docs[i], entities.found))
-            if entities.starts and of is not None:
-                posts.append(i)
-                where.append(at)
-                objects.append(of)
-        if not posts:
-            return []
-        context, text, image = (
-            [x[at] for at in where] for x in (vectors.context, vectors.text, vectors.image)
+        self, docs: list[Doc], vectors: PostVectors, group: list[int], predictions: list[DecodedEntities]
+    ) -> None:
+        """Add to the predictions for a group of posts which object each entity is."""
+        n_regions = [count_regions(docs[i], predictions[i].found) for i in group]
+        objects = [_get_objects(vectors, at, n) for at, n in enumerate(n_regions)]
+        some = {i: at for at, i in enumerate(group) if predictions[i].starts and objects[at] is not None}
+        if not some:
+            return
+        context, text, image, owners = (
+            [x[at] for at in some.values()] for x in (vectors.context, vectors.text, vectors.image, objects)
         )
-        some = [predictions[i] for i in posts]
+        decoded = [predictions[i] for i in some]
         if self.locate == "occlusion":
             from ..models.occlusion import find_by_occlusion
 
-            some_docs = [docs[i] for i in posts]
-            return list(zip(posts, find_by_occlusion(self.model, some_docs, text, image, some, objects)))
-        spans = [list(zip(entities.starts, entities.ends)) for entities in some]
-        found = self.model.get_ref("pointer").predict(PointerInput(context, image, objects, spans))
-        return list(zip(posts, found))
+            found = find_by_occlusion(self.model, [docs[i] for i in some], text, image, decoded, owners)
+        else:
+            spans = [list(zip(entities.starts, entities.ends)) for entities in decoded]
+            found = self.model.get_ref("pointer").predict(PointerInput(context, image, owners, spans))
+        for i, regions in zip(some, found):
+            predictions[i] = predictions[i]._replace(regions=regions)
 
     def set_annotations(self, docs: Iterable[Doc], predictions: list[Any]) -> None:
         """Write predicted entities to `doc.ents`, their confidences to `ent._.confidence`, what they

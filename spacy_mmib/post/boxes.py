@@ -132,13 +132,16 @@ def get_region(span: Span) -> EntityRegion | None:
     picture, as the component found that ran last; `None` if nobody has looked.
     """
     doc, result = span.doc, None
-    regions = get_entry(doc, make_key("regions"))
-    n_regions = len(regions) if isinstance(regions, (list, tuple)) else 0
+    if ENTITY_REGIONS_KEY not in doc.user_data:
+        return None
+    try:
+        n_regions = len(normalize_regions(get_entry(doc, make_key("regions")) or ()))
+    except TypeError:  # written past the setter
+        return None
     for _, row in get_rows(doc, ENTITY_REGIONS_KEY):
         if len(row) == 5 and all(map(is_whole, row[:2])) and is_finite(row[3]) and 0 <= row[3] <= 1:
-            *place, index, score = row[:4]
-            source = unpack_text(row[4])
+            index, source = row[2], unpack_text(row[4])
             known = index is None or (is_whole(index) and index < n_regions)
-            if known and source is not None and tuple(place) == (span.start_char, span.end_char):
-                result = EntityRegion(index, float(score), source)
+            if known and source is not None and tuple(row[:2]) == (span.start_char, span.end_char):
+                result = EntityRegion(None if index is None else int(index), float(row[3]), source)
     return result

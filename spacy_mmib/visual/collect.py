@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from spacy.tokens import Doc
 
 from ..images.errors import ImageError
-from ..post.boxes import EntityRegion, get_region
+from ..post.boxes import get_region
 from ..post.extensions import (
     get_confidence,
     get_image_error,
@@ -97,7 +97,7 @@ def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: boo
     pieces: list[dict[str, Any]] = []
     at = 0
     for ent in doc.ents:
-        found = get_region(ent)
+        found = None if get_stored_image(doc) is None else get_region(ent)
         # What an entity is says more than where its tokens look.
         weights = get_region_weights(ent) if found is None else None
         # The space behind an entity is not a part of it.
@@ -108,7 +108,7 @@ def make_text(doc: Doc, *, shares: Sequence[float] | None = None, unrelated: boo
             "hue": get_hue(ent.label_),
             "confidence": get_confidence(ent),
             "weights": None if weights is None else [_percent(weight) for weight in weights],
-            "object": None if found is None else {**asdict(found), "number": _number(found)},
+            "object": None if found is None else asdict(found),
             "after": last.whitespace_,
         }
         pieces += [{"tokens": tokens[at : ent.start]}, entity]
@@ -151,8 +151,8 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
     views = [_make_region(i, region, small) for i, region in enumerate(regions, 1)]
     objects = [(ent, found) for ent in doc.ents if (found := get_region(ent)) is not None]
     for ent, found in objects:
-        if found.index is not None and found.index < len(views):
-            of = {"text": ent.text, "hue": get_hue(ent.label_), "score": found.score, "source": found.source}
+        if views and found.index is not None:
+            of = {"text": ent.text, "hue": get_hue(ent.label_), **asdict(found)}
             views[found.index]["entities"].append(of)
     if shares is None:
         given = [] if objects else [get_region_weights(ent) for ent in doc.ents]
@@ -197,10 +197,6 @@ def _make_region(number: int, region: Region, small: SmallPicture | None) -> dic
         except ValueError as err:
             view["note"] = str(err)
     return view
-
-
-def _number(found: EntityRegion) -> int | None:
-    return None if found.index is None else found.index + 1
 
 
 def _percent(share: float) -> int:

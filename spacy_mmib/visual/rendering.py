@@ -34,8 +34,8 @@ def render(
 
     Where it is known which object an entity is (`ent._.region`), that has a frame in the entity's colour;
     otherwise objects are as dark as entities look at them on average (`ent._.region_weights`), and as one
-    entity does while it is pointed at. Pictures are read within the limits of `spacy-mmib.picture_reader.v1`, no URL is
-    opened, and what comes from a post is text, never markup.
+    entity does while it is pointed at. Pictures are read within the limits of
+    `spacy-mmib.picture_reader.v1`, no URL is opened, and what comes from a post is text, never markup.
 
     docs (Union[Doc, Iterable[Doc]]): The posts.
     page (bool): A page of its own instead of a part of one.

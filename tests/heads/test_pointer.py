@@ -8,13 +8,16 @@ import pytest
 import spacy
 import torch
 from conftest import MODEL, make_nlp, train
-from spacy.tokens import Span
+from spacy.tokens import DocBin, Span
 from spacy.training import Example
 
 from spacy_mmib.bridge.data import PointerInput
 from spacy_mmib.bridge.shim import get_module
+from spacy_mmib.evaluation.evaluate import evaluate, tabulate
+from spacy_mmib.evaluation.posts import to_record
 from spacy_mmib.heads.pointer import Pointer, build_pointer_v1
 from spacy_mmib.post.boxes import EntityRegion, get_iou
+from spacy_mmib.visual.report import make_report
 
 D, WIDTH = 6, 5
 POINTER = {"@architectures": "spacy-mmib.Pointer.v1"}
@@ -227,7 +230,7 @@ def test_its_loss_has_a_weight():
 def test_a_pointer_needs_pictures_and_locate_one_of_its_values():
     with pytest.raises(ValueError, match="points at objects in pictures"):
         make_nlp(model={**MODEL, "fusion": {"@architectures": "spacy-mmib.NoFusion.v1"}, "pointer": POINTER})
-    with pytest.raises(ValueError, match="locate is 'attention'; choose pointer, occlusion, or null"):
+    with pytest.raises(ValueError, match="locate.*'attention' is not"):
         make_nlp(locate="attention")
 
 
@@ -270,3 +273,34 @@ def test_occlusion_is_the_fall_of_the_probability(occluding):
     finally:
         occluding.get_pipe("mmib_ner").locate = "occlusion"
     assert occluding("Rob sings").ents[0]._.region == EntityRegion(None, 1.0, "occlusion")
+
+
+def test_predict_evaluate_and_report_have_it(pointing, tmp_path):
+    examples = make_examples(pointing)
+    record = to_record({}, pointing(examples[1].predicted.copy()))
+    region = record["entities"][0]["region"]
+    (ent,) = pointing(examples[1].predicted.copy()).ents
+    assert region == {
+        "index": ent._.region.index,
+        "box": [float(x) for x in ent.doc._.regions[ent._.region.index]["box"]],
+        "score": round(ent._.region.score, 5),
+        "source": "pointer",
+    }
+    nowhere = to_record({}, pointing(pointing.make_doc("Rob sings")))["entities"][0]["region"]
+    assert nowhere == {"index": None, "box": None, "score": 1.0, "source": "pointer"}
+    DocBin(docs=[eg.reference for eg in examples], store_user_data=True).to_disk(tmp_path / "a.spacy")
+    scores = evaluate(pointing, tmp_path / "a.spacy")
+    assert scores["gmner_f"] == scores["eeg_f"] == scores["ents_f"] == 1.0
+    title, overall, _ = tabulate(scores)[1]
+    assert (title, list(overall)) == (
+        "Entities with their objects (GMNER, EEG)",
+        ["all", "all, without types"],
+    )
+    html = make_report(pointing, tmp_path / "a.spacy")
+    assert "found by pointer" in html
+    assert "GMNER" in html
+    plain = make_nlp(beta1=0.01, beta2=0.01)
+    train(plain, examples, steps=20)
+    assert "gmner_f" not in evaluate(plain, tmp_path / "a.spacy")
+    assert "found by occlusion" in make_report(plain, tmp_path / "a.spacy")
+    assert plain.get_pipe("mmib_ner").locate == "pointer"

@@ -18,6 +18,7 @@ from spacy_mmib.post.boxes import (
     set_boxes,
     set_entity_regions,
 )
+from spacy_mmib.post.extensions import REGIONS_KEY
 from spacy_mmib.training.corpus import MultimodalCorpus
 from spacy_mmib.util import MMIBWarning
 
@@ -116,6 +117,9 @@ def test_what_was_found_goes_with_the_picture_and_its_regions(doc):
 )
 def test_damaged_findings_are_none(doc, row):
     doc.user_data[ENTITY_REGIONS_KEY] = {"mmib_ner": [row], 3: [[0, 3, 1, 0.5, "pointer"]]}
+    assert doc.ents[0]._.region is None
+    set_entity_regions(doc, "mmib_ner", {(0, 3): FOUND})
+    doc.user_data[REGIONS_KEY] = [3, "x"]  # written past the setter
     assert doc.ents[0]._.region is None
 
 

@@ -103,6 +103,20 @@ def test_pictures_open_and_regions_lie_inside_without_labels(corpus: Path) -> No
                 assert 0 <= upper < lower <= height
 
 
+def test_names_are_the_object_that_shows_their_type(corpus: Path) -> None:
+    docs = [doc for split in COUNTS for doc in read_docs(corpus, split) if doc.ents]
+    for doc in docs:
+        boxes = [ent._.boxes for ent in doc.ents]
+        if doc._.image is None:
+            assert boxes == [None] * len(doc.ents)
+        else:
+            assert len(boxes[0]) == 1
+            assert boxes == [boxes[0]] * len(doc.ents)
+            assert boxes[0][0] in doc._.regions
+    places = {doc._.regions.index(doc.ents[0]._.boxes[0]) for doc in docs if doc._.image is not None}
+    assert places >= {0, 1, 2}  # where it is in the list says nothing
+
+
 def test_every_ordered_pair_of_entities_is_annotated(corpus: Path) -> None:
     for split in COUNTS:
         for doc in read_docs(corpus, split):

@@ -17,6 +17,7 @@ import spacy_mmib
 import spacy_mmib.post.extensions
 from spacy_mmib.evaluation.contributions import Contributions
 from spacy_mmib.images.reading import ImageError, read_image
+from spacy_mmib.post.boxes import EntityRegion, set_entity_regions
 from spacy_mmib.visual.arcs import get_hue, lay_out
 from spacy_mmib.visual.collect import make_small
 from spacy_mmib.visual.rendering import render
@@ -278,6 +279,26 @@ def test_weights_of_entities_and_their_mean(nlp):
     assert marks[0]["title"] == "PER; looks at the whole picture 20 %, object 1 80 %"
     assert [mark["tabindex"] for mark in marks] == ["0", "0"]
     assert page.find("span", "mmib-box")[0]["style"].endswith("--w:var(--w1)")
+
+
+def test_which_object_an_entity_is_comes_before_where_it_looks(nlp):
+    doc = make_post(nlp)
+    weights = {(0, 3): [0.2, 0.8], (8, 11): [0.6, 0.4]}
+    spacy_mmib.post.extensions.set_region_weights(doc, "mmib_ner", weights)
+    found = {(0, 3): EntityRegion(0, 0.97, "pointer"), (8, 11): EntityRegion(None, 0.6, "pointer")}
+    set_entity_regions(doc, "mmib_ner", found)
+    page = check_harmless(render(doc))
+    marks = page.find("mark")
+    assert marks[0]["title"] == "PER; is object 1 (pointer, 97 %)"
+    assert marks[1]["title"].endswith("; is not in the picture (pointer, 60 %)")
+    (box,) = page.find("span", "mmib-is")
+    assert box["title"].endswith(f"; is {doc.ents[0].text} (pointer, 97 %)")
+    assert box["style"].endswith(f"--h:{get_hue('PER')}")
+    assert "found by pointer" in render(doc)
+    assert "--w0" not in page.style
+    hostile = {place: EntityRegion(0, 0.5, BREAKOUT) for place in found}
+    set_entity_regions(doc, "mmib_ner", hostile)
+    check_harmless(render(doc))
 
 
 def test_contributions_are_shades(nlp):
