@@ -75,6 +75,8 @@ def make_mmib_ner(
     beta1: LossWeight | None,
     beta2: LossWeight | None,
     alignment_weight: LossWeight | None,
+    picture_dropout: float,
+    region_dropout: float,
     max_batch_tokens: int,
     lock_transformer: bool,
     locate: Locate,
@@ -93,6 +95,8 @@ def make_mmib_ner(
         name,
         loss_weights=loss_weights,
         old_weights=(beta1, beta2, alignment_weight),
+        picture_dropout=picture_dropout,
+        region_dropout=region_dropout,
         max_batch_tokens=max_batch_tokens,
         locate=locate,
         scorer=scorer,
@@ -151,8 +155,9 @@ class MMIBEntityRecognizer(MMIBPipe):
         some = {i: at for at, i in enumerate(group) if predictions[i].starts and objects[at] is not None}
         if not some:
             return
-        parts = (vectors.context, vectors.text, vectors.image)
-        context, text, image = ([x[at] for at in some.values()] for x in parts)
+        context, text, image = (
+            [x[at] for at in some.values()] for x in (vectors.context, vectors.text, vectors.image)
+        )
         owners: list[Any] = [objects[at] for at in some.values()]
         decoded = [predictions[i] for i in some]
         if self.locate == "occlusion":
