@@ -96,13 +96,13 @@ def _convert_inputs(
             if targets is not None and X.targets is not None:
                 targets[i, j, X.targets[i][j]] = True
         objects[i, : found.shape[1], : len(found)] = (found / found.sum(0).clip(1)).T
-    arrays = (spans, objects[:, 1:], *([] if targets is None else [targets]))
-    tensors = [torch.from_numpy(x).to(context.device) for x in arrays]
+    arrays = (spans, objects[:, 1:], targets)
+    tensors = [None if x is None else torch.from_numpy(x).to(context.device) for x in arrays]
 
     def backprop(d_inputs: ArgsKwargs) -> tuple[list[Floats2d], list[Floats2d]]:
-        lengths = ([*map(len, X.context)], [*map(len, X.image)])
-        d_context, d_image = map(unpad, d_inputs.args[:2], lengths)
-        return d_context, d_image
+        d_context, d_image = d_inputs.args[:2]
+        d_image = torch.zeros_like(image) if d_image is None else d_image  # no picture in the batch
+        return unpad(d_context, [*map(len, X.context)]), unpad(d_image, [*map(len, X.image)])
 
     return ArgsKwargs(args=(context, image, *tensors), kwargs={}), backprop
 

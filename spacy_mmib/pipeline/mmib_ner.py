@@ -151,9 +151,9 @@ class MMIBEntityRecognizer(MMIBPipe):
         some = {i: at for at, i in enumerate(group) if predictions[i].starts and objects[at] is not None}
         if not some:
             return
-        context, text, image, owners = (
-            [x[at] for at in some.values()] for x in (vectors.context, vectors.text, vectors.image, objects)
-        )
+        parts = (vectors.context, vectors.text, vectors.image)
+        context, text, image = ([x[at] for at in some.values()] for x in parts)
+        owners: list[Any] = [objects[at] for at in some.values()]
         decoded = [predictions[i] for i in some]
         if self.locate == "occlusion":
             from ..models.occlusion import find_by_occlusion

@@ -134,8 +134,9 @@ def get_region(span: Span) -> EntityRegion | None:
     doc, result = span.doc, None
     if ENTITY_REGIONS_KEY not in doc.user_data:
         return None
+    stored = get_entry(doc, make_key("regions"))
     try:
-        n_regions = len(normalize_regions(get_entry(doc, make_key("regions")) or ()))
+        n_regions = 0 if stored is None else len(normalize_regions(stored))
     except TypeError:  # written past the setter
         return None
     for _, row in get_rows(doc, ENTITY_REGIONS_KEY):
