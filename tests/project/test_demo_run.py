@@ -46,7 +46,7 @@ def test_tables(tmp_path, monkeypatch, capsys):
     # What CI asks of them.
     check = [sys.executable, ROOT / ".ci" / "check_demo.py", metrics]
     assert subprocess.run(check, check=False).returncode == 0
-    record["rel"]["no_images"] = 0.38
+    record["ner"]["no_images"] = 0.38
     metrics.write_text(json.dumps(record))
     result = subprocess.run(check, check=False, capture_output=True, text=True)
-    assert "relations without pictures >= those of the text alone - 0.02" in result.stderr
+    assert "entities without pictures >= those of the text alone - 0.02" in result.stderr
