@@ -15,8 +15,9 @@ checks = {
     "relations with pictures >= 0.85": relations["images"] >= 0.85,
     "relations without pictures <= 0.55": relations["no_images"] <= 0.55,
     "relations with shuffled pictures <= 0.55": relations["shuffled"] <= 0.55,
+    "entities with their objects (GMNER), trained with boxes >= 0.90": metrics["gmner"]["pointer"] >= 0.90,
 }
-for kind, scores in (("entities", entities), ("relations", relations)):
+for kind, scores in (("entities", entities), ("relations", relations), ("gmner", metrics["gmner"])):
     print(kind, {key: round(value, 4) for key, value in scores.items()})
 failed = [check for check, ok in checks.items() if not ok]
 if failed:
