@@ -125,6 +125,20 @@ class MMIBEntityRecognizer(MMIBPipe):
         super().__init__(vocab, model, name, **settings)
         self.locate = locate
 
+    @property
+    def locate(self) -> Locate:
+        """What says which object an entity is; may be set in a trained pipeline.
+
+        RAISES (ValueError): Set to something else.
+        """
+        return self._locate_by
+
+    @locate.setter
+    def locate(self, value: Locate) -> None:
+        if value is not None and value not in LOOKING:
+            raise ValueError(f"{self.name}: locate is {value!r}; choose {', '.join(LOOKING)} or None.")
+        self._locate_by = value
+
     def _find_labels(self, examples: Iterable[Example]) -> set[str]:
         return {ent.label_ for example in examples for ent in example.reference.ents}
 
