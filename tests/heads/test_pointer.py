@@ -233,7 +233,9 @@ def test_a_pointer_needs_pictures_and_locate_one_of_its_values():
         make_nlp(model={**MODEL, "fusion": {"@architectures": "spacy-mmib.NoFusion.v1"}, "pointer": POINTER})
     with pytest.raises(ValueError, match="locate.*'attention' is not"):
         make_nlp(locate="attention")
-    with pytest.raises(ValueError, match="mmib_ner: locate is 'attention'; choose pointer, occlusion or None"):
+    with pytest.raises(
+        ValueError, match="mmib_ner: locate is 'attention'; choose pointer, occlusion or None"
+    ):
         make_nlp().get_pipe("mmib_ner").locate = "attention"
 
 

@@ -36,18 +36,18 @@ def test_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "ProcessPoolExecutor", lambda jobs, context: ThreadPoolExecutor(1))
     metrics = tmp_path / "demo.json"
     run.main(tmp_path, tmp_path, metrics, seeds=2, gpu_id=-1, jobs=1)
-    names = {f"{kind}_{seed}": "own" for kind in ("joint", "ner") for seed in (0, 1)}
+    names = {f"{kind}_{seed}": "own" for kind, seed in (("joint", 0), ("joint", 1), ("ner", 0))}
     assert dict(trained) == {**names, "roi_0": "own", "no_boxes_0": "own", "text_0": "none", "text_1": "none"}
     assert ("text_only", "text_1", "none", 1) in tested
     assert ("shuffled", "joint_1", "shuffled", 1) in tested
-    assert len(tested) == 11
+    assert len(tested) == 10
     ways = [(how, "no_boxes_0", "own", 0) for how in ("attention", "occlusion", "random")]
     assert sorted(found) == sorted([*ways, *(("pointer", f"joint_{seed}", "own", seed) for seed in (0, 1))])
     record = json.loads(metrics.read_text())
     assert set(record["ner"]) == set(run.ROWS) - {run.END_TO_END}
     assert set(record["rel"]) >= set(run.ROWS) - {"roi"}
     assert record["by_seed"]["ner"] == {
-        key: [PROMISED.get(key, 0.3)] * (1 if key == "roi" else 2) for key in record["ner"]
+        key: [PROMISED.get(key, 0.3)] * (1 if key in ("roi", "spacy_ner") else 2) for key in record["ner"]
     }
     assert set(record["gmner"]) == set(run.OBJECTS)
     printed = capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_tables(tmp_path, monkeypatch, capsys):
     # What CI asks of them.
     check = [sys.executable, ROOT / ".ci" / "check_demo.py", metrics]
     assert subprocess.run(check, check=False).returncode == 0
-    record["ner"]["no_images"] = 0.38
+    record["ner"]["no_images"] = 0.35
     metrics.write_text(json.dumps(record))
     result = subprocess.run(check, check=False, capture_output=True, text=True)
-    assert "entities without pictures >= those of the text alone - 0.02" in result.stderr
+    assert "entities without pictures >= those of the text alone - 0.05" in result.stderr
