@@ -156,7 +156,7 @@ class MMIBEntityRecognizer(MMIBPipe):
             decoded = head.predict(NERInput(vectors.context))
             for i, entities, of_tokens, found in zip(group, decoded, weights, vectors.found):
                 predictions[i] = entities._replace(weights=of_tokens, found=found)
-            if self.locate and self.model.maybe_get_ref(LOOKING[self.locate]) is not None:
+            if self._locate_by and self.model.maybe_get_ref(LOOKING[self._locate_by]) is not None:
                 self._locate(docs, vectors, group, predictions)
         return predictions
 
@@ -174,7 +174,7 @@ class MMIBEntityRecognizer(MMIBPipe):
         )
         owners: list[Any] = [objects[at] for at in some.values()]
         decoded = [predictions[i] for i in some]
-        if self.locate == "occlusion":
+        if self._locate_by == "occlusion":
             from ..models.occlusion import find_by_occlusion
 
             found = find_by_occlusion(self.model, [docs[i] for i in some], text, image, decoded, owners)
