@@ -74,7 +74,7 @@ ENCODERS: dict[str, tuple[dict[str, Any], bool, int | None, int | None]] = {
 """A network, whether it is trained, and the size in pixels of pictures and of parts that are encoded."""
 PARTS: dict[str, dict[str, Any]] = {
     "whole": {"rows": "regions", "get_regions": {"@region_getters": "spacy-mmib.none.v1"}},
-    "grid": {"rows": "grid", "grid_size": 2, "get_regions": {"@region_getters": "spacy-mmib.none.v1"}},
+    "grid": {"rows": "grid", "grid_size": 2, "get_regions": None},
     "quarters": {"rows": "regions", "get_regions": {"@region_getters": "spacy-mmib.grid.v1", "k": 2}},
     "objects": {"rows": "regions", "get_regions": {"@region_getters": "spacy-mmib.given.v1"}},
 }

@@ -142,6 +142,17 @@ def test_encoders_are_put_where_the_pictures_are_encoded(corpus, name):
         registry.fill(config, validate=False)
 
 
+@pytest.mark.parametrize("variant", [v for v in GRIDS["encoders"] if v.encoder], ids=lambda v: v.name)
+def test_encoders_are_built_with_the_settings_of_their_rows(variant):
+    block = dict(variant.encoder)
+    network = block["img2vec"] = dict(block.get("img2vec", block))
+    if "timm" in network["@architectures"].lower():
+        pytest.importorskip("timm")
+    network.update(weights=None, cache=None)
+    model = registry.resolve({"model": block if "Noise" in block["@architectures"] else network})["model"]
+    assert model.has_dim("nO") in (True, None)
+
+
 def test_posts_with_objects_are_counted(corpus, data):
     assert corpus.with_objects == corpus.pictures > 0
     assert read_corpus("text", data / "text").with_objects == 0
