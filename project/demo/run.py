@@ -8,21 +8,24 @@ and shows a few posts with predictions. All of it is synthetic.
 """
 
 import os
-import shlex
-import subprocess
-import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import spacy
 import torch
 import typer
+from spacy.cli.train import train
+from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import logger
+from thinc.api import Config
 from wasabi import msg
 
 from project.config import dataset_paths, read_config
@@ -75,13 +78,15 @@ OBJECTS = {
     "attention": Row("attention, trained without boxes", "no_boxes"),
     "random": Row("a random object", "no_boxes"),
 }
-END_TO_END = "end_to_end"
-"""The row of other scores of the same predictions."""
+OF_OTHERS = ("end_to_end", "pointer")
+"""The rows of other scores of the predictions with pictures."""
 TASKS = {
     "ner": "entities",
     "rel": "relations of given entities",
     "gmner": "which object is it: entities with their objects (GMNER)",
 }
+Found: TypeAlias = tuple[str, str, float]
+"""A task, a row, and F1, 0-1."""
 ONE_SEED = ("ner", "roi", "no_boxes")
 """Trainings that are a side issue."""
 SYNTHETIC = (
@@ -113,30 +118,19 @@ def main(
         "roi": (entities, {**pictures, **ROI}),
         "no_boxes": (entities, {**pictures, **NO_BOXES}),
     }
-    models = [(kind, seed) for seed in range(seeds) for kind in kinds if not seed or kind not in ONE_SEED]
-    trainings = [
-        (kinds[kind][0], output / f"{kind}_{seed}", {**paths, **kinds[kind][1], "system.seed": seed})
-        for kind, seed in models
+    # The longest first.
+    models = [(kind, seed) for kind in kinds for seed in range(seeds) if not seed or kind not in ONE_SEED]
+    configs = [
+        read_config(kinds[kind][0], {**paths, **kinds[kind][1], "system.seed": seed}) for kind, seed in models
     ]
     jobs = jobs or (1 if gpu_id >= 0 else min(2, os.cpu_count() or 1))
-    # Each has a process and, as its networks are so small, one thread of its own.
-    with ThreadPoolExecutor(jobs) as pool:
-        for printed in pool.map(lambda training: run_training(*training, gpu_id), trainings):
+    results: dict[str, dict[str, list[float]]] = {task: {} for task in TASKS}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=prepare_process) as processes:
+        folders = [output / f"{kind}_{seed}" for kind, seed in models]
+        finished = processes.map(partial(finish, data, gpu_id), *zip(*models), configs, folders)
+        for printed, found in finished:
             print(printed)
-    msg.info("Testing ...")
-
-    def list_tests(rows: dict[str, Row]) -> list[tuple[Any, ...]]:
-        return [
-            (key, output / f"{row.kind}_{seed}" / "model-best", data, row.images, seed)
-            for kind, seed in models
-            for key, row in rows.items()
-            if row.kind == kind and key != END_TO_END
-        ]
-
-    results: dict[str, dict[str, list[float]]] = {"ner": {}, "rel": {}, "gmner": {}}
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as processes:
-        scored = processes.map(score, *zip(*list_tests(ROWS)))
-        for found in (*scored, *processes.map(score_objects, *zip(*list_tests(OBJECTS)))):
             for task, key, f in found:
                 results[task].setdefault(key, []).append(f)
     save_scores(metrics, results, data=SYNTHETIC)
@@ -148,44 +142,58 @@ def main(
     msg.good(f"Saved the tables to {metrics}")
 
 
-def run_training(config: str, output: Path, settings: dict[str, Any], gpu_id: int) -> str:
-    """Train in a process of its own. Raises `SystemExit` if that fails."""
-    msg.info(f"Training {output.name} ...")
-    output.mkdir(parents=True, exist_ok=True)
-    read_config(config, settings).to_disk(output / "config.cfg", interpolate=False)
-    command = [sys.executable, "-m", "spacy", "train", str(output / "config.cfg")]
-    command += ["--output", str(output), "--gpu-id", str(gpu_id)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise SystemExit(f"{shlex.join(command)} failed:\n{result.stdout}\n{result.stderr}")
-    return f"\n=== {output.name}\n{result.stdout}"
-
-
-def score(key: str, model: Path, data: Path, images: str, seed: int) -> list[tuple[str, str, float]]:
-    """RETURNS (List[Tuple[str, str, float]]): Of entities ("ner") and of relations ("rel"), the row, and the
-    test F1 of a model, 0-1. Relations are those of given entities, but for "end_to_end", which needs
-    predicted entities and their types right, too.
-    """
-    logger.setLevel("ERROR")
+def prepare_process() -> None:
+    """As the networks are so small, a process has one thread. It trains one model after the other."""
     torch.set_num_threads(1)
-    scores = evaluate(spacy.load(model), data / "test.spacy", images=images, seed=seed)
+    logger.setLevel("ERROR")
+
+
+def finish(
+    data: Path, gpu_id: int, kind: str, seed: int, config: Config, output: Path
+) -> tuple[str, list[Found]]:
+    """Train a model, and test it in all rows that are of it.
+
+    RETURNS (Tuple[str, List[Found]]): What the training printed, and the scores.
+    RAISES (RuntimeError): The training failed; the message has what it printed.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    config.to_disk(output / "config.cfg", interpolate=False)
+    printed = StringIO()
+    try:
+        with redirect_stdout(printed):
+            train(output / "config.cfg", output, use_gpu=gpu_id)
+    except (Exception, SystemExit) as err:
+        raise RuntimeError(f"The training of {output / 'config.cfg'} failed:\n{printed.getvalue()}") from err
+    nlp = spacy.load(output / "model-best")
+    found = [
+        one
+        for key, row in {**ROWS, **OBJECTS}.items()
+        if row.kind == kind and key not in OF_OTHERS
+        for one in (score if key in ROWS else score_objects)(nlp, key, data, row.images, seed)
+    ]
+    return f"\n=== {output.name}\n{printed.getvalue()}", found
+
+
+def score(nlp: Language, key: str, data: Path, images: str, seed: int) -> list[Found]:
+    """RETURNS (List[Found]): Scores of a row: of entities ("ner") and of relations ("rel"), which are those
+    of given entities; with it those of `OF_OTHERS`. "end_to_end" needs predicted entities and their types
+    right, too.
+    """
+    scores = evaluate(nlp, data / "test.spacy", images=images, seed=seed)
     found = [("ner", key, scores["ents_f"])]
     if "given_entities" in scores:
         found.append(("rel", key, scores["given_entities"]["rel_micro_f"]))
     if key == "images":
-        found.append(("rel", END_TO_END, scores["rel_strict_f"]))
+        found += [("rel", "end_to_end", scores["rel_strict_f"]), ("gmner", "pointer", scores["gmner_f"])]
     return found
 
 
-def score_objects(how: str, model: Path, data: Path, images: str, seed: int) -> list[tuple[str, str, float]]:
-    """RETURNS (List[Tuple[str, str, float]]): As `score`, of entities with their objects ("gmner"), found in
-    one of the ways of `OBJECTS`.
+def score_objects(nlp: Language, how: str, data: Path, images: str, seed: int) -> list[Found]:
+    """RETURNS (List[Found]): The score of entities with their objects ("gmner"), found in one of the ways of
+    `OBJECTS`.
     """
-    logger.setLevel("ERROR")
-    torch.set_num_threads(1)
-    nlp, rng = spacy.load(model), Random(seed)
-    nlp.get_pipe("mmib_ner").locate = how if how in ("pointer", "occlusion") else None
+    rng = Random(seed)
+    nlp.get_pipe("mmib_ner").locate = how if how == "occlusion" else None
 
     def see(stage: str, examples: list[Example]) -> None:
         for doc in (eg.predicted for eg in examples if how in ("attention", "random")):

@@ -39,6 +39,13 @@ OLD_WEIGHTS = {"beta1": "kl_text", "beta2": "kl_image", "alignment_weight": "ali
 """Settings of version 0.1, and the losses of MMIB that they are the weights of."""
 
 
+def take_first(get_examples: Any, n: int = 10) -> Any:
+    """RETURNS (Callable[[], List[Example]]): Gives the first examples only: where spaCy checks those of a
+    corpus it reads it to its end. What can't be called stays as it is, for spaCy to complain of.
+    """
+    return (lambda: list(islice(get_examples(), n))) if callable(get_examples) else get_examples
+
+
 class MMIBPipe(RobustPipe, TrainablePipe):
     """A trainable component with a fusion in its model. Subclasses say what its labels are, and what
     it predicts, annotates and learns.
@@ -150,7 +157,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         labels (Optional[Sequence[str]]): From `spacy init labels`; taken from the examples if `None`.
         RAISES (ValueError): There is no label at all, or settings don't fit together.
         """
-        validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
+        method = f"{type(self).__name__}.initialize"
+        validate_get_examples(take_first(get_examples), method)
         # Initializing again starts over.
         self._forget_sizes()
         self.cfg.pop("leaks", None)
@@ -162,6 +170,7 @@ class MMIBPipe(RobustPipe, TrainablePipe):
 
         def look_at_examples() -> Iterator[Example]:
             for example in get_examples():
+                validate_examples([example], method)
                 lengths.append(len(example))
                 notes.add(get_regions_note(example.predicted))
                 yield example

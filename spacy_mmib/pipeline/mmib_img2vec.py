@@ -15,6 +15,7 @@ from ..bridge.data import as_picture_vectors
 from ..encoders.listener import Img2VecListener, KeptVectors
 from ..encoders.picture_queue import find_encoder_layers, get_settings
 from ..post.extensions import set_found_regions
+from .base import take_first
 from .mmib_ner import DEFAULT_MODEL as NER_MODEL
 from .replacing import replace_listeners_by_path
 from .robust import RobustPipe
@@ -87,7 +88,7 @@ class PictureEncoder(RobustPipe, Tok2Vec):
         self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None
     ) -> None:
         """Build the encoder, and tell its listeners the width of its vectors."""
-        super().initialize(get_examples, nlp=nlp)
+        super().initialize(take_first(get_examples), nlp=nlp)
         for listener in self.listeners:
             self._tell_width(listener)
 

@@ -1,8 +1,8 @@
 """The reader of posts with pictures: spaCy's own, with the picture kept on the predicted doc."""
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from spacy.training import Corpus, Example
 from spacy.training.corpus import FILE_TYPE
 from spacy.util import registry
 from spacy.vocab import Vocab
+from srsly.msgpack import Unpacker
 
 from ..images.errors import explain, quote
 from ..post.boxes import BOXES_KEY, get_boxes, has_boxes, set_boxes
@@ -166,7 +167,7 @@ class MultimodalCorpus(Corpus):
         notes: Counter[str] = Counter()
         docs = ((doc, self._folder_of(loc)) for loc in map(Path, locs) for doc in read_docs(loc, vocab))
         posts = ((doc, folder) for doc, folder in docs if len(doc))
-        for doc, folder in itertools.islice(posts, self.limit if self.limit >= 1 else None):
+        for doc, folder in islice(posts, self.limit if self.limit >= 1 else None):
             if self.images == "none":
                 remove_image(doc)
             note = get_regions_note(doc)
@@ -298,7 +299,16 @@ def read_docs(loc: Path, vocab: Vocab) -> Iterator[Doc]:
         )
     read = 0
     try:
-        for doc in docbin.get_docs(vocab):
+        # One for all posts: for each that srsly makes it looks through all installed packages for its hooks.
+        unpacker, fed = Unpacker(raw=False, use_list=False), 0
+        user_data, docbin.user_data = docbin.user_data, []
+        for doc, packed in zip_longest(docbin.get_docs(vocab), user_data[: len(docbin)]):
+            if packed is not None:
+                unpacker.feed(packed)
+                doc.user_data.update(unpacker.unpack())
+                fed += len(packed)
+                if unpacker.tell() != fed:
+                    raise ValueError("user data of other posts")
             # Whether its annotations are of the right type, at places of the text, and have their strings.
             if not isinstance(doc.cats, dict):
                 raise TypeError(f"cats are {type(doc.cats).__name__}")
