@@ -4,6 +4,7 @@ are related.
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +29,7 @@ KIND_KEY, RELATION_KIND_KEY = "demo_kind", "demo_relation_kind"
 def main(
     output: Annotated[Path, typer.Option(help="Folder to fill")] = Path("project/data/demo"),
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes")] = 0,
-    n_train: Annotated[int, typer.Option(help="Posts to train on")] = 1800,
+    n_train: Annotated[int, typer.Option(help="Posts to train on")] = 2000,
     n_dev: Annotated[int, typer.Option(help="Posts to choose a model with")] = 300,
     n_test: Annotated[int, typer.Option(help="Posts to test with")] = 500,
 ) -> None:
@@ -86,16 +87,15 @@ def make_split_names(nlp: Language, seed: int) -> dict[str, list[str]]:
 def make_split_posts(
     split: str, n: int, names: Sequence[str], seed: int, shares: Shares | None = None
 ) -> list[Post]:
-    """RETURNS (List[Post]): The posts of a split in random order, of the same kinds with and without
-    a picture.
-    """
+    """RETURNS (List[Post]): The posts of a split in random order."""
     shares = shares or Shares()
     rng = random.Random(f"{seed}/{split}/posts")
     n_without = round(n * shares.without_picture) if split == "train" else 0
+    without = replace(shares, decided=shares.decided_without)
     posts = [
-        make_post(plan, names, shares, rng)._replace(has_picture=has_picture)
-        for number, has_picture in ((n - n_without, True), (n_without, False))
-        for plan in make_plans(number, shares, rng)
+        make_post(plan, names, of, rng)._replace(has_picture=of is shares)
+        for number, of in ((n - n_without, shares), (n_without, without))
+        for plan in make_plans(number, of, rng)
     ]
     rng.shuffle(posts)
     return posts

@@ -99,7 +99,7 @@ def around_box(box: Box, image: Image.Image, rng: random.Random) -> Box:
 def _fit(model: nn.Module, crops: Tensor, kinds: Tensor, epochs: int, learn_rate: float) -> None:
     """Train a classifier in place, on each crop once an epoch but for the last incomplete batch."""
     n, batch_size = len(crops), 64
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learn_rate, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learn_rate, weight_decay=0.02, fused=True)
     steps = epochs * (n // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learn_rate, total_steps=steps)
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.05)

@@ -72,20 +72,23 @@ class Post(NamedTuple):
 class Shares:
     """How many posts are of which kind, each 0-1.
 
-    joined_people, joined (float): Posts with two names, among those with people, and with others.
+    decided (float): Posts whose text tells the type, among those with a picture.
+    decided_without (float): The same, among those without: who shares no picture says more.
+    joined (float): Posts with two names, of each type alike: without a picture no guess is better than
+        another.
     tells_relation (float): Posts whose text tells the relation, among those about two people whose
         text tells the type: with the others' shares a fifth of all posts about two people.
     without_picture (float): Training posts without a picture.
     """
 
     decided: float = 0.2
+    decided_without: float = 0.8
     no_entity: float = 0.12
-    joined_people: float = 0.82
-    joined: float = 0.33
+    joined: float = 0.82
     tells_relation: float = 0.9
     two_words: float = 0.35
     one_syllable: float = 0.25
-    without_picture: float = 0.08
+    without_picture: float = 0.17
 
 
 def make_name(rng: random.Random) -> str:
@@ -114,9 +117,10 @@ def make_plans(n: int, shares: Shares, rng: random.Random) -> list[Plan]:
     for kind, count in kinds.items():
         labels = _spread(LABELS, count, rng)
         for label in LABELS:
-            n, people = labels.count(label), label == RELATED_LABEL
-            two = round(n * (shares.joined_people if people else shares.joined))
-            telling = round(two * shares.tells_relation) if people and kind == "decided" else 0
+            n = labels.count(label)
+            two = round(n * shares.joined)
+            can_tell = label == RELATED_LABEL and kind == "decided"
+            telling = round(two * shares.tells_relation) if can_tell else 0
             # How many posts have so many names, and whether their text tells the relation.
             groups = [(n - two, 1, False), (two - telling, 2, False), (telling, 2, True)]
             for number, n_names, tells in [(n, 0, False)] if kind == "no_entity" else groups:
