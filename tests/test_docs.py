@@ -33,6 +33,7 @@ def run(folder, *command):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_add_a_model(tmp_path):
     """As a newcomer would: the file, the snippet, the block of the config, the commands."""
     text = (ROOT / "docs" / "add_a_model.md").read_text(encoding="utf8")

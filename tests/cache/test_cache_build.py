@@ -139,6 +139,7 @@ setup_cli()
 """
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_goes_on_to_the_same_content(folder, built, tmp_path):
     path = tmp_path / "killed.sqlite"
     args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(folder / "train.spacy")]

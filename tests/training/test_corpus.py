@@ -427,6 +427,28 @@ def test_flipped_bits_are_one_sentence_with_the_name_of_the_file(nlp, folder):
         list(MultimodalCorpus(path)(nlp))
 
 
+def test_docs_are_those_that_spacy_reads(nlp, folder):
+    docs = [make_doc(nlp, image="img/a.jpg"), make_doc(nlp), nlp.make_doc("")]
+    docs[0].user_data["more"] = {"list": [1, "two", None], "bytes": b"\0\xff", "array": numpy.arange(3)}
+    path = save(folder / "train.spacy", docs)
+    expected = list(DocBin().from_disk(path).get_docs(nlp.vocab))
+    found = list(read_docs(path, nlp.vocab))
+    assert [doc.to_bytes() for doc in found] == [doc.to_bytes() for doc in expected]
+    assert str(found[0].user_data) == str(expected[0].user_data)
+
+
+@pytest.mark.parametrize("packed", [b"", b"\x80\x80", b"\x93\x01", b"\x01"])
+def test_damaged_user_data_harms_no_other_post(nlp, folder, packed):
+    docbin = DocBin(docs=[make_doc(nlp, image="img/a.jpg") for _ in range(3)], store_user_data=True)
+    docbin.user_data[1] = packed
+    docbin.to_disk(folder / "train.spacy")
+    found = []
+    with pytest.raises(ValueError, match=r"train\.spacy can't be read to its end \(post 2"):
+        for doc in read_docs(folder / "train.spacy", nlp.vocab):
+            found.append(doc._.image)
+    assert found == ["img/a.jpg"]
+
+
 def test_neighbours_of_a_post_that_is_too_long(nlp, folder):
     nlp.max_length = 30
     texts = ["Rob likes Paris", "Rob likes " + "Paris " * 9, "Mia likes Oslo", "Kim " * 20]
