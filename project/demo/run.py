@@ -51,7 +51,11 @@ ROI = {
 
 TEXT = {"corpora.train.images": "none", "corpora.dev.images": "none"}
 """Settings of the pipeline that never sees a picture."""
-NO_BOXES = {"components.mmib_ner.model.pointer": None}
+NO_BOXES = {
+    "components.mmib_ner.model.pointer": None,
+    "training.max_epochs": 3,
+    "training.eval_frequency": 94,
+}
 """Settings of the pipeline for entities that isn't told which objects they are."""
 
 

@@ -88,7 +88,7 @@ class Shares:
     tells_relation: float = 0.9
     two_words: float = 0.35
     one_syllable: float = 0.25
-    without_picture: float = 0.17
+    without_picture: float = 0.25
 
 
 def make_name(rng: random.Random) -> str:
