@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
             nlp.to_disk(folder / name)
     make_picture("red").save(folder / "rob.jpg")
     (folder / "project/data/demo/images/test").mkdir(parents=True)
-    make_picture("red", (128, 128)).save(folder / "project/data/demo/images/test/0034.png")
+    make_picture("red", (128, 128)).save(folder / "project/data/demo/images/test/0048.png")
     return folder
 
 
