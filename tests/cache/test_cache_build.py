@@ -230,6 +230,7 @@ setup_cli()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
 def test_a_disk_that_is_full_is_said_at_once(folder, tmp_path):
     args = ["mmib", "cache", "build", str(folder / "config.cfg"), str(folder / "train.spacy")]

@@ -225,6 +225,7 @@ def test_every_way_to_store_a_doc(doc, tmp_path):
     assert weights_of(next(DocBin().from_bytes(data).get_docs(doc.vocab))) == expected
 
 
+@pytest.mark.slow
 def test_processes(trained, tmp_path):
     posts = [make_post(trained), make_post(trained, regions=BOXES[:2])]
     docs = pipe_in_processes(trained, posts, tmp_path, batch_size=1)

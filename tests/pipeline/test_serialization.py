@@ -339,7 +339,11 @@ def test_foreign_modules_are_refused():
 
 @pytest.mark.parametrize(
     ("parent_first", "method"),
-    [(False, None), (True, None), pytest.param(True, "spawn", marks=pytest.mark.slow)],
+    [
+        (True, None),
+        pytest.param(False, None, marks=pytest.mark.slow),
+        pytest.param(True, "spawn", marks=pytest.mark.slow),
+    ],
 )
 def test_multiprocessing(case, tmp_path, parent_first, method):
     docs = 3 * case.docs(case.nlp)

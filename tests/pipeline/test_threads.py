@@ -157,6 +157,7 @@ def test_with_the_cache_on(tmp_path):
     check_threads(nlp, posts)
 
 
+@pytest.mark.slow
 def test_while_another_pipeline_trains():
     nlp, other = make_pipeline("joint", trainable=True), make_pipeline("ner", trainable=True)
     examples = make_examples(other)
