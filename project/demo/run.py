@@ -118,11 +118,11 @@ def main(
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "joint": (config, pictures),
         "text": (config, {**pictures, **TEXT}),
-        "ner": (baseline, {}),
-        "roi": (entities, {**pictures, **ROI}),
         "no_boxes": (entities, {**pictures, **NO_BOXES}),
+        "roi": (entities, {**pictures, **ROI}),
+        "ner": (baseline, {}),
     }
-    # The longest first.
+    # In this order, the longest first, so that no process is left with one at the end.
     models = [(kind, seed) for kind in kinds for seed in range(seeds) if not seed or kind not in ONE_SEED]
     configs = [
         read_config(kinds[kind][0], {**paths, **kinds[kind][1], "system.seed": seed}) for kind, seed in models
