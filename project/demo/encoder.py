@@ -1,4 +1,4 @@
-"""Train a small picture encoder to recognise the demo's drawn objects, in less than a minute.
+"""Train a small picture encoder to recognise the demo's drawn objects, in a minute or two.
 
 It sees fresh drawings, none of the posts' pictures and no type of an entity: it learns what a cat
 looks like, not that a name in a post with a cat is MISC. The corpus is then used with the frozen
