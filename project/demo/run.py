@@ -160,6 +160,7 @@ def finish(
     RETURNS (Tuple[str, List[Found]]): What the training printed, and the scores.
     RAISES (RuntimeError): The training failed; the message has what it printed.
     """
+    msg.info(f"Training {output.name} ...")
     output.mkdir(parents=True, exist_ok=True)
     config.to_disk(output / "config.cfg", interpolate=False)
     printed = StringIO()
