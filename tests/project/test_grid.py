@@ -19,6 +19,7 @@ from project.config import read_config
 from project.demo.data import make_demo_data
 from project.grid import BETAS, GRIDS, SERIES, choose_variants
 from project.planning import Options, Variant, describe_regions, hash_config, make_config, read_corpus
+from spacy_mmib.encoders.picture_queue import find_encoder_layers, get_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,12 +146,15 @@ def test_encoders_are_put_where_the_pictures_are_encoded(corpus, name):
 @pytest.mark.parametrize("variant", [v for v in GRIDS["encoders"] if v.encoder], ids=lambda v: v.name)
 def test_encoders_are_built_with_the_settings_of_their_rows(variant):
     block = dict(variant.encoder)
-    network = block["img2vec"] = dict(block.get("img2vec", block))
-    if "timm" in network["@architectures"].lower():
+    network = {**block.get("img2vec", block), "weights": None, "cache": None}
+    if "Timm" in network["@architectures"]:
         pytest.importorskip("timm")
-    network.update(weights=None, cache=None)
-    model = registry.resolve({"model": block if "Noise" in block["@architectures"] else network})["model"]
-    assert model.has_dim("nO") in (True, None)
+    block = {**block, "img2vec": network} if "img2vec" in block else network
+    (layer,) = find_encoder_layers(registry.resolve({"model": block})["model"])
+    settings = get_settings(layer)
+    assert settings.trainable == network["trainable"]
+    # The whole feature map, or one encoding a picture and object.
+    assert settings.mode == ("patches" if network["rows"] == "grid" else "crop")
 
 
 def test_posts_with_objects_are_counted(corpus, data):
