@@ -150,6 +150,16 @@ class NERHead(nn.Module):
             probabilities.append(min(1.0, float((score - log_total[row]).exp())))
         return probabilities
 
+    @torch.no_grad()
+    def tag_probabilities(self, context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """RETURNS (torch.Tensor): Of each tag at each token under the CRF, the share of all tag sequences that
+        have it there; float64 on CPU, (b, n, k). Rows of padding mean nothing. Arguments as for `forward`.
+        """
+        emissions = self.emission(context.to(self.emission.weight.dtype)).cpu().double()
+        weights = (x.cpu().double() for x in (self.crf.transitions, self.crf.end_transitions))
+        forward, backward = self._forward_backward(emissions, mask.cpu(), *weights)
+        return (forward + backward).softmax(-1)
+
     def _forward_backward(
         self, scores: torch.Tensor, mask: torch.Tensor, transitions: torch.Tensor, end_scores: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
