@@ -24,9 +24,7 @@ STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Inverse strengths of the L2 penalty, of which dev chooses. Wide enough that neither end is chosen."""
 
 
-def predict_floor(
-    cell: Mapping[str, Any], config: Mapping[str, Any]
-) -> tuple[list[Example], dict[str, Any]]:
+def predict_floor(cell: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[list[Example], dict[str, Any]]:
     """RETURNS (Tuple[List[Example], Dict[str, Any]]): The test posts with the predictions of the cell's
     baseline, and its "task".
     """
@@ -44,7 +42,7 @@ def read(path: str, limit: int = 0) -> list[Example]:
 
 
 def fit_tags(train: Sequence[Example], dev: Sequence[Example]) -> Annotate:
-    """RETURNS (Callable): Gives each word the tag that it has most often in training; O if it isn't there."""
+    """RETURNS (Callable): Gives each word the tag that it has most often in training, O if it isn't there."""
     counts: dict[Hashable, Counter[str]] = {}
     for example in train:
         for token in example.reference:
@@ -102,9 +100,7 @@ def get_most_common(counts: Counter[str]) -> str:
     return min(counts, key=lambda key: (-counts[key], key))
 
 
-def fit_bag_of_words(
-    train: Sequence[Example], dev: Sequence[Example], *, between: bool = True
-) -> Annotate:
+def fit_bag_of_words(train: Sequence[Example], dev: Sequence[Example], *, between: bool) -> Annotate:
     """Fit logistic regression on bags of words.
 
     between (bool): The words between head and tail, those before and those after both are bags of their own,
@@ -163,6 +159,7 @@ FLOORS: dict[str, tuple[str, Callable[[Sequence[Example], Sequence[Example]], An
     "tags": ("entities", fit_tags),
     "dictionary": ("entities", fit_dictionary),
     "relation": ("relations", fit_relation),
-    "bag of words": ("relations", fit_bag_of_words),
+    "bag of words": ("relations", partial(fit_bag_of_words, between=False)),
+    "bags of words": ("relations", partial(fit_bag_of_words, between=True)),
 }
 """By the names that cells know them by: the task, and how they are fitted on training and dev posts."""

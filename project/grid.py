@@ -116,6 +116,8 @@ GRIDS: dict[str, list[Variant]] = {
         Variant("mmib_rel, marker", model={"entity_repr": "marker"}),
         Variant("without the core, pool", model={**TEXT, "entity_repr": "pool"}),
         Variant("without the core, marker", model={**TEXT, "entity_repr": "marker"}),
+        Variant("bag of words", floor="bag of words"),
+        Variant("bag of words, words between head and tail apart", floor="bags of words"),
     ],
     # What the picture encoder contributes.
     "encoders": make_encoders(),
@@ -127,8 +129,8 @@ GRIDS: dict[str, list[Variant]] = {
 }
 """The rows of each grid."""
 
-UNTOLD = ("test", "image_root", "parts", "mixed")
-"""What of a cell isn't in the table of results: where things are on this machine."""
+UNTOLD = ("test", "image_root", "component", "parts", "mixed")
+"""What of a cell isn't in the table of results: where things are on this machine, and what it takes."""
 
 
 class Cell(NamedTuple):
@@ -236,7 +238,7 @@ def plan_cells(
                 "cell": planned[variant.name, seed],
                 "test": str((corpus.folder / "test.spacy").resolve()),
                 "image_root": dataset_paths(corpus.folder).get("paths.image_root"),
-                "task": options.task,
+                "component": options.task,
                 "floor": variant.floor,
                 "parts": parts,
                 "mixed": variant.name in mixed,

@@ -1,5 +1,5 @@
-"""Late fusion of two trained rows of a table: their probabilities are mixed, with the weight that does best on
-dev. Neither model is needed any more: a cell whose probabilities others want keeps them.
+"""Late fusion of two trained rows of a table: their probabilities are mixed, with the weight that does best
+on dev. Neither model is needed any more: a cell whose probabilities others want keeps them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,19 +66,21 @@ def get_tag_probabilities(pipe: Any, example: Example) -> Array:
     return found
 
 
-def mix(cell: Mapping[str, Any], config: Mapping[str, Any], cells: Path) -> tuple[list[Example], dict[str, Any]]:
+def mix(
+    cell: Mapping[str, Any], config: Mapping[str, Any], cells: Path
+) -> tuple[list[Example], dict[str, Any]]:
     """Mix the probabilities of the cell's two parts.
 
     cells (Path): The folder of all cells.
-    RETURNS (Tuple[List[Example], Dict[str, Any]]): The test posts with predictions, and what is known of them:
-        "task", "weight", and "dev", the score on dev.
+    RETURNS (Tuple[List[Example], Dict[str, Any]]): The test posts with predictions, and what is known of
+        them: "task", "weight", and "dev", the score on dev.
     RAISES (ValueError): The parts don't fit together.
     """
     parts = [numpy.load(cells / part / PROBABILITIES) for part in cell["parts"]]
     labels = parts[0]["labels"].tolist()
     if labels != parts[1]["labels"].tolist():
         raise ValueError(f"{cell['parts']} don't have the same labels.")
-    entities = cell["task"] == "ner"
+    entities = cell["component"] == "ner"
     score, key = (score_entities, "ents_f") if entities else (score_relations, "rel_micro_f")
     annotate = set_entities if entities else set_labels
     paths = {"dev": config["paths"]["dev"], "test": cell["test"]}
@@ -123,8 +125,8 @@ def set_tags(doc: Doc, tags: Sequence[str]) -> None:
 
 
 def decode(scores: Array) -> list[int]:
-    """RETURNS (List[int]): Of all sequences in which I of a label follows its B or I, the one with the largest
-    sum of scores (Viterbi).
+    """RETURNS (List[int]): Of all sequences in which I of a label follows its B or I, the one with the
+    largest sum of scores (Viterbi).
 
     scores (numpy.ndarray): A row a token, a column a tag.
     """

@@ -13,7 +13,9 @@ from thinc.api import Config
 
 from project.config import dataset_paths, find_config, read_config
 from project.facts import SPLITS
+from project.mnre import ENTITY
 from spacy_mmib.post.extensions import get_regions, get_stored_image
+from spacy_mmib.post.relations import has_relations
 from spacy_mmib.training.corpus import read_docs
 
 DATA, TRAINING, METRICS = (Path("project") / name for name in ("data", "training", "metrics"))
@@ -37,16 +39,6 @@ Overrides = Annotated[str, typer.Option(help="Settings of the config: 'training.
 
 
 @dataclass(frozen=True)
-class Own:
-    """Stands in a block of a `Variant` for what the config has itself: the block "tok2vec", "img2vec" or
-    "fusion", with some settings changed, the name of its "transformer", or the "heads" of its fusion.
-    """
-
-    name: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Variant:
     """A row of a table, trained with as many seeds as one likes.
 
@@ -54,7 +46,9 @@ class Variant:
         fusion that isn't the config's has its own weights, and these.
     model (Mapping[str, Any]): Blocks and settings of the models of these components by name, such as
         {"fusion": {"@architectures": ...}, "img2vec": None}, instead of the config's. A picture encoder that
-        components share is replaced where it is.
+        components share is replaced where it is. {"own": "img2vec", ...} in them is the config's own block
+        ("tok2vec", "img2vec", "fusion") with some settings changed, {"own": "transformer"} the name of its
+        transformer, {"own": "heads"} the number of its fusion's.
     spacy_ner (bool): spaCy's own component instead of `mmib_ner`, on the same text encoder.
     learn_rate (float): Instead of the config's and of the options', for text encoders without pretrained
         weights.
@@ -101,8 +95,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A converted dataset, with the number of its training posts within the limit, of their pictures, and of
-    those with objects.
+    """A converted dataset, with the number of its training posts within the limit, of their pictures, of
+    those with objects, and of those with an object that has a label; and the tasks ("ner", "rel") that they
+    are annotated for.
     """
 
     name: str
@@ -110,6 +105,8 @@ class Corpus:
     posts: int
     pictures: int
     with_objects: int = 0
+    with_labels: int = 0
+    tasks: tuple[str, ...] = ()
 
 
 def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
@@ -121,8 +118,12 @@ def read_corpus(name: str, folder: Path, limit: int = 0) -> Corpus:
                 "project run convert . --vars.dataset twitter17 --vars.data FOLDER'."
             )
     docs = list(read_docs(folder / "train.spacy", Vocab()))[: limit or None]
-    shown = [doc for doc in docs if get_stored_image(doc) is not None]
-    return Corpus(name, folder, len(docs), len(shown), sum(bool(get_regions(doc)) for doc in shown))
+    shown = [get_regions(doc) for doc in docs if get_stored_image(doc) is not None]
+    labelled = sum(any(isinstance(x, Mapping) and x.get("label") for x in regions) for regions in shown)
+    # Heads and tails of given pairs have no types, and are nothing to be found.
+    typed = any(ent.label_ != ENTITY for doc in docs for ent in doc.ents)
+    tasks = (*(["ner"] if typed else []), *(["rel"] if any(map(has_relations, docs)) else []))
+    return Corpus(name, folder, len(docs), len(shown), sum(map(bool, shown)), labelled, tasks)
 
 
 def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -> Config:
@@ -211,7 +212,7 @@ def put_blocks(
 ) -> None:
     """Put a variant's blocks and loss weights into a component with a fusion.
 
-    RAISES (ValueError): It needs the name of a transformer, and there is none.
+    transformer (str): The name of that of the config.
     """
     model = component["model"]
     own: dict[str, Any] = {name: model.get(name) for name in ("tok2vec", "img2vec", "fusion")}
@@ -242,12 +243,13 @@ def _find_shared(
 
 
 def _fill_in(block: Any, own: Mapping[str, Any]) -> Any:
-    if isinstance(block, Own):
-        if block.name == "transformer" and not own["transformer"]:
-            raise ValueError("This needs a transformer: name one with --vars.transformer.")
-        found = copy.deepcopy(own[block.name])
-        return {**found, **_fill_in(block.changes, own)} if block.changes else found
-    return {key: _fill_in(value, own) for key, value in block.items()} if isinstance(block, Mapping) else block
+    if not isinstance(block, Mapping):
+        return block
+    filled = {key: _fill_in(value, own) for key, value in block.items() if key != "own"}
+    if "own" not in block:
+        return filled
+    found = copy.deepcopy(own[block["own"]])
+    return {**found, **filled} if isinstance(found, Mapping) else found
 
 
 def use_spacy_ner(config: Config, transformer: bool) -> None:
@@ -315,6 +317,14 @@ def describe_regions(config: Config, corpus: Corpus, converted: str) -> str:
     getters = {layer["get_regions"]["@region_getters"] for layer in layers if layer.get("get_regions")}
     names = [getter.removeprefix("spacy-mmib.") for getter in sorted(getters)]
     return ", ".join(f"{n} ({converted})" if n == "given.v1" else n for n in names) or "no pictures"
+
+
+def find_transformer(corpus: Corpus, options: Options) -> str:
+    """RETURNS (str): The text encoder that was named, or else the config's; empty if it has none.
+    RAISES (ValueError): There is no such config.
+    """
+    components = read_config(find_config(corpus.name, options.config), options.overrides)["components"]
+    return options.transformer or next((layer["name"] for layer in list_transformers(components)), "")
 
 
 def list_transformers(components: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -152,8 +152,8 @@ class NERHead(nn.Module):
 
     @torch.no_grad()
     def tag_probabilities(self, context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """RETURNS (torch.Tensor): Of each tag at each token under the CRF, the share of all tag sequences that
-        have it there; float64 on CPU, (b, n, k). Rows of padding mean nothing. Arguments as for `forward`.
+        """RETURNS (torch.Tensor): Of each tag at each token under the CRF, the share of all tag sequences
+        that have it there; float64 on CPU, (b, n, k). Rows of padding mean nothing. Arguments as in `forward`.
         """
         emissions = self.emission(context.to(self.emission.weight.dtype)).cpu().double()
         weights = (x.cpu().double() for x in (self.crf.transitions, self.crf.end_transitions))

@@ -7,7 +7,7 @@ from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 
 import spacy_mmib.post.extensions  # noqa: F401 (registers doc._.relations)
-from project.benchmarks.bag_of_words import fit_bag_of_words, get_features, main, read
+from project.floors import fit_bag_of_words, get_features, read
 
 VOCAB = spacy.blank("en").vocab
 PEOPLE, CLUBS = ["Ana", "Bo", "Cy", "Di"], ["Reds", "Blues", "Greens"]
@@ -92,12 +92,6 @@ def test_gold_labels_are_not_seen(data):
         assert {r.label for eg in examples for r in eg.predicted._.relations} == {""}
         assert "" not in {r.label for eg in examples for r in eg.reference._.relations}
     assert len(read(data, "train", 5)) == 5
-
-
-def test_the_table(data, capsys):
-    pytest.importorskip("sklearn")
-    main(data)
-    assert "words between head and tail apart" in capsys.readouterr().out
 
 
 def test_without_scikit_learn(monkeypatch):
