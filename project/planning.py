@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from spacy.util import registry
 from spacy.vocab import Vocab
 from thinc.api import Config
 
@@ -47,8 +48,7 @@ class Variant:
     model (Mapping[str, Any]): Blocks and settings of the models of these components by name, such as
         {"fusion": {"@architectures": ...}, "img2vec": None}, instead of the config's. A picture encoder that
         components share is replaced where it is. {"own": "img2vec", ...} in them is the config's own block
-        ("tok2vec", "img2vec", "fusion") with some settings changed, {"own": "transformer"} the name of its
-        transformer, {"own": "heads"} the number of its fusion's.
+        ("tok2vec", "img2vec", "fusion") with some settings changed; other names are those in `list_own`.
     spacy_ner (bool): spaCy's own component instead of `mmib_ner`, on the same text encoder.
     learn_rate (float): Instead of the config's and of the options', for text encoders without pretrained
         weights.
@@ -154,7 +154,7 @@ def make_config(corpus: Corpus, variant: Variant, seed: int, options: Options) -
         config["corpora"][split]["images"] = variant.images
     if not corpus.pictures:
         # The encoder is never run: its weights need not be there.
-        for layer in _list_layers(components, "img2vec"):
+        for layer in list_blocks(components):
             if layer.get("@architectures") == "spacy-mmib.TorchvisionEncoder.v1":
                 layer.update({"arch": "resnet18", "weights": None})
     config["paths"].update({split: str(corpus.folder / f"{split}.spacy") for split in ("train", "dev")})
@@ -215,9 +215,7 @@ def put_blocks(
     transformer (str): The name of that of the config.
     """
     model = component["model"]
-    own: dict[str, Any] = {name: model.get(name) for name in ("tok2vec", "img2vec", "fusion")}
-    own["img2vec"] = _find_shared(components, own["img2vec"]) or own["img2vec"]
-    own |= {"transformer": transformer, "heads": (own["fusion"] or {}).get("heads", 12)}
+    own = list_own(model, _find_shared(components, model.get("img2vec")), transformer)
     if "fusion" in variant.model:
         component["loss_weights"] = {}
     if variant.settings:
@@ -229,6 +227,38 @@ def put_blocks(
             shared.update(block)
         elif name != "entity_repr" or name in model:
             model[name] = block
+
+
+def list_own(model: Mapping[str, Any], shared: Mapping[str, Any] | None, transformer: str) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): What blocks of a variant can take from a config, by name: blocks of the
+        model; its picture encoder with a "pyramid" of rows if it has one, and the "pyramid_size" of this (1:
+        none); the name of a "transformer"; the number of "heads" of its fusion; and the "image_width" of its
+        picture encoder, in a function.
+
+    shared (Optional[Mapping[str, Any]]): The picture encoder that the model's listens to, if it does.
+    """
+    img2vec, fusion = shared or model.get("img2vec") or {}, model.get("fusion") or {}
+    has_stages = img2vec.get("arch", "").startswith(("resnet", "resnext", "wide_resnet"))
+    pyramid = {**img2vec, "rows": "pyramid" if has_stages else "regions"}
+    return {
+        "tok2vec": model["tok2vec"],
+        "img2vec": img2vec,
+        "fusion": fusion,
+        "pyramid": pyramid,
+        "pyramid_size": img2vec["pyramid_size"] if has_stages else 1,
+        "transformer": transformer,
+        "heads": fusion.get("heads", 12),
+        "image_width": lambda: measure_width(img2vec),
+    }
+
+
+def measure_width(img2vec: Mapping[str, Any]) -> int:
+    """RETURNS (int): The width of the vectors of a picture encoder, which is built with random weights."""
+    changes = {key: None for key in ("weights", "cache", "get_regions") if key in img2vec}
+    layer = registry.resolve({"layer": {**img2vec, **changes}})["layer"]
+    layer.initialize()
+    width: int = layer.get_dim("nO")
+    return width
 
 
 def _find_shared(
@@ -248,7 +278,8 @@ def _fill_in(block: Any, own: Mapping[str, Any]) -> Any:
     filled = {key: _fill_in(value, own) for key, value in block.items() if key != "own"}
     if "own" not in block:
         return filled
-    found = copy.deepcopy(own[block["own"]])
+    found = own[block["own"]]
+    found = found() if callable(found) else copy.deepcopy(found)
     return {**found, **filled} if isinstance(found, Mapping) else found
 
 
@@ -312,9 +343,8 @@ def describe_regions(config: Config, corpus: Corpus, converted: str) -> str:
     """RETURNS (str): Where the objects in the pictures come from, for tables."""
     if config["corpora"]["train"].get("images") == "none":
         return "no pictures"
-    layers = _list_layers(config["components"], "img2vec") if corpus.pictures else []
-    layers += [layer["img2vec"] for layer in layers if layer.get("img2vec")]  # of a NoiseEncoder
-    getters = {layer["get_regions"]["@region_getters"] for layer in layers if layer.get("get_regions")}
+    blocks = list_blocks(config["components"]) if corpus.pictures else []
+    getters = {block["@region_getters"] for block in blocks if "@region_getters" in block}
     names = [getter.removeprefix("spacy-mmib.") for getter in sorted(getters)]
     return ", ".join(f"{n} ({converted})" if n == "given.v1" else n for n in names) or "no pictures"
 
@@ -329,11 +359,16 @@ def find_transformer(corpus: Corpus, options: Options) -> str:
 
 def list_transformers(components: Mapping[str, Any]) -> list[dict[str, Any]]:
     """RETURNS (List[Dict[str, Any]]): The layers that are text encoders, with their "name" on the hub."""
-    texts = {name: part for name, part in components.items() if part.get("factory") != "mmib_img2vec"}
-    return [layer for layer in _list_layers(texts, "tok2vec") if "name" in layer]
+    models = [
+        part["model"]
+        for part in components.values()
+        if part.get("factory") != "mmib_img2vec" and "model" in part
+    ]
+    layers = [layer for model in models for layer in (model, model.get("tok2vec") or {})]
+    return [layer for layer in layers if "name" in layer]
 
 
-def _list_layers(components: Mapping[str, Any], *parts: str) -> list[dict[str, Any]]:
-    """RETURNS (List[Dict[str, Any]]): The models, and these layers below them, of all components."""
-    models = [component.get("model", {}) for component in components.values()]
-    return [*models, *(model.get(name) or {} for model in models for name in parts)]
+def list_blocks(section: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """RETURNS (List[Dict[str, Any]]): All sections below a section of a config."""
+    own = [value for value in section.values() if isinstance(value, dict)]
+    return [block for value in own for block in (value, *list_blocks(value))]
