@@ -32,9 +32,9 @@ TITLES = {
 }
 INTRODUCTION = """\
 P, R and F1 on test in percent, mean ± standard deviation over seeds; the model of each run was chosen on dev
-and tested once. All rows have the same reader, picture encoder, text encoder (unless they are one), batches and
-learning rate (but for text encoders without pretrained weights). *p*: approximate randomization over posts
-(9,999 resamples, two-sided, all seeds together, not corrected for the number of comparisons): whether a
+and tested once. All rows have the same reader, picture encoder, text encoder (unless they are one), batches
+and learning rate (but for text encoders without pretrained weights). *p*: approximate randomization over
+posts (9,999 resamples, two-sided, all seeds together, not corrected for the number of comparisons): whether a
 difference would hold on other posts, for these runs. The best control is the one with the highest F1 on dev.
 "nothing learned" in the place of a *p*: a run of either row is below the floor ({floor}).
 

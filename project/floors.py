@@ -96,7 +96,7 @@ def fit_relation(train: Sequence[Example], dev: Sequence[Example]) -> Annotate:
 
 
 def get_most_common(counts: Counter[str]) -> str:
-    """RETURNS (str): The most frequent of some strings; of equally frequent ones, the first in the alphabet."""
+    """RETURNS (str): The most frequent string; of equally frequent ones, the first in the alphabet."""
     return min(counts, key=lambda key: (-counts[key], key))
 
 
