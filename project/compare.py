@@ -165,20 +165,18 @@ def main(
     elif dataset == "mnre":
         msg.warn(f"There is no {data / LEAKING} (convert-mnre-leaking makes it): label-free rows only.")
     blocks: list[Block] = []
-    cells: list[grid.Cell] = []
     try:
         for corpus in [planning.read_corpus(name, data / name, limit) for name in datasets]:
             for one in [task] if task else corpus.tasks:
-                block = plan_block(corpus, one, options, seeds, output)
-                names = choose_names(block.rows, only or [])
-                cells += [cell for cell in block.cells if cell.about["variant"] in names]
-                blocks.append(block)
-                for note in block.notes:
-                    msg.warn(note)
+                blocks.append(plan_block(corpus, one, options, seeds, output))
         if not blocks:
             raise ValueError(f"The posts of {dataset} have neither entities with types nor relations.")
+        names = choose_names([row for block in blocks for row in block.rows], only or [])
     except (FileNotFoundError, ValueError) as err:
         msg.fail(str(err), exits=1)
+    for note in (note for block in blocks for note in block.notes):
+        msg.warn(note)
+    cells = [cell for block in blocks for cell in block.cells if cell.about["variant"] in names]
     try:
         grid.finish_cells(cells, output, metrics, gpu_id, jobs, keep_models=False)
     finally:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,7 +257,9 @@ def measure_width(img2vec: Mapping[str, Any]) -> int:
     """RETURNS (int): The width of the vectors of a picture encoder, which is built with random weights."""
     changes = {key: None for key in ("weights", "cache", "get_regions") if key in img2vec}
     layer = registry.resolve({"layer": {**img2vec, **changes}})["layer"]
-    layer.initialize()
+    with warnings.catch_warnings():  # that its weights are random
+        warnings.simplefilter("ignore")
+        layer.initialize()
     width: int = layer.get_dim("nO")
     return width
 
