@@ -76,6 +76,7 @@ def run_cell(folder: Path, cell: Mapping[str, Any], gpu_id: int, keep_model: boo
     """
     training = folder / "training"
     shutil.rmtree(training, ignore_errors=True)
+    training.mkdir()
     setup_gpu(gpu_id, silent=False)
     config = Config().from_disk(folder / CONFIG, interpolate=False)
     started = init_nlp(config, use_gpu=gpu_id)
