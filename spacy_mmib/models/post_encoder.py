@@ -209,7 +209,13 @@ def fuse(
     fusion = model.maybe_get_ref("fusion")
     Y, backprop_fusion = PostVectors(text), None
     if fusion is not None and text:
-        Y, backprop_fusion = fusion(_make_input(docs, text, image, is_train), is_train)
+        # A picture that could not be read has no rows and so is no picture. What is equal matters in training
+        # only.
+        X = FusionInput(text, image, [str(i) if len(x) else None for i, x in enumerate(image)], [])
+        if is_train:
+            X.image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
+            X.text_keys = [doc.text for doc in docs]
+        Y, backprop_fusion = fusion(X, is_train)
     gives_borders = bool(Y.borders)
 
     def backprop(dY: PostVectors) -> tuple[list[Floats2d], list[Floats2d]]:
@@ -221,14 +227,3 @@ def fuse(
         return d_text, d_image
 
     return Y if gives_borders else replace(Y, borders=text), backprop
-
-
-def _make_input(
-    docs: Sequence[Doc], text: list[Floats2d], image: list[Floats2d], is_train: bool
-) -> FusionInput:
-    # A picture that could not be read has no rows and so is no picture. What is equal matters in training
-    # only.
-    if not is_train:
-        return FusionInput(text, image, [str(i) if len(x) else None for i, x in enumerate(image)], [])
-    image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
-    return FusionInput(text, image, image_keys, [doc.text for doc in docs])
