@@ -28,6 +28,7 @@ SETTINGS = {
     "spacy-mmib.UMT.v1": [{"heads": 2}],
     "spacy-mmib.Gated.v1": [{}, {"gate": "scalar", "pooling": "first"}],
     "spacy-mmib.Concat.v1": [{}, {"pooling": "sum"}],
+    "spacy-mmib.GVATT.v1": [{}, {"query": "states"}],
 }
 """Where the defaults don't fit a small width. A fusion that isn't here is tested with its defaults."""
 
