@@ -29,6 +29,7 @@ SETTINGS = {
     "spacy-mmib.Gated.v1": [{}, {"gate": "scalar", "pooling": "first"}],
     "spacy-mmib.Concat.v1": [{}, {"pooling": "sum"}],
     "spacy-mmib.GVATT.v1": [{}, {"query": "states"}],
+    "spacy-mmib.AdapCoAtt.v1": [{}, {"additive": True}],
 }
 """Where the defaults don't fit a small width. A fusion that isn't here is tested with its defaults."""
 
