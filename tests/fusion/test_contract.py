@@ -28,6 +28,9 @@ SETTINGS = {
     "spacy-mmib.UMT.v1": [{"heads": 2}],
     "spacy-mmib.Gated.v1": [{}, {"gate": "scalar", "pooling": "first"}],
     "spacy-mmib.Concat.v1": [{}, {"pooling": "sum"}],
+    "spacy-mmib.TextLayer.v1": [
+        {"heads": 2, "image_width": 5, "like": {"@architectures": "spacy-mmib.UMT.v1", "heads": 2}}
+    ],
     "spacy-mmib.GVATT.v1": [{}, {"query": "states"}],
     "spacy-mmib.AdapCoAtt.v1": [{}, {"additive": True}],
 }
