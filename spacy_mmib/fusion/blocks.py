@@ -6,7 +6,7 @@ d the hidden size. Masks are bool, True at what is real. Equations are those of 
 """
 
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -14,10 +14,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 FeedForward: TypeAlias = Literal["transformer", "linear"]
-Pooling: TypeAlias = Literal["mean", "first"]
+Pooling: TypeAlias = Literal["mean", "first", "sum"]
 
 BUFFER = 2**24
 """Attention weights that a training step holds at a time, of all posts and heads of a batch: 64 MiB."""
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """RAISES (ValueError): `value`, of the setting `name`, is none of those that a `Literal` lists."""
+    if value not in get_args(choices):
+        known = " or ".join(map(repr, get_args(choices)))
+        raise ValueError(f"{name} is {known}, not {value!r}.")
 
 
 class AttentivePropagationEncoder(nn.Module):
@@ -30,6 +37,7 @@ class AttentivePropagationEncoder(nn.Module):
     residual_dropout (Optional[float]): On both residual branches; `dropout` if `None`.
     feed_forward (str): "transformer" for Linear(d, 4d), GELU, Linear(4d, d); "linear" for one
         Linear(d, d) without activation, as in the code released with the paper.
+    feed_forward_width (Optional[int]): What "transformer" has in the place of 4d.
     """
 
     def __init__(
@@ -39,8 +47,10 @@ class AttentivePropagationEncoder(nn.Module):
         dropout: float = 0.1,
         feed_forward: FeedForward = "transformer",
         residual_dropout: float | None = None,
+        feed_forward_width: int | None = None,
     ) -> None:
         super().__init__()
+        check_choice("feed_forward", feed_forward, FeedForward)
         if heads < 1 or width % heads:
             raise ValueError(
                 f"The number of attention heads ({heads}) has to divide the hidden size ({width}). "
@@ -52,13 +62,10 @@ class AttentivePropagationEncoder(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward: nn.Module
         if feed_forward == "transformer":
-            self.feed_forward = nn.Sequential(
-                nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-            )
-        elif feed_forward == "linear":
-            self.feed_forward = nn.Linear(width, width)
+            inner = feed_forward_width or 4 * width
+            self.feed_forward = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
         else:
-            raise ValueError(f"feed_forward is 'transformer' or 'linear', not {feed_forward!r}.")
+            self.feed_forward = nn.Linear(width, width)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.dropout = dropout
         self.residual_dropout = dropout if residual_dropout is None else residual_dropout
@@ -112,6 +119,55 @@ class AttentivePropagationEncoder(nn.Module):
         return self.feed_forward_norm(hidden + forwarded), weights
 
 
+class AdditiveAttention(nn.Module):
+    """Attention by a small network (Bahdanau et al., "Neural Machine Translation by Jointly Learning to Align
+    and Translate", ICLR 2015): a_ti = softmax_i(w^T tanh(W_q q_t + W_k k_i + b)), of which it gives
+    sum_i a_ti k_i.
+
+    width (int): Of what is between W_q, W_k and w.
+    key_width (int): Of k, which are the values as well.
+    query_width (Optional[int]): Of q. `None`: there are none, and a_i = softmax_i(w^T tanh(W_k k_i + b)) is
+        one distribution a post.
+    """
+
+    def __init__(self, width: int, key_width: int, query_width: int | None = None) -> None:
+        super().__init__()
+        self.key = nn.Linear(key_width, width)
+        self.query = None if query_width is None else nn.Linear(query_width, width, bias=False)
+        self.score = nn.Linear(width, 1, bias=False)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        key_mask: torch.Tensor,
+        *,
+        need_weights: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Let every query look at the real keys of its post. q x k x width numbers are made of a few queries
+        at a time, and once more in the backward pass.
+
+        query (torch.Tensor): (b, q, query_width); of a module without queries none of it is used.
+        keys (torch.Tensor): (b, k, key_width).
+        key_mask (torch.Tensor): Bool (b, k); at least one True a post.
+        need_weights (bool): Whether to give the attention weights, which are q x k a post.
+        RETURNS (Tuple[torch.Tensor, Optional[torch.Tensor]]): What the queries see, (b, q, key_width), and
+            the weights, (b, q, k), with q = 1 without queries.
+        """
+        key = self.key(keys)
+        q = key.new_zeros(len(key), 1, 1) if self.query is None else self.query(query)
+
+        def attend(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            scores = self.score(torch.tanh(part.unsqueeze(2) + key.unsqueeze(1))).squeeze(-1)
+            weights = scores.masked_fill(~key_mask.unsqueeze(1), float("-inf")).softmax(-1)
+            return weights.to(keys.dtype) @ keys, weights
+
+        parts = q.split(max(1, BUFFER // key.numel()), 1)
+        run = attend if len(parts) == 1 else partial(checkpoint, attend, use_reentrant=False)
+        attended, weights = zip(*map(run, parts))
+        return torch.cat(attended, 1), torch.cat(weights, 1) if need_weights else None
+
+
 def project(width_in: int, width_out: int) -> nn.Module:
     """RETURNS (nn.Module): A linear layer, or nothing at all between equal widths."""
     return nn.Identity() if width_in == width_out else nn.Linear(width_in, width_out)
@@ -127,16 +183,15 @@ def pool(x: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
 
     x (torch.Tensor): (b, rows, d).
     mask (torch.Tensor): Bool (b, rows); row 0 is real where any is.
-    pooling (str): "mean": over the real rows. "first": row 0.
+    pooling (str): "mean" or "sum": over the real rows. "first": row 0.
     RETURNS (torch.Tensor): (b, d); zeros for a post without real rows.
     RAISES (ValueError): Another pooling.
     """
+    check_choice("pooling", pooling, Pooling)
     if pooling == "first":
         x, mask = x[:, :1], mask[:, :1]
-    elif pooling != "mean":
-        raise ValueError(f"pooling is 'mean' or 'first', not {pooling!r}.")
     total = x.masked_fill(~mask.unsqueeze(-1), 0.0).sum(1)
-    return total / mask.sum(1, keepdim=True).clamp(min=1)
+    return total / mask.sum(1, keepdim=True).clamp(min=1) if pooling == "mean" else total
 
 
 def fill_mask(mask: torch.Tensor) -> torch.Tensor:

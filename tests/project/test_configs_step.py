@@ -226,7 +226,7 @@ def test_configs_are_full(config_name):
             assert shown == names, name_of(layer)
 
 
-LAYERS = ("tok2vec", "img2vec", "fusion", "head", "pointer")
+LAYERS = ("tok2vec", "img2vec", "fusion", "head", "pointer", "like")
 SECTIONS = (*LAYERS, "get_regions", "cache", "grad_scaler_config", "read_picture")
 """What comes in sections of its own, and what may."""
 
