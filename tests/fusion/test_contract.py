@@ -26,6 +26,7 @@ SETTINGS = {
         {"heads": 2, "feed_forward": "linear", "discriminator": "vector", "alignment_pooling": "first"},
     ],
     "spacy-mmib.UMT.v1": [{"heads": 2}],
+    "spacy-mmib.MAF.v1": [{"heads": 2}, {"heads": 2, "contrastive": "debiased", "as_published": True}],
     "spacy-mmib.Gated.v1": [{}, {"gate": "scalar", "pooling": "first"}],
 }
 """Where the defaults don't fit a small width. A fusion that isn't here is tested with its defaults."""
