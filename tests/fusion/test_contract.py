@@ -38,6 +38,7 @@ SETTINGS = {
 
 SEES = {
     "spacy-mmib.UMGF.v1": lambda settings, text, image: len(image) > (not settings.get("keep_whole", True)),
+    "spacy-mmib.MEGASemantic.v1": lambda settings, text, image: len(text) > 1 and len(image) > 0,
 }
 """Where a model sees anything in a picture, if that isn't everywhere: UMGF without the whole picture in its
 objects, and MEGA, whose objects weigh tokens, where there is more than one."""
