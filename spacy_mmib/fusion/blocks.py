@@ -103,16 +103,7 @@ class AttentivePropagationEncoder(nn.Module):
             every = scores.masked_fill(~mask, float("-inf")).softmax(-1)
             attended, weights = every @ v, every.mean(1)
         else:
-            dropout = self.dropout if training else 0.0
-            # torch's kernels need no buffer of q x k, but the one with dropout does on CPU: there a long post
-            # takes its queries in parts, each computed once more in the backward pass.
-            at_once = max(1, BUFFER // (q.shape[0] * q.shape[1] * k.shape[2]))
-            if not dropout or q.shape[2] <= at_once:
-                attended = F.scaled_dot_product_attention(q, k, v, mask, dropout)
-            else:
-                attend = partial(checkpoint, F.scaled_dot_product_attention, use_reentrant=False)
-                parts = [attend(part, k, v, mask, dropout) for part in q.split(at_once, 2)]
-                attended = torch.cat(parts, 2)
+            attended = attend(q, k, v, mask, self.dropout if training else 0.0)
         attended = self.attention.out_proj(attended.transpose(1, 2).flatten(-2))
         hidden = self.attention_norm(query + F.dropout(attended, self.residual_dropout, training))
         forwarded = F.dropout(self.feed_forward(hidden), self.residual_dropout, training)
@@ -166,6 +157,25 @@ class AdditiveAttention(nn.Module):
         run = attend if len(parts) == 1 else partial(checkpoint, attend, use_reentrant=False)
         attended, weights = zip(*map(run, parts))
         return torch.cat(attended, 1), torch.cat(weights, 1) if need_weights else None
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, dropout: float
+) -> torch.Tensor:
+    """Scaled dot-product attention in memory that grows with q + k, not with their product.
+
+    q, k, v (torch.Tensor): (b, h, rows, d / h).
+    mask (torch.Tensor): Bool (b, 1, 1, k); at least one True a post.
+    dropout (float): On attention weights; 0 outside training.
+    RETURNS (torch.Tensor): (b, h, q, d / h).
+    """
+    # torch's kernels need no buffer of q x k, but the one with dropout does on CPU: there a long post takes
+    # its queries in parts, each computed once more in the backward pass.
+    at_once = max(1, BUFFER // (q.shape[0] * q.shape[1] * k.shape[2]))
+    if not dropout or q.shape[2] <= at_once:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout)
+    attend_again = partial(checkpoint, F.scaled_dot_product_attention, use_reentrant=False)
+    return torch.cat([attend_again(part, k, v, mask, dropout) for part in q.split(at_once, 2)], 2)
 
 
 def project(width_in: int, width_out: int) -> nn.Module:

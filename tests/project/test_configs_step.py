@@ -75,7 +75,7 @@ def make_small(name: str, bert: str, corpus: Path, entities: str | None = None) 
     """The config with tiny encoders, for one step."""
     config = read_config(name)
     for layer in find_layers(config["components"]):
-        if layer.get("name") == "bert-base-uncased":
+        if layer.get("name") in ("bert-base-uncased", "bert-base-cased"):
             layer["name"] = bert
         if layer.get("@architectures") == "spacy-mmib.TorchvisionEncoder.v1":
             layer |= {"arch": "squeezenet1_1", "weights": None, "image_size": 32}
@@ -89,7 +89,7 @@ def make_small(name: str, bert: str, corpus: Path, entities: str | None = None) 
         config["paths"]["entities"] = entities
     config["training"] |= {"max_steps": 1, "max_epochs": 0, "eval_frequency": 1}
     rate = config["training"]["optimizer"]["learn_rate"]
-    if isinstance(rate, dict):
+    if isinstance(rate, dict) and rate["@schedules"] == "warmup_linear.v1":
         rate |= {"initial_rate": 0.1, "warmup_steps": 1, "total_steps": 10}
         # The first step of a warm-up has a rate of nothing.
         config["training"]["max_steps"] = 2
