@@ -35,6 +35,19 @@ class PictureVectors(list[Floats2d]):
         self.found: list[FoundRegions | None] = [None] * len(self) if found is None else list(found)
 
 
+class TextVectors(list[Floats2d]):
+    """What a text encoder that looks at pictures gives for a batch of posts: a list, as any layer's, that
+    knows which picture vectors it has used.
+
+    vectors (Iterable[Floats2d]): Of each post, a row a token.
+    image (PictureVectors): Of each post.
+    """
+
+    def __init__(self, vectors: Iterable[Floats2d], image: PictureVectors) -> None:
+        super().__init__(vectors)
+        self.image = image
+
+
 def as_picture_vectors(vectors: Sequence[Floats2d]) -> PictureVectors:
     """RETURNS (PictureVectors): Of whatever a picture encoder gave."""
     if isinstance(vectors, PictureVectors):

@@ -9,9 +9,10 @@ from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..bridge.data import PairArray, PairInput, PairScores, PostVectors, SpanWeights, sum_by_region
+from ..encoders.dropout import encode_pictures
 from ..heads.markers import mark_pair
 from ..post.extensions import count_regions
-from .post_encoder import encode_pictures, encode_posts, fuse
+from .post_encoder import encode_posts, fuse
 
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 
