@@ -25,8 +25,8 @@ class Batch(NamedTuple):
 
 
 class HFText(nn.Module):
-    """A transformer of the BERT family, at `bert`. A subclass adds what looks at pictures (`build`, which gets
-    its own settings), and puts it to use (`encode`).
+    """A transformer of the BERT family, at `bert`. A subclass adds what looks at pictures, and puts
+    it to use in `encode`.
 
     config (Dict[str, Any]), tokenizer (str): As `read_bert` gives them; stored with the weights.
     image_width (int): Width of picture vectors; 0 if it looks at none.
@@ -49,16 +49,12 @@ class HFText(nn.Module):
         super().__init__()
         stored = {"config": config, "tokenizer": tokenizer, "image_width": image_width}
         self.settings = {**stored, "trainable": trainable, "dropout": dropout, **own}
-        self.pieces, self.dropout = WordPieces(tokenizer), dropout
+        self.pieces = WordPieces(tokenizer)
         self.bert = BERT(config, dropout)
         if state is not None:
             self.bert.load_state_dict(state)
         self.bert.requires_grad_(trainable)
-        self.build(image_width, **own)
-        self.learns = any(parameter.requires_grad for parameter in self.parameters())
-
-    def build(self, image_width: int) -> None:
-        """Add nothing to the transformer."""
+        self.learns = trainable or image_width > 0
 
     def encode(self, X: Batch, training: bool) -> torch.Tensor:
         """RETURNS (torch.Tensor): The last layer, (b, n, d). Dropout is for training only."""

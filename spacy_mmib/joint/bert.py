@@ -119,7 +119,7 @@ class BERT(nn.Module):
         self.types = nn.Embedding(config["type_vocab_size"], embedded)
         self.norm = nn.LayerNorm(embedded, config["layer_norm_eps"])
         self.projection = nn.Identity() if embedded == width else nn.Linear(embedded, width)
-        self.layers = nn.ModuleList(Layer(config, dropout) for _ in range(config["num_hidden_layers"]))
+        self.layers: Any = nn.ModuleList(Layer(config, dropout) for _ in range(config["num_hidden_layers"]))
 
     @property
     def longest(self) -> int:

@@ -87,7 +87,7 @@ def _check(module: HFText, window: int, stride: int) -> None:
     if window > longest or not 1 <= stride <= window - special:
         raise ValueError(
             f"A text encoder has window = {window} and stride = {stride}. It takes at most {longest} word "
-            f"pieces at a time; stride is 1 to {window - special}, as {special} of a window are special tokens."
+            f"pieces at a time; stride is 1 to {window - special}: {special} of a window are special tokens."
         )
 
 

@@ -1,4 +1,4 @@
-"""VisualBERT (Li et al., "VisualBERT: A Simple and Performant Baseline for Vision and Language", arXiv, 2019),
+"""VisualBERT (Li et al., "VisualBERT: A Simple and Performant Baseline for Vision and Language", arXiv 2019),
 as a text encoder.
 """
 
@@ -19,10 +19,10 @@ class VisualBERT(HFText):
     position. The rows of the text come out. A post without a picture gets what the transformer alone gives.
     """
 
-    def build(self, image_width: int) -> None:
-        """Add W and s; s begins as the transformer's embeddings of its last segment and first position."""
+    def __init__(self, *, image_width: int, **shared: Any) -> None:
+        super().__init__(image_width=image_width, **shared)
         self.projection = nn.Linear(image_width, self.bert.embedded)
-        with torch.no_grad():
+        with torch.no_grad():  # s begins as what is added to a word of the last segment
             start = self.bert.types.weight[-1] + self.bert.positions.weight[self.bert.first_position]
         self.segment = nn.Parameter(start.clone())
 
