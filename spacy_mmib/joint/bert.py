@@ -31,7 +31,7 @@ CONFIG = {
 }
 """What of a model's config.json its numbers depend on."""
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Any] = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),

@@ -47,6 +47,8 @@ def text_layer(
     """
     if pooling not in ("mean", "first"):
         raise ValueError(f"pooling is 'mean' or 'first', not {pooling!r}.")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout is at least 0 and below 1, not {dropout!r}.")
     runtime = {"trainable": trainable, "dropout": dropout}
     network = wrap_module(module_class, _convert_inputs, _convert_outputs, runtime_settings=runtime)
     network.name = module_class.__name__
@@ -189,7 +191,8 @@ def build_hf_text_encoder_v1(
         memory and time grow with their length, not with its square.
     stride (int): By how many pieces these windows follow each other; window - stride is about how much they
         overlap. Each piece is taken from the window that it is nearest to the middle of.
-    trainable (bool): Whether the transformer learns with the component. If not, it has no dropout either.
+    trainable (bool): Whether the transformer learns with the component. If it doesn't, and looks at no
+        pictures, it has no dropout either.
     dropout (float): 0-1, in all layers, in training; 0.1 is BERT's. The rate in [training] doesn't reach it.
     mixed_precision (bool): Run it in half precision where that is safe. GPU only.
     RETURNS (Model[List[Doc], List[Floats2d]]): The layer.

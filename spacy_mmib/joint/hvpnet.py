@@ -39,8 +39,9 @@ class HVPNeT(HFText):
         max_pictures: int = 4,
         **shared: Any,
     ) -> None:
-        own = {"bottleneck": bottleneck, "as_published": as_published, "max_pictures": max_pictures}
-        super().__init__(image_width=image_width, pyramid_size=pyramid_size, **own, **shared)
+        own: dict[str, Any] = {"as_published": as_published, "max_pictures": max_pictures}
+        own |= {"image_width": image_width, "pyramid_size": pyramid_size, "bottleneck": bottleneck}
+        super().__init__(**own, **shared)
         self.parts, self.as_published, self.max_pictures = pyramid_size**2, as_published, max_pictures
         width = 2 * self.bert.width
         self.inner = nn.Linear(image_width, bottleneck)

@@ -33,8 +33,8 @@ class MKGformer(HFText):
         config, width, dropout = self.settings["config"], self.bert.width, self.settings["dropout"]
         if not 1 <= layers <= len(self.bert.layers):
             raise ValueError(
-                f"layers of MKGformer is {layers}; it is at least 1, and at most the {len(self.bert.layers)} of "
-                "its transformer."
+                f"layers of MKGformer is {layers}; it is at least 1, and at most what its transformer has, "
+                f"{len(self.bert.layers)}."
             )
         self.first = len(self.bert.layers) - layers
         self.scale = 1.0 if as_published else width**-0.5

@@ -22,7 +22,7 @@ class WordPieces:
     def __init__(self, data: str) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_str(data)
+        self._data, self._tokenizer = data, Tokenizer.from_str(data)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # who writes "[SEP]" in a post means five characters
@@ -30,6 +30,9 @@ class WordPieces:
         first = example.special_tokens_mask.index(0)
         last = len(example.ids) - example.special_tokens_mask[::-1].index(0)
         self.before, self.after = example.ids[:first], example.ids[last:]
+
+    def __reduce__(self) -> Any:
+        return WordPieces, (self._data,)  # its own pickle forgets the settings above
 
     def split(self, doc: Doc) -> tuple[list[int], list[tuple[int, int]]]:
         """RETURNS (Tuple[List[int], List[Tuple[int, int]]]): The pieces of a post, no special tokens, and
