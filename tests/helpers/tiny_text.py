@@ -13,7 +13,7 @@ from spacy_mmib.bridge.data import PictureVectors
 from spacy_mmib.post.extensions import get_stored_image
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-MORE = {**SIZES, "max_position_embeddings": 130, "initializer_range": 0.5}
+MORE = {**SIZES, "max_position_embeddings": 130, "initializer_range": 0.2}
 
 
 def save_text_model(folder: Path, family: str) -> str:
