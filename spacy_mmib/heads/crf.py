@@ -1,18 +1,13 @@
 """The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
 
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-import numpy
 import torch
-from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
-from thinc.types import Floats1d, Floats2d
 from torch import nn
 from torchcrf import CRF
 
-from ..bridge.data import DecodedEntities, NERInput
-from ..bridge.shim import pad, unpad, wrap_module
+from ..bridge.data import DecodedEntities
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
 FORBIDDEN = -10_000.0
@@ -38,12 +33,19 @@ class NERHead(nn.Module):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Write the forbidden transitions into the CRF's parameters, which an optimizer (weight decay) moves:
-        called after each of its steps, and after loading.
+        """Write the forbidden transitions into the parameters of this CRF and of those that it has as parts,
+        which an optimizer (weight decay) moves: called after each of its steps, and after loading.
         """
-        # .data, since an in-place change of the parameter itself would invalidate a pending backward.
-        self.crf.transitions.data.masked_fill_(self.forbidden, FORBIDDEN)
-        self.crf.start_transitions.data[2::2] = FORBIDDEN
+        for head in self.modules():
+            if isinstance(head, NERHead):
+                # .data, since an in-place change of the parameter itself would invalidate a pending backward.
+                head.crf.transitions.data.masked_fill_(head.forbidden, FORBIDDEN)
+                head.crf.start_transitions.data[2::2] = FORBIDDEN
+
+    def emit(self, context: torch.Tensor, borders: torch.Tensor | None) -> torch.Tensor:
+        """RETURNS (torch.Tensor): A score a tag, (b, n, k), in float32, whatever C is in."""
+        scores: torch.Tensor = self.emission(context.to(self.emission.weight.dtype))
+        return scores
 
     def forward(
         self,
@@ -51,21 +53,23 @@ class NERHead(nn.Module):
         mask: torch.Tensor,
         tags: torch.Tensor | None = None,
         spans: list[tuple[int, int, int, int]] | None = None,
+        borders: torch.Tensor | None = None,
         *,
         training: bool = False,
     ) -> Any:
         """The loss if gold tags are given, probabilities of entities if those are, otherwise the best
-        entities; in float32, whatever C is in.
+        entities.
 
         context (torch.Tensor): C, (b, n, d).
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
         tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown.
         spans (Optional[List[Tuple[int, int, int, int]]]): As in `entity_probabilities`.
+        borders (Optional[torch.Tensor]): What `borders.py` tells borders from, (b, n, border_width).
         training (bool): Makes no difference.
         RETURNS (Union[torch.Tensor, List[DecodedEntities], List[float]]): Negative log-likelihood, mean over
             posts, (1,); or the entities of each post; or a probability a span.
         """
-        emissions = self.emission(context.to(self.emission.weight.dtype))
+        emissions = self.emit(context, borders)
         if tags is not None:
             return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
         if spans is not None:
@@ -169,40 +173,3 @@ class NERHead(nn.Module):
             is_last = ~mask[:, i + 1].unsqueeze(-1)
             backward[:, i] = torch.where(is_last, ends, torch.logsumexp(following, -1))
         return forward, backward
-
-
-def crf_layer() -> Model[NERInput, Any]:
-    """RETURNS (Model[NERInput, Union[List[DecodedEntities], List[float], Floats1d]]): Entities of each post,
-    or probabilities of those that are given, or with gold tags the loss, shape (1,); its gradient callback
-    gives d(context).
-    """
-    layer = wrap_module(NERHead, _convert_inputs, _convert_outputs)
-    layer.name = "ner_head"
-    return layer
-
-
-def _convert_inputs(
-    model: Model[Any, Any], X: NERInput, is_train: bool
-) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], list[Floats2d]]]:
-    context, mask = pad(X.context, requires_grad=is_train)
-    tags = None
-    if X.tags is not None:
-        rows = [numpy.pad(t, (0, mask.shape[1] - len(t)), constant_values=0) for t in X.tags]
-        tags = torch.from_numpy(numpy.stack(rows).astype("int64")).to(context.device)
-
-    def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
-        return unpad(d_inputs.args[0], [len(x) for x in X.context])
-
-    return ArgsKwargs(args=(context, mask, tags, X.spans), kwargs={}), backprop
-
-
-def _convert_outputs(
-    model: Model[Any, Any], inputs_outputs: tuple[NERInput, Any], is_train: bool
-) -> tuple[list[DecodedEntities] | Floats1d, Callable[[Floats1d], ArgsKwargs]]:
-    _, output = inputs_outputs
-    Y = torch2xp(output.detach()) if isinstance(output, torch.Tensor) else output
-
-    def backprop(d_loss: Floats1d) -> ArgsKwargs:
-        return ArgsKwargs(args=([output],), kwargs={"grad_tensors": [xp2torch(d_loss)]})
-
-    return Y, backprop

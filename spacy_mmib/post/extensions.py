@@ -43,6 +43,10 @@ REGIONS_NOTE_KEY = ("spacy_mmib", "regions_note", None, None)
 # What the picture encoder found, which is found again each time it runs; and of what kinds that was.
 ENCODER_ERROR_KEY = ("spacy_mmib", "encoder_error", None, None)
 ERROR_KINDS_KEY = ("spacy_mmib", "error_kinds", None, None)
+ERROR_KEYS = (ERROR_KEY, ENCODER_ERROR_KEY, ERROR_KINDS_KEY)
+"""What was wrong with a picture."""
+PICTURE_KEYS = (IMAGE_KEY, IMAGES_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY)
+"""What of a post's `Doc.user_data` is about its picture, and no gold annotation of anything else."""
 # What found the regions, if it wasn't the user.
 REGIONS_SOURCE_KEY = ("spacy_mmib", "regions_source", None, None)
 # Predicted entities by component: {name: [[start_char, end_char, label, confidence], ...]}

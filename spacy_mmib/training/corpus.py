@@ -16,11 +16,7 @@ from srsly.msgpack import Unpacker
 from ..images.errors import explain, quote
 from ..post.boxes import BOXES_KEY, get_boxes, has_boxes, set_boxes
 from ..post.extensions import (
-    ERROR_KEY,
-    IMAGE_KEY,
-    IMAGES_KEY,
-    REGIONS_KEY,
-    REGIONS_NOTE_KEY,
+    PICTURE_KEYS,
     get_regions,
     get_regions_note,
     get_stored_image,
@@ -35,10 +31,6 @@ from .local_pictures import ImageCheck, PictureCounts, PictureFolder
 
 if TYPE_CHECKING:
     from spacy.language import Language
-
-PICTURE_KEYS = (IMAGE_KEY, IMAGES_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY)
-"""What of `Doc.user_data` goes from the reference to the predicted doc. Not all of it: user data
-holds gold annotations, such as relations."""
 
 LOST_RELATIONS = (
     "relations are between two sentences of a post that was split into sentences, and are lost to training "

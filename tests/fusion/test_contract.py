@@ -25,7 +25,7 @@ SETTINGS = {
         {"heads": 2},
         {"heads": 2, "feed_forward": "linear", "discriminator": "vector", "alignment_pooling": "first"},
     ],
-    "spacy-mmib.UMT.v1": [{"heads": 2}],
+    "spacy-mmib.UMT.v1": [{"heads": 2}, {"heads": 2, "auxiliary": True}],
     "spacy-mmib.Gated.v1": [{}, {"gate": "scalar", "pooling": "first"}],
 }
 """Where the defaults don't fit a small width. A fusion that isn't here is tested with its defaults."""
@@ -78,6 +78,8 @@ def part_of(X: FusionInput, posts) -> FusionInput:
 def assert_same(one: PostVectors, other: PostVectors, posts=None):
     for k, i in enumerate(range(len(one.context)) if posts is None else posts):
         numpy.testing.assert_allclose(one.context[k], other.context[i], atol=2e-6)
+        if other.borders:
+            numpy.testing.assert_allclose(one.borders[k], other.borders[i], atol=2e-6)
         if other.weights:
             numpy.testing.assert_allclose(one.weights[k], other.weights[i], atol=2e-6)
 
@@ -112,7 +114,7 @@ def test_batch_order_and_padding_change_nothing(name, settings):
     longer = make_batch((9,), (5,), seed=1)
     padded = FusionInput(*(a + b for a, b in zip(vars(X).values(), vars(longer).values())))
     Y = layer.predict(padded)
-    assert_same(replace(Y, context=Y.context[:4], weights=Y.weights[:4]), together)
+    assert_same(replace(Y, context=Y.context[:4], borders=Y.borders[:4], weights=Y.weights[:4]), together)
 
 
 @every_fusion
@@ -167,7 +169,9 @@ def test_losses_are_named_and_gradients_reach_all_parameters(name, settings):
     assert all(math.isfinite(value) for value in Y.logs.values())
     rng = numpy.random.default_rng(1)
     d_context = [rng.normal(size=v.shape).astype("float32") for v in Y.context]
-    d_text, d_image = backprop(PostVectors(d_context, {k: numpy.ones_like(v) for k, v in Y.losses.items()}))
+    d_borders = [rng.normal(size=v.shape).astype("float32") for v in Y.borders]
+    d_losses = {k: numpy.ones_like(v) for k, v in Y.losses.items()}
+    d_text, d_image = backprop(PostVectors(d_context, d_losses, borders=d_borders))
     assert all(numpy.abs(d).sum() > 0 for d in d_text)
     module = get_module(layer)
     if module.uses_pictures:
@@ -241,7 +245,8 @@ def test_gradients(name, settings):
     def run(text, image):
         torch.manual_seed(3)  # the same noise at every evaluation
         output = module(text, text_mask, image, image_mask, ids, training=True)
-        return output.context[text_mask], *output.losses.values()
+        borders = [] if output.borders is None else [output.borders[text_mask]]
+        return output.context[text_mask], *borders, *output.losses.values()
 
     assert torch.autograd.gradcheck(run, (text, image))
 
@@ -260,13 +265,15 @@ def test_other_widths(name, settings):
 
 
 def make_model(name, settings, kind):
-    fusion = {"@architectures": name, **settings}
-    return {
+    model = {
         "@architectures": f"spacy-mmib.{kind}.v1",
         "tok2vec": TOK2VEC,
         "img2vec": IMG2VEC,
-        "fusion": fusion,
+        "fusion": {"@architectures": name, **settings},
     }
+    if settings.get("auxiliary"):
+        model["head"] = {"@architectures": "spacy-mmib.CRF.v1", "borders": "bias"}
+    return model
 
 
 def make_pipeline(name, settings, kind, **config):
@@ -291,14 +298,18 @@ def predict(nlp, kind):
 @every_fusion
 @pytest.mark.parametrize("kind", ["NER", "REL"])
 def test_in_a_pipeline(name, settings, kind, tmp_path):
+    if kind == "REL":
+        settings = {key: value for key, value in settings.items() if key != "auxiliary"}
     nlp = make_pipeline(name, settings, kind)
     examples = make_examples(nlp) if kind == "NER" else make_rel_examples(nlp)
     first = train(nlp, examples, steps=1)
     losses = train(nlp, examples, steps=25)
     pipe = f"mmib_{kind.lower()}"
     assert losses[f"{pipe}_task"] < first[f"{pipe}_task"]
+    head = {"borders"} if settings.get("auxiliary") else set()
     assert {key.removeprefix(f"{pipe}_") for key in losses} - {pipe, "task"} == {
-        *get_fusion(nlp).attrs["losses"]
+        *get_fusion(nlp).attrs["losses"],
+        *head,
     }
     nlp.to_disk(tmp_path)
     loaded = spacy.load(tmp_path)
@@ -366,9 +377,20 @@ def test_a_saved_fusion_is_not_taken_for_another(tmp_path):
     config = (tmp_path / "config.cfg").read_text()
     assert "spacy-mmib.UMT.v1" in config
     changed = config.replace("spacy-mmib.UMT.v1", "spacy-mmib.Gated.v1")
-    (tmp_path / "config.cfg").write_text(re.sub(r"(?m)^(heads = 4|dropout = 0.1)$", "", changed))
+    (tmp_path / "config.cfg").write_text(
+        re.sub(r"(?m)^(heads = 4|dropout = 0.1|auxiliary = false)$", "", changed)
+    )
     with pytest.raises(ValueError, match="this layer is a 'Gated', but what was saved is a 'UMT'"):
         spacy.load(tmp_path)
+
+
+def test_vectors_for_borders_that_nobody_uses():
+    model = make_model("spacy-mmib.UMT.v1", {"heads": 4}, "NER")
+    model["fusion"]["auxiliary"] = True
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mmib_ner", config={"model": model})
+    with pytest.raises(ValueError, match='spacy-mmib.CRF.v1" with borders = "bias", or auxiliary = false'):
+        nlp.initialize(lambda: make_examples(nlp))
 
 
 def test_settings_that_make_no_sense():

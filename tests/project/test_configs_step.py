@@ -226,7 +226,8 @@ def test_configs_are_full(config_name):
             assert shown == names, name_of(layer)
 
 
-SECTIONS = ("tok2vec", "img2vec", "fusion", "get_regions", "cache", "grad_scaler_config", "read_picture")
+LAYERS = ("tok2vec", "img2vec", "fusion", "head", "pointer")
+SECTIONS = (*LAYERS, "get_regions", "cache", "grad_scaler_config", "read_picture")
 """What comes in sections of its own, and what may."""
 
 
