@@ -10,18 +10,11 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import (
-    FusionInput,
-    PictureVectors,
-    PostVectors,
-    TextVectors,
-    as_picture_vectors,
-    sum_by_region,
-)
+from ..bridge.data import FusionInput, PostVectors, sum_by_region
 from ..bridge.shim import get_module
+from ..encoders.dropout import encode_pictures
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
-from .dropout import drop_pictures
 
 LAYERS = ("tok2vec", "img2vec", "fusion", "head")
 """Sub-layers of a model, its refs; some have a "pointer" besides."""
@@ -174,26 +167,6 @@ def encode_posts(
 
     Y = replace(Y, context=context, borders=borders, weights=weights, found=image.found)
     return replace(Y, text=text, image=image, rows=image.rows), backprop
-
-
-def encode_pictures(
-    model: Model[Any, Any], docs: Sequence[Doc], is_train: bool, text: Sequence[Floats2d] = ()
-) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:
-    """Encode the pictures, unless the text encoder has.
-
-    text (Sequence[Floats2d]): What the text encoder gave for the docs.
-    RETURNS (Tuple[PictureVectors, Callable]): Picture vectors of each doc, no rows of any in a model
-        without the sub-layer `img2vec`, in training less what `draw_dropout` has drawn; and the callback for
-        their gradient.
-    """
-    img2vec = model.maybe_get_ref("img2vec")
-    if isinstance(text, TextVectors) and img2vec not in model.layers:
-        return text.image, lambda d_image: []
-    if img2vec is None:
-        return as_picture_vectors([model.ops.alloc2f(0, 0) for _ in docs]), lambda d_image: []
-    vectors, backprop = img2vec(docs, is_train)
-    image = as_picture_vectors(vectors)
-    return drop_pictures(docs, image, backprop) if is_train else (image, backprop)
 
 
 def fuse(

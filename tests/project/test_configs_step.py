@@ -17,6 +17,7 @@ from spacy.training.loop import train
 from spacy.util import registry
 from thinc.api import Config
 from tiny_bert import save_tiny_bert
+from tiny_vision import save_clip_vision
 
 from project.config import read_config
 
@@ -78,7 +79,12 @@ def make_small(name: str, bert: str, corpus: Path, entities: str | None = None) 
         if layer.get("name") in ("bert-base-uncased", "bert-base-cased"):
             layer["name"] = bert
         if layer.get("@architectures") == "spacy-mmib.TorchvisionEncoder.v1":
-            layer |= {"arch": "squeezenet1_1", "weights": None, "image_size": 32}
+            arch = "resnet18" if layer["rows"] == "pyramid" else "squeezenet1_1"
+            layer |= {"arch": arch, "weights": None, "image_size": 32}
+        if layer.get("@architectures") == "spacy-mmib.HFVisionEncoder.v1":
+            layer["name"] = str(save_clip_vision(Path(bert).parent / "clip"))
+        if layer.get("@architectures") == "spacy-mmib.MKGformer.v1":
+            layer["layers"] = 1
         if layer.get("@architectures") == "spacy-mmib.TimmEncoder.v1":
             layer |= {"name": "test_resnet", "weights": None, "image_size": 32}
         if layer.get("@region_getters") == "spacy-mmib.detector.v1":
