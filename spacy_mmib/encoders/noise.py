@@ -1,11 +1,11 @@
-"""Noise in place of picture vectors: a control."""
+"""Noise, or a constant, in place of picture vectors: controls."""
 
 import copy
 import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy
 from spacy.tokens import Doc
@@ -17,16 +17,19 @@ from ..bridge.data import PictureVectors, as_picture_vectors
 from ..images.values import image_key
 from ..post.extensions import get_stored_image
 
+Kind: TypeAlias = Literal["noise", "constant"]
+
 
 def forward(
-    model: Model[list[Doc], list[Floats2d]], docs: Sequence[Doc], is_train: bool, *, seed: int
+    model: Model[list[Doc], list[Floats2d]], docs: Sequence[Doc], is_train: bool, *, seed: int, kind: Kind
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:
     """Replace the vectors that the wrapped encoder gives. No gradient reaches that encoder."""
     vectors, backprop_img2vec = model.layers[0](docs, is_train)
     result = copy.copy(as_picture_vectors(vectors))  # what its rows stand for stays
     for i, of_doc in enumerate(result):
         if len(of_doc):
-            result[i] = _draw(model, docs[i], of_doc, seed)
+            key = None if kind == "constant" else _get_key(docs[i])
+            result[i] = _draw(model, (seed, key), of_doc)
 
     def backprop(d_vectors: list[Floats2d]) -> Any:
         return backprop_img2vec([model.ops.xp.zeros_like(d_rows) for d_rows in d_vectors])
@@ -34,13 +37,17 @@ def forward(
     return result, backprop
 
 
-def _draw(model: Model[Any, Any], doc: Doc, rows: Floats2d, seed: int) -> Floats2d:
-    """Not seeded by the rows' numbers: their last bits depend on the batch a picture is in."""
+def _get_key(doc: Doc) -> str:
     image: Any = get_stored_image(doc)
     key, root = image_key(image), getattr(image, "root", None)
     if root is not None:  # the same wherever the pictures are
         key = os.path.relpath(str(key).removeprefix("path:"), os.path.realpath(root))
-    digest = hashlib.blake2b(repr((seed, key)).encode("utf8", "surrogatepass"), digest_size=16).digest()
+    return str(key)
+
+
+def _draw(model: Model[Any, Any], seed: tuple[int, str | None], rows: Floats2d) -> Floats2d:
+    """Not seeded by the rows' numbers: their last bits depend on the batch a picture is in."""
+    digest = hashlib.blake2b(repr(seed).encode("utf8", "surrogatepass"), digest_size=16).digest()
     drawn = numpy.random.default_rng(int.from_bytes(digest, "little")).standard_normal(rows.shape)
     noise = model.ops.asarray2f(drawn / numpy.linalg.norm(drawn, axis=1, keepdims=True), dtype=rows.dtype)
     return noise * model.ops.xp.linalg.norm(rows, axis=1, keepdims=True)
@@ -55,19 +62,25 @@ def _init(model: Model[Any, Any], X: Any = None, Y: Any = None) -> None:
 
 @registry.architectures("spacy-mmib.NoiseEncoder.v1")
 def build_noise_encoder_v1(
-    *, img2vec: Model[list[Doc], list[Floats2d]], seed: int = 0
+    *, img2vec: Model[list[Doc], list[Floats2d]], seed: int = 0, kind: Kind = "noise"
 ) -> Model[list[Doc], list[Floats2d]]:
     """Build a control for experiments: does a model profit from what a picture shows, or from any vector
-    that a picture gives it? Each row of a picture encoder is replaced by Gaussian noise of the same norm. The
-    noise is drawn by picture and place of the row, so that a picture has the same noise in all epochs, in
-    training and in prediction, and whatever batch it is in: a model can recognise a picture that it has been
-    trained on, and learns nothing about another one.
+    that a picture gives it? Each row of a picture encoder is replaced by a vector of the same norm.
+
+    "noise": Gaussian noise, drawn by picture and place of the row, so that a picture has the same noise in
+    all epochs, in training and in prediction, and whatever batch it is in: a model can recognise a picture
+    that it has been trained on, and learns nothing about another one. "constant": one direction for each
+    place of a row, the same for all pictures, which can't even be recognised: what is left of a picture is
+    the number of its rows and their norms.
 
     img2vec (Model[List[Doc], List[Floats2d]]): The picture encoder, or a listener. It doesn't learn.
-    seed (int): Another one gives other noise.
+    seed (int): Another one gives other noise, or another constant.
+    kind (str): "noise" or "constant".
     RETURNS (Model[List[Doc], List[Floats2d]]): As any picture encoder: row 0 is of the whole picture, and
         there are no rows without a picture.
+    RAISES (ValueError): Another kind.
     """
-    return Model(
-        "noise_encoder", partial(forward, seed=seed), init=_init, layers=[img2vec], dims={"nO": None}
-    )
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}; choose one of {', '.join(get_args(Kind))}.")
+    layer_forward = partial(forward, seed=seed, kind=kind)
+    return Model("noise_encoder", layer_forward, init=_init, layers=[img2vec], dims={"nO": None})

@@ -30,11 +30,6 @@ class BorderBias(NERHead):
         spread[1, 1::2] = spread[2, 2::2] = 1 / n_labels
         self.register_buffer("spread", spread, persistent=False)
 
-    def emit(self, context: torch.Tensor, borders: torch.Tensor | None) -> torch.Tensor:
-        """RETURNS (torch.Tensor): A score a tag, (b, n, k)."""
-        bias = self.auxiliary.emit(_check(borders), None) @ self.spread
-        return (super().emit(context, None) + bias) / 2
-
     def forward(
         self,
         context: torch.Tensor,
@@ -46,10 +41,14 @@ class BorderBias(NERHead):
         training: bool = False,
     ) -> Any:
         """As `NERHead.forward`, but that the loss is followed by that of the auxiliary CRF, (2,)."""
-        result = super().forward(context, mask, tags, spans, borders)
-        if tags is None:
-            return result
-        return torch.cat([result, self.auxiliary(_check(borders), mask, _drop_types(tags))])
+        bias = self.auxiliary.emission(_check(borders)) @ self.spread
+        emissions = (self.emission(context.to(self.emission.weight.dtype)) + bias) / 2
+        if tags is not None:
+            loss = self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
+            return torch.cat([loss, self.auxiliary(borders, mask, _drop_types(tags))])
+        if spans is not None:
+            return self.entity_probabilities(emissions, mask, spans)
+        return self.decode(emissions, mask)
 
 
 class BorderFirst(nn.Module):

@@ -1,13 +1,21 @@
 """The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
 
+from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy
 import torch
+from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
+from thinc.types import Floats1d, Floats2d
 from torch import nn
 from torchcrf import CRF
 
-from ..bridge.data import DecodedEntities
+from ..bridge.data import DecodedEntities, NERInput
+from ..bridge.shim import pad, unpad
+
+Gradients: TypeAlias = tuple[list[Floats2d], list[Floats2d]]
+"""Of C, and of what borders are told from; no list of the latter if it isn't used."""
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
 FORBIDDEN = -10_000.0
@@ -42,11 +50,6 @@ class NERHead(nn.Module):
                 head.crf.transitions.data.masked_fill_(head.forbidden, FORBIDDEN)
                 head.crf.start_transitions.data[2::2] = FORBIDDEN
 
-    def emit(self, context: torch.Tensor, borders: torch.Tensor | None) -> torch.Tensor:
-        """RETURNS (torch.Tensor): A score a tag, (b, n, k), in float32, whatever C is in."""
-        scores: torch.Tensor = self.emission(context.to(self.emission.weight.dtype))
-        return scores
-
     def forward(
         self,
         context: torch.Tensor,
@@ -58,7 +61,7 @@ class NERHead(nn.Module):
         training: bool = False,
     ) -> Any:
         """The loss if gold tags are given, probabilities of entities if those are, otherwise the best
-        entities.
+        entities; in float32, whatever C is in.
 
         context (torch.Tensor): C, (b, n, d).
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
@@ -69,7 +72,7 @@ class NERHead(nn.Module):
         RETURNS (Union[torch.Tensor, List[DecodedEntities], List[float]]): Negative log-likelihood, mean over
             posts, (1,); or the entities of each post; or a probability a span.
         """
-        emissions = self.emit(context, borders)
+        emissions = self.emission(context.to(self.emission.weight.dtype))
         if tags is not None:
             return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
         if spans is not None:
@@ -183,3 +186,36 @@ class NERHead(nn.Module):
             is_last = ~mask[:, i + 1].unsqueeze(-1)
             backward[:, i] = torch.where(is_last, ends, torch.logsumexp(following, -1))
         return forward, backward
+
+
+def convert_inputs(
+    model: Model[Any, Any], X: NERInput, is_train: bool
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], Gradients]]:
+    """RETURNS (Tuple[ArgsKwargs, Callable]): As in `thinc.api.PyTorchWrapper_v3`, for all entity heads."""
+    context, mask = pad(X.context, requires_grad=is_train)
+    borders = pad(X.borders, requires_grad=is_train)[0] if model.attrs["borders"] else None
+    tags = None
+    if X.tags is not None:
+        rows = [numpy.pad(t, (0, mask.shape[1] - len(t)), constant_values=0) for t in X.tags]
+        tags = torch.from_numpy(numpy.stack(rows).astype("int64")).to(context.device)
+
+    def backprop(d_inputs: ArgsKwargs) -> Gradients:
+        lengths = [len(x) for x in X.context]
+        d_context, d_borders = d_inputs.args[0], d_inputs.args[-1]
+        d_context = torch.zeros_like(context) if d_context is None else d_context  # no entity to type
+        return unpad(d_context, lengths), [] if d_borders is None else unpad(d_borders, lengths)
+
+    return ArgsKwargs(args=(context, mask, tags, X.spans, borders), kwargs={}), backprop
+
+
+def convert_outputs(
+    model: Model[Any, Any], inputs_outputs: tuple[NERInput, Any], is_train: bool
+) -> tuple[list[DecodedEntities] | Floats1d, Callable[[Floats1d], ArgsKwargs]]:
+    """RETURNS (Tuple[Any, Callable]): As in `thinc.api.PyTorchWrapper_v3`."""
+    _, output = inputs_outputs
+    Y = torch2xp(output.detach()) if isinstance(output, torch.Tensor) else output
+
+    def backprop(d_loss: Floats1d) -> ArgsKwargs:
+        return ArgsKwargs(args=([output],), kwargs={"grad_tensors": [xp2torch(d_loss)]})
+
+    return Y, backprop

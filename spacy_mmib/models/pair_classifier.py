@@ -18,10 +18,11 @@ from ..bridge.data import (
     TextVectors,
     sum_by_region,
 )
+from ..encoders.dropout import encode_pictures
 from ..heads.markers import mark_pair
 from ..post.extensions import ERROR_KEYS, count_regions
 from ..post.user_data import get_entry, set_entry
-from .post_encoder import encode_pictures, encode_posts, fuse
+from .post_encoder import encode_posts, fuse
 
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 

@@ -10,18 +10,11 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import (
-    FusionInput,
-    PictureVectors,
-    PostVectors,
-    TextVectors,
-    as_picture_vectors,
-    sum_by_region,
-)
+from ..bridge.data import FusionInput, PostVectors, sum_by_region
 from ..bridge.shim import get_module
+from ..encoders.dropout import encode_pictures
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
-from .dropout import drop_pictures
 
 LAYERS = ("tok2vec", "img2vec", "fusion", "head")
 """Sub-layers of a model, its refs; some have a "pointer" besides."""
@@ -176,26 +169,6 @@ def encode_posts(
     return replace(Y, text=text, image=image, rows=image.rows), backprop
 
 
-def encode_pictures(
-    model: Model[Any, Any], docs: Sequence[Doc], is_train: bool, text: Sequence[Floats2d] = ()
-) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:
-    """Encode the pictures, unless the text encoder has.
-
-    text (Sequence[Floats2d]): What the text encoder gave for the docs.
-    RETURNS (Tuple[PictureVectors, Callable]): Picture vectors of each doc, no rows of any in a model
-        without the sub-layer `img2vec`, in training less what `draw_dropout` has drawn; and the callback for
-        their gradient.
-    """
-    img2vec = model.maybe_get_ref("img2vec")
-    if isinstance(text, TextVectors) and img2vec not in model.layers:
-        return text.image, lambda d_image: []
-    if img2vec is None:
-        return as_picture_vectors([model.ops.alloc2f(0, 0) for _ in docs]), lambda d_image: []
-    vectors, backprop = img2vec(docs, is_train)
-    image = as_picture_vectors(vectors)
-    return drop_pictures(docs, image, backprop) if is_train else (image, backprop)
-
-
 def fuse(
     model: Model[Any, Any], docs: Sequence[Doc], text: list[Floats2d], image: list[Floats2d], is_train: bool
 ) -> tuple[PostVectors, FuseGradient]:
@@ -209,7 +182,13 @@ def fuse(
     fusion = model.maybe_get_ref("fusion")
     Y, backprop_fusion = PostVectors(text), None
     if fusion is not None and text:
-        Y, backprop_fusion = fusion(_make_input(docs, text, image, is_train), is_train)
+        # A picture that could not be read has no rows and so is no picture. What is equal matters in training
+        # only.
+        X = FusionInput(text, image, [str(i) if len(x) else None for i, x in enumerate(image)], [])
+        if is_train:
+            X.image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
+            X.text_keys = [doc.text for doc in docs]
+        Y, backprop_fusion = fusion(X, is_train)
     gives_borders = bool(Y.borders)
 
     def backprop(dY: PostVectors) -> tuple[list[Floats2d], list[Floats2d]]:
@@ -221,14 +200,3 @@ def fuse(
         return d_text, d_image
 
     return Y if gives_borders else replace(Y, borders=text), backprop
-
-
-def _make_input(
-    docs: Sequence[Doc], text: list[Floats2d], image: list[Floats2d], is_train: bool
-) -> FusionInput:
-    # A picture that could not be read has no rows and so is no picture. What is equal matters in training
-    # only.
-    if not is_train:
-        return FusionInput(text, image, [str(i) if len(x) else None for i, x in enumerate(image)], [])
-    image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
-    return FusionInput(text, image, image_keys, [doc.text for doc in docs])

@@ -13,8 +13,8 @@ from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
+from ..encoders.dropout import draw_dropout
 from ..encoders.picture_queue import find_encoder_layers, get_settings
-from ..models.dropout import draw_dropout
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
 from .collapse import CollapseMonitor

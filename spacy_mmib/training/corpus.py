@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Corpus, Example
@@ -28,9 +28,13 @@ from ..post.relations import RELATIONS_KEY, get_relations, has_relations, set_re
 from ..post.user_data import get_entry, set_entry
 from ..util import logger, warn
 from .local_pictures import ImageCheck, PictureCounts, PictureFolder
+from .shuffling import shuffle_pictures
 
 if TYPE_CHECKING:
     from spacy.language import Language
+
+Images: TypeAlias = Literal["own", "none", "both", "shuffled"]
+"""Which picture each post is read with."""
 
 LOST_RELATIONS = (
     "relations are between two sentences of a post that was split into sentences, and are lost to training "
@@ -69,7 +73,10 @@ class MultimodalCorpus(Corpus):
         the entities and the pairs of spans whose relation is annotated, without its label.
     images (str): "own"; "none": posts are read without their pictures and objects, for a model of the text
         alone; "both": posts with a picture are read once more without it, so that on dev a model is chosen
-        that is good at both.
+        that is good at both; "shuffled": each post that has a picture is read with another one's and its
+        objects, without gold boxes, for a model that owes nothing to what its pictures show. It is the same
+        one at each reading, as long as the same posts are read: they are all kept in memory, and
+        `shuffle_pictures` deals out their pictures with the seed 0.
 
     RAISES (ValueError): A setting is none of its values, or there is no path.
 
@@ -89,7 +96,7 @@ class MultimodalCorpus(Corpus):
         shuffle: bool = False,
         check_images: ImageCheck = "header",
         given: Given = "none",
-        images: Literal["own", "none", "both"] = "own",
+        images: Images = "own",
     ) -> None:
         if path is None:
             raise ValueError(
@@ -109,8 +116,8 @@ class MultimodalCorpus(Corpus):
         self.check_images = check_images
         check_given(given)
         self.given = given
-        if images not in ("own", "none", "both"):
-            raise ValueError(f"images is {images!r}; choose one of own, none, both.")
+        if images not in get_args(Images):
+            raise ValueError(f"images is {images!r}; choose one of {', '.join(get_args(Images))}.")
         self.images = images
         self.counts: PictureCounts | None = None
         self.notes: dict[str, int] = {}
@@ -155,6 +162,18 @@ class MultimodalCorpus(Corpus):
 
         YIELDS (Doc): The reference docs.
         """
+        docs: Iterable[Doc] = self._read(vocab, locs)
+        if self.images == "shuffled":
+            docs = list(docs)
+            kept = shuffle_pictures(docs)
+            if kept:
+                self._say(
+                    f'images = "shuffled": {kept} posts are read with their own picture, as too few of the '
+                    "posts read have a different one."
+                )
+        yield from docs
+
+    def _read(self, vocab: Vocab, locs: Iterable[str | Path]) -> Iterator[Doc]:
         counts = PictureCounts()
         notes: Counter[str] = Counter()
         docs = ((doc, self._folder_of(loc)) for loc in map(Path, locs) for doc in read_docs(loc, vocab))

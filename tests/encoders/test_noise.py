@@ -28,8 +28,8 @@ from spacy_mmib.training.corpus import MultimodalCorpus
 NOISE = {"@architectures": "spacy-mmib.NoiseEncoder.v1", "img2vec": IMG2VEC}
 
 
-def make_noise(inner, seed: int = 0):
-    noise = registry.architectures.get("spacy-mmib.NoiseEncoder.v1")(img2vec=inner, seed=seed)
+def make_noise(inner, **settings):
+    noise = registry.architectures.get("spacy-mmib.NoiseEncoder.v1")(img2vec=inner, **settings)
     noise.initialize()
     return noise
 
@@ -61,8 +61,28 @@ def test_noise_of_the_same_norm(noise):
     assert numpy.abs(other[0] - found[0]).max() > 0.1
 
 
-def test_the_same_in_any_batch_and_in_training(noise):
-    docs = make_docs()
+def test_a_constant_of_the_same_norm(noise):
+    docs = [*make_docs(), make_doc(make_picture("green"))]  # the last one without an object
+    constant = make_noise(noise.layers[0], kind="constant")
+    vectors, found = constant.layers[0].predict(docs), constant.predict(docs)
+    norms = [numpy.linalg.norm(rows, axis=1, keepdims=True) for rows in vectors]
+    directions = [rows / norm for rows, norm in zip(found, norms, strict=True)]
+    for a, b in zip(vectors, found, strict=True):
+        numpy.testing.assert_allclose(*(numpy.linalg.norm(x, axis=1) for x in (a, b)), rtol=1e-5)
+    assert [len(rows) for rows in directions] == [2, 0, 2, 2, 1]
+    for rows in directions:
+        numpy.testing.assert_allclose(rows, directions[0][: len(rows)], atol=1e-6)
+    assert abs(directions[0][0] @ directions[0][1]) < 0.2
+    assert abs(directions[0][0] @ noise.predict(docs)[0][0]) < 0.2 * norms[0][0]
+    other = make_noise(noise.layers[0], kind="constant", seed=1).predict(docs)
+    assert numpy.abs(other[0] - found[0]).max() > 0.1
+    with pytest.raises(ValueError, match="kind is 'zeros'; choose one of noise, constant"):
+        make_noise(noise.layers[0], kind="zeros")
+
+
+@pytest.mark.parametrize("kind", ["noise", "constant"])
+def test_the_same_in_any_batch_and_in_training(noise, kind):
+    docs, noise = make_docs(), make_noise(noise.layers[0], kind=kind)
     expected = noise.predict(docs)
     for found in (noise.predict(docs[::-1])[::-1], [noise.predict([doc])[0] for doc in docs]):
         for a, b in zip(found, expected, strict=True):

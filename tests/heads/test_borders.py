@@ -120,22 +120,22 @@ def test_bias_is_half_of_both_emissions():
     head = make_head(BorderBias)
     context, mask, borders = make_input(4, 2)
     with torch.no_grad():
-        found = head.emit(context, borders).numpy()
-        main, auxiliary = head.emission(context).numpy(), head.auxiliary.emission(borders).numpy()
+        emissions, auxiliary = head.emission(context), head.auxiliary.emission(borders)
     for i, j in numpy.ndindex(2, 4):
-        o, b, inside = auxiliary[i, j]
-        expected = [main[i, j, 0] + o]
-        for label in range(LABELS):
-            expected += [main[i, j, 1 + 2 * label] + b / LABELS, main[i, j, 2 + 2 * label] + inside / LABELS]
-        numpy.testing.assert_allclose(found[i, j], numpy.array(expected) / 2)
+        o, b, inside = auxiliary[i, j].tolist()
+        emissions[i, j] += torch.tensor([o, *[b / LABELS, inside / LABELS] * LABELS])
+    emissions /= 2
     tags = torch.tensor([[3, 4, 0, -1], [0, 1, 0, 0]])
     both = head(context, mask, tags, borders=borders)
     untyped = torch.tensor([[1, 2, 0, -1], [0, 1, 0, 0]])
     likelihoods = head.auxiliary.negative_log_likelihood(head.auxiliary.emission(borders), mask, untyped)
     assert both.shape == (2,)
     assert both[1].item() == pytest.approx(likelihoods.mean().item())
-    plain = head.negative_log_likelihood(head.emit(context, borders), mask, tags)
+    plain = head.negative_log_likelihood(emissions, mask, tags)
     assert both[0].item() == pytest.approx(plain.mean().item())
+    for found, expected in zip(head(context, mask, borders=borders), head.decode(emissions, mask)):
+        assert found[:3] == expected[:3]
+        assert found.confidences == pytest.approx(expected.confidences)
 
 
 @pytest.mark.parametrize("head_class", [BorderBias, BorderFirst])

@@ -15,6 +15,7 @@ from spacy.util import registry
 from spacy.vocab import Vocab
 
 import spacy_mmib.post.extensions  # noqa: F401
+from spacy_mmib.evaluation.ablation import shuffle_images
 from spacy_mmib.training.corpus import MultimodalCorpus, create_corpus_v1, read_docs
 from spacy_mmib.util import MMIBWarning
 
@@ -122,8 +123,8 @@ def test_without_pictures(nlp, folder):
         assert len(example.reference.ents) == 2
     assert examples[0].reference._.relations == []
     assert (corpus.counts.posts, corpus.counts.with_picture, corpus.counts.missing) == (3, 0, 0)
-    with pytest.raises(ValueError, match="images is 'shuffled'; choose one of own, none, both"):
-        MultimodalCorpus(folder / "train.spacy", images="shuffled")
+    with pytest.raises(ValueError, match="images is 'all'; choose one of own, none, both, shuffled"):
+        MultimodalCorpus(folder / "train.spacy", images="all")
 
 
 def test_pictures_and_none(nlp, folder):
@@ -137,6 +138,91 @@ def test_pictures_and_none(nlp, folder):
     assert not examples[1].predicted._.regions
     assert examples[0].reference is examples[1].reference
     assert corpus.counts.posts == 3
+
+
+@pytest.fixture
+def illustrated(nlp, folder):
+    """Ten posts, of which nine have a usable picture, two of these the same one; each of them with a box for
+    an entity and a relation."""
+    names = ["a", "b", "b", "c", None, "d", "e", "f", "lost", "g", "h"]
+    docs = []
+    for i, name in enumerate(names):
+        if name and name != "lost":
+            PIL.Image.new("RGB", (8, 6)).save(folder / f"{name}.png")
+        doc = make_doc(
+            nlp, f"Rob{i} likes Paris", name and f"{name}.png", [(0, 0, 4, 1 + i)] if name else None
+        )
+        doc.ents[0]._.boxes = [(0, 0, 2, 2)]
+        doc._.relations = [(doc.ents[0], doc.ents[1], "visits")]
+        docs.append(doc)
+    return save(folder / "train.spacy", docs)
+
+
+def pictures_of(examples):
+    """The picture of each post and the heights of its objects, by the text."""
+    return {
+        example.text.strip(): (
+            example.predicted._.image and example.predicted._.image.rsplit("/")[-1],
+            [region["box"][3] for region in example.predicted._.regions],
+        )
+        for example in examples
+    }
+
+
+def test_shuffled_pictures(nlp, illustrated):
+    own = pictures_of(read(MultimodalCorpus(illustrated), nlp))
+    corpus = MultimodalCorpus(illustrated, images="shuffled")
+    examples = read(corpus, nlp)
+    found = pictures_of(examples)
+    assert list(found) == list(own)
+    assert sorted(map(str, found.values())) == sorted(map(str, own.values()))
+    for example, (name, _) in zip(examples, own.values()):
+        reference = example.reference
+        assert pictures_of([Example(reference, reference)]) == {
+            example.text.strip(): found[example.text.strip()]
+        }
+        assert (found[example.text.strip()][0] == name) == (name is None)
+        # Its own objects, boxes and what was wrong with its picture stay only where it has none to give.
+        assert reference.ents[0]._.boxes == (
+            None if name else [{"box": [0, 0, 2, 2], "label": None, "score": None}]
+        )
+        assert [relation.label for relation in reference._.relations] == ["visits"]
+    assert examples[8].predicted._.image_error
+    assert sum(bool(example.predicted._.image_error) for example in examples) == 1
+    assert (corpus.counts.posts, corpus.counts.with_picture, corpus.counts.missing) == (11, 9, 1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"shuffle": True}, {"limit": 6}, {"gold_preproc": True}, {"check_images": "none"}]
+)
+def test_a_post_has_the_same_other_picture_at_each_reading(nlp, illustrated, settings):
+    corpus = MultimodalCorpus(illustrated, images="shuffled", **settings)
+    found = [pictures_of(read(corpus, nlp)) for _ in range(3)]
+    assert found[0] == found[1] == found[2]
+    assert found[0] == pictures_of(read(MultimodalCorpus(illustrated, images="shuffled", **settings), nlp))
+    if settings in ({"shuffle": True}, {"gold_preproc": True}):
+        assert found[0] == pictures_of(read(MultimodalCorpus(illustrated, images="shuffled"), nlp))
+
+
+def test_shuffled_pictures_are_those_of_evaluation(nlp, illustrated):
+    shuffled, kept = shuffle_images(read(MultimodalCorpus(illustrated), nlp))
+    assert kept == 0
+    assert pictures_of(shuffled) == pictures_of(read(MultimodalCorpus(illustrated, images="shuffled"), nlp))
+
+
+def test_posts_that_keep_their_picture_are_said(nlp, folder):
+    docs = [
+        make_doc(nlp, f"Rob{i} likes Paris", image)
+        for i, image in enumerate(["img/a.jpg"] * 3 + ["img/b.jpg"])
+    ]
+    for doc in docs:
+        doc.ents[0]._.boxes = [(0, 0, 2, 2)]
+    corpus = MultimodalCorpus(save(folder / "train.spacy", docs), images="shuffled")
+    with pytest.warns(MMIBWarning, match="2 posts are read with their own picture"):
+        examples = list(corpus(nlp))
+    boxes = [bool(example.reference.ents[0]._.boxes) for example in examples]
+    assert sum(boxes) == 2
+    assert not boxes[3]
 
 
 def test_bytes_and_pixels_pass_through(nlp, folder):

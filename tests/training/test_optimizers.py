@@ -1,10 +1,16 @@
 """The optimizer beside Thinc's own."""
 
+import warnings
+
 import numpy
 import pytest
 import spacy
 from conftest import make_examples, make_nlp
 from spacy.util import registry
+from thinc.api import Config
+
+from spacy_mmib.bridge.shim import get_module
+from spacy_mmib.util import MMIBWarning
 
 
 def make(name, **settings):
@@ -55,6 +61,80 @@ def test_the_rate_can_be_scaled_and_odd_arrays_are_left_to_thinc():
         a, _ = ours((weights.shape, "w"), weights.copy(order="K"), gradient.copy(), lr_scale=0.3)
         b, _ = thincs((weights.shape, "w"), weights.copy(order="K"), gradient.copy(), lr_scale=0.3)
         numpy.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+SCALES = {"crf": 3.0, "crf.transitions": 0.5, "layer.1": 10.0}
+NAMES = {
+    "crf.start_transitions": 3.0,
+    "head.crf.end": 3.0,
+    "crf": 3.0,
+    "crf.transitions": 0.5,
+    "a.layer.1.b": 10.0,
+    "layer.11.b": 1.0,
+    "crfs.w": 1.0,
+    "my_crf.w": 1.0,
+}
+
+
+@pytest.mark.parametrize("settings", [{}, {"L2": 0.1}, {"L2": 0.1, "use_averages": True}])
+def test_rates_are_scaled_by_the_names_of_parameters(settings):
+    settings = {"learn_rate": 0.01, "use_averages": False, **settings}
+    ours, thincs = make("spacy-mmib.Adam.v1", lr_scale=SCALES, **settings), make("Adam.v1", **settings)
+    rng = numpy.random.RandomState(0)
+    start = rng.randn(4, 5).astype("float32")
+    a, b = ({name: start.copy() for name in NAMES} for _ in range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(12):
+            gradient = rng.randn(4, 5).astype("float32")
+            for name, scale in NAMES.items():
+                a[name], _ = ours((1, name), a[name], gradient.copy())
+                b[name], _ = thincs((1, name), b[name], gradient.copy(), lr_scale=scale)
+                numpy.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
+    ours((1, "crf"), a["crf"], gradient.copy(), lr_scale=0.5)
+    thincs((1, "crf"), b["crf"], gradient.copy(), lr_scale=1.5)
+    numpy.testing.assert_allclose(a["crf"], b["crf"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_name_that_fits_nothing_is_said_once():
+    optimizer = make("spacy-mmib.Adam.v1", lr_scale={"crf": 10.0, "clasifier": 10.0})
+    parameter = numpy.ones((2, 2), dtype="float32")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(30):
+            for name in ("crf.transitions", "classifier.weight"):
+                optimizer((1, name), parameter, parameter.copy())
+            assert bool(said) == (step >= 10)
+    (warning,) = said
+    assert warning.category is MMIBWarning
+    assert "fit nothing trained in 10 steps: clasifier. " in str(warning.message)
+    assert "classifier, crf" in str(warning.message)
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_impossible_multipliers(scale):
+    with pytest.raises(ValueError, match=r"lr_scale\['crf'\] is"):
+        make("spacy-mmib.Adam.v1", lr_scale={"crf": scale})
+
+
+def test_multipliers_in_a_config():
+    lines = '[x]\n@optimizers = "spacy-mmib.Adam.v1"\nlr_scale = {"crf": 1000.0, "layer.1": 2}'
+    config = Config().from_str(lines)
+    config = Config().from_str(config.to_str())
+    assert registry.resolve(config)["x"].lr_scale == {"crf": 1000.0, "layer.1": 2}
+
+
+def test_the_crf_of_a_pipeline_can_have_a_rate_of_its_own():
+    moved = []
+    for scales in ({}, {"crf": 0.0}):
+        nlp = make_nlp()
+        examples = make_examples(nlp)
+        nlp.initialize(lambda: examples)
+        crf = get_module(nlp.get_pipe("mmib_ner").model.get_ref("head")).crf
+        before = crf.end_transitions.detach().clone()
+        nlp.update(examples, sgd=make("spacy-mmib.Adam.v1", lr_scale=scales))
+        moved.append(float((crf.end_transitions.detach() - before).abs().max()))
+    assert moved[0] > 0 == moved[1]
 
 
 def test_training_with_it_is_training_with_thincs():

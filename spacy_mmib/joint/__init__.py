@@ -1,0 +1,1 @@
+"""Text encoders of our own, those that look at pictures among them."""
