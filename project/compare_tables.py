@@ -65,7 +65,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "seconds_an_epoch": ("s an epoch", lambda found: f"{mean(found):.1f}"),
     "posts_a_second": ("posts/s", lambda found: f"{mean(found):.0f}"),
     "published": ("published F1", "{:.2f}".format),
-    "published_with": ("published with", str),
+    "setting": ("published with", str),
 }
 """By their names in CSV: their titles, and how a value is written. A list has a number a seed."""
 
@@ -131,7 +131,7 @@ def make_lines(block: "Block", tables: Mapping[str, Table], output: Path) -> lis
     for row in block.rows:
         line = Line(row)
         if row.published is not None:
-            line.values = {"published": row.published, "published_with": row.setting}
+            line.values = {"published": row.published, "setting": row.setting}
         if row.variant is not None:
             tasks = {images: TASKS[block.task] + what for images, what in SHOWN.items()}
             of_row = found.get(row.name, {})
@@ -249,7 +249,7 @@ def make_csv(groups: Sequence[tuple[str, list[Line]]]) -> str:
 def make_latex(groups: Sequence[tuple[str, list[Line]]]) -> str:
     """RETURNS (str): A tabular, which needs \\usepackage{booktabs}, with the columns that have values."""
     shown = [key for key in COLUMNS if any(key in line.values for _, lines in groups for line in lines)]
-    shown = [key for key in shown if key != "published_with"]
+    shown = [key for key in shown if key != "setting"]
     rules = [r"\toprule", r"\midrule"]
     rows = [rules[0], to_row(["", *(COLUMNS[key][0] for key in shown)])]
     for group, lines in groups:

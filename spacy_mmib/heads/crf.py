@@ -162,7 +162,7 @@ class NERHead(nn.Module):
         """RETURNS (torch.Tensor): Of each tag at each token under the CRF, the share of all tag sequences
         that have it there; float64 on CPU, (b, n, k). Rows of padding mean nothing. Arguments as in `forward`.
         """
-        emissions = self.emission(context.to(self.emission.weight.dtype)).cpu().double()
+        emissions = self.emit(context, None).cpu().double()
         weights = (x.cpu().double() for x in (self.crf.transitions, self.crf.end_transitions))
         forward, backward = self._forward_backward(emissions, mask.cpu(), *weights)
         return (forward + backward).softmax(-1)
