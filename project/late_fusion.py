@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy
 import spacy
+import torch
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example, biluo_tags_to_spans, iob_to_biluo
@@ -61,8 +62,9 @@ def get_tag_probabilities(pipe: Any, example: Example) -> Array:
     head = get_module(pipe.model.get_ref("head"))
     if not len(example.predicted):
         return numpy.zeros((0, 2 * len(pipe.labels) + 1), dtype="float32")
-    context = pipe.model.predict([example.predicted]).context
-    found: Array = head.tag_probabilities(*pad(context))[0].float().numpy()
+    context, mask = pad(pipe.model.predict([example.predicted]).context)
+    with torch.no_grad():
+        found: Array = head.tag_probabilities(head.emission(context), mask)[0].float().numpy()
     return found
 
 

@@ -158,13 +158,13 @@ class NERHead(nn.Module):
         return probabilities
 
     @torch.no_grad()
-    def tag_probabilities(self, context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """RETURNS (torch.Tensor): Of each tag at each token under the CRF, the share of all tag sequences
-        that have it there; float64 on CPU, (b, n, k). Rows of padding mean nothing. Arguments as in `forward`.
+    def tag_probabilities(self, emissions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Probability of each tag at each token, under the CRF: the share of all tag sequences that have it.
+
+        RETURNS (torch.Tensor): float64 on CPU, (b, n, k). Rows of padding mean nothing.
         """
-        emissions = self.emit(context, None).cpu().double()
         weights = (x.cpu().double() for x in (self.crf.transitions, self.crf.end_transitions))
-        forward, backward = self._forward_backward(emissions, mask.cpu(), *weights)
+        forward, backward = self._forward_backward(emissions.cpu().double(), mask.cpu(), *weights)
         return (forward + backward).softmax(-1)
 
     def _forward_backward(
