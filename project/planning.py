@@ -246,7 +246,7 @@ def list_own(model: Mapping[str, Any], shared: Mapping[str, Any] | None, transfo
         "img2vec": img2vec,
         "fusion": fusion,
         "pyramid": pyramid,
-        "pyramid_size": img2vec["pyramid_size"] if has_stages else 1,
+        "pyramid_size": img2vec.get("pyramid_size", 2) if has_stages else 1,
         "transformer": transformer,
         "heads": fusion.get("heads", 12),
         "image_width": lambda: measure_width(img2vec),
