@@ -7,6 +7,7 @@ from spacy.tokens import Doc
 
 from ..post.boxes import BOXES_KEY
 from ..post.extensions import (
+    CAPTION_KEY,
     ERROR_KEY,
     IMAGE_KEY,
     IMAGES_KEY,
@@ -17,7 +18,7 @@ from ..post.extensions import (
 )
 from ..post.user_data import get_entry, set_entry
 
-PICTURE_KEYS = (IMAGE_KEY, IMAGES_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY)
+PICTURE_KEYS = (IMAGE_KEY, IMAGES_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY, CAPTION_KEY)
 """What of `Doc.user_data` belongs to the pictures of a post, and can be copied to another doc. Not all of it:
 user data holds gold annotations, such as relations."""
 
