@@ -38,6 +38,8 @@ IMAGE_KEY = make_key("image")
 IMAGES_KEY = make_key("images")
 REGIONS_KEY = make_key("regions")
 ERROR_KEY = make_key("image_error")
+# What the picture shows, in words. Not ours: users may have such an attribute, and it goes with the picture.
+CAPTION_KEY = ("._.", "caption", None, None)
 # What users of the regions have to know about where they come from, e.g. that they leak a label.
 REGIONS_NOTE_KEY = ("spacy_mmib", "regions_note", None, None)
 # What the picture encoder found, which is found again each time it runs; and of what kinds that was.
@@ -45,7 +47,7 @@ ENCODER_ERROR_KEY = ("spacy_mmib", "encoder_error", None, None)
 ERROR_KINDS_KEY = ("spacy_mmib", "error_kinds", None, None)
 ERROR_KEYS = (ERROR_KEY, ENCODER_ERROR_KEY, ERROR_KINDS_KEY)
 """What was wrong with a picture."""
-PICTURE_KEYS = (IMAGE_KEY, IMAGES_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY)
+PICTURE_KEYS = (IMAGE_KEY, IMAGES_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY, CAPTION_KEY)
 """What of a post's `Doc.user_data` is about its picture, and no gold annotation of anything else."""
 # What found the regions, if it wasn't the user.
 REGIONS_SOURCE_KEY = ("spacy_mmib", "regions_source", None, None)
@@ -122,10 +124,12 @@ def _attach(doc: Doc, stored: Sequence[StoredImage], keep_regions: bool = False)
 
 
 def remove_image(doc: Doc) -> Doc:
-    """Take all pictures and their objects away from a doc that has some, and say so at `doc._.image_error`.
+    """Take all pictures, their objects and their caption away from a doc that has some, and say so at
+    `doc._.image_error`.
 
     RETURNS (Doc): The same doc.
     """
+    set_entry(doc, CAPTION_KEY, None)
     if get_stored_image(doc) is not None:
         set_image(doc, None)
         set_regions(doc, None)
