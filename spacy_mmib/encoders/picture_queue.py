@@ -150,8 +150,7 @@ class PictureQueue:
     def ask(self, docs: Sequence[Doc], network: Any) -> dict[At, Request]:
         """Ask for the pictures of a batch, going on from what was begun, if that was for the same network.
 
-        RETURNS (Dict[At, Request]): In order. Those that aren't in the cache, or whose objects are to be
-            searched for, have no vectors yet.
+        RETURNS (Dict[At, Request]): In order, with vectors if they are in the cache.
         """
         if network is not self.network:
             self.network, self._identity, self._pending = network, None, {}
@@ -174,7 +173,6 @@ class PictureQueue:
     def read(self, docs: Sequence[Doc], requests: dict[At, Request]) -> Iterator[tuple[At, Unit]]:
         """Read the pictures whose vectors aren't known, some of them ahead.
 
-        docs (Sequence[Doc]): The batch.
         requests (Dict[At, Request]): From `ask`. With a frozen network only the first of those with the same
             `key` is read, in whose place the others get it. A network that learns has to see each, since its
             gradient and BatchNorm's statistics are of all.
@@ -273,9 +271,7 @@ class PictureQueue:
             request.found = FoundRegions(regions, source, self.settings.get_regions.note)
 
     def _name(self, part: StoredImage | Region) -> Any:
-        """What determines the vectors of a picture or an object. With a cache files go by their content, if
-        they can be read; a tuple otherwise.
-        """
+        """What determines the vectors of a picture or object: with a cache a file's content, else a tuple."""
         if isinstance(part, dict):
             return repr([float(x) for x in part["box"]])
         cache, reader = self.settings.cache, self.settings.reader
@@ -307,7 +303,6 @@ class PictureQueue:
 
         RETURNS (Tuple): The units, where the rows of the picture and its objects are among theirs, and what
             is wrong with objects.
-        RAISES (ImageError): The picture can't be read.
         """
         import torch
 
@@ -362,10 +357,7 @@ class PictureQueue:
         return source if n_pictures == 1 else f"{source} {n_pictures}/{self.settings.max_pictures}"
 
     def _search(self, docs: Sequence[Doc], requests: dict[At, Request], unknown: deque[At]) -> Iterator[At]:
-        """Search for objects where they aren't known, in as many pictures at a time as may be in memory.
-
-        YIELDS (At): The pictures whose vectors aren't in the cache.
-        """
+        """Search for objects where they aren't known, in as many pictures at a time as may be in memory."""
         reader = self.settings.reader
         while unknown:
             some = list(islice(unknown, SEARCHED_AT_ONCE))

@@ -10,9 +10,7 @@ from ..post import extensions
 
 
 def remove_images(examples: Sequence[Example]) -> list[Example]:
-    """RETURNS (List[Example]): Copies of the posts, in order, without pictures and objects on `predicted`
-    (`doc._.image_error` says that they were taken away).
-    """
+    """RETURNS (List[Example]): Copies without pictures and objects, as `doc._.image_error` says then."""
     result = []
     for example in examples:
         doc = example.predicted.copy()

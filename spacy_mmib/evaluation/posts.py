@@ -65,8 +65,7 @@ class PostError(ValueError):
 
 
 def open_json_lines(source: BinaryIO) -> Iterator[bytes]:
-    """RETURNS (Iterator[bytes]): The lines of an input; no more is read ahead than the first, if that is an
-    object.
+    """RETURNS (Iterator[bytes]): The lines of an input; if the first is an object no other is read ahead.
     RAISES (NotJsonLines): The beginning shows that it holds something else.
     """
     start = source.readline(AT_ONCE)
