@@ -1,6 +1,4 @@
-"""What all networks for pictures have in common: how pictures are prepared for them, how they are frozen,
-trained and run, and the rows that are made of what they compute.
-"""
+"""What all networks for pictures share: preparing pictures, freezing, training, running, making rows."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext

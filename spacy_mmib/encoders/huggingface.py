@@ -1,6 +1,4 @@
-"""Vision models of transformers (CLIP, SigLIP, DINOv2, ViT) as picture encoders. No code that comes with a
-model is ever run, and nothing but tensors is unpickled.
-"""
+"""Vision models of transformers as picture encoders. None of their own code is run, or unpickled."""
 
 import inspect
 import json

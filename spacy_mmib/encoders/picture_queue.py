@@ -128,9 +128,7 @@ class PictureQueue:
         return PictureQueue(self.settings)
 
     def begin(self, docs: Sequence[Doc]) -> None:
-        """Begin to read the pictures of posts that will be asked for soon, as many as the reader may read
-        ahead. Those that are never asked for are forgotten when others are begun.
-        """
+        """Begin to read the pictures of posts that will be asked for soon; forget some that never were."""
         most = self.settings.reader.prefetch
         begun: dict[Hashable, Request] = {}
         for doc in docs if self.network is not None else ():
@@ -247,15 +245,18 @@ class PictureQueue:
                 regions = self._recall_regions(doc, request)
         except TypeError as err:  # regions that never went through the setter
             request.misplaced = [] if number else [Problem(str(err), "box")]
-        self._set_regions(request, regions)
-        if getter.writes:
-            self._note_found(doc, request)
+        self._set_regions(request, regions, doc)
         return request
 
-    def _set_regions(self, request: Request, regions: list[Region] | None) -> None:
+    def _set_regions(self, request: Request, regions: list[Region] | None, doc: Doc | None = None) -> None:
+        """Take note of the objects of a picture, once they are known; of those of a doc for the doc, too."""
         request.regions = regions
         if regions is None:
             return
+        if doc is not None and self.settings.get_regions.writes:
+            found = [to_picture(region, request.number) for region in regions]
+            source = self._get_source(doc, request.n_pictures)
+            request.found = FoundRegions(found, source, self.settings.get_regions.note)
         if self.settings.mode != "patches":
             request.used = regions[: self.settings.max_regions]
         request.key = key = (request.name, *map(self._name, request.used))
@@ -263,12 +264,6 @@ class PictureQueue:
             if self._identity is None:
                 self._identity = get_identity(self.network, self.settings.mode)
             request.cache_key = make_key("vectors", self._identity, *key)
-
-    def _note_found(self, doc: Doc, request: Request) -> None:
-        if request.regions is not None:
-            regions = [to_picture(region, request.number) for region in request.regions]
-            source = self._get_source(doc, request.n_pictures)
-            request.found = FoundRegions(regions, source, self.settings.get_regions.note)
 
     def _name(self, part: StoredImage | Region) -> Any:
         """What determines the vectors of a picture or object: with a cache a file's content, else a tuple."""
@@ -417,9 +412,7 @@ class PictureQueue:
                 request.problems.append(regions)
                 self._set_regions(request, [])
                 continue
-            self._set_regions(request, regions)
-            if getter.writes:
-                self._note_found(doc, request)
+            self._set_regions(request, regions, doc)
             if source is not None:
                 if len(self._found) >= REMEMBERED:
                     self._found.clear()
@@ -481,9 +474,7 @@ def get_settings(layer: Model[Any, Any]) -> EncoderSettings:
 
 
 def read_ahead(layers: Sequence[Any], docs: Sequence[Doc]) -> None:
-    """Begin to read the pictures of posts that picture encoders will get soon. An encoder that hasn't been
-    used yet doesn't read ahead.
-    """
+    """Begin to read the pictures that picture encoders will get soon, if these have been used before."""
     for layer in layers:
         # What fails now fails again when it is asked for, where it belongs to a post.
         with suppress(Exception):

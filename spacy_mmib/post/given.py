@@ -1,6 +1,4 @@
-"""Give a pipeline what is gold as input: the entities, or the pairs whose relation it is asked for, never the
-labels of relations.
-"""
+"""Give a pipeline gold as input: entities, or the pairs whose relation is asked for, never the labels."""
 
 from typing import Literal, TypeAlias, get_args
 

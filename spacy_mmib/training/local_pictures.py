@@ -1,6 +1,4 @@
-"""Tie the pictures of posts to a folder, as the reader and `spacy mmib predict` do before a post meets a
-pipeline.
-"""
+"""Tie the pictures of posts to a folder, before a post meets a pipeline."""
 
 import os
 from collections import Counter

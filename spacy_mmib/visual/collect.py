@@ -221,19 +221,19 @@ def make_small(value: Any, max_size: int) -> SmallPicture:
     from ..images.reader import PictureReader
 
     reader = PictureReader()
+
+    def shrink() -> SmallPicture:
+        image: PIL.Image.Image = reader.read(value)
+        width, height = image.size
+        image.thumbnail((max_size, max_size))
+        file = io.BytesIO()
+        # Nothing of the file goes along: neither EXIF data, which can tell a place, nor a colour profile.
+        image.save(file, "JPEG", quality=82, exif=b"", icc_profile=None)
+        data = base64.b64encode(file.getvalue()).decode("ascii")
+        enlarged = max(1.0, min(SMALLEST, max_size) / max(image.size))
+        shown_width = max(1, round(image.width * enlarged))
+        return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, shown_width)
+
     # In a thread of the pool, which gives up pictures that hang the decoder.
-    small: SmallPicture = reader.submit(_read_and_shrink, reader, value, max_size).result()
+    small: SmallPicture = reader.submit(shrink).result()
     return small
-
-
-def _read_and_shrink(reader: Any, value: Any, max_size: int) -> SmallPicture:
-    image: PIL.Image.Image = reader.read(value)
-    width, height = image.size
-    image.thumbnail((max_size, max_size))
-    file = io.BytesIO()
-    # Nothing of the file goes along: neither EXIF data, which can tell a place, nor a colour profile.
-    image.save(file, "JPEG", quality=82, exif=b"", icc_profile=None)
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    enlarged = max(1.0, min(SMALLEST, max_size) / max(image.size))
-    shown_width = max(1, round(image.width * enlarged))
-    return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, shown_width)
