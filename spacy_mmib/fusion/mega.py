@@ -39,7 +39,10 @@ class MEGASemantic(Fusion):
         self.text_projection = project(text_width, width)
         self.tokens = nn.Linear(width, 2 * width)  # W_h
         self.objects = nn.Linear(image_width, 2 * width)  # W_o
-        self.query, self.key, self.value = (nn.Linear(2 * width, 2 * width) for _ in range(3))
+        # A bias of the keys would cancel in the softmax.
+        self.query, self.key, self.value = (
+            nn.Linear(2 * width, 2 * width, bias=bias) for bias in (True, False, True)
+        )
         # Without a bias, which would be in the sum once an object, or else tell that there is a picture.
         self.output = nn.Linear(2 * width, width, bias=False)  # W_m
 

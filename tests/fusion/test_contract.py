@@ -304,6 +304,8 @@ def make_tensors():
 @every_fusion
 def test_no_post_looks_at_another_or_at_padding_in_training(name, settings):
     """If it did, a gradient would get there."""
+    if settings.get("as_published"):
+        pytest.skip("as published, posts swap what they have seen within a batch in training")
     module = get_module(make_layer(name, settings))
     text, text_mask, image, image_mask, ids = make_tensors()
     x, v = text.requires_grad_(), image.requires_grad_()
