@@ -1,15 +1,11 @@
-"""MMIB: variational information bottleneck and bi-directional fusion (Cui et al., "Enhancing Multimodal
-Entity and Relation Extraction With Variational Information Bottleneck", TASLP 2024). Equations are numbered
-as there.
+"""MMIB (Cui et al., "Enhancing Multimodal Entity and Relation Extraction With Variational Information
+Bottleneck", TASLP 2024). Equations are numbered as there.
 """
-
-from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from spacy.util import registry
 from thinc.api import Model
 from torch import nn
-from torch.nn import functional as F
 
 from ..bridge.data import FusionInput, PostVectors
 from .base import Fusion, FusionOutput, fusion_layer
@@ -17,142 +13,20 @@ from .blocks import (
     AttentivePropagationEncoder,
     FeedForward,
     Pooling,
-    at_least_float32,
     fill_mask,
     fill_no_picture,
     pool,
     project,
 )
-
-KLReduction: TypeAlias = Literal["mean", "position", "sum"]
-Discriminator: TypeAlias = Literal["scalar", "vector"]
-
-
-class Latent(NamedTuple):
-    """A Gaussian a row, and a point of it, (b, rows, d) each: `z` is drawn from it in training and is `mu`
-    otherwise, when nothing needs the logarithm of the variance.
-    """
-
-    z: torch.Tensor
-    mu: torch.Tensor
-    log_var: torch.Tensor | None
-
-
-class VariationalEncoder(nn.Module):
-    """Two separate APEnc, one for the mean and one for the logarithm of the variance, both attending within
-    the modality (Eq. 6-7). The settings are those of `spacy-mmib.MMIB.v1`.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float = 0.1,
-        feed_forward: FeedForward = "transformer",
-        initial_log_var: float = 0.0,
-        residual_dropout: float | None = None,
-    ) -> None:
-        super().__init__()
-        block = (width, heads, dropout, feed_forward, residual_dropout)
-        # The bias of the last LayerNorm is where log sigma^2 is around before training.
-        self.mu = AttentivePropagationEncoder(*block)
-        self.log_var = AttentivePropagationEncoder(*block)
-        nn.init.constant_(self.log_var.feed_forward_norm.bias, initial_log_var)
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, *, training: bool) -> Latent:
-        """Encode, and sample while training (the reparameterization of Eq. 9).
-
-        x (torch.Tensor): X, (b, rows, d).
-        mask (torch.Tensor): Bool (b, rows); at least one True a post.
-        """
-        mu, _ = self.mu(x, x, mask, training=training)
-        if not training:
-            return Latent(mu, mu, None)
-        log_var, _ = self.log_var(x, x, mask, training=training)
-        sigma = torch.exp(0.5 * log_var)
-        return Latent(mu + sigma * torch.randn_like(sigma), mu, log_var)
-
-
-def kl_to_standard_normal(mu: torch.Tensor, log_var: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """KL(N(mu, sigma^2) || N(0, I)) in closed form, summed over dimensions (Eq. 21).
-
-    mu, log_var (torch.Tensor): (b, rows, d).
-    RETURNS (torch.Tensor): (b, rows), in nats; 0 where `mask` is False.
-    """
-    # In half precision exp() overflows at log_var > 11; the sum over d would lose digits anyway.
-    mu, log_var = at_least_float32(mu), at_least_float32(log_var)
-    kl = 0.5 * (mu.square() + log_var.exp() - 1.0 - log_var).sum(-1)
-    return kl.masked_fill(~mask, 0.0)
-
-
-def reduce_kl(kl: torch.Tensor, mask: torch.Tensor, width: int, reduction: KLReduction) -> torch.Tensor:
-    """One number for the batch.
-
-    kl (torch.Tensor): (b, rows), 0 where `mask` is False.
-    width (int): d.
-    reduction (str): "mean": over real rows and dimensions of the whole batch, nats per dimension. "sum": over
-        both in a post, mean over posts that have rows. "position": sum over the rows of a post, mean over
-        dimensions and over posts that have rows.
-    RETURNS (torch.Tensor): (1,); 0 if nothing is real.
-    """
-    if reduction == "mean":
-        count = mask.sum() * width
-    elif reduction == "position":
-        count = mask.any(-1).sum() * width
-    elif reduction == "sum":
-        count = mask.any(-1).sum()
-    else:
-        raise ValueError(f"kl_reduction is 'mean', 'position' or 'sum', not {reduction!r}.")
-    return (kl.sum() / count.clamp(min=1)).reshape(1)
-
-
-class AlignmentDiscriminator(nn.Module):
-    """D(Z^T, Z^V), which tells a post's own picture from another's (Eq. 26), and the loss it gives.
-
-    kind (str): "scalar": Linear(2d, d), ReLU, Linear(d, 1), one logit a pair. "vector": a single
-        Linear(2d, d), d logits a pair.
-    """
-
-    def __init__(self, width: int, kind: Discriminator = "scalar", max_negatives: int = 16) -> None:
-        super().__init__()
-        if kind not in ("scalar", "vector"):
-            raise ValueError(f"discriminator is 'scalar' or 'vector', not {kind!r}.")
-        if max_negatives < 1:
-            raise ValueError(f"max_negatives has to be at least 1, not {max_negatives}.")
-        self.max_negatives = max_negatives
-        # The first linear layer of the pair [text, picture], kept as its two halves: the product with
-        # each text and each picture is computed once, however many pairs they are in.
-        self.text = nn.Linear(width, width)
-        self.image = nn.Linear(width, width, bias=False)
-        self.output: nn.Module = nn.Identity()
-        if kind == "scalar":
-            self.output = nn.Sequential(nn.ReLU(), nn.Linear(width, 1))
-
-    def forward(self, text: torch.Tensor, image: torch.Tensor, image_ids: torch.Tensor) -> torch.Tensor:
-        """Binary cross-entropy of own pairs against in-batch negatives (Eq. 24-25).
-
-        text, image (torch.Tensor): Pooled Z^T and Z^V, (b, d).
-        image_ids (torch.Tensor): Long (b,): equal for equal pictures, negative for a post without.
-        RETURNS (torch.Tensor): (1,): mean of -log D over own pairs, plus mean of -log(1 - D) over
-            negatives where there are any. A negative never pairs a text with a copy of its own picture.
-        """
-        real = torch.nonzero(image_ids >= 0).squeeze(-1)
-        if not len(real):
-            return text.new_zeros(1)
-        ids = image_ids[real]
-        text_half, image_half = self.text(text[real]), self.image(image[real])
-        own = at_least_float32(self.output(text_half + image_half))
-        loss = F.binary_cross_entropy_with_logits(own, torch.ones_like(own))
-        # Shifts by 1, 2, ... pair every text with that many different posts of the batch.
-        negatives = []
-        for shift in range(1, min(self.max_negatives, len(real) - 1) + 1):
-            other = ids != ids.roll(shift)
-            if other.any():
-                negatives.append((text_half + image_half.roll(shift, 0))[other])
-        if negatives:
-            scores = at_least_float32(self.output(torch.cat(negatives)))
-            loss = loss + F.binary_cross_entropy_with_logits(scores, torch.zeros_like(scores))
-        return loss.reshape(1)
+from .bottleneck import (
+    AlignmentDiscriminator,
+    Discriminator,
+    KLReduction,
+    Latent,
+    VariationalEncoder,
+    get_kl,
+    reduce_kl,
+)
 
 
 class MMIB(Fusion):
@@ -181,8 +55,7 @@ class MMIB(Fusion):
         alignment_pooling: Pooling = "mean",
     ) -> None:
         super().__init__(width)
-        # On nothing, for what they say of settings they don't know.
-        empty = torch.zeros(0, 1, 1)
+        empty = torch.zeros(0, 1, 1)  # for what they say of settings they don't know
         reduce_kl(empty, empty.bool(), width, kl_reduction)
         pool(empty, empty[..., 0].bool(), alignment_pooling)
         self.width = width
@@ -220,16 +93,16 @@ class MMIB(Fusion):
         latent = self.text_encoder(self.text_projection(text), text_mask, training=training)
         z_image, keys_mask, image_latent = self._encode_pictures(image, image_mask, training=training)
         fused, _ = self.image_to_text(z_image, latent.z, text_mask, training=training)  # B, Eq. 16
-        context, weights = self.text_to_image(  # C, Eq. 17
-            latent.z, fused, keys_mask, training=training, need_weights=not training
-        )
+        attend = self.text_to_image  # C, Eq. 17
+        context, weights = attend(latent.z, fused, keys_mask, training=training, need_weights=not training)
         output = FusionOutput(context, weights=weights)
         if not training:
             return output
-        output.losses["kl_text"], output.logs["kl_text"] = self._kl(latent, text_mask)
+        output.losses["kl_text"], output.logs["kl_text"] = get_kl(latent, text_mask, self.kl_reduction)
         output.losses["kl_image"] = context.new_zeros(1)
         if image_latent is not None:
-            output.losses["kl_image"], output.logs["kl_image"] = self._kl(image_latent, image_mask)
+            of_image = get_kl(image_latent, image_mask, self.kl_reduction)
+            output.losses["kl_image"], output.logs["kl_image"] = of_image
         output.losses["alignment"] = self.discriminator(
             pool(latent.z, text_mask, self.alignment_pooling),
             pool(z_image, keys_mask, self.alignment_pooling),
@@ -250,31 +123,14 @@ class MMIB(Fusion):
             z = latent.z
         return fill_no_picture(self.no_picture, z, mask), keys_mask, latent
 
-    def _kl(self, latent: Latent, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        assert latent.log_var is not None
-        kl = kl_to_standard_normal(latent.mu, latent.log_var, mask)
-        per_dim = reduce_kl(kl.detach(), mask, self.width, "mean")
-        return reduce_kl(kl, mask, self.width, self.kl_reduction), per_dim
-
     @torch.no_grad()
     def get_posteriors(
         self, text: torch.Tensor, text_mask: torch.Tensor, image: torch.Tensor, image_mask: torch.Tensor
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Give what the latents are drawn from, without dropout, whose noise would pass for a difference
-        between posts. The arguments are those of `forward`.
-
-        RETURNS (Dict[str, Tuple[torch.Tensor, torch.Tensor]]): Under "text" and "image" mu and sigma^2, each
-            (b, rows, d), "image" only if there are rows. They mean nothing where a mask is False.
-        """
-        found = {}
-        for name, encoder, x, mask in (
-            ("text", self.text_encoder, self.text_projection(text), text_mask),
-            ("image", self.image_encoder, self.image_projection(image), image_mask),
-        ):
-            if x.shape[1]:
-                parts = (encoder.mu, encoder.log_var)
-                mu, log_var = (part(x, x, fill_mask(mask), training=False)[0] for part in parts)
-                found[name] = (at_least_float32(mu), at_least_float32(log_var).exp())
+        """RETURNS (Dict[str, Tuple[torch.Tensor, torch.Tensor]]): `get_posterior` by modality."""
+        found = {"text": self.text_encoder.get_posterior(self.text_projection(text), text_mask)}
+        if image.shape[1]:
+            found["image"] = self.image_encoder.get_posterior(self.image_projection(image), image_mask)
         return found
 
     @torch.no_grad()

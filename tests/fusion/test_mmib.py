@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from spacy_mmib.fusion.mmib import (
-    MMIB,
+from spacy_mmib.fusion.bottleneck import (
     AlignmentDiscriminator,
     VariationalEncoder,
     kl_to_standard_normal,
     reduce_kl,
 )
+from spacy_mmib.fusion.mmib import MMIB
 
 B, N, D = 3, 5, 8
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
