@@ -23,7 +23,7 @@ from tqdm import tqdm
 from wasabi import msg
 
 from project import planning
-from project.cell import CELL, CONFIG, RESULT, replace, write_json
+from project.cell import CELL, CONFIG, RESULT, is_finished, replace, write_json
 from project.config import dataset_paths, parse_overrides
 from project.facts import get_dataset_version
 from project.planning import Variant
@@ -93,27 +93,31 @@ def make_encoders() -> list[Variant]:
             encoder["image_size"] = size if part in ("whole", "grid") else part_size
             encoder["cache"] = cache if network["weights"] and not trained else None
             more = {"objects": part == "objects", "shown": ("own", "none")}
-            variants.append(Variant(f"{name}, {part}", encoder=encoder, **more))
+            variants.append(Variant(f"{name}, {part}", model={"img2vec": encoder}, **more))
             if name == "EfficientNet-Lite0, frozen":
                 noise = {"@architectures": "spacy-mmib.NoiseEncoder.v1", "seed": 0, "img2vec": encoder}
-                variants.append(Variant(f"noise, {part}", encoder=noise, **more))
+                variants.append(Variant(f"noise, {part}", model={"img2vec": noise}, **more))
     return variants
 
 
+TEXT = {"fusion": {"@architectures": "spacy-mmib.NoFusion.v1"}, "img2vec": None}
+"""Blocks of a model that sees the text only."""
 GRIDS: dict[str, list[Variant]] = {
     # Table V; the first row is what the others are compared with.
     "ablation": ABLATION,
     "beta-sweep": make_beta_sweep(),
     # What the core does where there is nothing to see: the text's part of L_rr is all that is left.
-    "text": [*ABLATION[:2], Variant("no core", core="none"), Variant("spaCy's ner", core="spacy")],
+    "text": [*ABLATION[:2], Variant("no core", model=TEXT), Variant("spaCy's ner", spacy_ner=True)],
     # With KLs that are means over dimensions, beta = 0.1 is next to nothing: see regularizer_gradients.py.
     "noise": [*ABLATION, Variant("100 x L_rr", {"kl_text": 10.0, "kl_image": 10.0})],
     # Relations of given pairs.
     "pairs": [
-        Variant("mmib_rel, pool", entity_repr="pool"),
-        Variant("mmib_rel, marker", entity_repr="marker"),
-        Variant("without the core, pool", core="none", entity_repr="pool"),
-        Variant("without the core, marker", core="none", entity_repr="marker"),
+        Variant("mmib_rel, pool", model={"entity_repr": "pool"}),
+        Variant("mmib_rel, marker", model={"entity_repr": "marker"}),
+        Variant("without the core, pool", model={**TEXT, "entity_repr": "pool"}),
+        Variant("without the core, marker", model={**TEXT, "entity_repr": "marker"}),
+        Variant("bag of words", floor="bag of words"),
+        Variant("bag of words, words between head and tail apart", floor="bags of words"),
     ],
     # What the picture encoder contributes.
     "encoders": make_encoders(),
@@ -124,6 +128,9 @@ GRIDS: dict[str, list[Variant]] = {
     ],
 }
 """The rows of each grid."""
+
+UNTOLD = ("test", "image_root", "component", "parts", "mixed")
+"""What of a cell isn't in the table of results: where things are on this machine, and what it takes."""
 
 
 class Cell(NamedTuple):
@@ -188,15 +195,20 @@ def choose_variants(grid: str, only: Sequence[str] = ()) -> list[Variant]:
 def plan_cells(
     corpus: planning.Corpus, variants: list[Variant], seeds: range, options: planning.Options, output: Path
 ) -> Iterator[Cell]:
-    """YIELDS (Cell): Each training of a dataset, row by row.
+    """YIELDS (Cell): Each training of a dataset, row by row; of a row that mixes others, these come first.
     RAISES (ValueError): A row doesn't fit the config.
     """
     dataset = get_dataset_version(corpus.folder)
     name = Path(options.transformer)
+    mixed = {part for variant in variants for part in variant.parts}
+    planned: dict[tuple[str, int], str] = {}
     for variant in variants:
-        for seed in seeds:
+        for seed in seeds[:1] if variant.floor else seeds:
             config = planning.make_config(corpus, variant, seed, options)
-            digest = planning.hash_config(config, dataset["digest"])
+            parts = [planned[part, seed] for part in variant.parts]
+            untrained = " ".join([variant.floor, *parts])
+            digest = planning.hash_config(config, dataset["digest"] + untrained)
+            planned[variant.name, seed] = f"{corpus.name}/{digest}-{seed}"
             training = config["training"]
             rate = training["optimizer"]["learn_rate"]
             about = {
@@ -207,9 +219,8 @@ def plan_cells(
                 "beta1": variant.settings.get("kl_text", ""),
                 "beta2": variant.settings.get("kl_image", ""),
                 "alignment_weight": variant.settings.get("alignment", ""),
-                "core": variant.core,
                 "images": variant.images,
-                "shown": " ".join(variant.shown) if variant.images == "own" else "none",
+                "shown": "none" if variant.images == "none" else " ".join(variant.shown),
                 "regions": planning.describe_regions(config, corpus, str(dataset.get("regions") or "own")),
                 "epochs": training["max_epochs"],
                 "batch_size": training["batcher"].get("size"),
@@ -224,9 +235,13 @@ def plan_cells(
                 "train_posts": corpus.posts,
                 "train_pictures": corpus.pictures,
                 "series": " ".join(variant.series),
-                "cell": f"{corpus.name}/{digest}-{seed}",
+                "cell": planned[variant.name, seed],
                 "test": str((corpus.folder / "test.spacy").resolve()),
                 "image_root": dataset_paths(corpus.folder).get("paths.image_root"),
+                "component": options.task,
+                "floor": variant.floor,
+                "parts": parts,
+                "mixed": variant.name in mixed,
             }
             yield Cell(output / about["cell"], config, about)
 
@@ -242,8 +257,9 @@ def finish_cells(
     cells: list[Cell], output: Path, metrics: Path, gpu_id: int, jobs: int, *, keep_models: bool
 ) -> None:
     """Run what isn't finished, and write the table. Raises `SystemExit` if a training fails."""
-    # Each row gets its first seed before any gets a second: an unfinished table is a table.
-    cells = sorted(cells, key=lambda cell: cell.about["seed"])
+    # Each row gets its first seed before any gets a second: an unfinished table is a table. Of rows that are
+    # the same training, the one whose probabilities are wanted.
+    cells = sorted(cells, key=lambda cell: (cell.about["seed"], cell.about["mixed"]))
     cells = list({cell.folder: cell for cell in cells}.values())
     failed = run_cells(cells, output, metrics, gpu_id, jobs, keep_models)
     write_results(output, metrics)
@@ -257,7 +273,7 @@ def run_cells(
     cells: list[Cell], output: Path, metrics: Path, gpu_id: int, jobs: int, keep_models: bool
 ) -> list[Cell]:
     """Run the cells that have no result yet, and write the table after each."""
-    todo = [cell for cell in cells if not (cell.folder / RESULT).exists()]
+    todo = [cell for cell in cells if not is_finished(cell.folder, cell.about)]
     msg.info(f"{len(cells)} trainings, {len(cells) - len(todo)} of them finished before")
     more = ["--gpu-id", str(gpu_id), *(["--keep-model"] if keep_models else [])]
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
@@ -281,14 +297,16 @@ def run_cells(
     failed = []
     bar = tqdm(total=len(cells), initial=len(cells) - len(todo), unit="training")
     with bar, ThreadPoolExecutor(jobs) as pool:
-        for cell, scores in zip(todo, pool.map(run_one, todo)):
-            about = cell.about
-            bar.write(f"{about['dataset']}, {about['variant']}, seed {about['seed']}: {scores or 'FAILED'}")
-            bar.update()
-            if scores is None:
-                failed.append(cell)
-            else:
-                write_results(output, metrics)
+        # What mixes others waits for them.
+        for ready in [c for c in todo if not c.about["parts"]], [c for c in todo if c.about["parts"]]:
+            for cell, scores in zip(ready, pool.map(run_one, ready)):
+                a = cell.about
+                bar.write(f"{a['dataset']}, {a['variant']}, seed {a['seed']}: {scores or 'FAILED'}")
+                bar.update()
+                if scores is None:
+                    failed.append(cell)
+                else:
+                    write_results(output, metrics)
     return failed
 
 
@@ -306,11 +324,11 @@ def write_results(output: Path, metrics: Path) -> list[dict[str, Any]]:
             path = output / cell["cell"] / RESULT
             if path.exists():
                 result = json.loads(path.read_text(encoding="utf8"))
-                more = {key: result[key] for key in ("test_posts", "test_pictures", "device")}
+                keys = ("test_posts", "test_pictures", "device", "parameters", "trainable")
+                more = {key: result.get(key, "") for key in keys}
                 more |= {f"version_{name}": number for name, number in sorted(result["packages"].items())}
                 more["leaks"] = " | ".join(result["leaks"])
-                # Where the test posts are is of this machine.
-                about = {key: value for key, value in cell.items() if key not in ("test", "image_root")}
+                about = {key: value for key, value in cell.items() if key not in UNTOLD}
                 for task, scores in result["tasks"].items():
                     scores = {key: round(score, 6) for key, score in scores.items()}
                     rows.append({"grid": plan["grid"], "task": task, **scores, **about, **more})

@@ -67,7 +67,8 @@ def main(
     output: Annotated[Path, typer.Option(help="For the report [<metrics>/report]")] = METRICS / "report",
 ) -> None:
     """Write the report."""
-    tables = read_tables(grids, metrics)
+    # compare has files of its own.
+    tables = [table for table in read_tables(grids, metrics) if not table.grid.startswith("compare-")]
     if not tables:
         msg.fail(f"No training below {grids} is finished. Run one first: spacy project run ablation", exits=1)
     path = write_report(tables, grids, output)
@@ -76,7 +77,7 @@ def main(
 
 
 def read_tables(grids: Path, metrics: Path) -> list[Table]:
-    """RETURNS (List[Table]): All tables, in the order of the results."""
+    """RETURNS (List[Table]): All tables, in the order of the results. Those of `compare` are among them."""
     plans = [plan for plan in read_plans(grids) if plan["cells"]]
     planned = {(plan["grid"], plan["cells"][0]["dataset"]): len(plan["cells"]) for plan in plans}
     groups: dict[tuple[str, str, str], dict[str, Row]] = {}

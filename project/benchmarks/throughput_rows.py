@@ -81,7 +81,7 @@ def settle_tags(nlp: Language, posts: list[Post]) -> None:
     low, high = -20.0, 20.0
     for _ in range(20):
         bias[0] = (low + high) / 2
-        found = sum(len(entities.starts) for entities in head.predict(NERInput(context)))
+        found = sum(len(entities.starts) for entities in head.predict(NERInput(context, context)))
         if found > ENTITIES_A_POST * len(posts):
             low = float(bias[0])
         else:

@@ -42,6 +42,19 @@ def as_picture_vectors(vectors: Sequence[Floats2d]) -> PictureVectors:
     return PictureVectors(vectors, [None] * len(vectors))
 
 
+class TextVectors(list[Floats2d]):
+    """What a text encoder that looks at pictures gives: a list, as any text encoder's, with the picture
+    vectors that went into it.
+
+    vectors (Iterable[Floats2d]): Of each post.
+    image (PictureVectors): Of each post.
+    """
+
+    def __init__(self, vectors: Iterable[Floats2d], image: PictureVectors) -> None:
+        super().__init__(vectors)
+        self.image = image
+
+
 def sum_by_region(
     values: "numpy.ndarray[Any, Any]", rows: list[int] | None, n_regions: int
 ) -> "numpy.ndarray[Any, Any]":
@@ -101,6 +114,8 @@ class PostVectors:
     context (List[Floats2d]): C, picture-aware text vectors, a row a token.
     losses (Dict[str, Floats1d]): The fusion's own losses, in training, by name, shape (1,).
     logs (Dict[str, float]): Numbers to watch, by name. No gradient.
+    borders (List[Floats2d]): What a head may tell the borders of entities from, a row a token: vectors that
+        the fusion gives for that, or those of the text. As a gradient empty if no head has used them.
     weights (List[numpy.ndarray]): At inference, what each token attended to in the picture, mean over heads:
         a row a token. From the fusion a column a row of the picture vectors; from `encode_posts` a column for
         the whole picture and one for each of `doc._.regions`, or none if there is no picture. Empty list: the
@@ -115,6 +130,7 @@ class PostVectors:
     context: list[Floats2d]
     losses: dict[str, Floats1d] = field(default_factory=dict)
     logs: dict[str, float] = field(default_factory=dict)
+    borders: list[Floats2d] = field(default_factory=list)
     weights: list["numpy.ndarray[Any, Any]"] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
     found: list[FoundRegions | None] = field(default_factory=list)
@@ -125,12 +141,13 @@ class PostVectors:
 
 @dataclass
 class NERInput:
-    """What goes into the entity head: C, and in training the gold, int64 a token: 0 for O, 2j + 1 for B and
-    2j + 2 for I of label j, -1 where it is unknown. Or, to be asked for the probabilities of entities, these:
-    post, first token and one past the last, label.
+    """What goes into the entity head: C and what borders may be told from, and in training the gold, int64 a
+    token: 0 for O, 2j + 1 for B and 2j + 2 for I of label j, -1 where it is unknown. Or, to be asked for the
+    probabilities of entities, these: post, first token and one past the last, label.
     """
 
     context: list[Floats2d]
+    borders: list[Floats2d]
     tags: list["numpy.ndarray[Any, Any]"] | None = None
     spans: list[tuple[int, int, int, int]] | None = None
 

@@ -48,7 +48,6 @@ def make_feature_cache_v1(
     dtype (str): "float16" halves the file, and rounds vectors to three digits (on the first run as well as
         later, so that both are equal); "float32" keeps them as they are.
     read_only (bool): Take what is there, add nothing.
-    RETURNS (Optional[FeatureCache]): The cache.
     RAISES (ValueError): Another dtype, or a size that isn't above 0.
     """
     if path is None or not fspath(path):
@@ -62,9 +61,8 @@ def make_feature_cache_v1(
 
 class FeatureCache:
     """Vectors and regions by key, and digests of pictures to make keys of, from any thread or process. The
-    file is opened at the first use; where that is impossible there is one warning, and nothing is kept.
-
-    path (Union[str, Path]): The file; for all settings see `make_feature_cache_v1`.
+    file is opened at the first use; where that is impossible there is one warning, and nothing is kept. For
+    the settings see `make_feature_cache_v1`.
     """
 
     def __init__(
@@ -113,9 +111,7 @@ class FeatureCache:
         return digest
 
     def get_vectors(self, keys: Sequence[bytes]) -> list[Array | None]:
-        """RETURNS (List[Optional[numpy.ndarray]]): The vectors under each of the keys, float32, a row a
-        region; `None` where there are none.
-        """
+        """RETURNS (List[Optional[numpy.ndarray]]): By key, float32, a row a region; `None` if unknown."""
         found = self.store.get(keys, "vectors")
         return [decode_array(found[key], self.dtype) if key in found else None for key in keys]
 

@@ -215,9 +215,7 @@ class FeatureStore:
         connection.execute("UPDATE settings SET max_bytes = ?", (int(self.max_gb * 1e9),))
 
     def get(self, keys: Sequence[bytes], kind: str) -> dict[bytes, bytes]:
-        """RETURNS (Dict[bytes, bytes]): The entries of a kind that there are. Damaged ones aren't among them,
-        and are replaced by the next `put`.
-        """
+        """RETURNS (Dict[bytes, bytes]): The entries of a kind that there are, but for damaged ones."""
         found: dict[bytes, bytes] = {}
 
         def read(connection: sqlite3.Connection) -> None:
@@ -245,9 +243,7 @@ class FeatureStore:
         return {key: found[key] for key in keys if key in found}  # a damaged index leads to others, too
 
     def put(self, entries: Mapping[bytes, bytes], kind: str) -> None:
-        """Keep entries of a kind, in place of what was under their keys: all of them or, if that is
-        impossible (a warning says why), none.
-        """
+        """Keep entries of a kind in place of what was under their keys: all, or (a warning says why) none."""
         now = int(time.time())
         rows = [(key, kind, now, _checksum(key, kind.encode(), data), data) for key, data in entries.items()]
 
@@ -318,8 +314,7 @@ class FeatureStore:
     def verify(self, *, remove: bool = False) -> tuple[int, int, str | None]:
         """Read everything, and take out what is damaged if `remove` is set.
 
-        RETURNS (Tuple[int, int, Optional[str]]): How many entries are as they were put, how many aren't, and
-            what is wrong with the file itself.
+        RETURNS (Tuple[int, int, Optional[str]]): Sound entries, damaged ones, what is wrong with the file.
         """
         sound = 0
         damaged: list[tuple[int]] = []
@@ -360,8 +355,7 @@ def is_feature_cache(path: Path) -> bool:
 def remove_files(path: Path) -> None:
     """Remove a feature cache with the files SQLite keeps beside it.
 
-    RAISES (ValueError): It is something else; it is left as it is.
-    RAISES (OSError): A file can't be removed.
+    RAISES (OSError, ValueError): It can't be removed, or is something else, which is left as it is.
     """
     path = Path(os.path.realpath(path))  # SQLite keeps its files beside what a link leads to
     if not is_feature_cache(path):

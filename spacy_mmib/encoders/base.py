@@ -1,6 +1,4 @@
-"""What all networks for pictures have in common: how pictures are prepared for them, how they are frozen,
-trained and run, and the rows that are made of what they compute.
-"""
+"""What all networks for pictures share: preparing pictures, freezing, training, running, making rows."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -26,7 +24,6 @@ class PictureTransform:
     preset (Dict[str, Any]): crop_size and resize_size (pixels), mean and std (of 0-1), interpolation. If
         "resize" is "exact", pictures are first rescaled to a square of resize_size (as for ViT and SigLIP),
         otherwise ("shortest", or no such key) their shorter side is. The central crop follows either way.
-    RAISES (ValueError): The preset asks for something else.
     """
 
     def __init__(self, preset: dict[str, Any]) -> None:
@@ -131,9 +128,7 @@ class VisionBackbone(nn.Module):
         raise NotImplementedError
 
     def _encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """RETURNS (Tuple): Vectors, (r, width), and a list of the feature maps that are needed, the last one
-        last: (r, channels, height, width) each.
-        """
+        """RETURNS (Tuple): Vectors, (r, width), and maps that are needed, (r, channels, height, width)."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "VisionBackbone":
@@ -155,10 +150,8 @@ class VisionBackbone(nn.Module):
 
         pictures (torch.Tensor): Prepared by the preset, (r, 3, height, width), at least one.
         at_once (int): Pictures in one pass through the network.
-        boxes (Optional[Sequence[torch.Tensor]]): Objects of each picture, (k, 4): x0, y0, x1, y1 in pixels of
-            the prepared picture.
-        n_rows (Optional[Sequence[int]]): How many of its own rows each picture gets, from the first; `None`
-            for all.
+        boxes (Optional[Sequence[torch.Tensor]]): Objects of each, (k, 4), in pixels of the prepared picture.
+        n_rows (Optional[Sequence[int]]): How many of its own rows each picture gets; `None` for all.
         training (bool): Whether the network learns from this pass, if it is trainable.
         RETURNS (torch.Tensor): (rows, width), float32: for each picture its own rows, then its objects'.
         """

@@ -44,8 +44,6 @@ def build_cache(
     A chunk is put into the cache as one: an interrupted run has whole chunks, and going on makes the very
     chunks that it would have made, so that the cache gets the same content to the last bit.
 
-    nlp (Language): The pipeline.
-    docs (Iterable[Doc]): The posts.
     trained (bool): Whether the pipeline was loaded with its weights; otherwise they come from its config.
     chunk_size (int): Posts encoded at a time.
     YIELDS (BuildResult): After each chunk what was done so far, always the same object.

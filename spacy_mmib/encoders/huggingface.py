@@ -1,6 +1,4 @@
-"""Vision models of transformers (CLIP, SigLIP, DINOv2, ViT) as picture encoders. No code that comes with a
-model is ever run, and nothing but tensors is unpickled.
-"""
+"""Vision models of transformers as picture encoders. None of their own code is run, or unpickled."""
 
 import inspect
 import json
@@ -96,8 +94,6 @@ def clean_config(config: dict[str, Any]) -> dict[str, Any]:
     """Keep of a model's configuration what its numbers depend on. Left out are what all configurations of
     transformers share (labels, settings of text generation), and what could make transformers run other code:
     an attention implementation may name a repository that is downloaded and executed.
-
-    RAISES (ValueError): It is of no known vision model.
     """
     from transformers import PretrainedConfig
 
@@ -123,11 +119,7 @@ def _get_arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(name: str, *, image_size: int | None, **settings: Any) -> HFVision:
-    """Build a model and read its weights, which `build_hf_vision_encoder_v1` describes. torch's random state
-    is left as it was.
-
-    RAISES (OSError, ValueError): There is no such model, or it can't be used.
-    """
+    """Build a model and read its weights, see `build_hf_vision_encoder_v1`; torch's random state stays."""
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
@@ -190,9 +182,7 @@ def _read_preset(folder: Path, name: str, config: dict[str, Any]) -> dict[str, A
 
 
 def to_preset(settings: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What the settings of an image processor ask for, see `base.PictureTransform`.
-    RAISES (ValueError): That can't be expressed.
-    """
+    """RETURNS (Dict[str, Any]): What an image processor's settings ask for, for `base.PictureTransform`."""
     size = _as_dict(settings["size"])
     if "shortest_edge" in size and "longest_edge" not in size:
         resize_size, exact = int(size["shortest_edge"]), False

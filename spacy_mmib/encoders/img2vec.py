@@ -120,9 +120,7 @@ def build_encoder(
 
 
 def _init(model: ImageEncoder, X: Any = None, Y: Any = None, *, load: Callable[[], Any]) -> None:
-    """Build the network and read its weights: the only place where these are looked for, a saved pipeline
-    brings its own.
-    """
+    """Build the network and read its weights: only here, since a saved pipeline brings its own."""
     settings, network = model.attrs[QUEUE].settings, load()
     if settings.random and not settings.trainable:
         warn(

@@ -91,9 +91,7 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
     def receive(
         self, batch_id: int, outputs: list[Floats2d], backprop: Callable[[list[Floats2d]], Any]
     ) -> None:
-        """Take what the component computed for a training batch (see `Tok2VecListener.get_batch_id`), to be
-        used once.
-        """
+        """Take what the component computed for a batch (`Tok2VecListener.get_batch_id`), to be used once."""
         self.received.batch = batch_id, outputs, backprop
 
 
@@ -112,9 +110,7 @@ class _Received:
 def forward(
     model: Img2VecListener, docs: Sequence[Doc], is_train: bool
 ) -> tuple[list[Floats2d], Callable[[list[Floats2d]], Any]]:
-    """RETURNS (Tuple[List[Floats2d], Callable]): The vectors of these docs, and where their gradient goes.
-    RAISES (ValueError): The component has not seen these docs.
-    """
+    """RETURNS (Tuple[List[Floats2d], Callable]): The vectors of these docs, and where their gradient goes."""
     if is_train and model.received.batch is not None:
         expected, outputs, backprop = model.received.batch
         # Used up: with the encoder frozen from the next update on, a batch of the same texts with other
@@ -157,6 +153,5 @@ def build_img2vec_listener_v1(
 
     upstream (str): The name of that component in the pipeline, in which it has to come first; "*" for any.
     width (Optional[int]): Width of its vectors. `None`: learned from it.
-    RETURNS (Model[List[Doc], List[Floats2d]]): As any picture encoder.
     """
     return Img2VecListener(upstream, width)

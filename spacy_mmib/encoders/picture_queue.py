@@ -128,9 +128,7 @@ class PictureQueue:
         return PictureQueue(self.settings)
 
     def begin(self, docs: Sequence[Doc]) -> None:
-        """Begin to read the pictures of posts that will be asked for soon, as many as the reader may read
-        ahead. Those that are never asked for are forgotten when others are begun.
-        """
+        """Begin to read the pictures of posts that will be asked for soon; forget some that never were."""
         most = self.settings.reader.prefetch
         begun: dict[Hashable, Request] = {}
         for doc in docs if self.network is not None else ():
@@ -150,8 +148,7 @@ class PictureQueue:
     def ask(self, docs: Sequence[Doc], network: Any) -> dict[At, Request]:
         """Ask for the pictures of a batch, going on from what was begun, if that was for the same network.
 
-        RETURNS (Dict[At, Request]): In order. Those that aren't in the cache, or whose objects are to be
-            searched for, have no vectors yet.
+        RETURNS (Dict[At, Request]): In order, with vectors if they are in the cache.
         """
         if network is not self.network:
             self.network, self._identity, self._pending = network, None, {}
@@ -174,7 +171,6 @@ class PictureQueue:
     def read(self, docs: Sequence[Doc], requests: dict[At, Request]) -> Iterator[tuple[At, Unit]]:
         """Read the pictures whose vectors aren't known, some of them ahead.
 
-        docs (Sequence[Doc]): The batch.
         requests (Dict[At, Request]): From `ask`. With a frozen network only the first of those with the same
             `key` is read, in whose place the others get it. A network that learns has to see each, since its
             gradient and BatchNorm's statistics are of all.
@@ -249,15 +245,18 @@ class PictureQueue:
                 regions = self._recall_regions(doc, request)
         except TypeError as err:  # regions that never went through the setter
             request.misplaced = [] if number else [Problem(str(err), "box")]
-        self._set_regions(request, regions)
-        if getter.writes:
-            self._note_found(doc, request)
+        self._set_regions(request, regions, doc)
         return request
 
-    def _set_regions(self, request: Request, regions: list[Region] | None) -> None:
+    def _set_regions(self, request: Request, regions: list[Region] | None, doc: Doc | None = None) -> None:
+        """Take note of the objects of a picture, once they are known; of those of a doc for the doc, too."""
         request.regions = regions
         if regions is None:
             return
+        if doc is not None and self.settings.get_regions.writes:
+            found = [to_picture(region, request.number) for region in regions]
+            source = self._get_source(doc, request.n_pictures)
+            request.found = FoundRegions(found, source, self.settings.get_regions.note)
         if self.settings.mode != "patches":
             request.used = regions[: self.settings.max_regions]
         request.key = key = (request.name, *map(self._name, request.used))
@@ -266,16 +265,8 @@ class PictureQueue:
                 self._identity = get_identity(self.network, self.settings.mode)
             request.cache_key = make_key("vectors", self._identity, *key)
 
-    def _note_found(self, doc: Doc, request: Request) -> None:
-        if request.regions is not None:
-            regions = [to_picture(region, request.number) for region in request.regions]
-            source = self._get_source(doc, request.n_pictures)
-            request.found = FoundRegions(regions, source, self.settings.get_regions.note)
-
     def _name(self, part: StoredImage | Region) -> Any:
-        """What determines the vectors of a picture or an object. With a cache files go by their content, if
-        they can be read; a tuple otherwise.
-        """
+        """What determines the vectors of a picture or object: with a cache a file's content, else a tuple."""
         if isinstance(part, dict):
             return repr([float(x) for x in part["box"]])
         cache, reader = self.settings.cache, self.settings.reader
@@ -307,7 +298,6 @@ class PictureQueue:
 
         RETURNS (Tuple): The units, where the rows of the picture and its objects are among theirs, and what
             is wrong with objects.
-        RAISES (ImageError): The picture can't be read.
         """
         import torch
 
@@ -362,10 +352,7 @@ class PictureQueue:
         return source if n_pictures == 1 else f"{source} {n_pictures}/{self.settings.max_pictures}"
 
     def _search(self, docs: Sequence[Doc], requests: dict[At, Request], unknown: deque[At]) -> Iterator[At]:
-        """Search for objects where they aren't known, in as many pictures at a time as may be in memory.
-
-        YIELDS (At): The pictures whose vectors aren't in the cache.
-        """
+        """Search for objects where they aren't known, in as many pictures at a time as may be in memory."""
         reader = self.settings.reader
         while unknown:
             some = list(islice(unknown, SEARCHED_AT_ONCE))
@@ -425,9 +412,7 @@ class PictureQueue:
                 request.problems.append(regions)
                 self._set_regions(request, [])
                 continue
-            self._set_regions(request, regions)
-            if getter.writes:
-                self._note_found(doc, request)
+            self._set_regions(request, regions, doc)
             if source is not None:
                 if len(self._found) >= REMEMBERED:
                     self._found.clear()
@@ -489,9 +474,7 @@ def get_settings(layer: Model[Any, Any]) -> EncoderSettings:
 
 
 def read_ahead(layers: Sequence[Any], docs: Sequence[Doc]) -> None:
-    """Begin to read the pictures of posts that picture encoders will get soon. An encoder that hasn't been
-    used yet doesn't read ahead.
-    """
+    """Begin to read the pictures that picture encoders will get soon, if these have been used before."""
     for layer in layers:
         # What fails now fails again when it is asked for, where it belongs to a post.
         with suppress(Exception):

@@ -53,10 +53,7 @@ class TimmVision(VisionBackbone):
 
 
 def load(name: str, weights: str | None, *, image_size: int | None, **settings: Any) -> TimmVision:
-    """Build a model and read its weights, which `build_timm_encoder_v1` describes.
-
-    RAISES (OSError, ValueError): There is no such model, or there are no such weights for it.
-    """
+    """Build a model and read its weights, which `build_timm_encoder_v1` describes."""
     tagged = f"{name.partition('.')[0]}.{weights}"
     if weights is not None and _import_timm().models.is_model_pretrained(tagged):
         name, weights = tagged, "pretrained"
@@ -119,10 +116,7 @@ def find_packaged(name: str) -> str:
 
 
 def rename_packaged(name: str, state: dict[str, torch.Tensor], path: str) -> dict[str, torch.Tensor]:
-    """Name the tensors of such a package as timm does: there are the same ones, in the same order.
-
-    RAISES (ValueError): They aren't the same.
-    """
+    """Name the tensors of such a package as timm does: there are the same ones, in the same order."""
     with torch.device("meta"):  # without storage
         expected = _import_timm().create_model(name.partition(".")[0]).state_dict()
 
@@ -135,9 +129,7 @@ def rename_packaged(name: str, state: dict[str, torch.Tensor], path: str) -> dic
 
 
 def make_preset(name: str, image_size: int | None) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): How pictures are prepared, see `base.PictureTransform`. `image_size`
-    overrides both sizes.
-    """
+    """RETURNS (Dict[str, Any]): For `base.PictureTransform`; `image_size` overrides both sizes."""
     data = _import_timm().data.resolve_data_config(pretrained_cfg=_get_config(name).to_dict())
     _, height, width = data["input_size"]
     if image_size is None and height != width:

@@ -77,9 +77,7 @@ class Backbone(VisionBackbone):
 
 @torch.no_grad()
 def _find_feature_map(network: nn.Module, size: int, least: int) -> tuple[str, ...]:
-    """The name of the layer whose output the network averages to its vectors, if there is one that has at
-    least so many places a side.
-    """
+    """The layer whose output the network averages to its vectors, if one has so many places a side."""
     outputs: dict[str, torch.Tensor] = {}
 
     def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -104,10 +102,7 @@ def _find_feature_map(network: nn.Module, size: int, least: int) -> tuple[str, .
 
 
 def load(arch: str, weights: str | None, *, image_size: int | None, **settings: Any) -> Backbone:
-    """Build a network and read its weights, which `build_torchvision_encoder_v1` describes.
-
-    RAISES (OSError, ValueError): There is no such network, or there are no such weights for it.
-    """
+    """Build a network and read its weights, which `build_torchvision_encoder_v1` describes."""
     names: list[str] = []
     if arch in models.list_models(module=models):  # otherwise `Backbone` says what is wrong with the name
         names = [entry.name for entry in models.get_model_weights(arch)] + ["DEFAULT"]
@@ -197,10 +192,8 @@ def build_torchvision_encoder_v1(
         keeps what its backward pass needs for the whole batch of posts all the same.
     on_image_error (str): "warn": a post whose picture can't be read is processed from its text, the reason
         is at `doc._.image_error`. "raise": it raises.
-    read_picture (Optional[PictureReader]): Limits, threads and where pictures may come from, see
-        `spacy-mmib.picture_reader.v1`. `None`: its defaults.
-    cache (Optional[FeatureCache]): Keeps vectors of a frozen network and objects that were found, see
-        `spacy-mmib.feature_cache.v1`. `None`: nothing is kept.
+    read_picture (Optional[PictureReader]): `spacy-mmib.picture_reader.v1`. `None`: its defaults.
+    cache (Optional[FeatureCache]): `spacy-mmib.feature_cache.v1`. `None`: nothing is kept.
     memory_format (str): "channels_last" or "contiguous" in the network; "auto": channels last if it is
         frozen: convolutions are faster so, on CPU and GPU.
     autocast (Optional[str]): "bfloat16" or "float16": run a frozen network in this precision. Its vectors

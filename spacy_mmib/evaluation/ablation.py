@@ -9,9 +9,7 @@ from ..training.shuffling import shuffle_pictures
 
 
 def remove_images(examples: Sequence[Example]) -> list[Example]:
-    """RETURNS (List[Example]): Copies of the posts, in order, without pictures and objects on `predicted`
-    (`doc._.image_error` says that they were taken away).
-    """
+    """RETURNS (List[Example]): Copies without pictures and objects, as `doc._.image_error` says then."""
     result = []
     for example in examples:
         result.append(Example(remove_image(example.predicted.copy()), example.reference))

@@ -383,8 +383,7 @@ def _cross_validate(x: Array, y: Array, fold: Array, seed: int) -> tuple[Array, 
 def _bootstrap(sums: dict[str, Array], seed: int) -> dict[str, list[list[float]]]:
     """The Bayesian bootstrap (Rubin 1981): posts get random weights again and again.
 
-    sums: For each feature and post the sum of the gains in accuracy, of those in information, and the number
-        of instances.
+    sums: For each feature and post sums of the gains in accuracy and in information, and of instances.
     RETURNS (Dict): For each feature the intervals of both gains, which hold together with `CONFIDENCE`.
     """
     if not sums:

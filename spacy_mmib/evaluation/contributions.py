@@ -51,10 +51,8 @@ def get_contributions(
 
     docs (Iterable[Doc]): The posts. Nothing but `doc._.regions` and `doc._.image_error`, which the picture
         encoder writes, is changed; components before the one that is looked into run on copies.
-    component (Optional[str]): `mmib_ner` or `mmib_rel`, or what it is called here; by default the first that
-        has MMIB as its fusion.
+    component (Optional[str]): See `find_component`.
     RETURNS (List[Optional[Contributions]]): Of each post; `None` for one without tokens.
-    RAISES (EvaluationError): No such component, or one without a core, or one with `entity_repr = "marker"`.
     """
     name = find_component(nlp, component)
     docs = list(docs)
@@ -115,10 +113,7 @@ def _find_problem(name: str, pipe: Any) -> str | None:
 
 def inspect_docs(nlp: Language, docs: Sequence[Doc], component: str) -> "list[Inspection | None]":
     """Run a component's encoders and core, after the components before it, to which its layers may listen.
-
-    docs (Sequence[Doc]): The posts. Their annotations stay as they are; what the picture encoder finds
-        (`doc._.regions`, `doc._.image_error`) is written to them, as in prediction.
-    RETURNS (List[Optional[Inspection]]): Of each post; `None` for one without tokens.
+    What the picture encoder finds is written to the docs, as in prediction; their annotations stay.
     """
     from ..models.inspection import inspect_posts
 

@@ -34,9 +34,8 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Error:
-    """An error of an entity or a relation.
+    """An error of an entity or a relation, one of `KINDS`.
 
-    what (str): "entity" or "relation".
     gold (Optional[Tuple]): Of a gold entity the first token and one past the last, both of the predicted doc,
         and its label; of a relation the tokens of the head, those of the tail, and its label. `None` if it is
         spurious.
@@ -162,9 +161,7 @@ class PostChange:
 def compare_pictures(
     nlp: Language, get_examples: Callable[[], Iterable[Example]], *, batch_size: int | None = None
 ) -> list[PostChange]:
-    """RETURNS (List[PostChange]): Posts whose errors are others without the picture, worst first: by the
-    number of errors that the picture added, then by how few it repaired.
-    """
+    """RETURNS (List[PostChange]): Posts with other errors without their picture, see `sort_changes`."""
     return sort_changes(predict_both(nlp, list(get_examples()), batch_size=batch_size))
 
 
@@ -195,7 +192,7 @@ def compare(index: int, own: Example, without: Example, roles: Roles) -> PostCha
 
 
 def sort_changes(posts: Iterable[PostChange]) -> list[PostChange]:
-    """RETURNS (List[PostChange]): Those that changed, in the order of `compare_pictures`."""
+    """RETURNS (List[PostChange]): Those that changed, most errors added first, then fewest repaired."""
     changed = [post for post in posts if post.added or post.repaired]
     return sorted(changed, key=lambda post: (-len(post.added), len(post.repaired), post.index))
 

@@ -40,8 +40,7 @@ def evaluate(
         without = evaluate(nlp, "test.spacy", images="none")["ents_f"]
 
     corpus (Union[str, Path]): A `.spacy` file, or a folder of them.
-    images (str): "own", "none" or "shuffled": which picture each post is shown with.
-    seed (int): Seed for "shuffled".
+    images (str): "own", "none" or "shuffled" (by `seed`): which picture each post is shown with.
     image_root (Optional[Union[str, Path]]): See `MultimodalCorpus`.
     gold_preproc (bool): Use the tokens of the corpus.
     limit (int): Score the first so many posts only; 0 for all.
@@ -141,8 +140,7 @@ def predict_examples(
     """Predict copies of posts the way they are scored. Entities come from the components that find them;
     relations too, unless there is no end to end: then they are those of `predict_given`.
 
-    RETURNS (List[Example]): Those with a prediction, in order: all, unless the pipeline's error handler
-        leaves posts out.
+    RETURNS (List[Example]): In order, without those that the pipeline's error handler leaves out.
     """
     roles = get_roles(nlp)
     if not roles.silent:

@@ -54,8 +54,7 @@ class Gap:
 
 def measure_gap(nlp: Language, docs: Iterable[Doc], component: str | None = None) -> Gap:
     """Measure how near texts are to their own pictures, compared with other pictures. Posts with the same
-    (first) picture (the same file, or the same pixels) count as having one, with the objects of the first of
-    them.
+    (first) picture count as having one, with the objects of the first of them.
 
     RAISES (EvaluationError): No post has a picture that can be read, or no component can be looked into.
     """
@@ -163,9 +162,7 @@ def require_extra() -> None:
 
 
 def lay_out(pairs: EntityRegionPairs, seed: int = 0) -> Array:
-    """RETURNS (numpy.ndarray): x and y of entities and then of objects, at least `FEWEST` of each, by t-SNE,
-    (2 k, 2). The same seed gives the same plane on one machine.
-    """
+    """RETURNS (numpy.ndarray): x and y of entities, then of objects, by t-SNE, (2 k, 2)."""
     require_extra()
     from sklearn.manifold import TSNE
 
@@ -182,7 +179,6 @@ def plot_gap(
 
     models: Names of models and their pairs, of the same types.
     path (Union[str, Path]): An image file; its ending says of what kind (.png, .svg, .pdf).
-    RAISES (MissingExtraError): scikit-learn or matplotlib can't be imported.
     """
     require_extra()
     from matplotlib.figure import Figure

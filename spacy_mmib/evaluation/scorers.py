@@ -25,13 +25,9 @@ Entity: TypeAlias = tuple[int, int, str]
 
 
 class DocumentCounts(NamedTuple):
-    """Counts of one post, or of many.
-
-    predicted (int): Predictions.
-    right (int): Those of them that are right.
-    gold (int): Gold annotations.
-    found (int): Those of them that were predicted. Differs from `right` only where several relations are
-        predicted for a pair that has one of them more than once.
+    """Counts of one post, or of many: predictions, those that are right, gold annotations, those that were
+    found. `found` differs from `right` only where several relations are predicted for a pair that has one of
+    them more than once.
     """
 
     predicted: int = 0

@@ -24,6 +24,8 @@ class FusionOutput:
     context (torch.Tensor): Picture-aware text vectors, (b, n, context_width). Rows of padding mean nothing.
     losses (Dict[str, torch.Tensor]): In training, a value (1,) for each name in `Fusion.losses`.
     logs (Dict[str, torch.Tensor]): Numbers to watch during training, by name, without gradient.
+    borders (Optional[torch.Tensor]): Vectors (b, n, border_width) that a head may tell the borders of
+        entities from, instead of the text vectors.
     weights (Optional[torch.Tensor]): At inference, what each token attended to among the picture rows, mean
         over heads, (b, n, max(m + 1, 1)), 0 for rows that are masked; `None` if the model doesn't attend.
     """
@@ -31,6 +33,7 @@ class FusionOutput:
     context: torch.Tensor
     losses: dict[str, torch.Tensor] = field(default_factory=dict)
     logs: dict[str, torch.Tensor] = field(default_factory=dict)
+    borders: torch.Tensor | None = None
     weights: torch.Tensor | None = None
 
 
@@ -44,15 +47,17 @@ class Fusion(nn.Module):
         in a saved pipeline.
     uses_pictures (ClassVar[bool]): Whether it looks at picture vectors. If not, no picture is encoded.
     context_width (int): Width of the vectors it makes.
+    border_width (int): Width of `FusionOutput.borders`; 0 if there are none.
     """
 
     losses: ClassVar[Mapping[str, float]] = {}
     runtime: ClassVar[tuple[str, ...]] = ()
     uses_pictures: ClassVar[bool] = True
 
-    def __init__(self, context_width: int) -> None:
+    def __init__(self, context_width: int, border_width: int = 0) -> None:
         super().__init__()
         self.context_width = context_width
+        self.border_width = border_width
 
     def forward(
         self,
@@ -157,10 +162,15 @@ def _convert_outputs(
                 for key, x, m, v in rows
                 if len(x)
             ]
-    Y = PostVectors(unpad(context, [len(x) for x in X.text]), losses, logs, weights, posteriors)
+    lengths = [len(x) for x in X.text]
+    borders = None if output.borders is None else at_least_float32(output.borders)
+    of_posts = [] if borders is None else unpad(borders, lengths)
+    Y = PostVectors(unpad(context, lengths), losses, logs, of_posts, weights, posteriors)
 
     def backprop(dY: PostVectors) -> ArgsKwargs:
         pairs = [(context, pad(dY.context)[0])]
+        if borders is not None and dY.borders:
+            pairs.append((borders, pad(dY.borders)[0]))
         pairs += [(output.losses[name], xp2torch(d_loss)) for name, d_loss in dY.losses.items()]
         # The context of a fusion without weights and losses of a batch without any picture are constants.
         pairs = [(root, grad) for root, grad in pairs if root.requires_grad]

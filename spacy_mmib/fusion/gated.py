@@ -1,6 +1,6 @@
 """Gated residual: the plain baseline, which adds to each token what a gate lets through of the picture."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from spacy.util import registry
@@ -9,7 +9,9 @@ from torch import nn
 
 from ..bridge.data import FusionInput, PostVectors
 from .base import Fusion, FusionOutput, fusion_layer
-from .blocks import Pooling, pool, project
+from .blocks import Pooling, check_choice, pool, project
+
+Gate: TypeAlias = Literal["scalar", "vector"]
 
 
 class Gated(Fusion):
@@ -23,14 +25,12 @@ class Gated(Fusion):
         text_width: int,
         image_width: int,
         width: int,
-        gate: Literal["scalar", "vector"] = "vector",
+        gate: Gate = "vector",
         pooling: Pooling = "mean",
     ) -> None:
         super().__init__(width)
-        if gate not in ("scalar", "vector"):
-            raise ValueError(f"gate is 'scalar' or 'vector', not {gate!r}.")
-        if pooling not in ("mean", "first"):
-            raise ValueError(f"pooling is 'mean' or 'first', not {pooling!r}.")
+        check_choice("gate", gate, Gate)
+        check_choice("pooling", pooling, Pooling)
         self.pooling: Pooling = pooling
         self.text_projection = project(text_width, width)
         self.image_projection = nn.Linear(image_width, width, bias=False)
@@ -56,14 +56,12 @@ class Gated(Fusion):
 
 
 @registry.architectures("spacy-mmib.Gated.v1")
-def build_gated_v1(
-    gate: Literal["scalar", "vector"] = "vector", pooling: Pooling = "mean"
-) -> Model[FusionInput, PostVectors]:
+def build_gated_v1(gate: Gate = "vector", pooling: Pooling = "mean") -> Model[FusionInput, PostVectors]:
     """Build a gated residual fusion, a control that published models have to beat.
 
     gate (str): "vector", a gate a dimension, or "scalar", one a token.
-    pooling (str): What of the picture is added: the "mean" of the whole picture and its objects, or the
-        "first" row, the whole picture.
+    pooling (str): What of the picture is added: the "mean" or the "sum" of the whole picture and its objects,
+        or the "first" row, the whole picture.
     RETURNS (Model[FusionInput, PostVectors]): The sub-layer `fusion` of `spacy-mmib.NER.v1` and `REL.v1`.
     """
     return fusion_layer(Gated, gate=gate, pooling=pooling)

@@ -1,5 +1,5 @@
 """UMT (Yu et al., "Improving Multimodal Named Entity Recognition via Entity Span Detection with Unified
-Multimodal Transformer", ACL 2020), without its auxiliary head for entity borders.
+Multimodal Transformer", ACL 2020).
 """
 
 import torch
@@ -18,16 +18,25 @@ class UMT(Fusion):
 
     M = self-attention(H); T = X1(M, V1), the picture-aware text; P = X2(V2, M), the text-aware picture;
     R = X3(M, P); g = sigmoid(W [R; T]); C = [R; g * T], of width 2d. V1 and V2 are projections of V, and
-    X(q, kv) a transformer layer whose residual connection is on q. A post without a picture has a learned row
+    X(q, kv) a transformer layer whose residual connection is on q. With `auxiliary` an encoder of its own,
+    A = self-attention'(H), gives what the head tells borders from: `borders = "bias"` of `spacy-mmib.CRF.v1`,
+    whose auxiliary loss has the published weight 0.5. A post without a picture has a learned row
     in the place of V1 and one in the place of V2. The settings are those of `spacy-mmib.UMT.v1`.
     """
 
     runtime = ("dropout",)
 
     def __init__(
-        self, *, text_width: int, image_width: int, width: int, heads: int = 12, dropout: float = 0.1
+        self,
+        *,
+        text_width: int,
+        image_width: int,
+        width: int,
+        heads: int = 12,
+        dropout: float = 0.1,
+        auxiliary: bool = False,
     ) -> None:
-        super().__init__(2 * width)
+        super().__init__(2 * width, width if auxiliary else 0)
         self.dropout = dropout
         self.text_projection = project(text_width, width)
         self.keys_projection = nn.Linear(image_width, width)  # V1
@@ -37,6 +46,7 @@ class UMT(Fusion):
             AttentivePropagationEncoder(width, heads, dropout) for _ in range(4)
         )
         self.gate = nn.Linear(2 * width, width)
+        self.auxiliary = AttentivePropagationEncoder(width, heads, dropout) if auxiliary else None
 
     def forward(
         self,
@@ -58,16 +68,23 @@ class UMT(Fusion):
         p, _ = self.image_to_text(v2, m, text_mask, training=training)
         r, _ = self.text_to_aware_image(m, p, mask, training=training)
         gate = torch.sigmoid(self.gate(torch.cat([r, t], -1)))
-        return FusionOutput(torch.cat([r, gate * t], -1), weights=weights)
+        borders = None if self.auxiliary is None else self.auxiliary(h, h, text_mask, training=training)[0]
+        return FusionOutput(torch.cat([r, gate * t], -1), borders=borders, weights=weights)
 
 
 @registry.architectures("spacy-mmib.UMT.v1")
-def build_umt_v1(heads: int = 12, dropout: float = 0.1) -> Model[FusionInput, PostVectors]:
-    """Build the fusion of UMT. As published it is used with a transformer and the 7 x 7 grid of a ResNet-152.
+def build_umt_v1(
+    heads: int = 12, dropout: float = 0.1, auxiliary: bool = False
+) -> Model[FusionInput, PostVectors]:
+    """Build the fusion of UMT. As published it is used with cased BERT-base, the 7 x 7 grid of a ResNet-152
+    and, for entities, the auxiliary head. The released code crops and flips pictures at random, those of the
+    test posts included, and lets BatchNorm drift: neither is done here. Its CRFs have tags for padding,
+    continued word pieces and the marks of BERT, which a token can get.
 
     heads (int): Attention heads; must divide the hidden size.
     dropout (float): 0-1, on the text vectors, on attention weights and on residual connections. The rate in
         [training] doesn't reach it.
+    auxiliary (bool): Give the vectors of the auxiliary head, for `spacy-mmib.CRF.v1` with `borders = "bias"`.
     RETURNS (Model[FusionInput, PostVectors]): The sub-layer `fusion` of `spacy-mmib.NER.v1` and `REL.v1`.
     """
-    return fusion_layer(UMT, heads=heads, dropout=dropout)
+    return fusion_layer(UMT, heads=heads, dropout=dropout, auxiliary=auxiliary)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy
 import torch
@@ -12,7 +12,10 @@ from torch import nn
 from torchcrf import CRF
 
 from ..bridge.data import DecodedEntities, NERInput
-from ..bridge.shim import pad, unpad, wrap_module
+from ..bridge.shim import pad, unpad
+
+Gradients: TypeAlias = tuple[list[Floats2d], list[Floats2d]]
+"""Of C, and of what borders are told from; no list of the latter if it isn't used."""
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
 FORBIDDEN = -10_000.0
@@ -38,12 +41,14 @@ class NERHead(nn.Module):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Write the forbidden transitions into the CRF's parameters, which an optimizer (weight decay) moves:
-        called after each of its steps, and after loading.
+        """Write the forbidden transitions into the parameters of this CRF and of those that it has as parts,
+        which an optimizer (weight decay) moves: called after each of its steps, and after loading.
         """
-        # .data, since an in-place change of the parameter itself would invalidate a pending backward.
-        self.crf.transitions.data.masked_fill_(self.forbidden, FORBIDDEN)
-        self.crf.start_transitions.data[2::2] = FORBIDDEN
+        for head in self.modules():
+            if isinstance(head, NERHead):
+                # .data, since an in-place change of the parameter itself would invalidate a pending backward.
+                head.crf.transitions.data.masked_fill_(head.forbidden, FORBIDDEN)
+                head.crf.start_transitions.data[2::2] = FORBIDDEN
 
     def forward(
         self,
@@ -51,6 +56,7 @@ class NERHead(nn.Module):
         mask: torch.Tensor,
         tags: torch.Tensor | None = None,
         spans: list[tuple[int, int, int, int]] | None = None,
+        borders: torch.Tensor | None = None,
         *,
         training: bool = False,
     ) -> Any:
@@ -61,6 +67,7 @@ class NERHead(nn.Module):
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
         tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown.
         spans (Optional[List[Tuple[int, int, int, int]]]): As in `entity_probabilities`.
+        borders (Optional[torch.Tensor]): What `borders.py` tells borders from, (b, n, border_width).
         training (bool): Makes no difference.
         RETURNS (Union[torch.Tensor, List[DecodedEntities], List[float]]): Negative log-likelihood, mean over
             posts, (1,); or the entities of each post; or a probability a span.
@@ -150,6 +157,16 @@ class NERHead(nn.Module):
             probabilities.append(min(1.0, float((score - log_total[row]).exp())))
         return probabilities
 
+    @torch.no_grad()
+    def tag_probabilities(self, emissions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Probability of each tag at each token, under the CRF: the share of all tag sequences that have it.
+
+        RETURNS (torch.Tensor): float64 on CPU, (b, n, k). Rows of padding mean nothing.
+        """
+        weights = (x.cpu().double() for x in (self.crf.transitions, self.crf.end_transitions))
+        forward, backward = self._forward_backward(emissions.cpu().double(), mask.cpu(), *weights)
+        return (forward + backward).softmax(-1)
+
     def _forward_backward(
         self, scores: torch.Tensor, mask: torch.Tensor, transitions: torch.Tensor, end_scores: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,34 +188,30 @@ class NERHead(nn.Module):
         return forward, backward
 
 
-def crf_layer() -> Model[NERInput, Any]:
-    """RETURNS (Model[NERInput, Union[List[DecodedEntities], List[float], Floats1d]]): Entities of each post,
-    or probabilities of those that are given, or with gold tags the loss, shape (1,); its gradient callback
-    gives d(context).
-    """
-    layer = wrap_module(NERHead, _convert_inputs, _convert_outputs)
-    layer.name = "ner_head"
-    return layer
-
-
-def _convert_inputs(
+def convert_inputs(
     model: Model[Any, Any], X: NERInput, is_train: bool
-) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], list[Floats2d]]]:
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], Gradients]]:
+    """RETURNS (Tuple[ArgsKwargs, Callable]): As in `thinc.api.PyTorchWrapper_v3`, for all entity heads."""
     context, mask = pad(X.context, requires_grad=is_train)
+    borders = pad(X.borders, requires_grad=is_train)[0] if model.attrs["borders"] else None
     tags = None
     if X.tags is not None:
         rows = [numpy.pad(t, (0, mask.shape[1] - len(t)), constant_values=0) for t in X.tags]
         tags = torch.from_numpy(numpy.stack(rows).astype("int64")).to(context.device)
 
-    def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
-        return unpad(d_inputs.args[0], [len(x) for x in X.context])
+    def backprop(d_inputs: ArgsKwargs) -> Gradients:
+        lengths = [len(x) for x in X.context]
+        d_context, d_borders = d_inputs.args[0], d_inputs.args[-1]
+        d_context = torch.zeros_like(context) if d_context is None else d_context  # no entity to type
+        return unpad(d_context, lengths), [] if d_borders is None else unpad(d_borders, lengths)
 
-    return ArgsKwargs(args=(context, mask, tags, X.spans), kwargs={}), backprop
+    return ArgsKwargs(args=(context, mask, tags, X.spans, borders), kwargs={}), backprop
 
 
-def _convert_outputs(
+def convert_outputs(
     model: Model[Any, Any], inputs_outputs: tuple[NERInput, Any], is_train: bool
 ) -> tuple[list[DecodedEntities] | Floats1d, Callable[[Floats1d], ArgsKwargs]]:
+    """RETURNS (Tuple[Any, Callable]): As in `thinc.api.PyTorchWrapper_v3`."""
     _, output = inputs_outputs
     Y = torch2xp(output.detach()) if isinstance(output, torch.Tensor) else output
 

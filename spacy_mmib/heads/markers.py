@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from spacy.tokens import Doc
 
+from ..post.extensions import PICTURE_KEYS
+from ..post.user_data import get_entry, set_entry
+
 MARKERS = ("[", "]", "{", "}")
 """Before and after the head, before and after the tail. Word pieces of their own in every vocabulary, and
 rare in posts; the code released with the paper adds <s>, </s>, <o> and </o> to BERT's."""
@@ -15,8 +18,8 @@ def mark_pair(doc: Doc, pair: Sequence[int], markers: Sequence[str]) -> tuple[Do
     doc (Doc): The post.
     pair (Sequence[int]): First token and one past the last of the head, then of the tail.
     markers (Sequence[str]): Four, in the order of `MARKERS`.
-    RETURNS (Tuple[Doc, List[int]]): The marked post, without annotations, and the tokens that stand for
-        head and tail, as a pair: their opening markers.
+    RETURNS (Tuple[Doc, List[int]]): The marked post, with its pictures but without annotations, and the
+        tokens that stand for head and tail, as a pair: their opening markers.
     """
     head_start, head_end, tail_start, tail_end = (int(x) for x in pair)
     # At one place closing markers come first; of two spans that begin together the longer one opens first,
@@ -42,4 +45,8 @@ def mark_pair(doc: Doc, pair: Sequence[int], markers: Sequence[str]) -> tuple[Do
             words.append(doc[i].text)
             spaces.append(bool(doc[i].whitespace_))
     head, tail = places[0], places[2]
-    return Doc(doc.vocab, words=words, spaces=spaces), [head, head + 1, tail, tail + 1]
+    marked = Doc(doc.vocab, words=words, spaces=spaces)
+    for key in PICTURE_KEYS:  # for a text encoder that looks at pictures
+        set_entry(marked, key, get_entry(doc, key))
+    marked.user_hooks.update(doc.user_hooks)  # of which it may go without in training
+    return marked, [head, head + 1, tail, tail + 1]

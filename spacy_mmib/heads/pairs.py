@@ -1,13 +1,15 @@
-"""Relations of pairs of spans: mean pooling and a softmax classifier (Eq. 19)."""
+"""`spacy-mmib.Pairs.v1`: relations of pairs of spans, by mean pooling and a softmax classifier (Eq. 19)."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
+from spacy.util import registry
 from thinc.api import ArgsKwargs, Model
 from thinc.layers.pytorchwrapper import convert_pytorch_default_outputs
 from thinc.types import Floats2d
 from torch import nn
+from torch.nn import functional as F
 
 from ..bridge.data import PairArray
 from ..bridge.shim import pad, unpad, wrap_module
@@ -24,12 +26,16 @@ class RelationHead(nn.Module):
 
     width (int): d, the width of the vectors.
     n_labels (int): Labels, the negative one included.
+    hidden, dropout: Those of `spacy-mmib.Pairs.v1`. With a hidden layer the matrices are its own, 2d x 2d.
     """
 
-    def __init__(self, *, width: int, n_labels: int) -> None:
+    def __init__(self, *, width: int, n_labels: int, hidden: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.head = nn.Linear(width, n_labels)
-        self.tail = nn.Linear(width, n_labels, bias=False)
+        self.dropout = dropout
+        size = 2 * width if hidden else n_labels
+        self.head = nn.Linear(width, size)
+        self.tail = nn.Linear(width, size, bias=False)
+        self.output = nn.Linear(size, n_labels) if hidden else None
         for layer in (self.head, self.tail):  # as one matrix of 2d columns would be
             nn.init.uniform_(layer.weight, -((2 * width) ** -0.5), (2 * width) ** -0.5)
 
@@ -42,7 +48,7 @@ class RelationHead(nn.Module):
         pooling (torch.Tensor): A row a span, with the weights of its tokens: 1 / length for its own and 0
             for all others, (b, spans, n).
         pairs (torch.Tensor): Long (p, 3): post, and head and tail among the spans of that post.
-        training (bool): Makes no difference: nothing here is random.
+        training (bool): Whether there is dropout.
         RETURNS (torch.Tensor): Logits, (p, n_labels).
         """
         # A product of matrices rather than gathering rows: its gradient is deterministic on a GPU too.
@@ -50,14 +56,31 @@ class RelationHead(nn.Module):
         heads, tails = self.head(spans), self.tail(spans)
         post, head, tail = pairs.unbind(-1)
         scores: torch.Tensor = heads[post, head] + tails[post, tail]
+        if self.output is not None:
+            scores = self.output(F.dropout(scores, self.dropout, training))
         return scores
 
 
-def pairs_layer() -> Model[RelationInput, Floats2d]:
-    """RETURNS (Model[RelationInput, Floats2d]): Logits, a row a pair, in the order of the posts; its
-    gradient callback gives d(context).
+@registry.architectures("spacy-mmib.Pairs.v1")
+def build_pairs_v1(hidden: bool = False, dropout: float = 0.0) -> Model[RelationInput, Floats2d]:
+    """Build the sub-layer `head` of `spacy-mmib.REL.v1`: a classifier of E1 and E2, concatenated.
+
+    hidden (bool): With a linear layer, 2d to 2d, before the one that classifies: with `entity_repr =
+        "marker"` and a transformer that is the text model of Soares et al. ("Matching the Blanks", ACL 2019),
+        as papers on MNRE compare with it: without the pretraining that gave it its name, whose weights were
+        never released.
+    dropout (float): 0-1, between the two; 0.5 there.
+    RETURNS (Model[RelationInput, Floats2d]): Logits, a row a pair, in the order of the posts; its
+        gradient callback gives d(context).
     """
-    layer = wrap_module(RelationHead, _convert_inputs, convert_pytorch_default_outputs)
+    settings = {"hidden": hidden, "dropout": dropout}
+    layer = wrap_module(
+        RelationHead,
+        _convert_inputs,
+        convert_pytorch_default_outputs,
+        settings=settings,
+        runtime_settings={"dropout": dropout},
+    )
     layer.name = "relation_head"
     return layer
 

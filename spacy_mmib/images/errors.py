@@ -119,9 +119,7 @@ def describe_kinds(counts: Mapping[str, int]) -> str:
 
 
 def shorten(name: str) -> str:
-    """RETURNS (str): The `repr` of a path or URL; of one of more than 500 characters, which is rarely a path,
-    both ends and its length.
-    """
+    """RETURNS (str): The `repr` of a path or URL, of a long one both ends and the length."""
     if len(name) <= 500:
         return repr(str.__str__(name))
     return f"{name[:250] + '...' + name[-250:]!r} ({len(name)} characters)"

@@ -69,7 +69,6 @@ def bind(path: str, root: str | os.PathLike[str] | None = None) -> PathInRoot:
 
     root (Optional[Union[str, Path]]): See `open_file`. A `PathInRoot`, which needs none, must be inside both.
     RETURNS (PathInRoot): The absolute path, free of symbolic links and `..`, and the innermost folder.
-    RAISES (ImageError): As `existing_inside`.
     """
     roots = [root] if root is not None else []
     if isinstance(path, PathInRoot):
@@ -90,8 +89,7 @@ def resolve_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -
     """Resolve the path of a file that need not exist against a folder, symbolic links and `..` included.
 
     RETURNS (Path): The absolute path.
-    RAISES (OutsideRootError): It leads out of the folder.
-    RAISES (ImageError): It can't be a path at all (empty, or with a NUL character).
+    RAISES (ImageError): It leads out of the folder, or can't be a path at all.
     """
     name = os.fspath(path)
     shown = shorten(name)
@@ -110,10 +108,7 @@ def resolve_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -
 
 
 def existing_inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
-    """The same for a path at which there has to be something.
-
-    RAISES (MissingFileError): There is nothing.
-    """
+    """RETURNS (Path): The same for a path at which there has to be something (`MissingFileError`)."""
     resolved = resolve_inside(root, path)
     try:
         os.stat(resolved)

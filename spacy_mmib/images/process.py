@@ -59,9 +59,7 @@ class DecoderProcess:
     def decode(
         self, data: bytes, name: str, limits: ReadingLimits, claim: Callable[[int], None]
     ) -> "PIL.Image.Image":
-        """Do what `reading.decode` does. It raises, too, if the process ends (kind "crashed"). Until there is
-        room for the pixels (`claim`) they stay in the process.
-        """
+        """Do what `reading.decode` does. The pixels stay in the process until there is room (`claim`)."""
         import PIL.Image
 
         self.usable = False

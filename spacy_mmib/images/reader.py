@@ -50,12 +50,10 @@ class Job(Future[Any]):
     process: DecoderProcess | None = None  # what decodes for it
 
     def result(self, timeout: float | None = None, *, needed: bool = True) -> Any:
-        """Wait for what the function returned. Whatever it raised is raised.
+        """Wait for what the function returned. Whatever it raised is raised, a `Postponed` too.
 
         timeout (Optional[float]): Not looked at: each job has its limit.
         needed (bool): Whether it is read now if there was no room for its pixels ahead.
-        RAISES (ImageError): It took too long (kind "timeout").
-        RAISES (Postponed): There was no room, and it isn't needed.
         """
         reader = self.reader
         try:
@@ -161,10 +159,7 @@ class PictureReader:
 
     def read(self, value: Any) -> "PIL.Image.Image":
         """Read a picture, in this thread (and not within `timeout` if it isn't one that reads), or with
-        isolation "process" in another one.
-
-        value (ImageValue): What `doc._.image` takes, or a URL if there is a resolver.
-        RETURNS (PIL.Image.Image): See `reading.read_image`, also for what it raises.
+        isolation "process" in another one; see `reading.read_image`.
         """
         from .reading import read_image
 
@@ -186,8 +181,6 @@ class PictureReader:
     def submit(self, function: Callable[..., Any], *args: Any, needed: bool = False) -> Job:
         """Have something done, such as `read`, by a thread that reads pictures, ahead of need. It must not
         wait for another job, and is not done if it is cancelled before its turn.
-
-        RETURNS (Job): `Job.result` waits for it.
         """
         job = Job()
         job.reader, job.call, job.needed = self, partial(function, *args), needed
@@ -198,7 +191,6 @@ class PictureReader:
     def look_after(self, new: Job | None = None) -> float:
         """Give up what takes too long, and start a thread if there is something to do for one more.
 
-        new (Optional[Job]): To be done when it is its turn.
         RETURNS (float): In how many seconds to look again.
         """
         if self._pid != os.getpid():

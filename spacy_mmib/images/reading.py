@@ -60,8 +60,7 @@ def read_image(
     limits (ReadingLimits): What an image file may be at most; checked before it is decoded.
     root (Optional[Path]): See `files.open_file`.
     resolver (Optional[Callable[[str], bytes]]): See `PictureReader`.
-    claim (Optional[Callable[[int], None]]): Is told before how many bytes the pixels will take. Whatever it
-        raises is raised.
+    claim (Optional[Callable[[int], None]]): Is told before how many bytes the pixels will take; it may raise.
     decoder (Optional[Callable]): Decodes files instead of `decode`.
     RETURNS (PIL.Image.Image): See `to_rgb`; of an animation the first frame.
     RAISES (ImageError): It can't be read; the message says why.
@@ -109,7 +108,6 @@ def probe_image(value: Any, limits: ReadingLimits = LIMITS) -> tuple[int, int]:
     foreign files, and those beyond the limits, but none that was cut short.
 
     RETURNS (Tuple[int, int]): Width and height that `read_image` would give it.
-    RAISES (ImageError): As `read_image`.
     """
     stored = _as_stored(value)
     if isinstance(stored, Pixels):

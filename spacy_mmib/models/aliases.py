@@ -45,7 +45,7 @@ def build_text_ner_v1(tok2vec: Model[list[Doc], list[Floats2d]]) -> Model[list[D
 def build_text_rel_v1(
     tok2vec: Model[list[Doc], list[Floats2d]],
     *,
-    entity_repr: Literal["pool", "marker"] = "pool",
+    entity_repr: Literal["pool", "start", "marker"] = "pool",
     markers: Sequence[str] = MARKERS,
 ) -> Model[PairInput, PairScores]:
     """RETURNS (Model[PairInput, PairScores]): `spacy-mmib.REL.v1` without a fusion."""

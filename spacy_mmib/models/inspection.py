@@ -9,9 +9,9 @@ from spacy.tokens import Doc
 from thinc.api import Model
 
 from ..bridge.shim import get_module, pad
+from ..encoders.dropout import encode_pictures
 from ..fusion.mmib import MMIB
 from ..post.extensions import set_found_regions
-from .post_encoder import encode_pictures
 
 
 @dataclass(frozen=True)

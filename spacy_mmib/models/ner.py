@@ -7,8 +7,8 @@ from spacy.util import registry
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import FusionInput, PointerInput, PostVectors
-from ..heads.crf import crf_layer
+from ..bridge.data import FusionInput, NERInput, PointerInput, PostVectors
+from ..heads.entities import build_crf_v1
 from .post_encoder import encode_posts, make_model
 
 
@@ -18,6 +18,7 @@ def build_ner_v1(
     fusion: Model[FusionInput, PostVectors] | None,
     img2vec: Model[list[Doc], list[Floats2d]] | None = None,
     *,
+    head: Model[NERInput, Any] | None = None,
     pointer: Model[PointerInput, Any] | None = None,
     hidden_size: int | None = None,
     mixed_precision: bool = False,
@@ -32,6 +33,7 @@ def build_ner_v1(
         makes picture-aware text vectors of text and picture vectors. `None`: the text vectors as they are.
     img2vec (Optional[Model[List[Doc], List[Floats2d]]]): Picture vectors, a row a region, row 0 the whole
         picture, no rows without a picture. `None` with a fusion that doesn't look at pictures.
+    head (Optional[Model[NERInput, Any]]): `spacy-mmib.CRF.v1`, which is what `None` means too.
     pointer (Optional[Model[PointerInput, Any]]): `spacy-mmib.Pointer.v1`: says which object of the picture an
         entity is (`ent._.region`), and learns it from `ent._.boxes`. `None`: nobody says it.
     hidden_size (Optional[int]): d. `None`: the width of the text vectors; another number projects them.
@@ -45,7 +47,7 @@ def build_ner_v1(
     return make_model(
         "ner",
         encode_posts,
-        crf_layer(),
+        build_crf_v1() if head is None else head,
         tok2vec,
         fusion,
         img2vec,

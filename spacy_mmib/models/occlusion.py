@@ -43,7 +43,7 @@ def find_by_occlusion(
         kept = [image[i][numpy.flatnonzero(objects[i][:, j] == 0).tolist()] for i, j in batch]
         without, _ = fuse(model, [docs[i] for i, _ in batch], [text[i] for i, _ in batch], kept, False)
         spans = [(at, *span) for at, (i, _) in enumerate(batch) for span in zip(*decoded[i][:3])]
-        left = iter(model.get_ref("head").predict(NERInput(without.context, spans=spans)))
+        left = iter(model.get_ref("head").predict(NERInput(without.context, without.borders, spans=spans)))
         for i, j in batch:
             falls[i][:, j] = [max(0.0, before - next(left)) for before in decoded[i].confidences]
     return [[_choose(row) for row in of_post] for of_post in falls]

@@ -8,10 +8,21 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import PairArray, PairInput, PairScores, PostVectors, SpanWeights, sum_by_region
+from ..bridge.data import (
+    PairArray,
+    PairInput,
+    PairScores,
+    PictureVectors,
+    PostVectors,
+    SpanWeights,
+    TextVectors,
+    sum_by_region,
+)
+from ..encoders.dropout import encode_pictures
 from ..heads.markers import mark_pair
-from ..post.extensions import count_regions
-from .post_encoder import encode_pictures, encode_posts, fuse
+from ..post.extensions import ERROR_KEYS, count_regions
+from ..post.user_data import get_entry, set_entry
+from .post_encoder import encode_posts, fuse
 
 Backprop: TypeAlias = Callable[[PairScores], list[Doc]]
 
@@ -34,13 +45,16 @@ def classify_pairs(
 def _classify_pooled(
     model: Model[PairInput, PairScores], X: PairInput, is_train: bool
 ) -> tuple[PairScores, Backprop]:
-    """Score pairs by the mean of C over the tokens of head and tail (Eq. 19). A post is encoded once,
-    whatever the number of its pairs; one without any takes no part in the losses.
+    """Score pairs by the mean of C over the tokens of head and tail (Eq. 19), or by C at their first ones. A
+    post is encoded once, whatever the number of its pairs; one without any takes no part in the losses.
     """
     rows = [i for i, pairs in enumerate(X.pairs) if len(pairs)]
     vectors, backprop_posts = encode_posts(model, X.docs, is_train, rows)
     context = [vectors.context[i] for i in rows]
-    scores, backprop_head = _score(model, context, [X.pairs[i] for i in rows], is_train)
+    pairs_of_posts = [X.pairs[i] for i in rows]
+    if model.attrs["entity_repr"] == "start":
+        pairs_of_posts = [pairs[:, [0, 0, 2, 2]] + (0, 1, 0, 1) for pairs in pairs_of_posts]
+    scores, backprop_head = _score(model, context, pairs_of_posts, is_train)
     weights: list[SpanWeights] = [{} for _ in vectors.weights]
     for found, pairs, array in zip(weights, X.pairs, vectors.weights):
         if array.shape[1]:
@@ -65,14 +79,14 @@ def _classify_marked(
     where prediction spreads the pairs of a post over several, a listener's vectors are found each time, an
     own encoder runs each time.
     """
-    image, backprop_image = encode_pictures(model, X.docs, is_train)
     owners = [i for i, pairs in enumerate(X.pairs) for _ in range(len(pairs))]
     marked = [
         mark_pair(doc, pair, model.attrs["markers"]) for doc, pairs in zip(X.docs, X.pairs) for pair in pairs
     ]
     docs = [doc for doc, _ in marked]
-    text, backprop_text = model.get_ref("tok2vec")(docs, is_train) if docs else ([], None)
     posts = [X.docs[i] for i in owners]
+    text, backprop_text = model.get_ref("tok2vec")(docs, is_train) if docs else ([], None)
+    image, backprop_image = encode_pictures(model, X.docs, is_train, _join_marked(X.docs, docs, owners, text))
     vectors, backprop_fusion = fuse(model, posts, text, [image[i] for i in owners], is_train)
     places = [numpy.asarray([place], dtype="int64") for _, place in marked]
     scores, backprop_head = _score(model, vectors.context, places, is_train)
@@ -99,6 +113,22 @@ def _classify_marked(
 
     Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors, image.found)
     return Y, backprop
+
+
+def _join_marked(
+    posts: Sequence[Doc], marked: Sequence[Doc], owners: Sequence[int], text: Sequence[Floats2d]
+) -> Sequence[Floats2d]:
+    """RETURNS (Sequence[Floats2d]): The text vectors; of a text encoder that looks at pictures those of each
+    post, instead of those of the marked ones. What was wrong with its picture the post is told.
+    """
+    if not isinstance(text, TextVectors):
+        return text
+    image = PictureVectors([text.image[0][:0]] * len(posts), [None] * len(posts))
+    for k, i in reversed(list(enumerate(owners))):  # the first of a post comes last
+        image[i], image.rows[i], image.found[i] = text.image[k], text.image.rows[k], text.image.found[k]
+        for key in ERROR_KEYS:
+            set_entry(posts[i], key, get_entry(marked[k], key))
+    return TextVectors(text, image)
 
 
 def _score(

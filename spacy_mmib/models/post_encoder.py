@@ -10,10 +10,11 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import FusionInput, PictureVectors, PostVectors, as_picture_vectors, sum_by_region
+from ..bridge.data import FusionInput, PostVectors, sum_by_region
+from ..bridge.shim import get_module
+from ..encoders.dropout import encode_pictures
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
-from .dropout import drop_pictures
 
 LAYERS = ("tok2vec", "img2vec", "fusion", "head")
 """Sub-layers of a model, its refs; some have a "pointer" besides."""
@@ -35,25 +36,28 @@ def make_model(
     grad_scaler_config: dict[str, Any] | None = None,
     attrs: dict[str, Any] | None = None,
 ) -> Model[Any, Any]:
-    """Put the sub-layers of a model together. The settings are those of `spacy-mmib.NER.v1`.
+    """Put the sub-layers of a model together. The settings are those of `spacy-mmib.NER.v1`. A text encoder
+    that looks at pictures itself has a picture encoder of its own, which is the model's if there is no other.
 
     name (str): Of the model.
     forward (Callable): Runs them.
     head (Model): Gets the fusion's vectors, or without a fusion those of the text as they are.
     pointer (Optional[Model]): Gets them too, with the picture's.
     attrs (Optional[Dict[str, Any]]): What the weights depend on: a saved model brings these along.
-    RETURNS (Model): The model, with the sub-layers as refs; `img2vec` only if the fusion has use for it.
+    RETURNS (Model): The model, with the sub-layers as refs; `img2vec` only if something has use for it.
     RAISES (ValueError): The fusion needs pictures, and there is no picture encoder.
     """
+    within_text = tok2vec.maybe_get_ref("img2vec")
     if fusion is None or not fusion.attrs["uses_pictures"]:
-        img2vec = None
-    elif img2vec is None:
+        img2vec = within_text
+    elif img2vec is None and within_text is None:
         raise ValueError(
             f"The fusion {fusion.name} needs picture vectors: add a block [...model.img2vec], for example "
             'with @architectures = "spacy-mmib.TorchvisionEncoder.v1".'
         )
+    img2vec = img2vec or within_text
     if pointer is not None and img2vec is None:
-        raise ValueError("A pointer points at objects in pictures, but this model's fusion looks at none.")
+        raise ValueError("A pointer points at objects in pictures, but this model looks at none.")
     if mixed_precision and fusion is not None:
         fusion.shims[0].use_mixed_precision(grad_scaler_config)
     layers = dict(zip(LAYERS, (tok2vec, img2vec, fusion, head)))
@@ -65,7 +69,7 @@ def make_model(
         # A partial, not an attribute of the model, which Thinc would restore from a saved one over the
         # config's.
         init=partial(_init, hidden_size=hidden_size),
-        layers=[layer for layer in layers.values() if layer is not None],
+        layers=[layer for layer in layers.values() if layer not in (None, within_text)],
         refs=layers,
         dims={"nO": None},
         attrs=attrs or {},
@@ -84,10 +88,12 @@ def _init(
         if not docs:
             raise ValueError("The width of the tok2vec layer can't be inferred without any example.")
         width = int(tok2vec.predict(docs[:1])[0].shape[1])
+    border_width = text_width = width
     image_width: int | None = 0
     if fusion is not None:
         if img2vec is not None:
-            img2vec.initialize(X=docs or None)
+            if img2vec in model.layers:
+                img2vec.initialize(X=docs or None)
             image_width = img2vec.maybe_get_dim("nO")
         if image_width is None:
             upstream = getattr(img2vec, "upstream_name", None)
@@ -98,9 +104,20 @@ def _init(
                 if upstream
                 else "The picture encoder doesn't say the width of its vectors (dimension nO)."
             )
-        width = build_fusion(fusion, text_width=width, image_width=image_width, width=hidden_size or width)
+        width = build_fusion(
+            fusion, text_width=text_width, image_width=image_width, width=hidden_size or width
+        )
+        border_width = get_module(fusion).border_width
+        if border_width and not head.attrs.get("borders"):
+            raise ValueError(
+                f"The fusion {fusion.name} gives vectors to tell the borders of entities from, which this "
+                'head doesn\'t use: set head to @architectures = "spacy-mmib.CRF.v1" with borders = "bias", '
+                "or auxiliary = false in the fusion."
+            )
+        border_width = border_width or text_width
     n_labels = model.get_dim("nO")
-    head.initialize(X={"width": width, "n_labels": n_labels})
+    borders = {"border_width": border_width} if head.attrs.get("borders") else {}
+    head.initialize(X={"width": width, "n_labels": n_labels, **borders})
     pointer = model.maybe_get_ref("pointer")
     if pointer is not None:
         pointer.initialize(X={"width": width, "image_width": image_width})
@@ -120,13 +137,14 @@ def encode_posts(
         callback that takes their gradients to both encoders.
     """
     text, backprop_text = model.get_ref("tok2vec")(docs, is_train)
-    image, backprop_image = encode_pictures(model, docs, is_train)
+    image, backprop_image = encode_pictures(model, docs, is_train, text)
     rows = [i for i in (range(len(docs)) if rows is None else rows) if len(docs[i])]
     texts, pictures = [text[i] for i in rows], [image[i] for i in rows]
     Y, backprop_fusion = fuse(model, [docs[i] for i in rows], texts, pictures, is_train)
     context: list[Floats2d] = [model.ops.alloc2f(0, 0) for _ in docs]
-    for i, vectors in zip(rows, Y.context):
-        context[i] = vectors
+    borders = list(context)
+    for i, vectors, of_borders in zip(rows, Y.context, Y.borders):
+        context[i], borders[i] = vectors, of_borders
     weights = []
     if Y.weights:
         weights = [numpy.zeros((len(doc), 0), dtype="float32") for doc in docs]
@@ -135,6 +153,7 @@ def encode_posts(
 
     def backprop(dY: PostVectors) -> list[Doc]:
         d_rows = PostVectors([dY.context[i] for i in rows], dY.losses)
+        d_rows.borders = [dY.borders[i] for i in rows] if dY.borders else []
         d_text, d_image = ([model.ops.xp.zeros_like(x) for x in vectors] for vectors in (text, image))
         for i, d_text_rows, d_image_rows in zip(rows, *backprop_fusion(d_rows)):
             d_text[i], d_image[i] = d_text_rows, d_image_rows
@@ -146,43 +165,38 @@ def encode_posts(
         d_docs: list[Doc] = backprop_text(d_text)
         return d_docs
 
-    Y = replace(Y, context=context, weights=weights, found=image.found)
+    Y = replace(Y, context=context, borders=borders, weights=weights, found=image.found)
     return replace(Y, text=text, image=image, rows=image.rows), backprop
-
-
-def encode_pictures(
-    model: Model[Any, Any], docs: Sequence[Doc], is_train: bool
-) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:
-    """RETURNS (Tuple[PictureVectors, Callable]): Picture vectors of each doc, no rows of any in a model
-    without the sub-layer `img2vec`, in training less what `draw_dropout` has drawn; and the callback for
-    their gradient.
-    """
-    img2vec = model.maybe_get_ref("img2vec")
-    if img2vec is None:
-        return as_picture_vectors([model.ops.alloc2f(0, 0) for _ in docs]), lambda d_image: []
-    vectors, backprop = img2vec(docs, is_train)
-    image = as_picture_vectors(vectors)
-    return drop_pictures(docs, image, backprop) if is_train else (image, backprop)
 
 
 def fuse(
     model: Model[Any, Any], docs: Sequence[Doc], text: list[Floats2d], image: list[Floats2d], is_train: bool
 ) -> tuple[PostVectors, FuseGradient]:
     """Run the sub-layer `fusion` on text vectors, none of them empty, and picture vectors of posts. Without
-    that sub-layer text vectors go to the head as they are.
+    that sub-layer text vectors go to the head as they are. They are also what borders are told from, if the
+    fusion gives nothing else for that.
 
     RETURNS (Tuple[PostVectors, Callable]): C, and the callback that gives the gradients of text and picture
         vectors.
     """
     fusion = model.maybe_get_ref("fusion")
-    if fusion is None or not text:
-        return PostVectors(text), lambda dY: (dY.context, [model.ops.xp.zeros_like(x) for x in image])
-    # A picture that could not be read has no rows and so is no picture. What is equal matters in training
-    # only.
-    image_keys: list[str | None] = [str(i) if len(x) else None for i, x in enumerate(image)]
-    text_keys = []
-    if is_train:
-        image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
-        text_keys = [doc.text for doc in docs]
-    Y, backprop = fusion(FusionInput(text, image, image_keys, text_keys), is_train)
-    return Y, backprop
+    Y, backprop_fusion = PostVectors(text), None
+    if fusion is not None and text:
+        # A picture that could not be read has no rows and so is no picture. What is equal matters in training
+        # only.
+        X = FusionInput(text, image, [str(i) if len(x) else None for i, x in enumerate(image)], [])
+        if is_train:
+            X.image_keys = [get_image_key(doc) if len(x) else None for doc, x in zip(docs, image)]
+            X.text_keys = [doc.text for doc in docs]
+        Y, backprop_fusion = fusion(X, is_train)
+    gives_borders = bool(Y.borders)
+
+    def backprop(dY: PostVectors) -> tuple[list[Floats2d], list[Floats2d]]:
+        d_text, d_image = dY.context, [model.ops.xp.zeros_like(x) for x in image]
+        if backprop_fusion is not None:
+            d_text, d_image = backprop_fusion(dY)
+        if dY.borders and not gives_borders:
+            d_text = [d + d_borders for d, d_borders in zip(d_text, dY.borders)]
+        return d_text, d_image
+
+    return Y if gives_borders else replace(Y, borders=text), backprop

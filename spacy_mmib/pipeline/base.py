@@ -13,8 +13,8 @@ from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
+from ..encoders.dropout import draw_dropout
 from ..encoders.picture_queue import find_encoder_layers, get_settings
-from ..models.dropout import draw_dropout
 from ..post.extensions import get_image_error, get_regions_note, get_stored_image
 from ..training.schedules import Weight
 from .collapse import CollapseMonitor
@@ -314,10 +314,10 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         if self.model.maybe_get_ref("img2vec") is not None:
             draw_dropout(docs, self.name, self.picture_dropout, self.region_dropout)
         output, backprop = self.model.begin_update(X)
-        task_loss, gradient = self._get_loss(gold, output)
         full_like = self.model.ops.xp.full_like
         d_losses = {k: full_like(value, weights[k]) for k, value in output.losses.items() if k in weights}
-        d_output = type(output)(gradient, d_losses)
+        task_loss, d_output = self._get_loss(gold, output, weights)
+        d_output.losses = d_losses
         self._add_losses(examples, output, d_output, weights)
         backprop(d_output)
         # Afterwards: a picture encoder may have searched for the regions.
@@ -344,12 +344,16 @@ class MMIBPipe(RobustPipe, TrainablePipe):
 
         examples (Iterable[Example]): The batch.
         scores (Union[PostVectors, PairScores]): What the model gave for it.
-        RETURNS (Tuple[float, Any]): The loss, and its gradient with respect to what the model gave first.
+        RETURNS (Tuple[float, Union[PostVectors, PairScores]]): The loss, and its gradient with respect to
+            what the model gave.
         """
         _, gold = self._get_batch(list(examples))
-        return self._get_loss(gold, scores)
+        return self._get_loss(gold, scores, {})
 
-    def _get_loss(self, gold: list[Any], output: Any) -> tuple[float, Any]:
+    def _get_loss(self, gold: list[Any], output: Any, weights: Mapping[str, float]) -> tuple[float, Any]:
+        """RETURNS (Tuple[float, Any]): The task loss, and the gradient of it and of the head's other losses,
+        which are added to those of the output.
+        """
         raise NotImplementedError
 
     def _add_losses(
@@ -379,10 +383,10 @@ def _make_weights(
     loss_weights: Mapping[str, LossWeight | None],
     old_weights: Sequence[LossWeight | None],
 ) -> dict[str, Weight]:
-    """RETURNS (Dict[str, Weight]): Of each loss of the model's fusion and pointer."""
+    """RETURNS (Dict[str, Weight]): Of each loss of the model's fusion, head and pointer."""
     defaults: dict[str, LossWeight] = {}
-    for layer in map(model.maybe_get_ref, ("fusion", "pointer")):
-        defaults.update({} if layer is None else layer.attrs["losses"])
+    for layer in map(model.maybe_get_ref, ("fusion", "head", "pointer")):
+        defaults.update({} if layer is None else layer.attrs.get("losses", {}))
     given = {loss: value for loss, value in loss_weights.items() if value is not None}
     for loss in given:
         if loss not in defaults:

@@ -153,7 +153,7 @@ class MMIBEntityRecognizer(MMIBPipe):
         for group in batches_by_length([len(doc) for doc in docs], self.max_batch_tokens):
             vectors = self.model.predict([docs[i] for i in group])
             weights = vectors.weights or [None] * len(group)
-            decoded = head.predict(NERInput(vectors.context))
+            decoded = head.predict(NERInput(vectors.context, vectors.borders))
             for i, entities, of_tokens, found in zip(group, decoded, weights, vectors.found):
                 predictions[i] = entities._replace(weights=of_tokens, found=found)
             if self._locate_by and self.model.maybe_get_ref(LOOKING[self._locate_by]) is not None:
@@ -225,16 +225,24 @@ class MMIBEntityRecognizer(MMIBPipe):
     def _get_batch(self, examples: list[Example]) -> tuple[list[Doc], list[Any]]:
         return [eg.predicted for eg in examples], [self._get_tags(eg) for eg in examples]
 
-    def _get_loss(self, gold: list[Any], output: PostVectors) -> tuple[float, list[Any]]:
+    def _get_loss(
+        self, gold: list[Any], output: PostVectors, weights: Mapping[str, float]
+    ) -> tuple[float, PostVectors]:
         """Negative log-likelihood of the gold tags, mean over posts that have tokens (Eq. 27)."""
         head = self.model.get_ref("head")
         full = [i for i, tags in enumerate(gold) if len(tags)]
-        X = NERInput([output.context[i] for i in full], [gold[i] for i in full])
-        loss, backprop_head = head.begin_update(X)
-        d_context = list(output.context)
-        for i, d_rows in zip(full, backprop_head(self.model.ops.xp.ones_like(loss))):
-            d_context[i] = d_rows
-        return float(loss[0]), d_context
+        of_full = ([x[i] for i in full] for x in (output.context, output.borders, gold))
+        loss, backprop_head = head.begin_update(NERInput(*of_full))
+        d_loss = self.model.ops.xp.ones_like(loss)
+        for i, name in enumerate(head.attrs["losses"], 1):
+            output.losses[name] = loss[i : i + 1]
+            d_loss[i] = weights.get(name, 0.0)
+        d_context, d_borders = backprop_head(d_loss)
+        d_output = PostVectors(list(output.context), borders=list(output.borders) if d_borders else [])
+        for of_output, found in ((d_output.context, d_context), (d_output.borders, d_borders)):
+            for i, d_rows in zip(full, found):
+                of_output[i] = d_rows
+        return float(loss[0]), d_output
 
     def _add_losses(
         self, examples: list[Example], output: Any, d_output: Any, weights: Mapping[str, float]

@@ -1,6 +1,6 @@
 """`mmib_rel`: relations between spans of a post, from its text and its picture."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -339,11 +339,13 @@ class MMIBRelationExtractor(MMIBPipe):
         X = PairInput([eg.predicted for eg in examples], [pairs for pairs, _ in gold])
         return X, [targets for _, targets in gold]
 
-    def _get_loss(self, gold: list[Any], output: PairScores) -> tuple[float, Any]:
+    def _get_loss(
+        self, gold: list[Any], output: PairScores, weights: Mapping[str, float]
+    ) -> tuple[float, PairScores]:
         """Negative log-likelihood of the gold relation, mean over pairs (Eq. 28); 0 without any pair."""
         ops, scores = self.model.ops, output.scores
         if not len(scores):
-            return 0.0, ops.xp.zeros_like(scores)
+            return 0.0, PairScores(ops.xp.zeros_like(scores))
         d_scores = ops.softmax(scores)
         rows, columns = ops.xp.arange(len(scores)), ops.asarray(numpy.concatenate(gold))
         # As a difference, so that the loss of a certain but wrong prediction stays finite.
@@ -351,7 +353,7 @@ class MMIBRelationExtractor(MMIBPipe):
         log_sum = ops.xp.log(ops.xp.exp(shifted).sum(axis=1))
         loss = (log_sum - shifted[rows, columns]).mean()
         d_scores[rows, columns] -= 1
-        return float(loss), d_scores / len(scores)
+        return float(loss), PairScores(d_scores / len(scores))
 
     def _get_gold(self, example: Example) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
         """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of

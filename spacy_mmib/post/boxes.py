@@ -85,9 +85,7 @@ def has_boxes(doc: Doc) -> bool:
 
 
 def check_boxes(values: Any) -> list[Region]:
-    """RETURNS (List[Region]): Boxes, normalized.
-    RAISES (TypeError, ValueError): A crop, something that is no box, or a box without (finite) area.
-    """
+    """RETURNS (List[Region]): Boxes, normalized; `TypeError` or `ValueError` for a crop, or without area."""
     boxes = normalize_regions(values, name="ent._.boxes")
     for i, box in enumerate(boxes):
         if isinstance(box, str):
@@ -102,9 +100,7 @@ def check_boxes(values: Any) -> list[Region]:
 
 
 def get_iou(a: Region, b: Region) -> float:
-    """RETURNS (float): Intersection over union of two regions; 0 for crops, boxes in two pictures, and boxes
-    that aren't finite or have no area.
-    """
+    """RETURNS (float): Intersection over union; 0 for crops, in two pictures, or without (finite) area."""
     if isinstance(a, str) or isinstance(b, str) or a.get("image", 0) != b.get("image", 0):
         return 0.0
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a["box"], b["box"]
@@ -120,9 +116,7 @@ def is_one_of(region: Region, boxes: list[Region]) -> bool:
 
 
 def set_entity_regions(doc: Doc, name: str, found: dict[tuple[int, int], EntityRegion]) -> None:
-    """Keep which objects a component took its entities for, by first character and one past the last, until
-    the doc gets another picture or other regions.
-    """
+    """Keep which objects a component took entities (first character, one past the last) for."""
     rows = [[*place, x.index, float(x.score), pack_text(x.source)] for place, x in found.items()]
     set_rows(doc, ENTITY_REGIONS_KEY, name, rows)
 

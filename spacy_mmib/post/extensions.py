@@ -45,6 +45,10 @@ REGIONS_NOTE_KEY = ("spacy_mmib", "regions_note", None, None)
 # What the picture encoder found, which is found again each time it runs; and of what kinds that was.
 ENCODER_ERROR_KEY = ("spacy_mmib", "encoder_error", None, None)
 ERROR_KINDS_KEY = ("spacy_mmib", "error_kinds", None, None)
+ERROR_KEYS = (ERROR_KEY, ENCODER_ERROR_KEY, ERROR_KINDS_KEY)
+"""What was wrong with a picture."""
+PICTURE_KEYS = (IMAGE_KEY, IMAGES_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY, CAPTION_KEY)
+"""What of a post's `Doc.user_data` is about its picture, and no gold annotation of anything else."""
 # What found the regions, if it wasn't the user.
 REGIONS_SOURCE_KEY = ("spacy_mmib", "regions_source", None, None)
 # Predicted entities by component: {name: [[start_char, end_char, label, confidence], ...]}
@@ -59,19 +63,13 @@ def get_image(doc: Doc) -> Any:
 
 
 def set_image(doc: Doc, value: Any) -> None:
-    """Attach a picture, in place of all that were there; see `set_images`.
-
-    value (ImageValue): The picture, or `None`.
-    RAISES (TypeError, ValueError): Not a kind of value that can be a picture.
-    """
+    """Attach a picture (or `None`), in place of all that were there; see `set_images`."""
     stored = to_stored(value)
     _attach(doc, [] if stored is None else [stored])
 
 
 def get_images(doc: Doc) -> list[Any]:
-    """RETURNS (List[ImageValue]): All pictures, each as `get_image` gives the first one. A new list: to
-    change the pictures, assign.
-    """
+    """RETURNS (List[ImageValue]): All pictures, each as by `get_image`. A new list: to change it, assign."""
     return [from_stored(stored) for stored in get_stored_images(doc)]
 
 
@@ -120,10 +118,8 @@ def _attach(doc: Doc, stored: Sequence[StoredImage], keep_regions: bool = False)
 
 
 def remove_image(doc: Doc) -> Doc:
-    """Take all pictures, their objects and their caption away from a doc that has some, and say so at
-    `doc._.image_error`.
-
-    RETURNS (Doc): The same doc.
+    """RETURNS (Doc): The doc, without its caption, and without its pictures and objects if it had any, as
+    `doc._.image_error` says.
     """
     set_entry(doc, CAPTION_KEY, None)
     if get_stored_image(doc) is not None:
@@ -147,9 +143,7 @@ def _forget_looks(doc: Doc) -> None:
 
 
 def get_stored_image(doc: Doc) -> StoredImage:
-    """RETURNS (StoredImage): The picture without building an object for it, or whatever a foreign file has
-    in its place: whoever reads it says so.
-    """
+    """RETURNS (StoredImage): The picture as it is kept, or what a foreign file has there: readers say so."""
     stored = get_entry(doc, IMAGE_KEY)
     return unpack_path(stored) if isinstance(stored, (list, tuple)) else stored
 
@@ -169,8 +163,7 @@ def get_image_key(doc: Doc) -> str | None:
 
 
 def get_regions(doc: Doc) -> list[Region]:
-    """RETURNS (List[Region]): The objects of the picture, in order. A new list: to change the regions,
-        assign.
+    """RETURNS (List[Region]): The objects of the picture. A new list: to change it, assign.
     RAISES (TypeError): What is stored are no regions.
     """
     stored = get_entry(doc, REGIONS_KEY)
@@ -192,9 +185,7 @@ def describe_regions(doc: Doc) -> str:
 
 
 def count_regions(doc: Doc, found: FoundRegions | None = None) -> int:
-    """RETURNS (int): How many regions there are, also where `get_regions` can't read them; or how many there
-    will be, when what was found is attached.
-    """
+    """RETURNS (int): How many regions there are, or will be with those found; they need not be readable."""
     if found is not None:
         return len(found.regions)
     stored = get_entry(doc, REGIONS_KEY)
@@ -295,16 +286,12 @@ def set_predicted(doc: Doc, name: str, predicted: dict[tuple[int, int, str], flo
 
 
 def get_confidence(span: Span) -> float | None:
-    """RETURNS (Optional[float]): Probability, 0-1, of a span that a component of this package predicted as an
-    entity of just this label; `None` for any other span.
-    """
+    """RETURNS (Optional[float]): Probability, 0-1, of a span that was predicted with just this label."""
     return get_predicted(span.doc).get((span.start_char, span.end_char, span.label_))
 
 
 def set_region_weights(doc: Doc, name: str, weights: dict[tuple[int, int], Sequence[float]]) -> None:
-    """Keep what a component's spans, by first character and one past the last, attended to in the picture,
-    until the doc gets another picture or other regions.
-    """
+    """Keep what a component's spans (first character, one past the last) attended to in the picture."""
     rows = [[start, end, [float(x) for x in row]] for (start, end), row in weights.items()]
     set_rows(doc, REGION_WEIGHTS_KEY, name, rows)
 

@@ -1,6 +1,4 @@
-"""Give a pipeline what is gold as input: the entities, or the pairs whose relation it is asked for, never the
-labels of relations.
-"""
+"""Give a pipeline gold as input: entities, or the pairs whose relation is asked for, never the labels."""
 
 from typing import Literal, TypeAlias, get_args
 
@@ -23,7 +21,6 @@ def give(example: Example, given: Given) -> int:
     """Give the predicted doc, in place, what `given` says, instead of the relations it has.
 
     RETURNS (int): Pairs that could not be given; see `give_pairs`.
-    RAISES (ValueError): Another value of `given`.
     """
     check_given(given)
     set_relations(example.predicted, None)
@@ -33,17 +30,14 @@ def give(example: Example, given: Given) -> int:
 
 
 def give_entities(example: Example) -> None:
-    """Set the gold entities on the predicted doc, if there is a gold annotation. Entities whose borders are
-    not borders of its tokens are left out.
-    """
+    """Set the gold entities, if annotated, whose borders are borders of tokens, on the predicted doc."""
     reference = example.reference
     if reference.has_annotation("ENT_IOB"):
         example.predicted.set_ents(example.get_aligned_spans_y2x(reference.ents), default="outside")
 
 
 def give_pairs(example: Example) -> int:
-    """Ask for the pairs that are annotated, each once: relations with the types of both sides and the label
-    `ASKED`.
+    """Ask for the pairs that are annotated, each once: relations with both types and the label `ASKED`.
 
     RETURNS (int): Pairs that are left out because no tokens of the predicted doc fit them.
     RAISES (ValueError): The gold relations are damaged.

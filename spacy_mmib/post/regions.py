@@ -16,9 +16,8 @@ post: its index in `doc._.images`. Crops belong to the first.
 
 
 class FoundRegions(NamedTuple):
-    """What a region getter found in a picture.
+    """What a region getter found in a picture, normalized.
 
-    regions (List[Region]): Normalized.
     source (Optional[str]): What determines them, beside the picture, so that they aren't searched for again.
     note (Optional[str]): What has to be known about where they come from.
     """
@@ -96,10 +95,8 @@ def pack_region(region: Region) -> Any:
 
 
 def clip_box(box: Iterable[float], width: int, height: int) -> tuple[int, int, int, int]:
-    """Turn a box into whole pixels that lie inside the picture.
+    """Turn a box (x0, y0, x1, y1 in pixels) into whole pixels that lie inside the picture.
 
-    box (Iterable[float]): x0, y0, x1, y1 in pixels.
-    width, height (int): Of the picture in pixels.
     RETURNS (Tuple[int, int, int, int]): left, upper, right, lower, at least one pixel wide and high.
     RAISES (ValueError): The box is not finite, inverted, or has no pixel inside the picture.
     """

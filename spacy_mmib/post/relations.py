@@ -92,8 +92,7 @@ def has_relations(doc: Doc) -> bool:
 
 
 def get_relations(doc: Doc) -> list[Relation]:
-    """RETURNS (List[Relation]): The relations, in order; empty if none are known. A new list: to change the
-        relations, assign.
+    """RETURNS (List[Relation]): The relations; empty if none are known. A new list: to change it, assign.
     RAISES (ValueError): What is stored is no relations of this doc.
     """
     stored = get_entry(doc, RELATIONS_KEY)
@@ -222,9 +221,7 @@ def _name(doc: Doc) -> str:
 
 
 def get_predicted_relations(doc: Doc, name: str) -> dict[tuple[Pair, str], bool]:
-    """RETURNS (Dict[Tuple[Pair, str], bool]): What a component predicted for a doc: for each pair and label
-    whether the pair was asked for.
-    """
+    """RETURNS (Dict[Tuple[Pair, str], bool]): A component's predictions, and whether they were asked for."""
     found = {}
     for _, row in get_rows(doc, PREDICTED_RELATIONS_KEY, name):
         label = unpack_text(row[4]) if len(row) == 6 else None

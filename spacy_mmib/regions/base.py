@@ -47,9 +47,8 @@ class RegionGetter:
     """What users of the regions have to know, e.g. that they leak a label."""
 
     def __call__(self, docs: Sequence[Doc], pictures: Pictures) -> list[list[Region]]:
-        """Find the objects of posts with a picture.
+        """Find the objects of posts with a picture, which is RGB and upright.
 
-        pictures (Sequence[Optional[PIL.Image.Image]]): Their pictures: RGB, upright.
         RETURNS (List[List[Region]]): The regions of each, best first, in a form that `normalize_regions`
             takes; boxes in pixels of the picture.
         """

@@ -45,7 +45,6 @@ class Crops(RegionGetter):
     root (Union[str, Path]): The folder that crops are in, and that no name may leave. If the encoder's reader
         has an `image_root`, it has to be inside of that.
     max_regions (Optional[int]): At most so many of a post, from the first.
-    RAISES (ValueError): It is negative.
     """
 
     needs_pictures = False
@@ -235,7 +234,6 @@ def load_dictionary(path: Path, *, by_row: bool = False) -> dict[Any, list[str]]
 
     by_row (bool): It is of MNRE, with numbers of rows from 0 as keys, not of Twitter with names of pictures.
     RETURNS (Dict[Union[str, int], List[str]]): Names of crops.
-    RAISES (LayoutError): It is something else.
     """
     import torch
 

@@ -79,11 +79,9 @@ class DetectingGetter(RegionGetter):
         return self.detect(pictures, prompts)
 
     def detect(self, pictures: Sequence[Any], prompts: Sequence[Sequence[Prompt]]) -> list[list[Region]]:
-        """Look for objects. Networks see the margin that fills up the smaller pictures of a batch, so only
-        pictures and prompts of one size share one: results don't depend on neighbours.
-
-        prompts (Sequence[Sequence[Prompt]]): What to ask of each picture; nothing if there is none.
-        RETURNS (List[List[Region]]): The objects of each picture, best first.
+        """Look for objects by what there is to ask of each picture. Networks see the margin that fills up the
+        smaller pictures of a batch, so only those (and prompts) of one size share one: results don't depend
+        on neighbours.
         """
         jobs = [(i, prompt) for i, asked in enumerate(prompts) for prompt in asked]
         if not jobs:
@@ -107,11 +105,8 @@ class DetectingGetter(RegionGetter):
         ]
 
     def choose(self, answers: list[Answer], size: tuple[int, int]) -> list[Region]:
-        """Choose the best of the answers for one picture.
-
-        size (Tuple[int, int]): Its width and height. Boxes are clipped to it, and left out if less than a
-            pixel is left.
-        RETURNS (List[Region]): Best first.
+        """Choose the best of the answers for one picture of this width and height. Boxes are clipped, and
+        left out if less than a pixel is left.
         """
         import torch
 
@@ -193,7 +188,6 @@ def tame(picture: "PIL.Image.Image") -> tuple["PIL.Image.Image", tuple[float, fl
     pictures they take a side of 1 or 3 pixels for colour channels, or rescale them to a height of nothing:
     those get a margin on the right and below.
 
-    picture (PIL.Image.Image): RGB.
     RETURNS (Tuple[PIL.Image.Image, Tuple[float, float]]): The picture, and by what x and y have to be
         multiplied for pixels of the one that was given.
     """

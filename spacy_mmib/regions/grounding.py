@@ -131,9 +131,7 @@ class GroundingRegions(DetectingGetter):
                 )
 
     def get_query(self, doc: Doc) -> str:
-        """RETURNS (str): The noun chunks, a line each, if they are looked for; else "".
-        RAISES (ValueError): They are, and the doc isn't parsed.
-        """
+        """RETURNS (str): The noun chunks, a line each, if they are looked for; else ""."""
         return "" if self.phrases is not None else "\n".join(get_noun_chunks(doc))
 
     def _ask(self, doc: Doc) -> list[Prompt]:
@@ -242,9 +240,7 @@ def find_model_folder(name: str) -> Path:
 
 
 def identify_model(name: str) -> str:
-    """RETURNS (str): Name and commit of a model of the hub; of a local folder a hash of its content, so that
-    it can be moved.
-    """
+    """RETURNS (str): Name and commit of a model of the hub; a hash of the content of a local folder."""
     folder = find_model_folder(name)
     if not Path(name).is_dir():
         return f"{name}@{folder.name}"

@@ -40,8 +40,7 @@ def load_network(arch: str, weights: str | None, num_classes: int | None) -> tup
 
     RETURNS (Tuple[nn.Module, List[str]]): The network and the names of its classes: "0" (for most networks
         the background), "1", ... if the weights aren't torchvision's.
-    RAISES (OSError): Weights are missing.
-    RAISES (ValueError): Weights are of another network.
+    RAISES (OSError, ValueError): Weights are missing, or of another network.
     """
     published = _get_published(arch)
     with torch.random.fork_rng(devices=[]):
@@ -76,9 +75,7 @@ def _build(arch: str, num_classes: int) -> nn.Module:
 
 
 def identify_weights(arch: str, weights: str | None) -> str:
-    """RETURNS (str): torchvision's own name of weights, which never changes its meaning, or a hash of the
-    content of a file.
-    """
+    """RETURNS (str): torchvision's name of weights, which never change, or a hash of a file's content."""
     published = _get_published(arch)
     if weights is None:
         return f"random, torch {torch.__version__}"
@@ -90,8 +87,7 @@ def identify_weights(arch: str, weights: str | None) -> str:
 
 def count_classes(arch: str, state: dict[str, torch.Tensor]) -> int:
     """RETURNS (int): How many classes weights are for. Families of networks keep it in different places; in
-        all of them what depends on it has a number of rows in proportion to it.
-    RAISES (ValueError): The weights are of another network.
+    all of them what depends on it has a number of rows in proportion to it.
     """
     with torch.device("meta"):  # without storage
         two, three = (_build(arch, count).state_dict() for count in (2, 3))
@@ -105,7 +101,6 @@ def read_state_dict(weights: str, others: str) -> dict[str, torch.Tensor]:
     """Read a state dict that safetensors or `torch.save` wrote. Nothing but tensors is unpickled.
 
     others (str): What else `weights` could have been, for the message.
-    RAISES (OSError, ValueError): There is no such file, or it holds no state dict.
     """
     path = _find_file(weights, others)
     try:

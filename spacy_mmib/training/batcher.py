@@ -27,7 +27,6 @@ def make_batcher_v1(
     buffer (int): So many batches are made together, such that posts of similar length are in one, and given
         in random order (of Python's `random`, which [training] seed seeds): less padding. At 1 the order of
         the posts stays.
-    RETURNS (Callable[[Iterable[Example]], Iterable[List[Example]]]): The batcher.
     RAISES (ValueError): A buffer below 1.
     """
     if buffer < 1:

@@ -16,6 +16,7 @@ from srsly.msgpack import Unpacker
 from ..images.errors import explain, quote
 from ..post.boxes import BOXES_KEY, get_boxes, has_boxes, set_boxes
 from ..post.extensions import (
+    PICTURE_KEYS,
     get_regions,
     get_regions_note,
     get_stored_image,
@@ -27,7 +28,7 @@ from ..post.relations import RELATIONS_KEY, get_relations, has_relations, set_re
 from ..post.user_data import get_entry, set_entry
 from ..util import logger, warn
 from .local_pictures import ImageCheck, PictureCounts, PictureFolder
-from .shuffling import PICTURE_KEYS, shuffle_pictures
+from .shuffling import shuffle_pictures
 
 if TYPE_CHECKING:
     from spacy.language import Language

@@ -1,6 +1,4 @@
-"""Tie the pictures of posts to a folder, as the reader and `spacy mmib predict` do before a post meets a
-pipeline.
-"""
+"""Tie the pictures of posts to a folder, before a post meets a pipeline."""
 
 import os
 from collections import Counter
@@ -26,13 +24,9 @@ Outcome: TypeAlias = Literal["with_picture", "absent", "missing", "unreadable", 
 
 @dataclass
 class PictureCounts:
-    """What was found while reading posts.
+    """What was found while reading posts: of how many the picture can be used (`with_picture`), isn't there
+    (`missing`), can't be opened (`unreadable`), or leads out of the image root (`refused`).
 
-    posts (int): Posts read.
-    with_picture (int): Posts with a picture that can be used.
-    missing (int): Posts whose picture file isn't there.
-    unreadable (int): Posts whose picture can't be opened.
-    refused (int): Posts whose picture path leads out of the image root.
     dropped_pictures (int): Pictures (not posts) that were left out where another of the post can be used.
     dropped_crops (int): Crops (not posts) that were left out for any of these reasons.
     reasons (Counter[str]): Pictures and crops that were not used, by kind of reason (`images.errors.KINDS`).
@@ -102,10 +96,9 @@ class PictureFolder:
     def localize(
         self, doc: Doc, counts: PictureCounts | None = None, known: Mapping[int, str] | None = None
     ) -> Outcome:
-        """Make the paths on a post absolute. Pictures that can't be used are taken off together with their
-        objects, crops alone, and `doc._.image_error` says why.
+        """Make the paths on a post absolute, in place. Pictures that can't be used are taken off together
+        with their objects, crops alone, and `doc._.image_error` says why.
 
-        doc (Doc): The post, changed in place.
         counts (Optional[PictureCounts]): Where the post is counted.
         known (Optional[Mapping[int, str]]): Why pictures can't be used, by their index.
         RETURNS (Outcome): What became of the pictures: of the first, if none can be used.

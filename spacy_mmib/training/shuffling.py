@@ -6,21 +6,8 @@ from collections.abc import Sequence
 from spacy.tokens import Doc
 
 from ..post.boxes import BOXES_KEY
-from ..post.extensions import (
-    CAPTION_KEY,
-    ERROR_KEY,
-    IMAGE_KEY,
-    IMAGES_KEY,
-    REGIONS_KEY,
-    REGIONS_NOTE_KEY,
-    get_image_key,
-    remove_image,
-)
+from ..post.extensions import PICTURE_KEYS, get_image_key, remove_image
 from ..post.user_data import get_entry, set_entry
-
-PICTURE_KEYS = (IMAGE_KEY, IMAGES_KEY, REGIONS_KEY, REGIONS_NOTE_KEY, ERROR_KEY, CAPTION_KEY)
-"""What of `Doc.user_data` belongs to the pictures of a post, and can be copied to another doc. Not all of it:
-user data holds gold annotations, such as relations."""
 
 
 def shuffle_pictures(docs: Sequence[Doc], seed: int = 0) -> int:

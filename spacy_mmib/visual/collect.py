@@ -135,8 +135,7 @@ def make_picture(doc: Doc, *, max_size: int, shares: Sequence[float] | None = No
     shares (Optional[Sequence[float]]): Shades of the picture and its regions, 0-1, instead of the mean
         weights that entities give them, which are not shown if it is known which objects these are.
     RETURNS (Dict[str, Any]): The "pictures" (made small, `None` for one that can't be shown), their "regions"
-        (number 0 is the whole picture, or all of them), those "named" (of which there is more to say than
-        where they are), and "errors".
+        (number 0: all pictures), those "named" (of which there is more to say than where) and "errors".
     """
     tried = [try_small(stored, max_size) for stored in get_stored_images(doc)]
     pictures = [small for small, _ in tried]
@@ -216,28 +215,25 @@ def try_small(value: Any, max_size: int) -> tuple[SmallPicture | None, str | Non
 
 
 def make_small(value: Any, max_size: int) -> SmallPicture:
-    """Read a picture, within the limits and the time that pipelines give it, and make it small.
-
-    value (Any): What `doc._.image` takes. URLs are refused.
-    max_size (int): Longer side, in pixels. Smaller pictures stay as they are.
-    RAISES (ImageError): It can't be read; the message says why.
+    """Read a picture, within the limits and the time that pipelines give it, and make it small; no URL. The
+    longer side is `max_size` pixels then, unless it was less.
     """
     from ..images.reader import PictureReader
 
     reader = PictureReader()
+
+    def shrink() -> SmallPicture:
+        image: PIL.Image.Image = reader.read(value)
+        width, height = image.size
+        image.thumbnail((max_size, max_size))
+        file = io.BytesIO()
+        # Nothing of the file goes along: neither EXIF data, which can tell a place, nor a colour profile.
+        image.save(file, "JPEG", quality=82, exif=b"", icc_profile=None)
+        data = base64.b64encode(file.getvalue()).decode("ascii")
+        enlarged = max(1.0, min(SMALLEST, max_size) / max(image.size))
+        shown_width = max(1, round(image.width * enlarged))
+        return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, shown_width)
+
     # In a thread of the pool, which gives up pictures that hang the decoder.
-    small: SmallPicture = reader.submit(_read_and_shrink, reader, value, max_size).result()
+    small: SmallPicture = reader.submit(shrink).result()
     return small
-
-
-def _read_and_shrink(reader: Any, value: Any, max_size: int) -> SmallPicture:
-    image: PIL.Image.Image = reader.read(value)
-    width, height = image.size
-    image.thumbnail((max_size, max_size))
-    file = io.BytesIO()
-    # Nothing of the file goes along: neither EXIF data, which can tell a place, nor a colour profile.
-    image.save(file, "JPEG", quality=82, exif=b"", icc_profile=None)
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    enlarged = max(1.0, min(SMALLEST, max_size) / max(image.size))
-    shown_width = max(1, round(image.width * enlarged))
-    return SmallPicture(f"data:image/jpeg;base64,{data}", width, height, shown_width)

@@ -1,6 +1,4 @@
-"""`spacy_mmib.render`: posts as HTML, in displaCy's manner, from templates in which everything of a post
-is escaped.
-"""
+"""`spacy_mmib.render`: posts as HTML, in displaCy's manner, from templates that escape all of a post."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -92,9 +90,7 @@ def to_html(posts: Sequence[dict[str, Any]], *, page: bool) -> str:
 
 @lru_cache(maxsize=1)
 def get_environment() -> jinja2.Environment:
-    """RETURNS (jinja2.Environment): Values are escaped whatever the name of the template; names that aren't
-    set are errors.
-    """
+    """RETURNS (jinja2.Environment): It escapes all values, and names that aren't set are errors."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("spacy_mmib.visual"),
         autoescape=True,

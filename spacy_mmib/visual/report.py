@@ -54,7 +54,6 @@ def make_report(
 
     limit_examples (int): So many posts are shown at most, worst first; 0 for all.
     RETURNS (str): HTML, the same for the same predictions.
-    RAISES (EvaluationError): The corpus can't be read or has no posts.
     """
     roles = get_roles(nlp)
     found, posts = find(nlp, corpus, roles, image_root=image_root, batch_size=batch_size)

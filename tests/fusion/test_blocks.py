@@ -6,7 +6,13 @@ import numpy
 import pytest
 import torch
 
-from spacy_mmib.fusion.blocks import AttentivePropagationEncoder, fill_mask, fill_no_picture, pool
+from spacy_mmib.fusion.blocks import (
+    AdditiveAttention,
+    AttentivePropagationEncoder,
+    fill_mask,
+    fill_no_picture,
+    pool,
+)
 
 B, N, D = 3, 5, 8
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
@@ -95,6 +101,39 @@ def test_attention_of_a_long_post_has_no_square_buffer(monkeypatch, training):
     assert max(event.cpu_memory_usage for event in profile.events()) < 10 * 2**20
 
 
+@pytest.mark.parametrize("queries", [True, False])
+def test_additive_attention_in_parts_is_attention_as_a_whole(monkeypatch, queries):
+    attention = AdditiveAttention(4, D, 6 if queries else None).double()
+    query = torch.randn(B, 9, 6, dtype=torch.float64, requires_grad=True)
+    keys = torch.randn(B, N, D, dtype=torch.float64, requires_grad=True)
+    inputs = (query, keys) if queries else (keys,)
+
+    def run(at_once):
+        monkeypatch.setattr("spacy_mmib.fusion.blocks.BUFFER", at_once * B * N * 4)
+        result, weights = attention(query, keys, MASK, need_weights=True)
+        return result, weights, *torch.autograd.grad(result.square().sum(), inputs)
+
+    whole = run(9)
+    torch.testing.assert_close(run(2), whole)
+    assert whole[1].shape == (B, 9 if queries else 1, N)
+    assert whole[1].masked_select(~MASK[:, None]).abs().sum() == 0
+    torch.testing.assert_close(whole[1] @ keys, whole[0])
+    assert attention(query, keys, MASK)[1] is None
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_additive_attention_of_a_long_post_has_no_square_buffer(monkeypatch, training):
+    """1,000 x 1,000 x 8 numbers are 32 MB."""
+    monkeypatch.setattr("spacy_mmib.fusion.blocks.BUFFER", 2**18)
+    attention = AdditiveAttention(D, D, D)
+    x, mask = torch.randn(1, 1000, D, requires_grad=training), torch.ones(1, 1000).bool()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        result, _ = attention(x, x, mask)
+        if training:
+            result.sum().backward()
+    assert max(event.cpu_memory_usage for event in profile.events()) < 10 * 2**20
+
+
 def test_heads_have_to_divide_the_width():
     with pytest.raises(ValueError, match=r"heads \(12\) has to divide the hidden size \(100\)"):
         AttentivePropagationEncoder(100, heads=12)
@@ -107,8 +146,9 @@ def test_pooling_takes_real_rows_only():
     pooled = pool(x, MASK, "mean")
     for i in range(B):
         torch.testing.assert_close(pooled[i], x[i][MASK[i]].mean(0))
+        torch.testing.assert_close(pool(x, MASK, "sum")[i], x[i][MASK[i]].sum(0))
         assert torch.equal(pool(x, MASK, "first")[i], x[i, 0])
-    with pytest.raises(ValueError, match="pooling is 'mean' or 'first', not 'max'"):
+    with pytest.raises(ValueError, match="pooling is 'mean' or 'first' or 'sum', not 'max'"):
         pool(x, MASK, "max")
 
 

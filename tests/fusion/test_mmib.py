@@ -234,7 +234,7 @@ def test_what_the_core_aligns(pooling):
 def test_settings_that_are_none():
     with pytest.raises(ValueError, match="kl_reduction is 'mean', 'position' or 'sum', not 'max'"):
         make_core(kl_reduction="max")
-    with pytest.raises(ValueError, match="pooling is 'mean' or 'first', not 'cls'"):
+    with pytest.raises(ValueError, match="pooling is 'mean' or 'first' or 'sum', not 'cls'"):
         make_core(alignment_pooling="cls")
 
 

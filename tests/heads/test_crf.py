@@ -115,6 +115,22 @@ def test_entity_probability_by_brute_force():
         assert got == pytest.approx(weight(having) / weight(paths), abs=1e-9)
 
 
+def test_tag_probabilities_by_brute_force():
+    head = make_head()
+    emissions = torch.randn(2, 4, head.n_tags).double()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
+    found = head.tag_probabilities(emissions, mask)
+    for i, length in enumerate((4, 3)):
+        paths = all_paths(head, length)
+        shares = torch.stack([path_score(head, emissions[i], p) for p in paths]).softmax(0)
+        for token in range(length):
+            of_tags = [
+                sum(share for share, path in zip(shares, paths) if path[token] == tag)
+                for tag in range(head.n_tags)
+            ]
+            assert found[i, token].tolist() == pytest.approx([float(share) for share in of_tags], abs=1e-9)
+
+
 def test_confidences_belong_to_the_decoded_entities():
     head = make_head()
     emissions = 2 * torch.randn(6, 7, head.n_tags).double()

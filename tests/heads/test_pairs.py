@@ -43,3 +43,17 @@ def test_gradients_of_the_relation_head():
     assert torch.autograd.gradcheck(
         lambda *w: call(head, dict(zip(names, w)), (context.detach(), pooling, pairs)), weights
     )
+
+
+def test_a_hidden_layer():
+    torch.manual_seed(0)
+    head = RelationHead(width=3, n_labels=4, hidden=True, dropout=0.5).double()
+    context, pooling = torch.randn(1, 2, 3).double(), torch.eye(2).unsqueeze(0)
+    pairs = torch.tensor([[0, 0, 1]])
+    w1 = numpy.concatenate([head.head.weight.detach().numpy(), head.tail.weight.detach().numpy()], 1)
+    w2, b2 = head.output.weight.detach().numpy(), head.output.bias.detach().numpy()
+    assert w1.shape == (6, 6)
+    hidden = w1 @ context[0].numpy().ravel() + head.head.bias.detach().numpy()
+    numpy.testing.assert_allclose(head(context, pooling, pairs)[0].detach().numpy(), w2 @ hidden + b2)
+    dropped = head(context, pooling, pairs, training=True)
+    assert not torch.equal(dropped, head(context, pooling, pairs))

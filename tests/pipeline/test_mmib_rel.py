@@ -109,7 +109,7 @@ def test_task_loss_is_equation_28_and_its_gradient_the_numerical_one(trained_rel
         up[i, j] += 1e-5
         down[i, j] -= 1e-5
         numeric = (-log_softmax(up) + log_softmax(down))[rows, targets].mean() / 2e-5
-        assert gradient[i, j] == pytest.approx(numeric, abs=1e-5)
+        assert gradient.scores[i, j] == pytest.approx(numeric, abs=1e-5)
 
 
 def test_a_very_wrong_prediction_has_a_finite_loss(trained_rel):
@@ -121,7 +121,7 @@ def test_a_very_wrong_prediction_has_a_finite_loss(trained_rel):
     scores.scores[:] = [[0, -500, 500], [0, -500, 500]]
     loss, gradient = component.get_loss(examples, scores)
     assert loss == pytest.approx(1000)
-    assert numpy.isfinite(gradient).all()
+    assert numpy.isfinite(gradient.scores).all()
 
 
 def test_losses_have_their_own_keys_and_add_up():
@@ -591,7 +591,7 @@ def test_add_pipe_needs_no_config():
 
 def test_settings_that_dont_fit():
     for model, message in (
-        ({"entity_repr": "mean"}, "entity_repr.*'pool', 'marker'"),
+        ({"entity_repr": "mean"}, "entity_repr.*'pool', 'start', 'marker'"),
         ({"markers": ["<", ">"]}, "markers are four tokens"),
         ({"img2vec": {**LISTENER, "upstream": 3}}, "upstream"),
     ):

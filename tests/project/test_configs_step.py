@@ -17,6 +17,7 @@ from spacy.training.loop import train
 from spacy.util import registry
 from thinc.api import Config
 from tiny_bert import save_tiny_bert
+from tiny_vision import save_clip_vision
 
 from project.config import read_config
 
@@ -75,10 +76,15 @@ def make_small(name: str, bert: str, corpus: Path, entities: str | None = None) 
     """The config with tiny encoders, for one step."""
     config = read_config(name)
     for layer in find_layers(config["components"]):
-        if layer.get("name") == "bert-base-uncased":
+        if layer.get("name") in ("bert-base-uncased", "bert-base-cased"):
             layer["name"] = bert
         if layer.get("@architectures") == "spacy-mmib.TorchvisionEncoder.v1":
-            layer |= {"arch": "squeezenet1_1", "weights": None, "image_size": 32}
+            arch = "resnet18" if layer["rows"] == "pyramid" else "squeezenet1_1"
+            layer |= {"arch": arch, "weights": None, "image_size": 32}
+        if layer.get("@architectures") == "spacy-mmib.HFVisionEncoder.v1":
+            layer["name"] = str(save_clip_vision(Path(bert).parent / "clip"))
+        if layer.get("@architectures") == "spacy-mmib.MKGformer.v1":
+            layer["layers"] = 1
         if layer.get("@architectures") == "spacy-mmib.TimmEncoder.v1":
             layer |= {"name": "test_resnet", "weights": None, "image_size": 32}
         if layer.get("@region_getters") == "spacy-mmib.detector.v1":
@@ -89,7 +95,7 @@ def make_small(name: str, bert: str, corpus: Path, entities: str | None = None) 
         config["paths"]["entities"] = entities
     config["training"] |= {"max_steps": 1, "max_epochs": 0, "eval_frequency": 1}
     rate = config["training"]["optimizer"]["learn_rate"]
-    if isinstance(rate, dict):
+    if isinstance(rate, dict) and rate["@schedules"] == "warmup_linear.v1":
         rate |= {"initial_rate": 0.1, "warmup_steps": 1, "total_steps": 10}
         # The first step of a warm-up has a rate of nothing.
         config["training"]["max_steps"] = 2
@@ -226,7 +232,8 @@ def test_configs_are_full(config_name):
             assert shown == names, name_of(layer)
 
 
-SECTIONS = ("tok2vec", "img2vec", "fusion", "get_regions", "cache", "grad_scaler_config", "read_picture")
+LAYERS = ("tok2vec", "img2vec", "fusion", "head", "pointer", "like")
+SECTIONS = (*LAYERS, "get_regions", "cache", "grad_scaler_config", "read_picture")
 """What comes in sections of its own, and what may."""
 
 

@@ -17,7 +17,7 @@ from spacy.util import registry
 
 from project.config import read_config
 from project.demo.data import make_demo_data
-from project.grid import BETAS, GRIDS, SERIES, choose_variants
+from project.grid import BETAS, GRIDS, SERIES, TEXT, choose_variants
 from project.planning import Options, Variant, describe_regions, hash_config, make_config, read_corpus
 from spacy_mmib.encoders.picture_queue import find_encoder_layers, get_settings
 
@@ -106,7 +106,7 @@ def test_an_ablation_takes_its_terms_from_every_component(corpus, name, variant)
 def test_without_the_core(corpus):
     for name in ("ner_trf", "rel_trf"):
         options = Options(config=name)
-        config = make_config(corpus, Variant("no core", core="none"), 0, options)
+        config = make_config(corpus, Variant("no core", model=TEXT), 0, options)
         component = config["components"].get("mmib_ner") or config["components"]["mmib_rel"]
         assert component["model"]["fusion"] == {"@architectures": "spacy-mmib.NoFusion.v1"}
         assert "tok2vec" in component["model"]
@@ -116,8 +116,9 @@ def test_without_the_core(corpus):
 def test_entity_vectors_of_given_pairs(corpus):
     for variant in GRIDS["pairs"]:
         model = make_config(corpus, variant, 0, Options(config="rel_trf"))["components"]["mmib_rel"]["model"]
-        assert model["entity_repr"] in variant.name
-        assert (model["img2vec"] is not None) == (variant.core == "mmib")
+        if not variant.floor:
+            assert model["entity_repr"] in variant.name
+            assert (model["img2vec"] is None) == ("without the core" in variant.name)
 
 
 @pytest.mark.parametrize("name", ["demo", "joint_demo"])
@@ -135,7 +136,7 @@ def test_encoders_are_put_where_the_pictures_are_encoded(corpus, name):
             assert [config["corpora"][split]["images"] for split in ("train", "dev")] == ["none", "none"]
             assert describe_regions(config, corpus, "own") == "no pictures"
         else:
-            assert encoder == variant.encoder
+            assert encoder == variant.model["img2vec"]
             assert (describe_regions(config, corpus, "own") == "given.v1 (own)") == variant.objects
         if shared:
             listener = components["mmib_ner"]["model"]["img2vec"]
@@ -143,9 +144,9 @@ def test_encoders_are_put_where_the_pictures_are_encoded(corpus, name):
         registry.fill(config, validate=False)
 
 
-@pytest.mark.parametrize("variant", [v for v in GRIDS["encoders"] if v.encoder], ids=lambda v: v.name)
+@pytest.mark.parametrize("variant", [v for v in GRIDS["encoders"] if v.model], ids=lambda v: v.name)
 def test_encoders_are_built_with_the_settings_of_their_rows(variant):
-    block = dict(variant.encoder)
+    block = dict(variant.model["img2vec"])
     network = {**block.get("img2vec", block), "weights": None, "cache": None}
     if "Timm" in network["@architectures"]:
         pytest.importorskip("timm")
@@ -157,8 +158,21 @@ def test_encoders_are_built_with_the_settings_of_their_rows(variant):
     assert settings.mode == ("patches" if network["rows"] == "grid" else "crop")
 
 
+@pytest.mark.parametrize("name", ["ner_trf", "demo", "joint_demo"])
+def test_spacys_ner_has_the_same_text_encoder(corpus, name):
+    before = read_config(name)
+    config = make_config(corpus, Variant("spaCy's ner", spacy_ner=True), 0, Options(config=name))
+    pipeline = [part.replace("mmib_ner", "ner") for part in before["nlp"]["pipeline"]]
+    assert config["nlp"]["pipeline"] == pipeline
+    tok2vec = config["components"]["ner"]["model"]["tok2vec"]
+    assert tok2vec == before["components"]["mmib_ner"]["model"]["tok2vec"]
+    registry.fill(config, validate=False)
+
+
 def test_posts_with_objects_are_counted(corpus, data):
     assert corpus.with_objects == corpus.pictures > 0
+    assert corpus.with_labels == 0
+    assert corpus.tasks == ("ner", "rel")
     assert read_corpus("text", data / "text").with_objects == 0
 
 

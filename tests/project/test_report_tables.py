@@ -27,7 +27,7 @@ def make_cell(grids, dataset, variant, seed, *, accuracy, task="entities", leaks
         "variant": variant.name,
         "beta1": variant.settings.get("kl_text", ""),
         "beta2": variant.settings.get("kl_image", ""),
-        "core": variant.core,
+        "floor": variant.floor,
         "series": " ".join(variant.series),
         "seed": seed,
         "cell": f"{dataset}/{variant.name.replace(' ', '_')}-{seed}",

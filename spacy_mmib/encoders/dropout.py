@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy
 from spacy.tokens import Doc
-from thinc.api import get_array_module
+from thinc.api import Model, get_array_module
 from thinc.types import Floats2d
 
-from ..bridge.data import PictureVectors
+from ..bridge.data import PictureVectors, TextVectors, as_picture_vectors
 from ..post.extensions import get_stored_image
 
 HOOK = "spacy_mmib_dropout"
@@ -54,6 +54,26 @@ def draw_dropout(docs: Sequence[Doc], component: str, picture: float, region: fl
         if draw is not None:
             users = (*draw.users, component)
             doc.user_hooks[HOOK] = draw._replace(users=users, picture=picture, region=region)
+
+
+def encode_pictures(
+    model: Model[Any, Any], docs: Sequence[Doc], is_train: bool, text: Sequence[Floats2d] = ()
+) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:
+    """Encode the pictures, unless the text encoder has.
+
+    text (Sequence[Floats2d]): What the text encoder gave for the docs.
+    RETURNS (Tuple[PictureVectors, Callable]): Picture vectors of each doc, no rows of any in a model
+        without the sub-layer `img2vec`, in training less what `draw_dropout` has drawn; and the callback for
+        their gradient.
+    """
+    img2vec = model.maybe_get_ref("img2vec")
+    if isinstance(text, TextVectors) and img2vec not in model.layers:
+        return text.image, lambda d_image: []
+    if img2vec is None:
+        return as_picture_vectors([model.ops.alloc2f(0, 0) for _ in docs]), lambda d_image: []
+    vectors, backprop = img2vec(docs, is_train)
+    image = as_picture_vectors(vectors)
+    return drop_pictures(docs, image, backprop) if is_train else (image, backprop)
 
 
 def drop_pictures(

@@ -7,7 +7,16 @@ from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 
 import spacy_mmib.post.extensions  # noqa: F401 (registers doc._.relations)
-from project.benchmarks.bag_of_words import fit_bag_of_words, get_features, main, read
+from project.floors import (
+    FLOORS,
+    fit_bag_of_words,
+    fit_dictionary,
+    fit_relation,
+    fit_tags,
+    get_features,
+    predict_floor,
+    read,
+)
 
 VOCAB = spacy.blank("en").vocab
 PEOPLE, CLUBS = ["Ana", "Bo", "Cy", "Di"], ["Reds", "Blues", "Greens"]
@@ -88,16 +97,70 @@ def test_bag_of_words_learns_and_answers_every_pair():
 
 def test_gold_labels_are_not_seen(data):
     for split in ("train", "dev", "test"):
-        examples = read(data, split)
+        examples = read(data / f"{split}.spacy")
         assert {r.label for eg in examples for r in eg.predicted._.relations} == {""}
         assert "" not in {r.label for eg in examples for r in eg.reference._.relations}
-    assert len(read(data, "train", 5)) == 5
+    assert len(read(data / "train.spacy", 5)) == 5
 
 
-def test_the_table(data, capsys):
+def make_tagged(text):
+    """A post of words, some of them as word/TAG."""
+    pairs = [word.partition("/")[::2] for word in text.split()]
+    return Doc(VOCAB, words=[word for word, _ in pairs], ents=[tag or "O" for _, tag in pairs])
+
+
+TAGGED = [
+    "New/B-LOC York/I-LOC wins",
+    "New/B-ORG York/I-ORG Times/I-ORG",
+    "New/B-LOC York/I-LOC is new",
+    "Rob/B-PER likes York/B-LOC",
+]
+
+
+def find(fit, text):
+    doc = make_tagged(text)
+    train = [Example(Doc(VOCAB, words=[t.text for t in gold]), gold) for gold in map(make_tagged, TAGGED)]
+    fit(train, [])([doc])
+    return [(ent.text, ent.label_) for ent in doc.ents]
+
+
+def test_a_dictionary_finds_the_longest_with_its_most_frequent_label():
+    assert find(fit_dictionary, "New York Times and New York") == [
+        ("New York Times", "ORG"),
+        ("New York", "LOC"),
+    ]
+    # Case matters; what is left of a longer one is found where it is one itself.
+    assert find(fit_dictionary, "rob saw Rob in York Times") == [("Rob", "PER"), ("York", "LOC")]
+    assert find(fit_dictionary, "nothing here") == []
+
+
+def test_most_frequent_tags():
+    # New is B-LOC two times of three; York is I-LOC two times of four.
+    assert find(fit_tags, "New York Times") == [("New York", "LOC"), ("Times", "ORG")]
+    assert find(fit_tags, "New is York unknown") == [("New", "LOC"), ("York", "LOC")]
+
+
+def test_the_most_frequent_relation():
+    train = ask(make_docs())
+    found = ask(make_docs(["Ed"]))
+    fit_relation(train, [])([eg.predicted for eg in found])
+    # All are as frequent as "None", which isn't chosen; the first in the alphabet is.
+    assert {r.label for eg in found for r in eg.predicted._.relations} == {"lost"}
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_floors_as_cells(data, floor):
     pytest.importorskip("sklearn")
-    main(data)
-    assert "words between head and tail apart" in capsys.readouterr().out
+    paths = {split: str(data / f"{split}.spacy") for split in ("train", "dev")}
+    cell = {"floor": floor, "test": str(data / "test.spacy"), "limit": 3}
+    examples, more = predict_floor(cell, {"paths": paths})
+    assert len(examples) == 3
+    assert more["task"] == ("entities" if floor in ("tags", "dictionary") else "relations")
+    if more["task"] == "relations":
+        assert all(r.label for eg in examples for r in eg.predicted._.relations)
+    else:
+        # Clubs are those of training.
+        assert [[e.text for e in eg.predicted.ents] for eg in examples] == [["Reds"]] * 3
 
 
 def test_without_scikit_learn(monkeypatch):

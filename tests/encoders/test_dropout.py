@@ -13,8 +13,8 @@ from spacy.util import fix_random_seed, registry
 from thinc.api import Model
 
 from spacy_mmib.bridge.data import PictureVectors
+from spacy_mmib.encoders.dropout import HOOK, draw_dropout, drop_pictures
 from spacy_mmib.models import pair_classifier, post_encoder
-from spacy_mmib.models.dropout import HOOK, draw_dropout, drop_pictures
 from spacy_mmib.post.extensions import describe_regions, get_stored_image, remove_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")
