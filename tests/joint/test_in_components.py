@@ -20,6 +20,7 @@ def make_pipeline(kind, bert, *, config=None, **model):
         "@architectures": f"spacy-mmib.{kind.upper()}.v1",
         "tok2vec": text,
         "fusion": {"@architectures": "spacy-mmib.NoFusion.v1"},
+        "img2vec": None,
         **model,
     }
     nlp = spacy.blank("en")
