@@ -302,6 +302,8 @@ def test_hvpnet_wants_a_pyramid(bert):
     encoder = make_encoder("HVPNeT", bert, img2vec={"rows": 3})
     with pytest.raises(ValueError, match=r'takes 4 rows of each .* posts of \[3, .*rows = "pyramid"'):
         encoder.predict(make_docs())
+    with pytest.raises(ValueError, match="bottleneck of HVPNeT has to be at least 1, not 0"):
+        make_encoder("HVPNeT", bert, bottleneck=0)
 
 
 # MKGformer
