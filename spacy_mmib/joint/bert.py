@@ -93,8 +93,7 @@ class Layer(nn.Module):
         """RETURNS (torch.Tensor): y, (b, n, d). `more` is added to W_1 a."""
         a = self.attended_norm(x + F.dropout(self.attended(c), self.dropout, training))
         y = self.outer(self.activation(self.inner(a) + more))
-        y = self.norm(a + F.dropout(y, self.dropout, training))
-        return y
+        return self.norm(a + F.dropout(y, self.dropout, training))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, training: bool) -> torch.Tensor:
         """RETURNS (torch.Tensor): (b, n, d)."""
@@ -135,8 +134,7 @@ class BERT(nn.Module):
         first = self.first_position
         x = self.words(ids) + self.positions.weight[first : first + ids.shape[1]] + self.types.weight[0]
         x = x if more is None else torch.cat([x, more], 1)
-        x = self.projection(F.dropout(self.norm(x), self.dropout, training))
-        return x
+        return self.projection(F.dropout(self.norm(x), self.dropout, training))
 
 
 def read_bert(name: str) -> tuple[dict[str, Any], str, dict[str, torch.Tensor]]:

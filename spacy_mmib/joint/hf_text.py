@@ -6,6 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy
 import torch
 from spacy.tokens import Doc
 from spacy.util import registry
@@ -49,37 +50,33 @@ def text_layer(
         raise ValueError(f"pooling is 'mean' or 'first', not {pooling!r}.")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout is at least 0 and below 1, not {dropout!r}.")
-    runtime = {"trainable": trainable, "dropout": dropout}
+    runtime: dict[str, Any] = {"trainable": trainable, "dropout": dropout}
     network = wrap_module(module_class, _convert_inputs, _convert_outputs, runtime_settings=runtime)
     network.name = module_class.__name__
     if mixed_precision:
         network.shims[0].use_mixed_precision()
-    load = partial(_load, module_class, str(name), **runtime, **own)
+    build = partial(module_class, **runtime, **own)
+    check = partial(_check, window=window, stride=stride)
+    split = partial(cut, window=window, stride=stride, pooling=pooling)
     return Model(
         "text_encoder",
-        partial(forward, pooling=pooling, window=window, stride=stride),
-        init=partial(_init, load=load, window=window, stride=stride),
+        partial(forward, check=check, split=split),
+        init=partial(_init, name=str(name), build=build, check=check),
         layers=[network] if img2vec is None else [network, img2vec],
         refs={"img2vec": img2vec},
         dims={"nO": None},
     )
 
 
-def _load(module_class: type[HFText], name: str, **settings: Any) -> HFText:
-    config, tokenizer, state = read_bert(name)
-    return module_class(config=config, tokenizer=tokenizer, state=state, **settings)
-
-
-def _init(
-    model: TextModel, X: Any = None, Y: Any = None, *, load: Callable[..., HFText], window: int, stride: int
-) -> None:
+def _init(model: TextModel, X: Any = None, Y: Any = None, *, name: str, build: Any, check: Any) -> None:
     """Read the weights: the only place where they are looked for, a saved pipeline brings its own."""
     img2vec, image_width = model.maybe_get_ref("img2vec"), 0
     if img2vec is not None:
         img2vec.initialize(X=X)
         image_width = img2vec.get_dim("nO")
-    module = load(image_width=image_width)
-    _check(module, window, stride)
+    config, tokenizer, state = read_bert(name)
+    module = build(config=config, tokenizer=tokenizer, state=state, image_width=image_width)
+    check(module)
     set_module(model.layers[0], module)
     model.set_dim("nO", module.bert.width, force=True)
 
@@ -94,7 +91,7 @@ def _check(module: HFText, window: int, stride: int) -> None:
 
 
 def forward(
-    model: TextModel, docs: Sequence[Doc], is_train: bool, *, pooling: str, window: int, stride: int
+    model: TextModel, docs: Sequence[Doc], is_train: bool, *, check: Any, split: Callable[..., Windows]
 ) -> tuple[list[Floats2d], Callable[[list[Floats2d]], list[Doc]]]:
     """RETURNS (Tuple[List[Floats2d], Callable]): A row a token, `TextVectors` if it looks at pictures; and
     the callback for their gradient.
@@ -103,9 +100,9 @@ def forward(
     module = get_module(network)
     if not isinstance(module, HFText):
         module()  # says that there are no weights
-    _check(module, window, stride)
+    check(module)
     image, backprop_image = encode_pictures(model, docs, is_train)
-    windows = cut(docs, module.pieces, window=window, stride=stride, pooling=pooling)
+    windows = split(docs, module.pieces)
     learns = is_train and module.learns
     rows = model.ops.alloc2f(windows.n_tokens, module.bert.width)
     backprop_network: Callable[[Floats2d], list[Floats2d]] | None = None
@@ -136,7 +133,7 @@ def _convert_inputs(
     model: Model[Any, Any], X: tuple[Windows, list[Floats2d]], is_train: bool
 ) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], list[Floats2d]]]:
     part, pictures = X
-    posts = sorted({*part.posts})
+    posts, of_windows = numpy.unique(part.posts, return_inverse=True)
     vectors = [pictures[i] for i in posts]
     image, image_mask = pad(vectors, requires_grad=is_train)
     tensor = partial(torch.as_tensor, device=image.device)
@@ -145,7 +142,6 @@ def _convert_inputs(
     )
     lengths = tensor([len(x) for x in part.ids])
     mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
-    of_windows = tensor([posts.index(i) for i in part.posts])
     rows = tuple(map(tensor, (part.numbers, part.places, part.tokens, part.weights)))
 
     def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
@@ -153,7 +149,7 @@ def _convert_inputs(
         return unpad(d_image, list(map(len, vectors)))
 
     batch = Batch(ids, mask, image, image_mask)
-    return ArgsKwargs((batch, of_windows, rows, part.n_tokens), {}), backprop
+    return ArgsKwargs((batch, tensor(of_windows), rows, part.n_tokens), {}), backprop
 
 
 def _convert_outputs(
@@ -162,7 +158,9 @@ def _convert_outputs(
     _, rows = inputs_outputs
 
     def backprop(d_rows: Floats2d) -> ArgsKwargs:
-        return ArgsKwargs(([rows],), {"grad_tensors": [xp2torch(d_rows).contiguous()]})
+        # Of a frozen transformer that had no picture to learn from, the rows are constants.
+        pairs = [(rows, xp2torch(d_rows).contiguous())] if rows.requires_grad else []
+        return ArgsKwargs(([x for x, _ in pairs],), {"grad_tensors": [d for _, d in pairs]})
 
     return torch2xp(rows.detach()), backprop
 

@@ -136,4 +136,7 @@ def build_hvpnet_v1(
     RETURNS (Model[List[Doc], List[Floats2d]]): Gives `TextVectors`.
     """
     settings: dict[str, Any] = dict(locals())
+    for setting in ("pyramid_size", "bottleneck", "max_pictures"):
+        if settings[setting] < 1:
+            raise ValueError(f"{setting} of HVPNeT has to be at least 1, not {settings[setting]}.")
     return text_layer(HVPNeT, **settings)

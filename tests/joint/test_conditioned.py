@@ -57,6 +57,12 @@ def make_encoder(name, bert, initialize=True, **settings):
     return encoder
 
 
+@pytest.fixture(scope="module")
+def encoders(bert):
+    """Of each model one, to predict with."""
+    return {name: make_encoder(name, bert) for name in MODELS}
+
+
 def make_text_encoder(bert):
     block = {"@architectures": "spacy-mmib.HFTextEncoder.v1", "name": bert, "window": 24, "stride": 16}
     encoder = registry.resolve({"tok2vec": block})["tok2vec"]
@@ -80,8 +86,8 @@ def without_pictures(posts=POSTS):
 
 
 @every_model
-def test_pictures_change_rows_and_only_they(name, bert):
-    encoder, plain = make_encoder(name, bert), make_text_encoder(bert).predict(make_docs())
+def test_pictures_change_rows_and_only_they(name, bert, encoders):
+    encoder, plain = encoders[name], make_text_encoder(bert).predict(make_docs())
     docs = make_docs()
     rows = encoder.predict(docs)
     assert isinstance(rows, TextVectors)
@@ -99,8 +105,8 @@ def test_pictures_change_rows_and_only_they(name, bert):
 
 
 @every_model
-def test_batch_order_and_padding_change_nothing(name, bert):
-    encoder = make_encoder(name, bert)
+def test_batch_order_and_padding_change_nothing(name, encoders):
+    encoder = encoders[name]
     together = encoder.predict(make_docs())
     for doc, expected in zip(make_docs(), together):
         numpy.testing.assert_allclose(encoder.predict([doc])[0], expected, atol=1e-5)
@@ -130,6 +136,9 @@ def test_gradients_reach_what_is_new_and_the_pictures(name, bert, trainable):
 
 @every_model
 def test_without_any_picture_it_learns_from_texts(name, bert):
+    frozen = make_encoder(name, bert, trainable=False)
+    rows, backprop = frozen.begin_update(without_pictures())
+    backprop(list(rows))  # there may be nothing to learn
     encoder = make_encoder(name, bert)
     rows, backprop = encoder.begin_update(without_pictures())
     assert all(numpy.isfinite(x).all() for x in rows)
@@ -140,8 +149,8 @@ def test_without_any_picture_it_learns_from_texts(name, bert):
 
 
 @every_model
-def test_what_is_masked_changes_nothing(name, bert):
-    module = get_module(make_encoder(name, bert).layers[0])
+def test_what_is_masked_changes_nothing(name, encoders):
+    module = get_module(encoders[name].layers[0])
     ids, mask = torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
     image, image_mask = torch.randn(2, 8, PICTURE), torch.tensor([[1] * 4 + [0] * 4, [0] * 8]).bool()
     rows = tuple(torch.tensor(x) for x in ([0, 0, 1], [1, 2, 1], [0, 1, 2], [1.0, 1.0, 1.0]))
@@ -157,8 +166,8 @@ def test_what_is_masked_changes_nothing(name, bert):
 
 
 @every_model
-def test_saved_and_loaded(name, bert):
-    encoder = make_encoder(name, bert)
+def test_saved_and_loaded(name, encoders):
+    encoder = encoders[name]
     loaded = make_encoder(name, "no/such-folder", initialize=False).from_bytes(encoder.to_bytes())
     for one, other in zip(loaded.predict(make_docs()), encoder.predict(make_docs())):
         numpy.testing.assert_array_equal(one, other)
@@ -177,9 +186,9 @@ def test_picture_dropout(bert):
 # VisualBERT
 
 
-def test_picture_rows_of_visualbert_are_words(bert):
+def test_picture_rows_of_visualbert_are_words(encoders):
     """Against a run of the text model whose embeddings are these."""
-    module = get_module(make_encoder("VisualBERT", bert).layers[0]).eval()
+    module = get_module(encoders["VisualBERT"].layers[0]).eval()
     ids, image = torch.tensor([[2, 5, 6, 3]]), torch.randn(1, 3, PICTURE)
     image_mask = torch.tensor([[True, True, False]])
     net = module.bert
@@ -223,9 +232,9 @@ def get_prefix(module, pictures):
     return layers
 
 
-def test_the_prefix_of_hvpnet(bert):
+def test_the_prefix_of_hvpnet(encoders):
     """Head h of row r has numbers h * 12 to h * 12 + 12 of that row; absent rows are masked."""
-    module = get_module(make_encoder("HVPNeT", bert).layers[0])
+    module = get_module(encoders["HVPNeT"].layers[0])
     image = torch.randn(1, 12, PICTURE)
     image_mask = torch.tensor([[True] * 8 + [False] * 4])
     with torch.no_grad():
@@ -241,9 +250,9 @@ def test_the_prefix_of_hvpnet(bert):
                 numpy.testing.assert_allclose(v[0, h, r], rows[r, WIDTH:][own], atol=1e-5)
 
 
-def test_the_prefix_of_hvpnet_as_published(bert):
+def test_the_prefix_of_hvpnet_as_published(encoders):
     """Scrambled twice, and made up with rows of zeros, here to three pictures, which aren't masked."""
-    module = get_module(make_encoder("HVPNeT-as-published", bert).layers[0])
+    module = get_module(encoders["HVPNeT-as-published"].layers[0])
     image = torch.randn(1, 8, PICTURE)
     image_mask = torch.tensor([[True] * 4 + [False] * 4])
     with torch.no_grad():
@@ -293,14 +302,16 @@ def test_hvpnet_wants_a_pyramid(bert):
     encoder = make_encoder("HVPNeT", bert, img2vec={"rows": 3})
     with pytest.raises(ValueError, match=r'takes 4 rows of each .* posts of \[3, .*rows = "pyramid"'):
         encoder.predict(make_docs())
+    with pytest.raises(ValueError, match="bottleneck of HVPNeT has to be at least 1, not 0"):
+        make_encoder("HVPNeT", bert, bottleneck=0)
 
 
 # MKGformer
 
 
 @pytest.mark.parametrize("name", ["MKGformer", "MKGformer-as-published"])
-def test_the_fusion_of_mkgformer(name, bert):
-    module = get_module(make_encoder(name, bert).layers[0])
+def test_the_fusion_of_mkgformer(name, encoders):
+    module = get_module(encoders[name].layers[0])
     c, v = torch.randn(2, 3, WIDTH), torch.randn(2, 5, WIDTH)
     mask = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
     with torch.no_grad():
@@ -330,8 +341,8 @@ def test_the_fusion_of_mkgformer(name, bert):
     numpy.testing.assert_allclose(y, normalize(layer.norm, a + linear(layer.outer, inner)), atol=1e-4)
 
 
-def test_pictures_of_mkgformer_attend_to_the_text_of_the_layer_before(bert):
-    module = get_module(make_encoder("MKGformer", bert).layers[0])
+def test_pictures_of_mkgformer_attend_to_the_text_of_the_layer_before(encoders):
+    module = get_module(encoders["MKGformer"].layers[0])
     ids, mask = torch.tensor([[2, 5, 3, 0]]), torch.tensor([[1, 1, 1, 0]]).bool()
     image = torch.randn(1, 4, PICTURE)
     image_mask = torch.tensor([[1, 1, 1, 0]]).bool()
