@@ -56,6 +56,12 @@ def draw_dropout(docs: Sequence[Doc], component: str, picture: float, region: fl
             doc.user_hooks[HOOK] = draw._replace(users=users, picture=picture, region=region)
 
 
+def goes_without_picture(doc: Doc) -> bool:
+    """RETURNS (bool): Whether a doc goes without its picture in this update."""
+    draw: Draw | None = doc.user_hooks.get(HOOK)
+    return draw is not None and bool(numpy.random.default_rng(draw.seed).random() < draw.picture)
+
+
 def encode_pictures(
     model: Model[Any, Any], docs: Sequence[Doc], is_train: bool, text: Sequence[Floats2d] = ()
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:

@@ -14,6 +14,7 @@ from spacy.util import registry
 from thinc.api import Model
 from thinc.types import Floats2d
 
+from ..encoders.dropout import goes_without_picture
 from ..post.extensions import read_regions
 from ..util import warn
 
@@ -53,6 +54,7 @@ def _extend(doc: Doc, words: list[str]) -> Doc:
     behind = Doc(doc.vocab, words=words)
     extended = Doc.from_docs([doc, behind], exclude=["spans", "tensor", "user_data"])
     extended.user_data = doc.user_data  # not a copy: what a layer says of the picture is said of the post
+    extended.user_hooks.update(doc.user_hooks)
     return extended
 
 
@@ -60,7 +62,8 @@ def forward(
     model: Model[list[Doc], list[Floats2d]], docs: list[Doc], is_train: bool, *, get_words: GetWords
 ) -> tuple[list[Floats2d], Callable[[list[Floats2d]], Any]]:
     """Encode posts with words behind them, and give the rows of the posts."""
-    vectors, backprop_tok2vec = model.layers[0]([_extend(doc, get_words(doc)) for doc in docs], is_train)
+    words = [[] if is_train and goes_without_picture(doc) else get_words(doc) for doc in docs]
+    vectors, backprop_tok2vec = model.layers[0]([_extend(*pair) for pair in zip(docs, words)], is_train)
     result = copy.copy(vectors)  # which may be more than a list
     for i, doc in enumerate(docs):
         result[i] = vectors[i][: len(doc)]
@@ -97,9 +100,9 @@ def build_text_with_objects_v1(
 ) -> Model[list[Doc], list[Floats2d]]:
     """Build a `tok2vec` that reads a post together with what its picture shows, in words: the post, a
     separator, and the labels of its objects or a caption. It gives the vectors of the post's own tokens, so
-    that no entity can be found in the words behind it. A post without such words is read as it is. As
-    published (ITA-OD, ITA-IC) with XLM-R or BERT, objects and their attributes of VinVL, and captions of the
-    same; the alignment with a model of the text alone (ITA-CVA) is not built.
+    that no entity can be found in the words behind it. A post without such words is read as it is, and so is
+    one whose picture is left out in training (`picture_dropout` of the component). What is published besides,
+    text recognised in the picture and an alignment with a model of the text alone, is not built.
 
     The labels are those of `doc._.regions` at that time: of the corpus, or of a component further up the
     pipeline, such as `mmib_img2vec` (in training among the annotating components). A caption is text in

@@ -11,6 +11,7 @@ from spacy.training import Example
 from spacy.util import registry
 from thinc.api import Model
 
+from spacy_mmib.encoders.dropout import draw_dropout
 from spacy_mmib.evaluation.ablation import remove_images, shuffle_images
 from spacy_mmib.joint.text_with_objects import get_labels
 from spacy_mmib.training.corpus import MultimodalCorpus
@@ -112,6 +113,17 @@ def test_gradients_are_those_of_the_post(docs):
     assert len(gradients[0]) > 5
     for a, b in zip(*gradients, strict=True):
         numpy.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_picture_dropout_leaves_out_the_words(docs):
+    layer = make(docs)
+    spacy.util.fix_random_seed(0)
+    told, plain = layer.predict(docs[:1])[0], layer.layers[0].predict(docs[1:2])[0]
+    for rate, expected in ((1.0, plain), (0.0, told)):
+        copies = [doc.copy() for doc in docs]
+        draw_dropout(copies, "ner", rate, 0.1)
+        numpy.testing.assert_allclose(layer.begin_update(copies)[0][0], expected, atol=1e-6)
+        numpy.testing.assert_allclose(layer.predict(copies)[0], told, atol=1e-6)
 
 
 def test_the_text_encoder_sees_all_that_it_looks_at(nlp):
