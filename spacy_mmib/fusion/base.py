@@ -92,7 +92,13 @@ def fusion_layer(fusion: type[Fusion], **settings: Any) -> Model[FusionInput, Po
     settings (Any): Its settings, without the widths.
     RETURNS (Model[FusionInput, PostVectors]): The layer. Its attribute "losses" has the default weights of
         its losses by name; "watch" says whether a training step gives the posteriors of a model that has any.
+    RAISES (ValueError): A dropout rate that is none.
     """
+    for name, rate in settings.items():
+        if name.endswith("dropout") and rate is not None and not 0 <= rate < 1:
+            raise ValueError(
+                f"{name} of the fusion {fusion.__name__} has to be 0-1, and below 1, not {rate}."
+            )
     layer = wrap_module(
         fusion,
         _convert_inputs,

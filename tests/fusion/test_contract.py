@@ -494,6 +494,8 @@ def test_settings_that_make_no_sense():
     for name, settings, message in (
         ("UMT", {"heads": 3}, "heads .3. has to divide the hidden size .8."),
         ("Gated", {"gate": "vectors"}, "gate|vector"),
+        ("GVATT", {"dropout": 1.5}, "dropout of the fusion GVATT has to be 0-1, and below 1, not 1.5"),
+        ("MMIB", {"residual_dropout": -0.1}, "residual_dropout of the fusion MMIB .* not -0.1"),
     ):
         with pytest.raises((ValueError, ConfigValidationError), match=message):
             make_layer(f"spacy-mmib.{name}.v1", settings)
