@@ -204,3 +204,37 @@ def test_settings_out_of_range():
     ):
         with pytest.raises(ValueError, match=f"MAF's {name} has to be"):
             make_module(**{name: value})
+
+
+@pytest.mark.slow
+def test_the_matcher_learns_to_look_at_pictures_unless_as_published():
+    """A word of each post goes with what its picture shows. With swapped pictures the matcher finds out; with
+    swapped outputs, which differ from the right ones in their text as well, it learns other things.
+    """
+    words, shown = torch.randn(4, D, dtype=torch.double) * 3, torch.randn(4, IMAGE, dtype=torch.double) * 3
+    kinds = torch.arange(16) % 4
+
+    def make_batch():
+        text, image = torch.randn(16, N, D).double(), 0.3 * torch.randn(16, 2, IMAGE).double()
+        text[:, 0] = words[kinds]
+        return text, torch.ones(16, N).bool(), image + shown[kinds, None], torch.ones(16, 2).bool()
+
+    share = {}
+    for as_published in (False, True):
+        module = make_module(as_published=as_published, width=16)
+        optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+        for _ in range(800):
+            loss = module(*make_batch(), torch.arange(16), training=True).losses["matching"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        text, text_mask, image, image_mask = make_batch()
+        seen = []
+        match = module._match
+        module._match = lambda *x: seen.append(match(*x)) or seen[-1]
+        for picture in (image, image.roll(1, 0)):  # of another kind
+            module(text, text_mask, picture, image_mask, torch.arange(16), training=False)
+        own, other = (logits.softmax(-1)[:, 1] for logits in seen)
+        share[as_published] = (own[:, None] > other).double().mean().item()
+    assert share[False] > 0.95
+    assert share[True] < 0.8
