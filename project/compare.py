@@ -111,8 +111,8 @@ def choose_rows(corpus: planning.Corpus, task: str, options: planning.Options) -
             if row.needs == "transformer" and row.variant:
                 rows[i] = replace(row, variant=replace(row.variant, learn_rate=rate))
         notes.append(
-            f"The rows that are made of a transformer have another text encoder than the others, {transformer}, "
-            f"and a learning rate of {rate}."
+            "The rows that are made of a transformer have another text encoder than the others, "
+            f"{transformer}, and a learning rate of {rate}."
         )
     return rows, notes
 
