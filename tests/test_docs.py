@@ -14,15 +14,28 @@ from spacy.tokens import DocBin
 from spacy.util import dot_to_object
 from thinc.api import Config
 
+from project.model_pages import make_pages
+
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf8")):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf8"), flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_pages_of_models_are_in_step():
+    """With the files of the models, the configs and the tables they are made of."""
+    pages = {path.name: path.read_text(encoding="utf8") for path in (ROOT / "docs" / "models").glob("*.md")}
+    made = make_pages()
+    assert set(pages) == set(made)
+    for name, text in made.items():
+        assert pages[name] == text, f"docs/models/{name}: run 'python -m project.model_pages'"
+        assert name == "README.md" or "## Settings" in text
 
 
 def run(folder, *command):

@@ -28,8 +28,13 @@ def forward(
     result = copy.copy(as_picture_vectors(vectors))  # what its rows stand for stays
     for i, of_doc in enumerate(result):
         if len(of_doc):
-            key = None if kind == "constant" else _get_key(docs[i])
-            result[i] = _draw(model, (seed, key), of_doc)
+            drawn = _draw((seed, None if kind == "constant" else _get_key(docs[i])), of_doc.shape)
+            norms = model.ops.xp.linalg.norm(of_doc, axis=1, keepdims=True)
+            if kind == "noise":
+                drawn /= numpy.linalg.norm(drawn, axis=1, keepdims=True)
+            else:
+                norms = norms > 0
+            result[i] = model.ops.asarray2f(drawn, dtype=of_doc.dtype) * norms
 
     def backprop(d_vectors: list[Floats2d]) -> Any:
         return backprop_img2vec([model.ops.xp.zeros_like(d_rows) for d_rows in d_vectors])
@@ -45,12 +50,10 @@ def _get_key(doc: Doc) -> str:
     return str(key)
 
 
-def _draw(model: Model[Any, Any], seed: tuple[int, str | None], rows: Floats2d) -> Floats2d:
+def _draw(seed: tuple[int, str | None], shape: tuple[int, ...]) -> "numpy.ndarray[Any, Any]":
     """Not seeded by the rows' numbers: their last bits depend on the batch a picture is in."""
     digest = hashlib.blake2b(repr(seed).encode("utf8", "surrogatepass"), digest_size=16).digest()
-    drawn = numpy.random.default_rng(int.from_bytes(digest, "little")).standard_normal(rows.shape)
-    noise = model.ops.asarray2f(drawn / numpy.linalg.norm(drawn, axis=1, keepdims=True), dtype=rows.dtype)
-    return noise * model.ops.xp.linalg.norm(rows, axis=1, keepdims=True)
+    return numpy.random.default_rng(int.from_bytes(digest, "little")).standard_normal(shape)
 
 
 def _init(model: Model[Any, Any], X: Any = None, Y: Any = None) -> None:
@@ -65,13 +68,13 @@ def build_noise_encoder_v1(
     *, img2vec: Model[list[Doc], list[Floats2d]], seed: int = 0, kind: Kind = "noise"
 ) -> Model[list[Doc], list[Floats2d]]:
     """Build a control for experiments: does a model profit from what a picture shows, or from any vector
-    that a picture gives it? Each row of a picture encoder is replaced by a vector of the same norm.
+    that a picture gives it? Each row of a picture encoder is replaced.
 
-    "noise": Gaussian noise, drawn by picture and place of the row, so that a picture has the same noise in
-    all epochs, in training and in prediction, and whatever batch it is in: a model can recognise a picture
-    that it has been trained on, and learns nothing about another one. "constant": one direction for each
-    place of a row, the same for all pictures, which can't even be recognised: what is left of a picture is
-    the number of its rows and their norms.
+    "noise": Gaussian noise of the same norm, drawn by picture and place of the row, so that a picture has the
+    same noise in all epochs, in training and in prediction, and whatever batch it is in: a model can
+    recognise a picture that it has been trained on, and learns nothing about another one. "constant": for
+    each place of a row one vector, of numbers of variance 1, the same for all pictures: what is left of a
+    picture is the number of its rows. Rows of zeros stay zeros in either case.
 
     img2vec (Model[List[Doc], List[Floats2d]]): The picture encoder, or a listener. It doesn't learn.
     seed (int): Another one gives other noise, or another constant.

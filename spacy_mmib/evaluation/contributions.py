@@ -96,10 +96,7 @@ def _find_problem(name: str, pipe: Any) -> str | None:
     model: Any = getattr(pipe, "model", None)
     fusion = model.maybe_get_ref("fusion") if hasattr(model, "maybe_get_ref") else None
     if fusion is None or fusion.name not in ("MMIB", "mmib_core"):  # the latter in version 0.1
-        return (
-            f"The component {name!r} has no bottleneck to look into: its model has to have the fusion "
-            "spacy-mmib.MMIB.v1."
-        )
+        return f"The component {name!r} has no bottleneck to look into: its fusion isn't spacy-mmib.MMIB.v1."
     if model.attrs.get("entity_repr") == "marker":
         return (
             f"The component {name!r} writes each post anew for each pair of entities (entity_repr = "

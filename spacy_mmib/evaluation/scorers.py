@@ -15,7 +15,7 @@ from spacy.util import registry
 from ..post.boxes import get_boxes, get_region, has_boxes, is_one_of
 from ..post.extensions import read_regions
 from ..post.regions import Region
-from ..post.relations import ASKED, Pair, Relation, get_relations, has_relations
+from ..post.relations import ASKED, Pair, Relation, get_relations, has_relations, read_relations
 from ..util import warn
 
 NUMBERS = [f"rel_{kind}_{key}" for kind in ("micro", "macro", "strict") for key in "prf"]
@@ -219,12 +219,9 @@ def match_pairs(
     except ValueError as err:
         warn(f"Relations are not scored, as the gold ones of a post can't be read: {err}")
         return None
-    try:
-        for relation in get_relations(example.predicted):
-            if relation.label not in (ASKED, negative_label):
-                pairs[relation.pair][1].setdefault(relation.label, relation)
-    except ValueError as err:
-        warn(f"A post counts as one without predicted relations, as they can't be read: {err}")
+    for relation in read_relations(example.predicted):
+        if relation.label not in (ASKED, negative_label):
+            pairs[relation.pair][1].setdefault(relation.label, relation)
     return [pair for pair in pairs.values() if all(relation.label != ASKED for relation in pair[0])]
 
 

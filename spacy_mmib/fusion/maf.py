@@ -35,9 +35,9 @@ class MAF(Fusion):
     - "debiased", with N negatives of which a `prior` is really positive: -log e^{s+} / (e^{s+} + N g),
       g = max((mean_neg e^s - prior * e^{s+}) / (1 - prior), e^{-1/t}).
 
-    Nobody is set against an equal picture; with fewer than two different ones in a batch both losses are 0.
-    A post without a picture takes no part in them, and its p is 0, so that nothing is added to its text. The
-    settings are those of `spacy-mmib.MAF.v1`.
+    It reaches encoders alone (of pictures if they are trained), not X, W_m or W. Equal pictures are no
+    negatives; with fewer than two different ones in a batch both losses are 0. A post without a picture takes
+    no part, and its p is 0: nothing is added to its text. The settings are those of `spacy-mmib.MAF.v1`.
     """
 
     losses = {"matching": WEIGHT, "contrastive": WEIGHT}  # noqa: RUF012

@@ -156,7 +156,7 @@ def read_bert(name: str) -> tuple[dict[str, Any], str, dict[str, torch.Tensor]]:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         if not tokenizer.is_fast:
             raise ValueError("it has no fast tokenizer (a tokenizer.json, or what one can be made of)")
-        settings = {"output_loading_info": True, "weights_only": True, "trust_remote_code": False}
+        settings = {"output_loading_info": True, "trust_remote_code": False}
         network, info = AutoModel.from_pretrained(folder, **settings)
         missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
         if missing:

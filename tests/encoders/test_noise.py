@@ -61,19 +61,16 @@ def test_noise_of_the_same_norm(noise):
     assert numpy.abs(other[0] - found[0]).max() > 0.1
 
 
-def test_a_constant_of_the_same_norm(noise):
+def test_a_constant(noise):
     docs = [*make_docs(), make_doc(make_picture("green"))]  # the last one without an object
     constant = make_noise(noise.layers[0], kind="constant")
-    vectors, found = constant.layers[0].predict(docs), constant.predict(docs)
-    norms = [numpy.linalg.norm(rows, axis=1, keepdims=True) for rows in vectors]
-    directions = [rows / norm for rows, norm in zip(found, norms, strict=True)]
-    for a, b in zip(vectors, found, strict=True):
-        numpy.testing.assert_allclose(*(numpy.linalg.norm(x, axis=1) for x in (a, b)), rtol=1e-5)
-    assert [len(rows) for rows in directions] == [2, 0, 2, 2, 1]
-    for rows in directions:
-        numpy.testing.assert_allclose(rows, directions[0][: len(rows)], atol=1e-6)
-    assert abs(directions[0][0] @ directions[0][1]) < 0.2
-    assert abs(directions[0][0] @ noise.predict(docs)[0][0]) < 0.2 * norms[0][0]
+    found = constant.predict(docs)
+    assert [len(rows) for rows in found] == [2, 0, 2, 2, 1]
+    assert found.rows == constant.layers[0].predict(docs).rows
+    for rows in found:
+        numpy.testing.assert_array_equal(rows, found[0][: len(rows)])
+    assert found[0].std() == pytest.approx(1.0, abs=0.1)
+    assert abs(numpy.corrcoef([*found[0], noise.predict(docs)[0][0]]) - numpy.eye(3)).max() < 0.2
     other = make_noise(noise.layers[0], kind="constant", seed=1).predict(docs)
     assert numpy.abs(other[0] - found[0]).max() > 0.1
     with pytest.raises(ValueError, match="kind is 'zeros'; choose one of noise, constant"):
@@ -98,7 +95,9 @@ def test_last_bits_of_the_vectors_change_nothing():
     vectors = [row, numpy.nextafter(row, 9), numpy.zeros_like(row)]
     result = PictureVectors(vectors, [[0]] * 3, [FoundRegions([], "x", None)] * 3)
     inner = Model("inner", lambda model, docs, is_train: (result, lambda d: []), dims={"nO": 8})
-    found = make_noise(inner).predict([make_doc(make_picture("red"))] * 3)
+    docs = [make_doc(make_picture("red"))] * 3
+    assert [rows.any() for rows in make_noise(inner, kind="constant").predict(docs)] == [True, True, False]
+    found = make_noise(inner).predict(docs)
     numpy.testing.assert_allclose(found[0], found[1], rtol=1e-5)
     assert not found[2].any()
     assert (found.rows, found.found) == (result.rows, result.found)
