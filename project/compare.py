@@ -6,7 +6,7 @@ Trainings are cells of a grid: what is finished is never run again. A table a ta
 (with booktabs), project/metrics/compare_<dataset>_<task>.*, is made of what is finished.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +22,8 @@ from project.train import check_transformer
 
 LEAKING = "mnre-leaking"
 """MNRE with the published crops, a second block of MNRE's table."""
+PRETRAINED = 0.0001
+"""The learning rate of transformers in the table of a config without one."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +87,34 @@ def choose_rows(corpus: planning.Corpus, task: str, options: planning.Options) -
         # What sees no crops is the same as without them.
         parts = {part for row in rows if row.variant for part in row.variant.parts}
         rows = [row for row in rows if row.sees or row.group == "floors" or row.name in parts]
-    without = {
+    hidden = [row for row in rows if row.needs == "crops" and corpus.name != LEAKING]
+    hidden += [row for row in rows if row.why and row.published is None]
+    rows = [row for row in rows if row not in hidden]
+    own = planning.find_transformer(corpus, replace(options, transformer=""))
+    transformer, notes = options.transformer or own, []
+    without: dict[str, Callable[[Row], bool]] = {
         "there is no transformer (name one with --vars.transformer)": (
-            lambda row: row.needs == "transformer" and not planning.find_transformer(corpus, options)
+            lambda row: row.needs == "transformer" and not transformer
         ),
         "there are no pictures": lambda row: (
             not corpus.pictures and row.sees and row.variant is not None and row.name != "MMIB"
         ),
         "no objects have labels": lambda row: row.needs == "objects" and not corpus.with_labels,
     }
-    notes = []
     for reason, applies in without.items():
         if names := [row.name for row in rows if applies(row)]:
             notes.append(f"Not in the table of {corpus.name}, as {reason}: {'; '.join(names)}.")
             rows = [row for row in rows if row.name not in names]
-    hidden = [row for row in rows if row.needs == "crops" and corpus.name != LEAKING]
-    hidden += [row for row in rows if row.why and row.published is None]
-    return [row for row in rows if row not in hidden], notes
+    if transformer and not own:
+        rate = options.learn_rate or PRETRAINED
+        for i, row in enumerate(rows):
+            if row.needs == "transformer" and row.variant:
+                rows[i] = replace(row, variant=replace(row.variant, learn_rate=rate))
+        notes.append(
+            "The rows that are made of a transformer have another text encoder than the others, "
+            f"{transformer}, and a learning rate of {rate}."
+        )
+    return rows, notes
 
 
 def choose_names(rows: Sequence[Row], only: Sequence[str]) -> set[str]:

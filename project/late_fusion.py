@@ -86,9 +86,10 @@ def mix(
     score, key = (score_entities, "ents_f") if entities else (score_relations, "rel_micro_f")
     annotate = set_entities if entities else set_labels
     paths = {"dev": config["paths"]["dev"], "test": cell["test"]}
+    nlp = spacy.blank("en")
 
     def predict(split: str, weight: float) -> list[Example]:
-        examples, *_ = read_corpus(spacy.blank("en"), paths[split], limit=cell["limit"], check_images="none")
+        examples, *_ = read_corpus(nlp, paths[split], limit=cell["limit"], check_images="none")
         mixed = iter((1 - weight) * parts[0][split] + weight * parts[1][split])
         for example in examples:
             annotate(example, mixed, labels)

@@ -115,6 +115,7 @@ def test_entity_probability_by_brute_force():
         assert got == pytest.approx(weight(having) / weight(paths), abs=1e-9)
 
 
+@torch.no_grad()
 def test_tag_probabilities_by_brute_force():
     head = make_head()
     emissions = torch.randn(2, 4, head.n_tags).double()
