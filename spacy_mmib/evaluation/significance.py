@@ -49,7 +49,7 @@ def compare_f1(
         raise ValueError("The documents differ: they don't have the same numbers of gold labels.")
     difference = float(_f1(a.sum(0)) - _f1(b.sum(0)))
     same = (a == b).all(1)
-    if same.all():
+    if (~same).sum() < 2:  # exchanged, one document gives the same difference with the other sign
         return Difference(difference, 1.0)
     require("The significance test", "scipy", "analysis", "scipy.stats")
     from scipy.stats import permutation_test

@@ -145,3 +145,8 @@ def test_relation_counts_add_up_to_the_scorers():
 def test_nothing_at_all():
     assert sum_counts([]) == (0, 0, 0, 0)
     assert get_prf((0, 0, 0, 0)) == (0.0, 0.0, 0.0)
+
+
+def test_a_single_document_that_differs_says_nothing():
+    same, other = [[1, 1, 1, 1], [2, 1, 1, 1]], [[1, 1, 1, 1], [1, 1, 1, 1]]
+    assert compare_f1([same], [other]).p == 1.0

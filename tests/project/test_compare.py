@@ -310,6 +310,28 @@ def test_latex(written):
     )
 
 
+def test_versions_of_a_dataset_are_blocks_of_a_table(tmp_path):
+    blocks = []
+    for dataset in ("mnre", "mnre-leaking"):
+        corpus = make_corpus(dataset)
+        rows, notes = compare.choose_rows(corpus, "ner", Options("ner_trf", task="ner"))
+        cells = [make_cell(tmp_path, row, 0, dataset) for row in rows if row.name == "MMIB"]
+        make_plan(tmp_path, "compare-ner", dataset, cells)
+        blocks.append(compare.Block(corpus, "ner", rows, [], notes))
+    (tmp_path / "metrics").mkdir()
+    path = compare_tables.write(blocks, tmp_path, tmp_path / "metrics")
+    assert path.name == "compare_mnre_ner.md"
+    text = path.read_text(encoding="utf8")
+    assert len(read_markdown(text)) == 2
+    assert "## mnre, label-free" in text
+    assert "## mnre-leaking, with the published crops" in text
+    assert r"\emph{label-free: MMIB}" in path.with_suffix(".tex").read_text(encoding="utf8")
+    with path.with_suffix(".csv").open(newline="", encoding="utf8") as file:
+        groups = [row["group"] for row in csv.DictReader(file) if row["row"] == "MMIB"]
+    assert groups[0] == "label-free: MMIB"
+    assert groups[1].startswith("with the published crops")
+
+
 @pytest.mark.slow
 def test_from_the_posts_to_the_tables(tmp_path):
     make_demo_data(tmp_path / "tiny", {"train": 24, "dev": 8, "test": 12})
