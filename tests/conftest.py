@@ -3,7 +3,6 @@
 import io
 import os
 import subprocess
-import sys
 import time
 import warnings
 from itertools import permutations
@@ -17,6 +16,7 @@ import numpy
 import PIL.Image
 import pytest
 import spacy
+from forked import run_forked
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
@@ -138,8 +138,8 @@ def run_command(main, *args):
 
 
 def run_python(*args, cwd=ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, *map(str, args)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
+    """In a process of its own, which has to end well."""
+    result = run_forked(*args, cwd=cwd, timeout=600)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked import run_forked
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
@@ -19,20 +20,26 @@ def pipe_in_processes(
     parent_first: bool = False,
     method: str | None = None,
     batch_size: int = 3,
+    fresh: bool = True,
 ) -> list[Doc]:
     """What `nlp.pipe(docs, n_process=2)` gives.
 
     parent_first (bool): torch's threads run in the parent before it starts the others.
     method (Optional[str]): How those are started.
+    fresh (bool): In a new interpreter, whose torch has two threads. If it isn't about how processes start, a
+        forked one does.
     """
     nlp.to_disk(folder / "model")
     DocBin(docs=docs, store_user_data=True).to_disk(folder / "posts.spacy")
     arguments = [str(folder), "parent-first" if parent_first else "", method or "", str(batch_size)]
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, *arguments],
-        capture_output=True, text=True, timeout=240, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-    )  # fmt: skip
+    if fresh:
+        result = subprocess.run(
+            [sys.executable, "-W", "ignore", __file__, *arguments],
+            capture_output=True, text=True, timeout=240, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
+        )  # fmt: skip
+    else:
+        result = run_forked(__file__, *arguments)
     assert result.returncode == 0, result.stderr[-2000:]
     return list(DocBin().from_disk(folder / "found.spacy").get_docs(nlp.vocab))
 

@@ -16,6 +16,7 @@ from conftest import (
     make_rel_nlp,
     new_docs,
     relations,
+    run_python,
     train,
 )
 from processes import pipe_in_processes
@@ -359,14 +360,14 @@ def test_spacy_package_and_pip_install(joint, tmp_path):
     nlp.to_disk(tmp_path / "model")
     (tmp_path / "out").mkdir()
     DocBin(docs=joint.docs(nlp), store_user_data=True).to_disk(tmp_path / "posts.spacy")
-    run = lambda *args: subprocess.run(
-        [sys.executable, *map(str, args)], check=True, capture_output=True, text=True, cwd=tmp_path
+    run_python(
+        "-m", "spacy", "package", "model", "out", "--name", "mmib_joint", "--build", "sdist", cwd=tmp_path
     )
-    run("-m", "spacy", "package", "model", "out", "--name", "mmib_joint", "--build", "sdist")
     built = next((tmp_path / "out").glob("**/dist/*.tar.gz"))
     meta = srsly.read_json(next((tmp_path / "out").glob("*/meta.json")))
     assert any(req.startswith("spacy-mmib>=0.") for req in meta["requirements"])
-    run("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", "site", built)
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", "site"]
+    subprocess.run([*pip, built], check=True, capture_output=True, cwd=tmp_path)
     code = (
         "import sys; sys.path.insert(0, 'site')\n"
         "import spacy; from spacy.tokens import DocBin\n"
@@ -375,7 +376,7 @@ def test_spacy_package_and_pip_install(joint, tmp_path):
         "docs = list(nlp.pipe(DocBin().from_disk('posts.spacy').get_docs(nlp.vocab)))\n"
         "DocBin(docs=docs, store_user_data=True).to_disk('found.spacy')"
     )
-    run("-c", code)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
     assert said(DocBin().from_disk(tmp_path / "found.spacy").get_docs(nlp.vocab)) == joint.expected
 
 
