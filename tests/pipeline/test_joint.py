@@ -99,7 +99,7 @@ def test_shared_and_own_encoders_of_the_same_weights_predict_the_same(trained_jo
     nlp.remove_pipe("mmib_img2vec")
     assert found(nlp, posts(nlp)) == docs
     assert nlp.config["components"]["mmib_rel"]["model"]["img2vec"]["arch"] == "squeezenet1_1"
-    again = spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes())
+    again = spacy.blank(nlp.lang).from_config(nlp.config).from_bytes(nlp.to_bytes())
     assert found(again, posts(again)) == docs
 
 

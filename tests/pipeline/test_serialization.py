@@ -371,7 +371,7 @@ def test_spacy_package_and_pip_install(joint, tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'site')\n"
         "import spacy; from spacy.tokens import DocBin\n"
-        "nlp = spacy.load('en_mmib_joint')\n"
+        "nlp = spacy.load('xx_mmib_joint')\n"
         "assert nlp.meta['spacy_mmib'] == {'leaks': ['the regions of the training data leak']}\n"
         "docs = list(nlp.pipe(DocBin().from_disk('posts.spacy').get_docs(nlp.vocab)))\n"
         "DocBin(docs=docs, store_user_data=True).to_disk('found.spacy')"

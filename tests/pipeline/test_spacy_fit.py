@@ -190,7 +190,7 @@ def test_a_renamed_component_goes_on(shared, nlp, tmp_path, name):
         for pipeline in (nlp, again):
             encoder = pipeline.get_pipe("other")
             assert encoder.listening_components == ["mmib_ner", "mmib_rel"]
-        other = spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes())
+        other = spacy.blank(nlp.lang).from_config(nlp.config).from_bytes(nlp.to_bytes())
         assert found(other) == found(shared)
         again.rename_pipe("other", "third")
         again.rename_pipe("third", "mmib_img2vec")

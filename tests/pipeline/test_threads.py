@@ -186,7 +186,7 @@ def test_a_transformer_is_run_by_one_thread_at_a_time(bert):  # noqa: F811
     for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert isinstance(again._func, OneAtATime)
         assert again._func._lock is not layer._func._lock
-    loaded = spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes())
+    loaded = spacy.blank(nlp.lang).from_config(nlp.config).from_bytes(nlp.to_bytes())
     assert isinstance(loaded.get_pipe("transformer").model._func, OneAtATime)
     check_threads(loaded)
 
