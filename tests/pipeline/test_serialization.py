@@ -9,6 +9,7 @@ import pytest
 import spacy
 import srsly
 from conftest import (
+    LANGUAGE,
     entities,
     make_examples,
     make_nlp,
@@ -346,10 +347,12 @@ def test_foreign_modules_are_refused():
         pytest.param(True, "spawn", marks=pytest.mark.slow),
     ],
 )
-def test_multiprocessing(case, tmp_path, parent_first, method):
-    docs = 3 * case.docs(case.nlp)
-    found = pipe_in_processes(case.nlp, docs, tmp_path, parent_first=parent_first, method=method)
-    assert said(found) == case.expected * 3
+def test_multiprocessing(trained, trained_rel, joint, tmp_path, parent_first, method):
+    cases = [Case(trained, "ner"), Case(trained_rel, "rel"), joint]
+    pipelines = [(case.nlp, 3 * case.docs(case.nlp)) for case in cases]
+    found = pipe_in_processes(pipelines, tmp_path, parent_first=parent_first, method=method)
+    for docs, case in zip(found, cases, strict=True):
+        assert said(docs) == case.expected * 3, case.kind
 
 
 @pytest.mark.slow
@@ -443,13 +446,13 @@ def test_sourcing_components_into_another_pipeline(joint, folder, tmp_path, list
 def test_sourcing_in_a_config(joint, folder, tmp_path):
     """As `spacy train` does it; and with the encoder of one component taken apart."""
     blocks = {name: {"source": str(folder)} for name in JOINT}
-    config = {"nlp": {"lang": "en", "pipeline": list(JOINT)}, "components": blocks}
-    nlp = spacy.blank("en").from_config(config)
+    config = {"nlp": {"lang": LANGUAGE, "pipeline": list(JOINT)}, "components": blocks}
+    nlp = spacy.blank(LANGUAGE).from_config(config)
     assert nlp.get_pipe("mmib_img2vec").listening_components == ["mmib_ner", "mmib_rel"]
     assert joint.say(nlp) == joint.expected
     alone = {"mmib_ner": {"source": str(folder), "replace_listeners": ["model.img2vec"]}}
-    config = {"nlp": {"lang": "en", "pipeline": ["mmib_ner"]}, "components": alone}
-    nlp = spacy.blank("en").from_config(config)
+    config = {"nlp": {"lang": LANGUAGE, "pipeline": ["mmib_ner"]}, "components": alone}
+    nlp = spacy.blank(LANGUAGE).from_config(config)
     expected = [(ents, []) for ents, _ in joint.expected]
     assert joint.say(nlp) == expected
     assert nlp.config["components"]["mmib_ner"]["model"]["img2vec"]["arch"] == "squeezenet1_1"
