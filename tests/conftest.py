@@ -120,7 +120,7 @@ def docbin(doc: Doc) -> Doc:
 
 
 def read_docs(path: Path) -> list[Doc]:
-    return list(DocBin().from_disk(path).get_docs(spacy.blank("en").vocab))
+    return list(DocBin().from_disk(path).get_docs(spacy.blank(LANGUAGE).vocab))
 
 
 def wait_until(condition) -> None:

@@ -12,6 +12,7 @@ import pytest
 import spacy
 from conftest import (
     IMG2VEC,
+    LANGUAGE,
     LISTENER,
     MODEL,
     REL_MODEL,
@@ -106,7 +107,7 @@ def check_threads(nlp, posts=None):
 
 def make_pipeline(kind: str, **img2vec):
     """Trained for a few steps only: any answers will do, as long as there are some."""
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     encoder = {**IMG2VEC, "arch": "resnet18", **img2vec}
     if kind == "text":
         nlp.add_pipe(
@@ -194,7 +195,7 @@ def test_a_transformer_is_run_by_one_thread_at_a_time(bert):  # noqa: F811
 def test_the_lock_is_a_setting(bert):  # noqa: F811
     config = make_transformer_nlp(bert).config
     config["components"]["mmib_ner"]["lock_transformer"] = False
-    nlp = spacy.blank("en").from_config(config)
+    nlp = spacy.blank(LANGUAGE).from_config(config)
     assert not isinstance(nlp.get_pipe("transformer").model._func, OneAtATime)
 
 
