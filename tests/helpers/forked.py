@@ -23,6 +23,8 @@ from types import ModuleType
 
 HEAVY = ("spacy.cli", "spacy_transformers", "torchvision", "sklearn.linear_model")
 """What is imported before the fork: other packages only, those that are installed."""
+ENVIRON = {**os.environ, "PYTHONIOENCODING": "utf8"}
+"""What the server starts with, whatever the test has set that is the first to need it."""
 
 
 def run_forked(*args, cwd=None, input="", stdout=None, timeout=240) -> subprocess.CompletedProcess:
@@ -66,9 +68,12 @@ def run_forked(*args, cwd=None, input="", stdout=None, timeout=240) -> subproces
 def _start_server() -> subprocess.Popen:
     """It ends with this process, which closes its standard input."""
     return subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf8",
-        env={**os.environ, "PYTHONIOENCODING": "utf8"},
-    )  # fmt: skip
+        [sys.executable, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf8",
+        env=ENVIRON,
+    )
 
 
 def _wait_for_requests() -> dict | None:
