@@ -36,11 +36,11 @@ def pipe_in_processes(
     if fresh:
         result = subprocess.run(
             [sys.executable, "-W", "ignore", __file__, *arguments],
-            capture_output=True, text=True, timeout=240, check=False,
+            capture_output=True, text=True, timeout=600, check=False,
             env={**os.environ, "OMP_NUM_THREADS": "2"},
         )  # fmt: skip
     else:
-        result = run_forked(__file__, *arguments)
+        result = run_forked(__file__, *arguments, timeout=600)
     assert result.returncode == 0, result.stderr[-2000:]
     return [
         list(DocBin().from_disk(folder / str(i) / "found.spacy").get_docs(nlp.vocab))
