@@ -3,13 +3,11 @@
 import configparser
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import spacy
-from conftest import make_examples
+from conftest import make_examples, run_python
 from spacy.tokens import DocBin
 from spacy.util import dot_to_object
 from thinc.api import Config
@@ -38,14 +36,6 @@ def test_pages_of_models_are_in_step():
         assert name == "README.md" or "## Settings" in text
 
 
-def run(folder, *command):
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", *command], capture_output=True, text=True, cwd=folder, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
-
-
 @pytest.mark.slow
 def test_add_a_model(tmp_path):
     """As a newcomer would: the file, the snippet, the block of the config, the commands."""
@@ -55,7 +45,7 @@ def test_add_a_model(tmp_path):
     commands = re.findall(r"^```bash\n(.*?)^```", text, flags=re.S | re.M)[0].strip().splitlines()
     (tmp_path / "max_fusion.py").write_text(model)
     (tmp_path / "use.py").write_text(use)
-    assert "mmib_ner_size" in run(tmp_path, "use.py")
+    assert "mmib_ner_size" in run_python("use.py", cwd=tmp_path).stdout
 
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -77,5 +67,5 @@ def test_add_a_model(tmp_path):
     config["training"].update(max_epochs=2, eval_frequency=5)
     config.to_disk(tmp_path / "config.cfg")
     for command in commands:
-        printed = run(tmp_path, *command.removeprefix("python ").split())
+        printed = run_python(*command.removeprefix("python ").split(), cwd=tmp_path).stdout
     assert "micro" in printed or "F" in printed

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import spacy
+from forked import run_forked
 from spacy.language import Language
 from spacy.util import registry
 
@@ -89,16 +90,22 @@ def test_importing_spacy_needs_no_torch_because_of_us():
     assert result.stdout.strip() == "light", result.stderr[-3000:]
 
 
+BROKEN = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+    del sys.modules[name]
+sys.path.insert(0, sys.argv[1])
+import spacy
+spacy.blank("en").add_pipe("mmib_ner")
+"""
+
+
 def test_a_torchvision_that_doesnt_fit_is_explained(tmp_path):
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
     )
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import spacy; spacy.blank('en').add_pipe('mmib_ner')"
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    last = result.stderr.strip().splitlines()[-1]
+    last = run_forked("-c", BROKEN, tmp_path).stderr.strip().splitlines()[-1]
     assert "ImportError: torchvision " in last
     assert "nms does not exist" in last
     assert "pip install --force-reinstall torchvision" in last

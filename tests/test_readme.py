@@ -2,14 +2,20 @@
 
 import re
 import shlex
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import srsly
-from conftest import make_examples, make_nlp, make_picture, make_rel_examples, make_rel_nlp, train
+from conftest import (
+    make_examples,
+    make_nlp,
+    make_picture,
+    make_rel_examples,
+    make_rel_nlp,
+    run_python,
+    train,
+)
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf8")
@@ -50,11 +56,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_snippet(number, folder):
     """Each in a process of its own, as a reader would run it."""
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SNIPPETS[number]],
-        capture_output=True, text=True, cwd=folder, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_python("-c", SNIPPETS[number], cwd=folder)
 
 
 def test_commands_exist():

@@ -11,7 +11,7 @@ import numpy
 import pytest
 import spacy
 import torch
-from conftest import IMG2VEC, TOK2VEC, make_examples, make_rel_examples, new_docs, train
+from conftest import IMG2VEC, LANGUAGE, TOK2VEC, make_examples, make_rel_examples, new_docs, train
 from spacy.tokens import Doc
 from spacy.util import registry
 from thinc.api import ConfigValidationError
@@ -374,7 +374,7 @@ def make_model(name, settings, kind):
 
 
 def make_pipeline(name, settings, kind, **config):
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     if kind == "REL":
         config["get_instances"] = {"@misc": "spacy-mmib.given_pairs.v1"}
     config["model"] = make_model(name, {**settings, **({"heads": 4} if "heads" in settings else {})}, kind)
@@ -409,11 +409,10 @@ def test_in_a_pipeline(name, settings, kind, tmp_path):
         *head,
     }
     nlp.to_disk(tmp_path)
-    loaded = spacy.load(tmp_path)
-    assert predict(loaded, kind) == predict(nlp, kind)
-    assert predict(spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes()), kind) == predict(
-        nlp, kind
-    )
+    expected = predict(nlp, kind)
+    assert predict(spacy.load(tmp_path), kind) == expected
+    from_bytes = spacy.blank(LANGUAGE).from_config(nlp.config).from_bytes(nlp.to_bytes())
+    assert predict(from_bytes, kind) == expected
 
 
 def get_fusion(nlp):

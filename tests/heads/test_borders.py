@@ -168,7 +168,7 @@ def test_in_a_pipeline(borders):
     docs = list(nlp.pipe(new_docs(nlp)))
     assert any(doc.ents for doc in docs)
     assert all(0 <= ent._.confidence <= 1 for doc in docs for ent in doc.ents)
-    loaded = spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes())
+    loaded = spacy.blank(nlp.lang).from_config(nlp.config).from_bytes(nlp.to_bytes())
     for doc, other in zip(docs, loaded.pipe(new_docs(loaded))):
         assert [(e.text, e.label_, e._.confidence) for e in doc.ents] == [
             (e.text, e.label_, e._.confidence) for e in other.ents

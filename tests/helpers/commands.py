@@ -1,10 +1,8 @@
 """Run commands of `spacy mmib`, and a corpus of `PAIRS` with files to run them on."""
 
-import subprocess
-import sys
-
 import spacy
 from conftest import PAIRS, make_picture, make_rel_examples
+from forked import run_forked
 from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
@@ -17,9 +15,7 @@ def run(*args, **kwargs):
 
 def run_alone(*args, **kwargs):
     """In a process of its own, through spaCy's command line."""
-    command = [sys.executable, "-m", "spacy", "mmib", *map(str, args)]
-    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf8", **kwargs}
-    return subprocess.run(command, timeout=240, check=False, **kwargs)
+    return run_forked("-m", "spacy", "mmib", *args, **kwargs)
 
 
 def save_pairs(path, posts=PAIRS, change=lambda docs: None):

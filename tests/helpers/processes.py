@@ -7,43 +7,50 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked import run_forked
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
 
 def pipe_in_processes(
-    nlp: Language,
-    docs: list[Doc],
+    pipelines: list[tuple[Language, list[Doc]]],
     folder: Path,
     *,
     parent_first: bool = False,
     method: str | None = None,
     batch_size: int = 3,
-) -> list[Doc]:
-    """What `nlp.pipe(docs, n_process=2)` gives.
+    fresh: bool = True,
+) -> list[list[Doc]]:
+    """What `nlp.pipe(docs, n_process=2)` gives, of one pipeline after the other.
 
     parent_first (bool): torch's threads run in the parent before it starts the others.
     method (Optional[str]): How those are started.
+    fresh (bool): In a new interpreter, whose torch has two threads. If it isn't about how processes start, a
+        forked one does.
     """
-    nlp.to_disk(folder / "model")
-    DocBin(docs=docs, store_user_data=True).to_disk(folder / "posts.spacy")
+    for i, (nlp, docs) in enumerate(pipelines):
+        (folder / str(i)).mkdir()
+        nlp.to_disk(folder / str(i) / "model")
+        DocBin(docs=docs, store_user_data=True).to_disk(folder / str(i) / "posts.spacy")
     arguments = [str(folder), "parent-first" if parent_first else "", method or "", str(batch_size)]
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, *arguments],
-        capture_output=True, text=True, timeout=240, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-    )  # fmt: skip
+    if fresh:
+        result = subprocess.run(
+            [sys.executable, "-W", "ignore", __file__, *arguments],
+            capture_output=True, text=True, timeout=600, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
+        )  # fmt: skip
+    else:
+        result = run_forked(__file__, *arguments, timeout=600)
     assert result.returncode == 0, result.stderr[-2000:]
-    return list(DocBin().from_disk(folder / "found.spacy").get_docs(nlp.vocab))
+    return [
+        list(DocBin().from_disk(folder / str(i) / "found.spacy").get_docs(nlp.vocab))
+        for i, (nlp, _) in enumerate(pipelines)
+    ]
 
 
-def main(folder: Path, parent_first: bool, method: str | None, batch_size: int) -> None:
-    import multiprocessing
-
+def pipe(folder: Path, parent_first: bool, batch_size: int) -> None:
     import spacy
 
-    if method:
-        multiprocessing.set_start_method(method)
     nlp = spacy.load(folder / "model")
     docs = list(DocBin().from_disk(folder / "posts.spacy").get_docs(nlp.vocab))
     if parent_first:
@@ -57,5 +64,14 @@ def main(folder: Path, parent_first: bool, method: str | None, batch_size: int) 
     DocBin(docs=found, store_user_data=True).to_disk(folder / "found.spacy")
 
 
+def main(folder: str, parent_first: str, method: str, batch_size: str) -> None:
+    import multiprocessing
+
+    if method:
+        multiprocessing.set_start_method(method)
+    for i in range(len(os.listdir(folder))):
+        pipe(Path(folder) / str(i), bool(parent_first), int(batch_size))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), bool(sys.argv[2]), sys.argv[3] or None, int(sys.argv[4]))
+    main(*sys.argv[1:])

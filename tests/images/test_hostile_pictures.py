@@ -111,6 +111,7 @@ def test_hostile_posts_among_good_ones(isolation):
 
 EXIT = """
 import os, sys, threading, time
+sys.modules["torch"] = None  # which spaCy imports, if it is there; the interpreter begins faster without
 from spacy_mmib.images.reader import PictureReader
 reader = PictureReader(isolation="process", timeout={timeout})
 data = open(sys.argv[1], "rb").read()

@@ -8,6 +8,7 @@ import pytest
 import spacy
 from conftest import (
     IMG2VEC,
+    LANGUAGE,
     LEARN_FAST,
     LISTENER,
     MODEL,
@@ -42,7 +43,7 @@ def count_pictures(monkeypatch, model) -> list[int]:
 
 def make_shared_nlp(trainable: bool = False):
     """Text and picture vectors shared by both components."""
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     nlp.add_pipe("tok2vec", config={"model": TOK2VEC})
     nlp.add_pipe("mmib_img2vec", config={"model": {**IMG2VEC, "trainable": trainable}})
     text = {"@architectures": "spacy.Tok2VecListener.v1", "width": 24}
@@ -99,7 +100,7 @@ def test_shared_and_own_encoders_of_the_same_weights_predict_the_same(trained_jo
     nlp.remove_pipe("mmib_img2vec")
     assert found(nlp, posts(nlp)) == docs
     assert nlp.config["components"]["mmib_rel"]["model"]["img2vec"]["arch"] == "squeezenet1_1"
-    again = spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes())
+    again = spacy.blank(nlp.lang).from_config(nlp.config).from_bytes(nlp.to_bytes())
     assert found(again, posts(again)) == docs
 
 
@@ -225,7 +226,7 @@ def test_a_picture_that_breaks_is_said_and_harms_nobody(trained_joint):
 
 
 def test_listener_of_another_name():
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     nlp.add_pipe("mmib_img2vec", name="pictures", config={"model": IMG2VEC})
     model = {**MODEL, "img2vec": {**LISTENER, "upstream": "pictures"}}
     nlp.add_pipe("mmib_ner", config={"model": model})
@@ -277,7 +278,7 @@ def test_vectors_kept_are_no_view_of_the_batch(trained_joint):
 
 @pytest.mark.parametrize("upstream", ["mmib_img2vec", "other"])
 def test_a_listener_without_a_component_is_explained(upstream):
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     model = {**MODEL, "img2vec": {**LISTENER, "upstream": upstream}}
     nlp.add_pipe("mmib_ner", config={"model": model})
     if upstream == "other":
@@ -287,7 +288,7 @@ def test_a_listener_without_a_component_is_explained(upstream):
 
 
 def test_a_listener_to_any():
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     nlp.add_pipe("mmib_img2vec", name="pictures", config={"model": IMG2VEC})
     nlp.add_pipe("mmib_ner", config={"model": {**MODEL, "img2vec": {**LISTENER, "upstream": "*"}}})
     train(nlp, make_rel_examples(nlp), steps=2)

@@ -228,7 +228,7 @@ def test_every_way_to_store_a_doc(doc, tmp_path):
 @pytest.mark.slow
 def test_processes(trained, tmp_path):
     posts = [make_post(trained), make_post(trained, regions=BOXES[:2])]
-    docs = pipe_in_processes(trained, posts, tmp_path, batch_size=1)
+    (docs,) = pipe_in_processes([(trained, posts)], tmp_path, batch_size=1, fresh=False)
     for found, post in zip(docs, posts, strict=True):
         numpy.testing.assert_allclose(weights_of(found), weights_of(trained(post)), atol=1e-6)
 

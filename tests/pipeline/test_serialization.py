@@ -9,6 +9,7 @@ import pytest
 import spacy
 import srsly
 from conftest import (
+    LANGUAGE,
     entities,
     make_examples,
     make_nlp,
@@ -16,6 +17,7 @@ from conftest import (
     make_rel_nlp,
     new_docs,
     relations,
+    run_python,
     train,
 )
 from processes import pipe_in_processes
@@ -345,10 +347,12 @@ def test_foreign_modules_are_refused():
         pytest.param(True, "spawn", marks=pytest.mark.slow),
     ],
 )
-def test_multiprocessing(case, tmp_path, parent_first, method):
-    docs = 3 * case.docs(case.nlp)
-    found = pipe_in_processes(case.nlp, docs, tmp_path, parent_first=parent_first, method=method)
-    assert said(found) == case.expected * 3
+def test_multiprocessing(trained, trained_rel, joint, tmp_path, parent_first, method):
+    cases = [Case(trained, "ner"), Case(trained_rel, "rel"), joint]
+    pipelines = [(case.nlp, 3 * case.docs(case.nlp)) for case in cases]
+    found = pipe_in_processes(pipelines, tmp_path, parent_first=parent_first, method=method)
+    for docs, case in zip(found, cases, strict=True):
+        assert said(docs) == case.expected * 3, case.kind
 
 
 @pytest.mark.slow
@@ -359,23 +363,23 @@ def test_spacy_package_and_pip_install(joint, tmp_path):
     nlp.to_disk(tmp_path / "model")
     (tmp_path / "out").mkdir()
     DocBin(docs=joint.docs(nlp), store_user_data=True).to_disk(tmp_path / "posts.spacy")
-    run = lambda *args: subprocess.run(
-        [sys.executable, *map(str, args)], check=True, capture_output=True, text=True, cwd=tmp_path
+    run_python(
+        "-m", "spacy", "package", "model", "out", "--name", "mmib_joint", "--build", "sdist", cwd=tmp_path
     )
-    run("-m", "spacy", "package", "model", "out", "--name", "mmib_joint", "--build", "sdist")
     built = next((tmp_path / "out").glob("**/dist/*.tar.gz"))
     meta = srsly.read_json(next((tmp_path / "out").glob("*/meta.json")))
     assert any(req.startswith("spacy-mmib>=0.") for req in meta["requirements"])
-    run("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", "site", built)
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", "site"]
+    subprocess.run([*pip, built], check=True, capture_output=True, cwd=tmp_path)
     code = (
         "import sys; sys.path.insert(0, 'site')\n"
         "import spacy; from spacy.tokens import DocBin\n"
-        "nlp = spacy.load('en_mmib_joint')\n"
+        "nlp = spacy.load('xx_mmib_joint')\n"
         "assert nlp.meta['spacy_mmib'] == {'leaks': ['the regions of the training data leak']}\n"
         "docs = list(nlp.pipe(DocBin().from_disk('posts.spacy').get_docs(nlp.vocab)))\n"
         "DocBin(docs=docs, store_user_data=True).to_disk('found.spacy')"
     )
-    run("-c", code)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
     assert said(DocBin().from_disk(tmp_path / "found.spacy").get_docs(nlp.vocab)) == joint.expected
 
 
@@ -442,13 +446,13 @@ def test_sourcing_components_into_another_pipeline(joint, folder, tmp_path, list
 def test_sourcing_in_a_config(joint, folder, tmp_path):
     """As `spacy train` does it; and with the encoder of one component taken apart."""
     blocks = {name: {"source": str(folder)} for name in JOINT}
-    config = {"nlp": {"lang": "en", "pipeline": list(JOINT)}, "components": blocks}
-    nlp = spacy.blank("en").from_config(config)
+    config = {"nlp": {"lang": LANGUAGE, "pipeline": list(JOINT)}, "components": blocks}
+    nlp = spacy.blank(LANGUAGE).from_config(config)
     assert nlp.get_pipe("mmib_img2vec").listening_components == ["mmib_ner", "mmib_rel"]
     assert joint.say(nlp) == joint.expected
     alone = {"mmib_ner": {"source": str(folder), "replace_listeners": ["model.img2vec"]}}
-    config = {"nlp": {"lang": "en", "pipeline": ["mmib_ner"]}, "components": alone}
-    nlp = spacy.blank("en").from_config(config)
+    config = {"nlp": {"lang": LANGUAGE, "pipeline": ["mmib_ner"]}, "components": alone}
+    nlp = spacy.blank(LANGUAGE).from_config(config)
     expected = [(ents, []) for ents, _ in joint.expected]
     assert joint.say(nlp) == expected
     assert nlp.config["components"]["mmib_ner"]["model"]["img2vec"]["arch"] == "squeezenet1_1"

@@ -9,6 +9,7 @@ import pytest
 import spacy
 from conftest import (
     IMG2VEC,
+    LANGUAGE,
     LISTENER,
     MODEL,
     REL_MODEL,
@@ -34,7 +35,7 @@ TEXT, PICTURES, BOTH = ["model.tok2vec"], ["model.img2vec"], ["model.tok2vec", "
 
 def make_shared_nlp(order=("tok2vec", "mmib_img2vec"), trainable=False):
     """Text and picture vectors shared by both components."""
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     models = {"tok2vec": TOK2VEC, "mmib_img2vec": {**IMG2VEC, "trainable": trainable}}
     for name in order:
         nlp.add_pipe(name, config={"model": models[name]})
@@ -145,7 +146,7 @@ def test_the_order_of_the_shared_encoders_does_not_matter(tmp_path):
     ],
 )
 def test_a_path_that_listens_to_nothing_is_refused(tmp_path, layers, paths):
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     nlp.add_pipe("tok2vec", config={"model": TOK2VEC})
     nlp.add_pipe("mmib_img2vec", config={"model": IMG2VEC})
     nlp.add_pipe("mmib_ner", config={"model": {**MODEL, **layers}})
@@ -190,7 +191,7 @@ def test_a_renamed_component_goes_on(shared, nlp, tmp_path, name):
         for pipeline in (nlp, again):
             encoder = pipeline.get_pipe("other")
             assert encoder.listening_components == ["mmib_ner", "mmib_rel"]
-        other = spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes())
+        other = spacy.blank(nlp.lang).from_config(nlp.config).from_bytes(nlp.to_bytes())
         assert found(other) == found(shared)
         again.rename_pipe("other", "third")
         again.rename_pipe("third", "mmib_img2vec")
@@ -392,7 +393,7 @@ def test_the_value_of_a_step():
 @pytest.mark.parametrize("name", ["mmib_ner", "mmib_rel"])
 def test_debug_model(tmp_path, name, capsys):
     """The way `spacy debug model` calls models: with docs, whatever they take otherwise."""
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     nlp.add_pipe(name, config={"model": MODEL if name == "mmib_ner" else REL_MODEL})
     references = [eg.reference for eg in make_rel_examples(nlp)]
     DocBin(docs=references, store_user_data=True).to_disk(tmp_path / "train.spacy")

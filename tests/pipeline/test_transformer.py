@@ -4,6 +4,7 @@ import numpy
 import pytest
 import spacy
 from conftest import (
+    LANGUAGE,
     LEARN_FAST,
     LISTENER,
     MODEL,
@@ -40,7 +41,7 @@ def bert(tmp_path_factory) -> str:
 
 
 def make_nlp(bert: str):
-    nlp = spacy.blank("en")
+    nlp = spacy.blank(LANGUAGE)
     nlp.add_pipe(
         "transformer",
         config={

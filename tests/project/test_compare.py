@@ -3,13 +3,12 @@
 import csv
 import json
 import random
-import subprocess
-import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import run_python
 from spacy.util import registry
 from test_report_tables import make_plan, read_markdown
 from tiny_bert import save_tiny_bert
@@ -22,7 +21,6 @@ from project.planning import Corpus, Options, Variant, make_config
 from spacy_mmib.evaluation.scorers import get_prf, sum_counts
 from spacy_mmib.evaluation.significance import compare_f1
 
-ROOT = Path(__file__).parents[2]
 ROWS = [row for row in compare.read_rows() if row.variant]
 POSTS = 40
 
@@ -339,12 +337,12 @@ def test_from_the_posts_to_the_tables(tmp_path):
     small += " components.tok2vec.model.embed_size 200 components.mmib_img2vec.model.arch squeezenet1_1"
     small += " components.mmib_ner.model.fusion.heads 4 components.mmib_rel.model.fusion.heads 4"
     late = next(row.name for row in ROWS if row.variant.parts)
-    command = [sys.executable, "-m", "project.compare", "tiny", "--data", str(tmp_path), "--seeds", "1"]
-    command += ["--output", str(tmp_path / "grids"), "--metrics", str(tmp_path / "metrics"), "--jobs", "2"]
+    command = ["-m", "project.compare", "tiny", "--data", tmp_path, "--seeds", "1"]
+    command += ["--output", tmp_path / "grids", "--metrics", tmp_path / "metrics", "--jobs", "2"]
     command += ["--config", "joint_demo", "--epochs", "1", "--overrides", small]
     command += ["--only", "floors", "--only", "MMIB", "--only", late]
     for finished in (0, 12):
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        run = run_python(*command)
         assert f"12 trainings, {finished} of them finished before" in run.stdout + run.stderr
     for task in ("ner", "rel"):
         rows = read_rows(tmp_path / "metrics" / f"compare_tiny_{task}.md")

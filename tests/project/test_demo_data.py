@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def read_bytes(folder: Path) -> dict[str, bytes]:
     }
 
 
+@cache
 def split_posts(split: str, n: int, **shares: float) -> list:
+    """Shared: don't change it."""
     names = data.make_split_names(spacy.blank("en"), 0)
     return data.make_split_posts(split, n, names[split], 0, texts.Shares(**shares))
 

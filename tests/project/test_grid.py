@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import spacy
+from forked import run_forked
 from spacy.tokens import DocBin
 from spacy.util import registry
 
@@ -53,13 +54,17 @@ def corpus(data):
     return read_corpus("tiny", data / "tiny")
 
 
-def run_grid(data, output, metrics, *extra, grid="ablation", dataset="tiny", **kwargs):
+def make_command(data, output, metrics, *extra, grid="ablation", dataset="tiny"):
     overrides = " ".join(f"{key} {value}" for key, value in TINY.items())
-    command = [sys.executable, "-m", "project.grid", grid, dataset, *extra]
+    command = ["-m", "project.grid", grid, dataset, *extra]
     command += ["--data", str(data), "--output", str(output), "--metrics", str(metrics)]
-    command += ["--config", "demo", "--epochs", "1", "--overrides", overrides]
+    return [*command, "--config", "demo", "--epochs", "1", "--overrides", overrides]
+
+
+def run_grid(*args, **kwargs):
+    command = [sys.executable, *make_command(*args, **kwargs)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, start_new_session=True, **kwargs)  # fmt: skip
+                            text=True, start_new_session=True)  # fmt: skip
 
 
 def finish(process):
@@ -256,7 +261,10 @@ def test_regions_are_named(corpus, data):
 
 
 def test_a_missing_dataset(data, tmp_path):
-    output = finish(run_grid(data, tmp_path / "g", tmp_path / "m", dataset="nowhere"))
+    command = make_command(data, tmp_path / "g", tmp_path / "m", dataset="nowhere")
+    result = run_forked(*command, cwd=ROOT)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1
     assert "Convert the dataset first" in " ".join(output.split())
     assert "Traceback" not in output
 

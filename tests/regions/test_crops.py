@@ -1,15 +1,13 @@
 """Ready crops as regions, in the layouts in which they are published."""
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import PIL.Image
 import pytest
 import spacy
 import torch
-from conftest import IMG2VEC, encode, make_picture
+from conftest import IMG2VEC, encode, make_picture, run_python
 from spacy.tokens import Doc, DocBin
 from spacy.util import registry
 from spacy.vocab import Vocab
@@ -19,7 +17,6 @@ from spacy_mmib.post.extensions import get_regions_note
 from spacy_mmib.regions.crops import LEAKING_MNRE_NOTE, MNRE_KEY
 from spacy_mmib.util import MMIBWarning
 
-ROOT = Path(__file__).parents[2]
 VOCAB = Vocab()
 
 
@@ -241,18 +238,8 @@ def test_reading_ahead_keeps_rows_and_names_apart(hvpnet, umgf, tmp_path):
 def test_the_real_sample_by_row(mmib_data, tmp_path):
     """15 instances of MNRE, whose 42 crops are all there, cut to three each as HVPNeT does."""
     sample = mmib_data / "sample" / "mnre"
-    command = [
-        sys.executable,
-        "-m",
-        "project.convert",
-        "mnre",
-        "--data",
-        sample,
-        "--output",
-        tmp_path / "out",
-    ]
-    command += ["--leaking-crops", sample / "img_vg"]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=ROOT)
+    command = ["-m", "project.convert", "mnre", "--data", sample, "--output", tmp_path / "out"]
+    run_python(*command, "--leaking-crops", sample / "img_vg")
     nlp = spacy.blank("en")
     settings = {"root": str(sample / "img_vg"), "dictionaries": str(sample / "txt")}
     numbers = []
