@@ -1,5 +1,7 @@
 """`spacy-mmib.HFTextEncoder.v1`: what transformers' models give, as a `tok2vec` of any component."""
 
+import os
+import pickle
 import shutil
 import threading
 import warnings
@@ -238,3 +240,28 @@ def test_settings_that_make_no_sense(folders, settings, message, tmp_path, monke
 def test_without_weights(folders):
     with pytest.raises(ValueError, match="no weights yet"):
         make_encoder(folders["bert"], initialize=False).predict(make_docs())
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("save", ["torch", "pickle"])
+def test_pickles_are_never_executed(folders, tmp_path, save):
+    folder, ran = shutil.copytree(folders["bert"], tmp_path / "bert"), tmp_path / "ran"
+    (folder / "model.safetensors").unlink()
+    evil = {"embeddings.word_embeddings.weight": Payload(str(ran))}
+    if save == "torch":
+        torch.save(evil, folder / "pytorch_model.bin")
+    else:
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(evil))
+    with pytest.raises(ValueError, match="can't be read"):
+        make_encoder(str(folder))
+    assert not ran.exists()
+    pickle.loads(pickle.dumps(Payload(str(ran))))
+    assert ran.exists()  # it would have worked
