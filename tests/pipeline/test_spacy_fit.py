@@ -231,7 +231,7 @@ def test_the_old_name_of_an_encoder_may_be_anothers(shared, nlp):
 
 def test_an_encoder_sourced_under_another_name(shared, saved, tmp_path):
     other = spacy.load(saved)
-    nlp = spacy.blank("en", vocab=other.vocab)
+    nlp = spacy.blank(other.lang, vocab=other.vocab)
     nlp.add_pipe("tok2vec", source=other)
     nlp.add_pipe("mmib_img2vec", name="pictures", source=other)
     for name in ("mmib_ner", "mmib_rel"):
