@@ -52,13 +52,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a grid on a dataset with a finished run, for a task, and how many trainings it has."""
+    """The rows of a grid on a dataset with a finished run, for a task; how many trainings the grid has, and
+    how many of them are finished, be it for this task or another.
+    """
 
     grid: str
     dataset: str
     task: str
     rows: list[Row]
     planned: int
+    finished: int
 
 
 def main(
@@ -81,11 +84,16 @@ def read_tables(grids: Path, metrics: Path) -> list[Table]:
     plans = [plan for plan in read_plans(grids) if plan["cells"]]
     planned = {(plan["grid"], plan["cells"][0]["dataset"]): len(plan["cells"]) for plan in plans}
     groups: dict[tuple[str, str, str], dict[str, Row]] = {}
+    finished: dict[tuple[str, str], set[str]] = {}
     for line in write_results(grids, metrics):
+        finished.setdefault((line["grid"], line["dataset"]), set()).add(line["cell"])
         rows = groups.setdefault((line["grid"], line["dataset"], line["task"]), {})
         row = rows.setdefault(line["variant"], Row(line["variant"], tuple(line["series"].split()), {}))
         row.runs[line["seed"]] = line
-    return [Table(*key, list(rows.values()), planned[key[0], key[1]]) for key, rows in groups.items()]
+    return [
+        Table(*key, list(rows.values()), planned[key[:2]], len(finished[key[:2]]))
+        for key, rows in groups.items()
+    ]
 
 
 def write_report(tables: Sequence[Table], grids: Path, output: Path) -> Path:
@@ -156,8 +164,8 @@ def describe_setting(table: Table) -> str:
     """RETURNS (str): How the numbers came about."""
     runs = [run for row in table.rows for run in row.runs.values()]
     notes = []
-    if len(runs) < table.planned:
-        notes.append(f"**Unfinished: {len(runs)} of {table.planned} trainings.**\n")
+    if table.finished < table.planned:
+        notes.append(f"**{table.planned - table.finished} of {table.planned} trainings are unfinished.**\n")
     notes += [f"**{leak}**\n" for leak in dict.fromkeys(run["leaks"] for run in runs) if leak]
     if not any(run["train_pictures"] for run in runs):
         notes.append("No pictures were used: these are no figures of the paper's.\n")

@@ -260,7 +260,8 @@ def test_scores_and_measurements(written):
     assert rows["CNN-BiLSTM-CRF"]["none"] == ""
     assert rows["MMIB, other posts' pictures in training too"]["f"] != ""
     assert rows["MMIB, other posts' pictures in training too"]["shuffled"] == ""
-    # Unfinished, and quoted.
+    assert "unfinished" not in path.read_text(encoding="utf8")  # of what was planned
+    # Not planned, and quoted.
     assert rows["GVATT"]["f"] == ""
     assert (rows["FMIT"]["f"], rows["FMIT"]["published"]) == ("", "85.42")
 

@@ -129,7 +129,7 @@ def test_an_unfinished_grid_says_so_and_compares_the_seeds_both_rows_have(tmp_pa
         (grids / "twitter17" / gone / "result.json").unlink()
     text = report(tmp_path)
     table = read_markdown(text)[0]
-    assert "Unfinished: 8 of 12 trainings" in text
+    assert "4 of 12 trainings are unfinished" in text
     assert [row[4] for row in table[2:]] == ["2", "3", "3"]
     runs = [[read_counts(tmp_path, f"{name}-{seed}") for seed in range(2)]
             for name in ("MMIB", "without_L_rr")]  # fmt: skip
