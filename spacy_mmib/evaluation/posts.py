@@ -33,20 +33,31 @@ RELATIONS_ERROR_KEY = ("spacy_mmib", "relations_error", None, None)
 """In `Doc.user_data`: why the relations that the line has are not on the doc."""
 
 BOM = b"\xef\xbb\xbf"
+COMPRESSED = "compressed with {0} ({0} -dc FILE | spacy mmib predict MODEL -)"
+ZLIB = "a .spacy file (for spacy mmib evaluate, say) or something else compressed with zlib"
+UTF16 = "text in UTF-16, not UTF-8"
+BEGINNINGS = {
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow (Feather) file",
+    b"\x1f\x8b": COMPRESSED.format("gzip"),
+    b"BZh": COMPRESSED.format("bzip2"),
+    b"\xfd7zXZ\x00": COMPRESSED.format("xz"),
+    b"\x28\xb5\x2f\xfd": COMPRESSED.format("zstd"),
+    b"PK\x03\x04": "a ZIP archive, as Excel's .xlsx files are",
+    b"x\x9c": ZLIB,
+    b"x\xda": ZLIB,
+    b"\xff\xfe": UTF16,
+    b"\xfe\xff": UTF16,
+    b"{\x00": UTF16,
+    b"\x00{": UTF16,
+}
 LOOKED_AT = 10
 """Lines, if none of those before is an object."""
 AT_ONCE = 4096  # bytes of the first line: a file without lines can be large
 
 
 class NotJsonLines(ValueError):
-    """The input is something else: a table, a list, or compressed."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            f"none of its first {LOOKED_AT} lines is one. jq -c '.[]' FILE makes lines of a JSON array, "
-            "jq -c . FILE of one over several lines, pandas' to_json(orient='records', lines=True) of a "
-            "table; what is compressed has to be unpacked, and .spacy files are for spacy mmib evaluate"
-        )
+    """The input is something else; the message says what."""
 
 
 class PostError(ValueError):
@@ -58,18 +69,40 @@ def open_json_lines(source: BinaryIO) -> Iterator[bytes]:
     RAISES (NotJsonLines): The beginning shows that it holds something else.
     """
     start = source.readline(AT_ONCE)
+    for beginning, kind in BEGINNINGS.items():
+        if start.startswith(beginning):
+            raise NotJsonLines(f"it is {kind}")
     lines = [start if len(start) < AT_ONCE else start + source.readline()]
     while lines[-1] and not _is_object(lines[-1]) and len(lines) < LOOKED_AT:
         lines.append(source.readline())
-    said = [stripped for line in lines if (stripped := line.removeprefix(BOM).strip())]
-    # A list of something else is a bad line among others, and so is a line that isn't whole.
-    if said and (re.match(rb"{\s*$|\[\s*({|$)", said[0]) or not any(map(_is_object, said))):
-        raise NotJsonLines
+    what = _recognize(lines)
+    if what is not None:
+        raise NotJsonLines(f"it is {what}")
     return chain(lines, source)
 
 
 def _is_object(line: bytes) -> bool:
-    return re.match(rb"\s*{(?!\0)", line.removeprefix(BOM)) is not None  # with a zero it is UTF-16
+    return line.removeprefix(BOM).lstrip().startswith(b"{")
+
+
+def _recognize(lines: list[bytes]) -> str | None:
+    """What the first lines are of, if not of JSON lines."""
+    lines = [stripped for line in lines if (stripped := line.removeprefix(BOM).strip())]
+    first = lines[0] if lines else b""
+    if first == b"{":
+        return "one JSON object over several lines (jq -c . FILE makes a line of it)"
+    if re.match(rb"\[\s*({|$)", first):  # a list of something else is a bad line among others
+        return "a JSON array, not an object a line (jq -c '.[]' FILE makes lines of it)"
+    if any(map(_is_object, lines)) or first.startswith(b"["):
+        return None
+    if delimiter := re.search(rb"[,;\t|]", first):
+        return (
+            f"CSV, with {delimiter[0].decode()!r} between its columns, or the like (in pandas, "
+            'read_csv(FILE).to_json("posts.jsonl", orient="records", lines=True) makes lines of it)'
+        )
+    if len(lines) == LOOKED_AT:
+        return f"something else: none of its first {LOOKED_AT} lines begins with {{"
+    return None
 
 
 def parse_post(line: bytes | str | Record) -> Record:

@@ -432,31 +432,33 @@ POST = '{"text": "Alex won NBA"}\n'
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "what"),
     [
-        b"PAR1" + bytes(range(256)) * 20,  # Parquet
+        (b"PAR1" + bytes(range(256)) * 20, "a Parquet file"),
         # Without the time of day: it would name the test, and each of two processes would name its own.
-        gzip.compress(POST.encode() * 200, mtime=0),
-        b"PK\x03\x04" + bytes(200),  # ZIP
-        (POST * 200).encode("utf-16"),
-        (POST * 200).encode("utf-16-le"),
-        columns(",").encode(),
-        columns("\t").encode("utf-8-sig"),
-        json.dumps([json.loads(POST)] * 200).encode(),
-        json.dumps([json.loads(POST)] * 200, indent=1).encode(),
-        json.dumps(json.loads(POST), indent=1).encode(),
-        b"Alex won NBA\n" * 200,
-        DocBin(store_user_data=True).to_bytes(),
+        (gzip.compress(POST.encode() * 200, mtime=0), "compressed with gzip"),
+        (b"PK\x03\x04" + bytes(200), "a ZIP archive, as Excel's .xlsx files are"),
+        ((POST * 200).encode("utf-16"), "text in UTF-16"),
+        ((POST * 200).encode("utf-16-le"), "text in UTF-16"),
+        (columns(",").encode(), "CSV, with ','"),
+        (columns("\t").encode("utf-8-sig"), r"CSV, with '\t'"),
+        (columns(";").encode(), "CSV, with ';'"),
+        (json.dumps([json.loads(POST)] * 200).encode(), "a JSON array"),
+        (json.dumps([json.loads(POST)] * 200, indent=1).encode(), "a JSON array"),
+        (json.dumps(json.loads(POST), indent=1).encode(), "one JSON object over several lines"),
+        (b"Alex won NBA\n" * 200, "none of its first 10 lines begins with {"),
     ],
 )
-def test_predict_what_is_no_file_of_json_lines(model, data, content):
+def test_predict_what_is_no_file_of_json_lines(model, data, content, what):
     (data / "posts").write_bytes(content)
     for source in ({"input": content}, {}):
         result = run("predict", model, "-" if source else data / "posts", **source)
         assert result.exit_code == 1
         assert result.stdout == ""
-        assert "none of its first 10 lines is one" in result.stderr
+        assert what in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
+    DocBin(store_user_data=True).to_disk(data / "posts")
+    assert "a .spacy file" in run("predict", model, data / "posts").stderr
 
 
 def test_predict_bad_first_lines_are_no_other_format(model, data):
