@@ -113,7 +113,7 @@ def _choose_rows(doc: Doc, vectors: Floats2d, rows: list[int] | None) -> Any:
     of = numpy.arange(len(vectors)) if rows is None else numpy.asarray(rows, dtype="int64")
     if draw is None or not len(of):
         return numpy.arange(len(vectors))
-    numbers = numpy.random.default_rng(draw.seed).random(1 + int(of.max()))
-    if numbers[0] < draw.picture:
+    if goes_without_picture(doc):
         return numpy.arange(0)
+    numbers = numpy.random.default_rng(draw.seed).random(1 + int(of.max()))  # the first is the picture's
     return numpy.flatnonzero((of == 0) | (numbers[of] >= draw.region))

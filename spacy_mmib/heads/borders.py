@@ -40,15 +40,15 @@ class BorderBias(NERHead):
         *,
         training: bool = False,
     ) -> Any:
-        """As `NERHead.forward`, but that the loss is followed by that of the auxiliary CRF, (2,)."""
+        """As `NERHead.forward`, but that the loss is followed by that of the auxiliary CRF, (2,).
+
+        borders (Optional[torch.Tensor]): a, (b, n, border_width). Not optional, in the place of a bias.
+        """
         bias = self.auxiliary.emission(_check(borders)) @ self.spread
-        emissions = (self.emission(context.to(self.emission.weight.dtype)) + bias) / 2
-        if tags is not None:
-            loss = self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
-            return torch.cat([loss, self.auxiliary(borders, mask, _drop_types(tags))])
-        if spans is not None:
-            return self.entity_probabilities(emissions, mask, spans)
-        return self.decode(emissions, mask)
+        result = super().forward(context, mask, tags, spans, bias)
+        if tags is None:
+            return result
+        return torch.cat([result, self.auxiliary(borders, mask, _drop_types(tags))])
 
 
 class BorderFirst(nn.Module):
@@ -80,7 +80,10 @@ class BorderFirst(nn.Module):
         *,
         training: bool = False,
     ) -> Any:
-        """As `NERHead.forward`. An entity whose last token isn't known teaches no type."""
+        """As `NERHead.forward`. An entity whose last token isn't known teaches no type.
+
+        borders (Optional[torch.Tensor]): a, (b, n, border_width). Not optional, in the place of a bias.
+        """
         borders = _check(borders)
         if tags is not None:
             gold = _find_entities(tags.tolist(), mask.sum(1).tolist())

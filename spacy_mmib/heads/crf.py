@@ -56,7 +56,7 @@ class NERHead(nn.Module):
         mask: torch.Tensor,
         tags: torch.Tensor | None = None,
         spans: list[tuple[int, int, int, int]] | None = None,
-        borders: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
         *,
         training: bool = False,
     ) -> Any:
@@ -67,12 +67,15 @@ class NERHead(nn.Module):
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
         tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown.
         spans (Optional[List[Tuple[int, int, int, int]]]): As in `entity_probabilities`.
-        borders (Optional[torch.Tensor]): What `borders.py` tells borders from, (b, n, border_width).
+        bias (Optional[torch.Tensor]): Scores, (b, n, k), which count as much as the emissions: a mean of both
+            is taken.
         training (bool): Makes no difference.
         RETURNS (Union[torch.Tensor, List[DecodedEntities], List[float]]): Negative log-likelihood, mean over
             posts, (1,); or the entities of each post; or a probability a span.
         """
         emissions = self.emission(context.to(self.emission.weight.dtype))
+        if bias is not None:
+            emissions = (emissions + bias) / 2
         if tags is not None:
             return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
         if spans is not None:

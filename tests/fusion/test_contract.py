@@ -166,13 +166,14 @@ def test_posts_without_pictures(name, settings):
     d_text, d_image = backprop(PostVectors(Y.context, {k: numpy.ones_like(v) for k, v in Y.losses.items()}))
     assert [d.shape for d in d_text] == [x.shape for x in X.text]
     assert [d.shape for d in d_image] == [(0, IMAGE)] * 4
+    assert_same(layer.predict(X), layer.predict(part_of(X, [0, 1, 2, 3])))
 
 
 @every_fusion
 def test_a_long_post(name, settings):
     layer = make_layer(name, settings)
     for is_train in (False, True):
-        Y, backprop = layer(make_batch((3000,), (2,)), is_train)
+        Y, backprop = layer(make_batch((3000, 1), (2, 1)), is_train)
         assert Y.context[0].shape == (3000, layer.get_dim("nO"))
         assert all(numpy.isfinite(v).all() for v in Y.context)
     d_text, _ = backprop(PostVectors(Y.context, {}))
