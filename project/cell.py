@@ -59,7 +59,9 @@ def main(
         if cell["floor"]:
             write_untrained(folder, *predict_floor(cell, Config().from_disk(folder / CONFIG)))
         elif cell["parts"]:
-            write_untrained(folder, *mix(cell, Config().from_disk(folder / CONFIG), folder.parents[1]))
+            # Names of cells begin with their dataset's, which may be two folders: products/ner.
+            cells = folder.parents[len(Path(cell["cell"]).parts) - 1]
+            write_untrained(folder, *mix(cell, Config().from_disk(folder / CONFIG), cells))
         else:
             run_cell(folder, cell, gpu_id, keep_model)
 

@@ -333,12 +333,12 @@ def test_versions_of_a_dataset_are_blocks_of_a_table(tmp_path):
 
 @pytest.mark.slow
 def test_from_the_posts_to_the_tables(tmp_path):
-    make_demo_data(tmp_path / "tiny", {"train": 24, "dev": 8, "test": 12})
+    make_demo_data(tmp_path / "own" / "tiny", {"train": 24, "dev": 8, "test": 12})
     small = "components.tok2vec.model.width 24 components.tok2vec.model.depth 1"
     small += " components.tok2vec.model.embed_size 200 components.mmib_img2vec.model.arch squeezenet1_1"
     small += " components.mmib_ner.model.fusion.heads 4 components.mmib_rel.model.fusion.heads 4"
     late = next(row.name for row in ROWS if row.variant.parts)
-    command = ["-m", "project.compare", "tiny", "--data", tmp_path, "--seeds", "1"]
+    command = ["-m", "project.compare", "own/tiny", "--data", tmp_path, "--seeds", "1"]
     command += ["--output", tmp_path / "grids", "--metrics", tmp_path / "metrics", "--jobs", "2"]
     command += ["--config", "joint_demo", "--epochs", "1", "--overrides", small]
     command += ["--only", "floors", "--only", "MMIB", "--only", late]
@@ -346,7 +346,7 @@ def test_from_the_posts_to_the_tables(tmp_path):
         run = run_python(*command)
         assert f"12 trainings, {finished} of them finished before" in run.stdout + run.stderr
     for task in ("ner", "rel"):
-        rows = read_rows(tmp_path / "metrics" / f"compare_tiny_{task}.md")
+        rows = read_rows(tmp_path / "metrics" / f"compare_own_tiny_{task}.md")
         assert {rows[name]["seeds"] for name in ("MMIB", late, compare_tables.FLOORS[task])} == {"1"}
         assert int(rows["MMIB"]["parameters"]) > int(rows["MMIB"]["trainable"]) > 0
         assert float(rows["MMIB"]["seconds_an_epoch"]) > 0 < float(rows["MMIB"]["posts_a_second"])
