@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import spacy
@@ -29,15 +30,15 @@ def predict_floor(cell: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[l
     baseline, and its "task".
     """
     paths = {split: config["paths"][split] for split in ("train", "dev")} | {"test": cell["test"]}
-    splits = {split: read(path, cell["limit"]) for split, path in paths.items()}
+    splits = {split: read(path, cell["limit"], cell["image_root"]) for split, path in paths.items()}
     task, fit = FLOORS[cell["floor"]]
     fit(splits["train"], splits["dev"])([example.predicted for example in splits["test"]])
     return splits["test"], {"task": task}
 
 
-def read(path: str, limit: int = 0) -> list[Example]:
+def read(path: str | Path, limit: int = 0, image_root: str | Path | None = None) -> list[Example]:
     """RETURNS (List[Example]): Posts, whose predicted docs have the pairs without their labels."""
-    corpus = MultimodalCorpus(path, limit=limit, given="pairs", check_images="none")
+    corpus = MultimodalCorpus(path, image_root=image_root, limit=limit, given="pairs", check_images="none")
     return list(corpus(spacy.blank("en")))
 
 

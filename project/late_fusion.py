@@ -89,7 +89,9 @@ def mix(
     nlp = spacy.blank("en")
 
     def predict(split: str, weight: float) -> list[Example]:
-        examples, *_ = read_corpus(nlp, paths[split], limit=cell["limit"], check_images="none")
+        examples, *_ = read_corpus(
+            nlp, paths[split], image_root=cell["image_root"], limit=cell["limit"], check_images="none"
+        )
         mixed = iter((1 - weight) * parts[0][split] + weight * parts[1][split])
         for example in examples:
             annotate(example, mixed, labels)

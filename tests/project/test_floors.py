@@ -152,7 +152,7 @@ def test_the_most_frequent_relation():
 def test_floors_as_cells(data, floor):
     pytest.importorskip("sklearn")
     paths = {split: str(data / f"{split}.spacy") for split in ("train", "dev")}
-    cell = {"floor": floor, "test": str(data / "test.spacy"), "limit": 3}
+    cell = {"floor": floor, "test": str(data / "test.spacy"), "limit": 3, "image_root": None}
     examples, more = predict_floor(cell, {"paths": paths})
     assert len(examples) == 3
     assert more["task"] == ("entities" if floor in ("tags", "dictionary") else "relations")
@@ -161,6 +161,17 @@ def test_floors_as_cells(data, floor):
     else:
         # Clubs are those of training.
         assert [[e.text for e in eg.predicted.ents] for eg in examples] == [["Reds"]] * 3
+
+
+def test_pictures_in_another_folder_are_not_missing(tmp_path, recwarn):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.jpg").write_bytes(b"never opened")
+    doc = make_docs(["Ed"])[0]
+    doc._.image = "1.jpg"
+    DocBin(store_user_data=True, docs=[doc]).to_disk(tmp_path / "test.spacy")
+    (example,) = read(tmp_path / "test.spacy", image_root=tmp_path / "pictures")
+    assert example.predicted._.image_error is None
+    assert not recwarn.list
 
 
 def test_without_scikit_learn(monkeypatch):

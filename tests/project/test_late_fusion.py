@@ -49,7 +49,8 @@ def mix_parts(posts, component, labels, *parts):
     for i, (dev, test) in enumerate(parts):
         (posts / "cells" / str(i)).mkdir(parents=True, exist_ok=True)
         numpy.savez(posts / "cells" / str(i) / PROBABILITIES, labels=labels, dev=dev, test=test)
-    cell = {"parts": ["0", "1"], "component": component, "test": str(posts / "test.spacy"), "limit": 0}
+    cell = {"parts": ["0", "1"], "component": component, "test": str(posts / "test.spacy")}
+    cell |= {"limit": 0, "image_root": None}
     return mix(cell, {"paths": {"dev": str(posts / "dev.spacy")}}, posts / "cells")
 
 
@@ -75,6 +76,7 @@ def test_parts_of_other_labels(posts):
     rows = numpy.ones((2, 2)) / 2
     mix_parts(posts, "rel", ["None", "r"], (rows, rows[:1]), (rows, rows[:1]))
     numpy.savez(posts / "cells" / "1" / PROBABILITIES, labels=["None", "q"], dev=rows, test=rows[:1])
-    cell = {"parts": ["0", "1"], "component": "rel", "test": str(posts / "test.spacy"), "limit": 0}
+    cell = {"parts": ["0", "1"], "component": "rel", "test": str(posts / "test.spacy")}
+    cell |= {"limit": 0, "image_root": None}
     with pytest.raises(ValueError, match="same labels"):
         mix(cell, {"paths": {"dev": str(posts / "dev.spacy")}}, posts / "cells")
