@@ -95,8 +95,33 @@ def test_malformed_sequences_stay_impossible_whatever_the_optimizer_does():
         head.emission.weight.zero_()
         head.emission.bias.copy_(torch.tensor([-9.0, -9.0, 9.0, -9.0, 9.0]))  # I wherever possible
     head.constrain()  # as the shim does after each step
-    paths = head.crf.decode(head.emission(torch.zeros(1, 6, D)), torch.ones(1, 6).bool())
-    assert is_wellformed(paths[0])
+    paths = head.find_best_paths(head.emission(torch.zeros(1, 6, D)), torch.ones(1, 6).bool())
+    assert is_wellformed(paths[0].tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_best_paths_are_those_of_torchcrf(dtype):
+    head = make_head(4).to(dtype)
+    lengths = torch.tensor([1, 40, 2, 39, 17, 40])
+    mask = torch.arange(40) < lengths.unsqueeze(1)
+    emissions = 3 * torch.randn(6, 40, head.n_tags, dtype=dtype)
+    emissions[~mask] = 50.0  # padding means nothing
+    paths = [path[:n] for path, n in zip(head.find_best_paths(emissions, mask).tolist(), lengths)]
+    assert paths == head.crf.decode(emissions, mask)
+    # No post depends on its neighbours, not even in rounding.
+    spans = [
+        (post, *span)
+        for post, x in enumerate(head.decode(emissions, mask))
+        for span in zip(x.starts, x.ends, x.labels)
+    ]
+    assert len(spans) > 20
+    alone = [
+        head.entity_probabilities(emissions[[i], :n], mask[[i], :n], [(0, *span[1:])])[0]
+        for span in spans
+        for i, n in [(span[0], int(lengths[span[0]]))]
+    ]
+    assert head.entity_probabilities(emissions, mask, spans) == alone
+    assert head.entity_probabilities(emissions, mask, spans[::-1]) == alone[::-1]
 
 
 def test_entity_probability_by_brute_force():
