@@ -120,7 +120,7 @@ def _get_arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 def load(name: str, *, image_size: int | None, **settings: Any) -> HFVision:
     """Build a model and read its weights, see `build_hf_vision_encoder_v1`; torch's random state stays."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, PreTrainedModel
     from transformers.utils import logging
 
     folder = find_model_folder(name)
@@ -136,7 +136,9 @@ def load(name: str, *, image_size: int | None, **settings: Any) -> HFVision:
             config = clean_config(getattr(whole, "vision_config", whole).to_dict())
         with _reading("weights", name):
             # Built from the cleaned configuration, as it will be when a saved pipeline is loaded.
-            arguments = {**_get_arguments(config), "output_loading_info": True, "weights_only": True}
+            arguments = {**_get_arguments(config), "output_loading_info": True}
+            if "weights_only" in inspect.signature(PreTrainedModel.from_pretrained).parameters:
+                arguments["weights_only"] = True  # before there was this choice, it was always so
             network, info = AutoModel.from_pretrained(folder, **arguments)
             # Masks are for pretraining only.
             missing = sorted(key for key in info["missing_keys"] if not key.endswith("mask_token"))

@@ -417,6 +417,17 @@ def test_pickles_are_never_executed(folders, tmp_path, save):
     assert ran.exists()  # it would have worked
 
 
+def test_transformers_that_never_unpickle_are_not_asked_to(folders, monkeypatch):
+    own = transformers.PreTrainedModel.from_pretrained.__func__
+
+    def from_pretrained(cls, folder, *args, config=None, **kwargs):  # as in transformers 4.45
+        assert "weights_only" not in kwargs
+        return own(cls, folder, *args, config=config, **kwargs)
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
+    assert load(folders["vit"]) is not None
+
+
 def test_torch_weights(folders, tmp_path):
     import safetensors.torch
 
