@@ -95,6 +95,23 @@ class Img2VecListener(Model[list[Doc], list[Floats2d]]):
         self.received.batch = batch_id, outputs, backprop
 
 
+def get_image_width(img2vec: Model[list[Doc], list[Floats2d]]) -> int:
+    """RETURNS (int): Width of the vectors of a picture encoder that is initialized.
+    RAISES (ValueError): It doesn't say, or listens to a component that isn't there.
+    """
+    width: int | None = img2vec.maybe_get_dim("nO")
+    if width is None:
+        upstream = getattr(img2vec, "upstream_name", None)
+        raise ValueError(
+            f"The picture encoder listens to a component {upstream!r}, which is not in the pipeline before "
+            'this one, or has not been initialized. Add it: nlp.add_pipe("mmib_img2vec", before=...), and '
+            "set the listener's 'upstream' if it has another name."
+            if upstream
+            else "The picture encoder doesn't say the width of its vectors (dimension nO)."
+        )
+    return width
+
+
 class _Received:
     """A training batch that a listener has received and not used yet: its id, vectors, and where gradients
     go. Copies are empty: the functions can't be pickled, and gradients belong to the original.

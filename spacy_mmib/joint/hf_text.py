@@ -17,6 +17,7 @@ from torch import nn
 from ..bridge.data import TextVectors
 from ..bridge.shim import get_module, pad, set_module, unpad, wrap_module
 from ..encoders.dropout import encode_pictures
+from ..encoders.listener import get_image_width
 from .base import Batch, HFText
 from .bert import read_bert
 from .windows import Windows, cut
@@ -73,7 +74,7 @@ def _init(model: TextModel, X: Any = None, Y: Any = None, *, name: str, build: A
     img2vec, image_width = model.maybe_get_ref("img2vec"), 0
     if img2vec is not None:
         img2vec.initialize(X=X)
-        image_width = img2vec.get_dim("nO")
+        image_width = get_image_width(img2vec)
     config, tokenizer, state = read_bert(name)
     module = build(config=config, tokenizer=tokenizer, state=state, image_width=image_width)
     check(module)

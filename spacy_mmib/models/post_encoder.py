@@ -13,6 +13,7 @@ from thinc.types import Floats2d
 from ..bridge.data import FusionInput, PostVectors, sum_by_region
 from ..bridge.shim import get_module
 from ..encoders.dropout import encode_pictures
+from ..encoders.listener import get_image_width
 from ..fusion.base import build_fusion
 from ..post.extensions import count_regions, get_image_key
 
@@ -89,21 +90,12 @@ def _init(
             raise ValueError("The width of the tok2vec layer can't be inferred without any example.")
         width = int(tok2vec.predict(docs[:1])[0].shape[1])
     border_width = text_width = width
-    image_width: int | None = 0
+    image_width = 0
     if fusion is not None:
         if img2vec is not None:
             if img2vec in model.layers:
                 img2vec.initialize(X=docs or None)
-            image_width = img2vec.maybe_get_dim("nO")
-        if image_width is None:
-            upstream = getattr(img2vec, "upstream_name", None)
-            raise ValueError(
-                f"The picture encoder listens to a component {upstream!r}, which is not in the pipeline "
-                'before this one, or has not been initialized. Add it: nlp.add_pipe("mmib_img2vec", '
-                "before=...), and set the listener's 'upstream' if it has another name."
-                if upstream
-                else "The picture encoder doesn't say the width of its vectors (dimension nO)."
-            )
+            image_width = get_image_width(img2vec)
         width = build_fusion(
             fusion, text_width=text_width, image_width=image_width, width=hidden_size or width
         )

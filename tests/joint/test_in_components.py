@@ -2,7 +2,7 @@
 
 import pytest
 import spacy
-from conftest import IMG2VEC, make_examples, make_rel_examples, new_docs, train
+from conftest import IMG2VEC, LISTENER, make_examples, make_rel_examples, new_docs, train
 from spacy.util import fix_random_seed
 from tiny_text import save_text_model
 
@@ -97,3 +97,12 @@ def test_a_pointer_at_the_rows_of_the_text_encoder(bert):
     first = train(nlp, examples, steps=1)
     losses = train(nlp, examples, steps=15)
     assert 0 < losses["mmib_ner_pointer"] < first["mmib_ner_pointer"]
+
+
+def test_a_listener_without_its_component(bert):
+    text = {"@architectures": "spacy-mmib.VisualBERT.v1", "name": bert, "img2vec": LISTENER}
+    nlp = make_pipeline("ner", bert, tok2vec=text)
+    with pytest.raises(
+        ValueError, match="listens to a component 'mmib_img2vec', which is not in the pipeline"
+    ):
+        nlp.initialize(lambda: make_examples(nlp))
