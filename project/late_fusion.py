@@ -16,6 +16,7 @@ from spacy.training import Example, biluo_tags_to_spans, iob_to_biluo
 from spacy_mmib.bridge.shim import get_module, pad
 from spacy_mmib.evaluation.evaluate import read_corpus
 from spacy_mmib.evaluation.scorers import score_entities, score_relations
+from spacy_mmib.heads.crf import NERHead
 from spacy_mmib.pipeline.instances import get_given_pairs
 from spacy_mmib.post.given import give
 from spacy_mmib.post.relations import get_relations, set_relations
@@ -135,17 +136,10 @@ def decode(scores: Array) -> list[int]:
 
     scores (numpy.ndarray): A row a token, a column a tag.
     """
-    tags = numpy.arange(scores.shape[1])
-    inside = (tags > 0) & (tags % 2 == 0)
-    goes_on = inside & ((tags == tags[:, None]) | (tags == tags[:, None] + 1) & (tags[:, None] % 2 == 1))
-    transitions = numpy.where(goes_on | ~inside, 0.0, -numpy.inf)
-    best = numpy.where(inside, -numpy.inf, scores[0])
-    before = []
-    for row in scores[1:]:
-        paths = best[:, None] + transitions
-        before.append(paths.argmax(0))
-        best = paths.max(0) + row
-    path = [int(best.argmax())]
-    for came_from in reversed(before):
-        path.append(int(came_from[path[-1]]))
-    return path[::-1]
+    head = NERHead(width=1, n_labels=scores.shape[1] // 2)
+    for parameter in head.crf.parameters():
+        torch.nn.init.zeros_(parameter)
+    head.constrain()
+    mask = torch.ones(1, len(scores), dtype=torch.bool)
+    path: list[int] = head.find_best_paths(torch.from_numpy(scores).unsqueeze(0), mask)[0].tolist()
+    return path
