@@ -143,14 +143,16 @@ def _convert_inputs(
     )
     lengths = tensor([len(x) for x in part.ids])
     mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
-    rows = tuple(map(tensor, (part.numbers, part.places, part.tokens, part.weights)))
+    places = part.numbers * ids.shape[1] + part.places
+    first = numpy.searchsorted(part.tokens, numpy.arange(part.n_tokens))
+    rows = tuple(map(tensor, (places, part.weights, first)))
 
     def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
         d_image = torch.zeros_like(image) if image.grad is None else image.grad  # if none is looked at
         return unpad(d_image, list(map(len, vectors)))
 
     batch = Batch(ids, mask, image, image_mask)
-    return ArgsKwargs((batch, tensor(of_windows), rows, part.n_tokens), {}), backprop
+    return ArgsKwargs((batch, tensor(of_windows), rows), {}), backprop
 
 
 def _convert_outputs(
