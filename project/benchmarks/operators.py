@@ -2,47 +2,49 @@
 
     python project/benchmarks/operators.py [--gpu-id 0] [--full]
 
-Counted by torch's profiler for `nlp.update` with 8 posts and `nlp.pipe` with 64, pictures in the cache, weights
-random, and for the entity head alone (64 posts of 60 tokens, nearly every token in an entity). An operator is
-one of torch's that computes or moves something, with nothing below it that does: about a kernel on a GPU. A
-read by the host is a call from Python that would make it wait there (`item`, `tolist`, `cpu`, `bool(x)`, ...);
-scalars are those that torch's own operators read too. What runs outside torch (numpy, CuPy) is not an operator.
-Networks are narrow, for counts that don't depend on width; `--full` takes BERT-base, for milliseconds that do.
+Counted by torch's profiler for `nlp.update` with 8 posts and `nlp.pipe` with 64, pictures in the cache,
+weights random, and for the entity head alone (64 posts of 60 tokens, nearly every token in an entity). An
+operator is one of torch's that computes or moves something, with nothing below it that does: about a kernel
+on a GPU. A read by the host is a call from Python that would make it wait there (`item`, `tolist`, `cpu`,
+`bool(x)`, ...); scalars are what torch's own operators read too. What runs outside torch (numpy, CuPy) is no
+operator. Networks are narrow: counts don't depend on width. `--full` takes BERT-base. PYTHONPATH may name an
+earlier checkout to compare with.
 """
 
+import re
 import tempfile
-import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import spacy
 import torch
 import typer
-from thinc.api import set_gpu_allocator
 from thinc.util import get_torch_default_device
 from torch.autograd import DeviceType
 from torch.overrides import TorchFunctionMode
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 from wasabi import msg
 
-from project.benchmarks.generated_posts import draw_pictures, list_pictures, make_posts
+from project.benchmarks.generated_posts import Post, draw_pictures, list_pictures, make_posts
+from project.benchmarks.throughput import time_run
 from project.benchmarks.throughput_rows import BATCH_SIZE, TINY_BERT, Ours, Setting, get_encoders, make_models
 from spacy_mmib.heads.crf import NERHead
 
 N_POSTS, N_TOKENS = 64, 60
 REPEATS = 5
+COLUMNS = ("operators", "host reads", "scalars", "copies", "kernels", "synchronizations")
 READS = {"item", "tolist", "cpu", "nonzero", "__bool__", "__float__", "__int__", "__index__"}
 # They make tensors or views of them, or call others, and compute nothing.
-VIEWS = set(
-    """alias as_strided detach empty empty_like empty_strided expand lift_fresh narrow new_empty
-    permute reshape resize_ resolve_conj resolve_neg result_type select set_ slice split squeeze t transpose unbind
-    unfold unsqueeze view _reshape_alias _unsafe_view _local_scalar_dense item is_nonzero to""".split()
+VIEWS = re.compile(
+    "alias|as_strided|detach|empty|empty_like|empty_strided|expand|lift_fresh|narrow|new_empty|permute|reshape|"
+    "resize_|resolve_conj|resolve_neg|result_type|select|set_|slice|split|squeeze|t|transpose|unbind|unfold|"
+    "unsqueeze|view|_reshape_alias|_unsafe_view|_local_scalar_dense|item|is_nonzero|to"
 )
-COPIES = {"copy_", "_to_copy"}
 
 
 class HostReads(TorchFunctionMode):
@@ -55,82 +57,63 @@ class HostReads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def count_operators(events: Any) -> int:
-    """RETURNS (int): Events of torch's that compute something, with none below them that do."""
-
-    def count(event: Any) -> int:
-        below = sum(map(count, event.cpu_children))
-        name = event.name.removeprefix("aten::")
-        return below or int(name != event.name and name not in VIEWS)
-
-    return sum(count(event) for event in events if event.cpu_parent is None)
+def count_operators(event: Any) -> int:
+    """RETURNS (int): It and those below it that compute something, with none below them that do."""
+    name = event.name.removeprefix("aten::")
+    below = sum(map(count_operators, event.cpu_children))
+    return below or int(name != event.name and VIEWS.fullmatch(name) is None)
 
 
-def measure(name: str, run: Callable[[], Any], gpu: bool) -> tuple[str, ...]:
-    """RETURNS (Tuple[str, ...]): The row of the table of what is run. It is run before, too."""
-    run()
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+def measure(name: str, row: Any, posts: Sequence[Post], *, gpu: bool) -> list[str]:
+    """RETURNS (List[str]): The row of the table. Input is made outside of what is counted and timed."""
+    time_run(row, posts)
+    data = row.make_input(posts)
     with HostReads() as reads:
-        run()
-    with profile(activities=activities) as found:
-        run()
-        synchronize(gpu)
-    taken = []
-    for _ in range(REPEATS):
-        synchronize(gpu)
-        start = time.perf_counter()
-        run()
-        synchronize(gpu)
-        taken.append(1000 * (time.perf_counter() - start))
+        row.run(data)
+    data = row.make_input(posts)
+    with profile() as found:  # of all devices that there are
+        row.run(data)
+    milliseconds = median(1000 * time_run(row, posts)[0] for _ in range(REPEATS))
     events = found.events() or []
-    names = Counter(event.name.removeprefix("aten::") for event in events)
-    on_gpu = [e.name for e in events if e.device_type == DeviceType.CUDA]
-    kernels = sum(not name.startswith(("Memcpy", "Memset")) for name in on_gpu)
-    waits = sum(n for name, n in names.items() if name.startswith("cuda") and name.endswith("Synchronize"))
-    copies = sum(names[copy] for copy in COPIES)
-    counts = (count_operators(events), reads.number, names["_local_scalar_dense"], copies)
-    shown = (kernels, waits - 1) if gpu else ("-", "-")  # one wait is ours
-    return name, *map(str, (*counts, *shown)), f"{median(taken):.1f}"
-
-
-def synchronize(gpu: bool) -> None:
-    """Wait for the GPU, if there is one."""
+    names = Counter(event.name for event in events)
+    operators = sum(count_operators(event) for event in events if event.cpu_parent is None)
+    counts = [operators, reads.number, names["aten::_local_scalar_dense"], names["aten::copy_"]]
     if gpu:
-        torch.cuda.synchronize()
+        on_gpu = [event.name for event in events if event.device_type == DeviceType.CUDA]
+        counts.append(sum(not name.startswith(("Memcpy", "Memset")) for name in on_gpu))
+        counts.append(sum(n for key, n in names.items() if re.fullmatch("cuda.*Synchronize", key)))
+    return [name, *map(str, counts), f"{milliseconds:.1f}"]
 
 
 def main(gpu_id: int = -1, full: bool = False) -> None:
     """Count and print."""
     warnings.simplefilter("ignore")
-    gpu = gpu_id >= 0
+    gpu, table = gpu_id >= 0, []
     if gpu:
         spacy.require_gpu(gpu_id)
-        set_gpu_allocator("pytorch")
-    small = (None, "resnet18", 12) if full else ({**TINY_BERT, "num_hidden_layers": 12}, "resnet18", 4)
-    table = []
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(Path(folder), N_POSTS, *small)
+        bert = None if full else {**TINY_BERT, "num_hidden_layers": 12}
+        setting = Setting(Path(folder), N_POSTS, bert, "resnet18", heads=12 if full else 4)
         pictures = list_pictures(setting.folder / "pictures", BATCH_SIZE)
         draw_pictures(pictures)
         posts = make_posts(N_POSTS, pictures, seed=N_POSTS)
         make_models(setting, posts[:16])
-        for name, trains, own in (
-            ("training step", True, posts[:BATCH_SIZE]),
-            ("predicted batch", False, posts),
-        ):
-            row = Ours(setting, get_encoders(setting)["cached"], trains=trains)
-            table.append(measure(f"{name}, {len(own)} posts", lambda: row.run(row.make_input(own)), gpu))
+        for name, number in (("training step", BATCH_SIZE), ("predicted batch", N_POSTS)):
+            row = Ours(setting, get_encoders(setting)["cached"], trains=number == BATCH_SIZE)
+            table.append(measure(f"{name}, {number} posts", row, posts[:number], gpu=gpu))
     torch.manual_seed(0)
-    head = NERHead(width=768, n_labels=4).to(get_torch_default_device())
-    context = torch.randn(N_POSTS, N_TOKENS, 768, device=head.emission.weight.device, requires_grad=True)
-    mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+    device = get_torch_default_device()
+    head = NERHead(width=768, n_labels=4).to(device)
+    context = torch.randn(N_POSTS, N_TOKENS, 768, device=device, requires_grad=True)
+    mask = torch.ones(context.shape[:2], dtype=torch.bool, device=device)
     tags = torch.zeros_like(mask, dtype=torch.long)
-    decode = torch.no_grad()(lambda: head(context, mask))
-    n_entities = sum(len(found.starts) for found in decode())
-    table.append(measure(f"head: {n_entities} entities found", decode, gpu))
-    table.append(measure("head: loss, gradient", lambda: head(context, mask, tags).sum().backward(), gpu))
-    header = ("", "operators", "host reads", "scalars", "copies", "kernels", "synchronizations", "ms")
-    msg.table(table, header=header, aligns=tuple("lrrrrrrr"), divider=True)
+    find = torch.no_grad()(lambda *_: head(context, mask))
+    learn = lambda *_: head(context, mask, tags).sum().backward()  # noqa: E731
+    n_entities = sum(len(found.starts) for found in find())
+    for name, run in ((f"head, {n_entities} entities", find), ("head, loss and gradient", learn)):
+        table.append(measure(name, SimpleNamespace(make_input=list, run=run), posts, gpu=gpu))
+    header = ["", *COLUMNS[: len(table[0]) - 2], "ms"]
+    msg.table(table, header=header, aligns="l" + "r" * len(header[1:]), divider=True)
 
 
 if __name__ == "__main__":

@@ -314,35 +314,21 @@ def print_tables(results: dict[str, Any]) -> None:
     """Print rows and ratios."""
     setting, machine = results["setting"], results["machine"]
     msg.divider(f"{setting['posts']} posts, medians of {setting['repeats']}, {machine['cpus']} CPUs")
-    assumed, cores = results["assumed"], machine["cpus"]
+    watts, cents = results["assumed"]["watts"], results["assumed"]["cents_per_hour"]
+    header = ("posts/s", "seconds", "first run", "posts/s/core", "J/1,000", "cents/1,000", "shares")
     for title, rows in (("", results["rows"]), ("system, random weights", results["models"])):
         table = []
         for name, row in rows.items():
+            rate, seconds = row["posts_per_second"], (row["median"], row["first"])
+            cost = (rate / machine["cpus"], 1000 / rate * watts, 1000 / rate * cents / 3600)
             shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in row.get("shares", {}).items())
-            rate, own = row["posts_per_second"], (row["median"], row["first"])
-            cost = (
-                rate / cores,
-                1000 / rate * assumed["watts"],
-                1000 / rate * assumed["cents_per_hour"] / 3600,
-            )
-            table.append(
-                (name, f"{rate:.1f}", *(f"{x:.2f}" for x in own), *(f"{x:.3g}" for x in cost), shares)
-            )
-        header = (
-            title,
-            "posts/s",
-            "seconds",
-            "first run",
-            "posts/s a core",
-            "J/1,000",
-            "cents/1,000",
-            "shares",
-        )
+            cells = (f"{rate:.1f}", *(f"{x:.2f}" for x in seconds), *(f"{x:.3g}" for x in cost), shares)
+            table.append((name, *cells))
         if table:
-            msg.table(table, header=header, aligns=tuple("lrrrrrrl"), divider=True)
+            msg.table(table, header=(title, *header), aligns=tuple("lrrrrrrl"), divider=True)
     print(
-        f"1,000 posts: {assumed['watts']:g} W x 1,000 / (posts/s) joules, {assumed['cents_per_hour']:g} cents "
-        "an hour / 3,600 x 1,000 / (posts/s) cents. Watts and price are assumed (--watts, --price-per-hour)."
+        "1,000 posts: 1,000 / (posts/s) x watts joules, 1,000 / (posts/s) x cents an hour / 3,600 cents, at "
+        f"{watts:g} W and {cents:g} cents an hour: assumed, not measured (--watts, --price-per-hour)."
     )
     ratios = []
     for name, ratio in results["ratios"].items():

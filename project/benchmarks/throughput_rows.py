@@ -18,11 +18,11 @@ from thinc.util import get_torch_default_device
 from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from project.compare import choose_names, read_rows
-from project.planning import Corpus, Options, Variant, make_config
 from project.benchmarks.generated_posts import ENTITIES_A_POST, N_OBJECTS, Post, make_word_pieces
 from project.benchmarks.released_procedure import BATCH_SIZE, LEARN_RATE, WEIGHT_DECAY, ReleasedModel
+from project.compare import choose_names, read_rows
 from project.config import read_config
+from project.planning import Corpus, Options, Variant, make_config
 from spacy_mmib.bridge.data import NERInput
 from spacy_mmib.bridge.shim import pad
 from spacy_mmib.post.extensions import set_image, set_regions
