@@ -1,14 +1,14 @@
 """What a training step and a predicted batch ask of the device: operators, reads by the host, copies.
 
-    python project/benchmarks/operators.py [--gpu-id 0] [--full]
+    PYTHONPATH=. python project/benchmarks/operators.py [--gpu-id 0] [--full]
 
 Counted by torch's profiler for `nlp.update` with 8 posts and `nlp.pipe` with 64, pictures in the cache,
 weights random, and for the entity head alone (64 posts of 60 tokens, nearly every token in an entity). An
 operator is one of torch's that computes or moves something, with nothing below it that does: about a kernel
 on a GPU. A read by the host is a call from Python that would make it wait there (`item`, `tolist`, `cpu`,
 `bool(x)`, ...); scalars are what torch's own operators read too. What runs outside torch (numpy, CuPy) is no
-operator. Networks are narrow: counts don't depend on width. `--full` takes BERT-base. PYTHONPATH may name an
-earlier checkout to compare with.
+operator. Networks are narrow: counts don't depend on width. `--full` takes BERT-base. PYTHONPATH may name
+another checkout, to compare.
 """
 
 import re
@@ -27,7 +27,7 @@ import typer
 from thinc.util import get_torch_default_device
 from torch.autograd import DeviceType
 from torch.overrides import TorchFunctionMode
-from torch.profiler import profile
+from torch.profiler import ProfilerActivity, profile
 from wasabi import msg
 
 from project.benchmarks.generated_posts import Post, draw_pictures, list_pictures, make_posts
@@ -71,7 +71,7 @@ def measure(name: str, row: Any, posts: Sequence[Post], *, gpu: bool) -> list[st
     with HostReads() as reads:
         row.run(data)
     data = row.make_input(posts)
-    with profile() as found:  # of all devices that there are
+    with profile(activities=None if gpu else [ProfilerActivity.CPU]) as found:
         row.run(data)
     milliseconds = median(1000 * time_run(row, posts)[0] for _ in range(REPEATS))
     events = found.events() or []
@@ -113,7 +113,7 @@ def main(gpu_id: int = -1, full: bool = False) -> None:
     for name, run in ((f"head, {n_entities} entities", find), ("head, loss and gradient", learn)):
         table.append(measure(name, SimpleNamespace(make_input=list, run=run), posts, gpu=gpu))
     header = ["", *COLUMNS[: len(table[0]) - 2], "ms"]
-    msg.table(table, header=header, aligns="l" + "r" * len(header[1:]), divider=True)
+    msg.table(table, header=header, aligns=tuple("l" + "r" * len(header[1:])), divider=True)
 
 
 if __name__ == "__main__":
