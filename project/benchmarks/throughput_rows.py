@@ -13,7 +13,8 @@ import torchvision
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
-from spacy.util import fix_random_seed, load_model_from_config, minibatch, registry
+from spacy.util import fix_random_seed, load_model_from_config, registry
+from spacy_transformers.util import batch_by_length
 from thinc.util import get_torch_default_device
 from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -199,7 +200,8 @@ class Ours:
 
 class PlainBatch(NamedTuple):
     """What a plain loop gets, on the device: word pieces (b, n) and their mask, what makes means of them, a
-    row a token (b, t, n), the mask of the tokens, picture vectors and their mask, and gold tags.
+    row a token (b, t, n), the mask of the tokens, picture vectors and their mask, and gold tags; and at
+    prediction which posts these are.
     """
 
     ids: torch.Tensor
@@ -209,6 +211,7 @@ class PlainBatch(NamedTuple):
     image: torch.Tensor
     image_mask: torch.Tensor
     tags: torch.Tensor
+    numbers: Sequence[int]
 
 
 class Plain(Ours):
@@ -234,10 +237,20 @@ class Plain(Ours):
     def make_input(self, posts: Sequence[Post]) -> list[PlainBatch]:
         """RETURNS (List[PlainBatch]): Of new docs."""
         examples = make_examples(self.nlp, posts)
-        batches = self.batcher(examples) if self.trains else minibatch(examples, self.batch_size)
-        return [self._make_batch(batch) for batch in batches]
+        if self.trains:
+            return [self._make_batch(batch, ()) for batch in self.batcher(examples)]
+        # As the transformer does: within what nlp.pipe takes at a time, by length, and not too much at once.
+        size = self.nlp.get_pipe("transformer").cfg["max_batch_items"]
+        starts = range(0, len(examples), self.batch_size)
+        groups = [range(i, min(i + self.batch_size, len(examples))) for i in starts]
+        batches = [
+            [group[i] for i in chosen]
+            for group in groups
+            for chosen in batch_by_length([examples[i].predicted for i in group], size)
+        ]
+        return [self._make_batch([examples[i] for i in chosen], chosen) for chosen in batches]
 
-    def _make_batch(self, examples: Sequence[Example]) -> PlainBatch:
+    def _make_batch(self, examples: Sequence[Example], numbers: Sequence[int]) -> PlainBatch:
         words = [[token.text for token in eg.predicted] for eg in examples]
         pieces = self.tokenizer(words, is_split_into_words=True, padding=True, return_tensors="pt")
         means = torch.zeros(len(words), max(map(len, words)), pieces["input_ids"].shape[1])
@@ -253,26 +266,24 @@ class Plain(Ours):
         means /= means.sum(-1, keepdim=True).clamp(min=1)
         image = pad(self.model.get_ref("img2vec").predict([eg.predicted for eg in examples]))
         found = pieces["input_ids"], pieces["attention_mask"], means, means.any(-1), *image, tags
-        return PlainBatch(*(tensor.to(self.device) for tensor in found))
+        return PlainBatch(*(tensor.to(self.device) for tensor in found), numbers=numbers)
 
     def run(self, data: Any) -> Any:
         """Predict, or train."""
         self.parts["bert"].train(self.trains)
-        found = []
+        found = {}
         for batch in data:
             if self.adam is None:
                 with torch.inference_mode():
-                    decoded = self._forward(batch)
-                found += [
-                    [(s, e, self.labels[k]) for s, e, k in zip(x.starts, x.ends, x.labels)] for x in decoded
-                ]
+                    for number, x in zip(batch.numbers, self._forward(batch)):
+                        found[number] = [*zip(x.starts, x.ends, (self.labels[k] for k in x.labels))]
             else:
                 self._forward(batch).backward()
                 nn.utils.clip_grad_norm_(self.weights, 1.0)
                 self.adam.step()
                 self.adam.zero_grad()
                 self.parts["head"].constrain()
-        return found or None
+        return [found[number] for number in sorted(found)] or None
 
     def _forward(self, X: PlainBatch) -> Any:
         bert, core, head = self.parts.values()
