@@ -95,7 +95,7 @@ def main(
     if quick:
         posts, train_posts, repeats = min(posts, 8), min(train_posts, 8), 1
     steps = tuple(step // 100 for step in STREAM) if quick else STREAM
-    cost = [number // 32 for number in COST[:3]] if quick else [n for n in COST if n <= 16 * posts]
+    cost = [number // 32 for number in COST[:3]] if quick else [n for n in COST if n <= 16 * max(posts, 16)]
     small = (TINY_BERT, "resnet18", 4) if quick else ()
     setting = Setting(folder, batch_size, *small)
     makers = make_rows(setting, gpu=gpu_id >= 0)
