@@ -78,8 +78,17 @@ class Shim(PyTorchShim):
         return result
 
     def finish_update(self, optimizer: Any) -> None:
-        """Take a step, and let the module mend what optimizers don't know about its weights."""
-        super().finish_update(optimizer)
+        """Take a step, and let the module mend what optimizers don't know about its weights. An optimizer
+        that takes whole modules (`update_module`, as `spacy-mmib.Adam.v1` has it) gets this one as a whole.
+        """
+        update_module = getattr(optimizer, "update_module", None)
+        if update_module is None:
+            super().finish_update(optimizer)
+        else:
+            if not self._grad_scaler.found_inf:
+                update_module(self.id, self._model.named_parameters())
+            self._model.zero_grad()  # no gradients, not zeros: the next ones needn't be added to anything
+            self._grad_scaler.update()
         _constrain(self._model)
 
 
