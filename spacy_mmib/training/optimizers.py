@@ -111,12 +111,12 @@ class TorchAdam(Optimizer):
             self._step([key], [[torch.from_numpy(x)] for x in (weights, gradient, *moments)], lr_scale)
             gradient.fill(0)
             return weights, gradient
-        lr_scale *= self._get_scale(key)
-        decay, self.L2 = self.L2, self._get_decay(weights)
+        L2: float = self.L2
+        self.L2 = self._get_decay(weights)
         try:
-            return super().__call__(key, weights, gradient, lr_scale=lr_scale)
+            return super().__call__(key, weights, gradient, lr_scale=lr_scale * self._get_scale(key))
         finally:
-            self.L2 = decay
+            self.L2 = L2
 
     def update_module(self, module_id: int, parameters: Iterable[tuple[str, Any]]) -> None:
         """Take a step with all parameters of a torch module at once. Their gradients are used up: what is in
