@@ -63,6 +63,8 @@ def make_adam_v1(
 class TorchAdam(Optimizer):
     """See `make_adam_v1`."""
 
+    L2: float
+
     def __init__(
         self,
         learn_rate: Any,
@@ -111,7 +113,7 @@ class TorchAdam(Optimizer):
             self._step([key], [[torch.from_numpy(x)] for x in (weights, gradient, *moments)], lr_scale)
             gradient.fill(0)
             return weights, gradient
-        L2: float = self.L2
+        L2 = self.L2
         self.L2 = self._get_decay(weights)
         try:
             return super().__call__(key, weights, gradient, lr_scale=lr_scale * self._get_scale(key))
