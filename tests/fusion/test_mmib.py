@@ -186,9 +186,9 @@ def test_alignment_by_hand_for_a_batch_of_three():
 def test_number_of_negatives_is_bounded():
     discriminator = AlignmentDiscriminator(D, max_negatives=1)
     seen = []
-    discriminator.output.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    discriminator.output.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     discriminator(torch.randn(5, D), torch.randn(5, D), torch.arange(5))
-    assert seen == [5, 5]  # own pairs, then one negative each
+    assert seen == [(5, 2, 1)]  # of each its own pair and one negative
 
 
 def test_vector_discriminator_scores_every_dimension():
