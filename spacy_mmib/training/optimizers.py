@@ -150,17 +150,13 @@ class TorchAdam(Optimizer):
             # is the same.
             decay *= self.learn_rate * scale if self.L2_is_weight_decay else 0.0
             rate = self.learn_rate * scale * (1.0 - decay)
-            rates = {
-                "lr": rate,
-                "weight_decay": decay / rate if rate else 0.0,
-                "beta1": self.b1,
-                "beta2": self.b2,
-            }
             # torch adds eps behind the correction of the second moment, Thinc before.
             eps = self.eps / (1.0 - self.b2**step) ** 0.5
+            settings: dict[str, Any] = {"beta1": self.b1, "beta2": self.b2, "eps": eps, "lr": rate}
+            settings["weight_decay"] = decay / rate if rate else 0.0
             # Made on the device: nothing is copied to it.
             steps = list(torch.full((len(w),), step - 1.0, device=w[0].device).unbind())
-            adamw(w, g, mom1, mom2, [], steps, fused=True, amsgrad=False, maximize=False, eps=eps, **rates)
+            adamw(w, g, mom1, mom2, [], steps, fused=True, amsgrad=False, maximize=False, **settings)
 
     def _get_decay(self, weights: Any) -> float:
         return self.L2 if self.decay_1d or weights.ndim > 1 else 0.0
