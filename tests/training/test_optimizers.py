@@ -9,6 +9,7 @@ import torch
 from conftest import make_examples, make_nlp
 from spacy.util import registry
 from thinc.api import Config
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.training.optimizers import clip
@@ -137,6 +138,22 @@ def test_rates_of_a_module_are_scaled_by_name_and_names_that_fit_nothing_said():
             assert len(said) == (step >= 10)
     for name, parameter in module.named_parameters():
         assert torch.equal(parameter, before[name]) == name.startswith("crf.")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"L2": 0.1}, {"L2": 0.1, "L2_is_weight_decay": False, "decay_1d": False}]
+)
+def test_nothing_of_a_step_looks_at_numbers_on_a_gpu(settings):
+    """Of one that isn't there: its tensors have shapes only, and to read a number of one raises."""
+    optimizer = make("spacy-mmib.Adam.v1", **settings)
+    with FakeTensorMode(), torch.device("cuda"):
+        module = torch.nn.Linear(3, 4)
+        for _ in range(2):
+            for parameter in module.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.update_module(0, module.named_parameters())
+        with pytest.raises(DataDependentOutputException):
+            module.bias.sum().item()
 
 
 def test_clipping_without_looking_at_the_lengths():
