@@ -113,7 +113,7 @@ class PostVectors:
 
     context (List[Floats2d]): C, picture-aware text vectors, a row a token.
     losses (Dict[str, Floats1d]): The fusion's own losses, in training, by name, shape (1,).
-    logs (Dict[str, float]): Numbers to watch, by name. No gradient.
+    logs (Dict[str, Floats1d]): Numbers to watch, by name, shape (1,). No gradient.
     borders (List[Floats2d]): What a head may tell the borders of entities from, a row a token: vectors that
         the fusion gives for that, or those of the text. As a gradient empty if no head has used them.
     weights (List[numpy.ndarray]): At inference, what each token attended to in the picture, mean over heads:
@@ -129,7 +129,7 @@ class PostVectors:
 
     context: list[Floats2d]
     losses: dict[str, Floats1d] = field(default_factory=dict)
-    logs: dict[str, float] = field(default_factory=dict)
+    logs: dict[str, Floats1d] = field(default_factory=dict)
     borders: list[Floats2d] = field(default_factory=list)
     weights: list["numpy.ndarray[Any, Any]"] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
@@ -214,7 +214,7 @@ class PairScores:
 
     scores: Floats2d
     losses: dict[str, Floats1d] = field(default_factory=dict)
-    logs: dict[str, float] = field(default_factory=dict)
+    logs: dict[str, Floats1d] = field(default_factory=dict)
     weights: list[SpanWeights] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
     found: list[FoundRegions | None] = field(default_factory=list)

@@ -25,7 +25,7 @@ from thinc.api import (
     xp2torch,
 )
 from thinc.layers.pytorchwrapper import forward as forward_wrapped
-from thinc.types import Floats2d
+from thinc.types import ArrayXd, Floats2d
 from thinc.util import get_torch_default_device
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -78,8 +78,17 @@ class Shim(PyTorchShim):
         return result
 
     def finish_update(self, optimizer: Any) -> None:
-        """Take a step, and let the module mend what optimizers don't know about its weights."""
-        super().finish_update(optimizer)
+        """Take a step, and let the module mend what optimizers don't know about its weights. An optimizer
+        that takes whole modules (`update_module`, as `spacy-mmib.Adam.v1` has it) gets this one as a whole.
+        """
+        update_module = getattr(optimizer, "update_module", None)
+        if update_module is None:
+            super().finish_update(optimizer)
+        else:
+            if not self._grad_scaler.found_inf:
+                update_module(self.id, self._model.named_parameters())
+            self._model.zero_grad()  # no gradients, not zeros: the next ones needn't be added to anything
+            self._grad_scaler.update()
         _constrain(self._model)
 
 
@@ -200,6 +209,26 @@ def pad(arrays: Sequence[Floats2d], *, requires_grad: bool = False) -> tuple[tor
     lengths = torch.tensor([len(array) for array in arrays], device=padded.device)
     mask = torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1)
     return padded.requires_grad_(requires_grad), mask
+
+
+def fetch(arrays: Sequence[ArrayXd]) -> Callable[[], list[float]]:
+    """Begin to copy numbers from the device, all at once.
+
+    arrays (Sequence[ArrayXd]): A number each.
+    RETURNS (Callable[[], List[float]]): Waits for them: on a GPU for what it was to do before this call, and
+        not for what it got to do since.
+    """
+    numbers = torch.cat([xp2torch(array).reshape(1).float() for array in arrays])
+    copied = numbers.to("cpu", non_blocking=numbers.is_cuda)
+    event = torch.cuda.current_stream(numbers.device).record_event() if numbers.is_cuda else None
+
+    def wait() -> list[float]:
+        if event is not None:
+            event.synchronize()
+        found: list[float] = copied.tolist()
+        return found
+
+    return wait
 
 
 def unpad(tensor: torch.Tensor, lengths: Sequence[int]) -> list[Floats2d]:

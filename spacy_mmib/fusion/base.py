@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from thinc.api import ArgsKwargs, Model, to_numpy, torch2xp, xp2torch
+from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
 from torch import nn
 
@@ -150,7 +150,7 @@ def _convert_outputs(
     X, output = inputs_outputs
     context = at_least_float32(output.context)
     losses = {name: torch2xp(loss.detach()) for name, loss in output.losses.items()}
-    logs = {name: float(value) for name, value in output.logs.items()}
+    logs = {name: torch2xp(value.detach().reshape(1)) for name, value in output.logs.items()}
     weights = []
     if output.weights is not None:
         every = output.weights.detach().float().cpu().numpy()
@@ -159,14 +159,15 @@ def _convert_outputs(
     watch = is_train and model.attrs["watch"]
     find = getattr(get_module(model), "get_posteriors", None) if watch else None
     if find is not None:
-        for name, (mu, variance) in find(*pad(X.text), *pad(X.image)).items():
-            vectors, keys = (X.text, X.text_keys) if name == "text" else (X.image, X.image_keys)
+        text, image = pad(X.text), pad(X.image)
+        for name, found in find(*text, *image).items():
+            keys, (x, mask) = (X.text_keys, text) if name == "text" else (X.image_keys, image)
             # Of a post its first rows: what collapses does so in all of them.
-            rows = zip(keys, vectors, *(x[:, :WATCHED_ROWS].cpu().numpy() for x in (mu, variance)))
+            rows = zip(*(tensor[:, :WATCHED_ROWS].cpu().numpy() for tensor in (mask, x, *found)))
             posteriors[name] = [
-                Posterior(str(key), to_numpy(x[:WATCHED_ROWS]), m[: len(x)], v[: len(x)])
-                for key, x, m, v in rows
-                if len(x)
+                Posterior(str(key), *(array[real] for array in arrays))
+                for key, (real, *arrays) in zip(keys, rows)
+                if real.any()
             ]
     lengths = [len(x) for x in X.text]
     borders = None if output.borders is None else at_least_float32(output.borders)

@@ -12,6 +12,7 @@ from spacy.tokens import Doc
 from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
+from thinc.types import Floats1d
 
 from ..encoders.dropout import draw_dropout
 from ..encoders.picture_queue import find_encoder_layers, get_settings
@@ -293,6 +294,8 @@ class MMIBPipe(RobustPipe, TrainablePipe):
             parts under `<name>_task` and, for each loss of the fusion whose weight isn't 0, `<name>_<loss>`.
         RETURNS (Dict[str, float]): `losses`.
         """
+        from ..bridge.shim import fetch
+
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
         losses.setdefault(f"{self.name}_task", 0.0)
@@ -319,18 +322,22 @@ class MMIBPipe(RobustPipe, TrainablePipe):
         task_loss, d_output = self._get_loss(gold, output, weights)
         d_output.losses = d_losses
         self._add_losses(examples, output, d_output, weights)
+        known = {name: value for name, value in output.losses.items() if name in weights}
+        # Asked for before backprop, which a GPU then works on while they come.
+        wait = fetch([task_loss, *known.values(), *output.logs.values()])
         backprop(d_output)
         # Afterwards: a picture encoder may have searched for the regions.
         self._note_leaks({get_regions_note(doc) for doc in docs})
-        losses[f"{self.name}_task"] += task_loss
-        losses[self.name] += task_loss
-        for loss, value in output.losses.items():
-            if loss in weights:
-                key = f"{self.name}_{loss}"
-                losses[key] = losses.get(key, 0.0) + float(value[0])
-                losses[self.name] += weights[loss] * float(value[0])
+        numbers = iter(wait())
+        total = task = next(numbers)
+        losses[f"{self.name}_task"] += task
+        for loss, value in zip(known, numbers):
+            key = f"{self.name}_{loss}"
+            losses[key] = losses.get(key, 0.0) + value
+            total += weights[loss] * value
+        losses[self.name] += total
         self._monitor.name = self.name  # nlp.rename_pipe
-        self._monitor.update(output.logs, output.posteriors)
+        self._monitor.update(dict(zip(output.logs, numbers)), output.posteriors)
         if sgd not in (None, False):
             self.finish_update(sgd)
         return losses
@@ -348,11 +355,12 @@ class MMIBPipe(RobustPipe, TrainablePipe):
             what the model gave.
         """
         _, gold = self._get_batch(list(examples))
-        return self._get_loss(gold, scores, {})
+        loss, gradient = self._get_loss(gold, scores, {})
+        return float(loss[0]), gradient
 
-    def _get_loss(self, gold: list[Any], output: Any, weights: Mapping[str, float]) -> tuple[float, Any]:
-        """RETURNS (Tuple[float, Any]): The task loss, and the gradient of it and of the head's other losses,
-        which are added to those of the output.
+    def _get_loss(self, gold: list[Any], output: Any, weights: Mapping[str, float]) -> tuple[Floats1d, Any]:
+        """RETURNS (Tuple[Floats1d, Any]): The task loss, (1,), and the gradient of it and of the head's other
+        losses, which are added to those of the output.
         """
         raise NotImplementedError
 

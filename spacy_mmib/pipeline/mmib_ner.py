@@ -9,6 +9,7 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example, biluo_to_iob
 from spacy.vocab import Vocab
 from thinc.api import Model
+from thinc.types import Floats1d
 
 from ..bridge.data import DecodedEntities, NERInput, PointerInput, PostVectors, sum_by_region
 from ..post.boxes import ENTITY_REGIONS_KEY, get_boxes, has_boxes, is_one_of, set_entity_regions
@@ -227,7 +228,7 @@ class MMIBEntityRecognizer(MMIBPipe):
 
     def _get_loss(
         self, gold: list[Any], output: PostVectors, weights: Mapping[str, float]
-    ) -> tuple[float, PostVectors]:
+    ) -> tuple[Floats1d, PostVectors]:
         """Negative log-likelihood of the gold tags, mean over posts that have tokens (Eq. 27)."""
         head = self.model.get_ref("head")
         full = [i for i, tags in enumerate(gold) if len(tags)]
@@ -242,7 +243,7 @@ class MMIBEntityRecognizer(MMIBPipe):
         for of_output, found in ((d_output.context, d_context), (d_output.borders, d_borders)):
             for i, d_rows in zip(full, found):
                 of_output[i] = d_rows
-        return float(loss[0]), d_output
+        return loss[:1], d_output
 
     def _add_losses(
         self, examples: list[Example], output: Any, d_output: Any, weights: Mapping[str, float]

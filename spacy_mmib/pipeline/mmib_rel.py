@@ -11,6 +11,7 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
+from thinc.types import Floats1d
 
 from ..bridge.data import PairArray, PairInput, PairScores, SpanWeights
 from ..post.extensions import get_weighted_spans, set_found_regions, set_region_weights
@@ -341,19 +342,19 @@ class MMIBRelationExtractor(MMIBPipe):
 
     def _get_loss(
         self, gold: list[Any], output: PairScores, weights: Mapping[str, float]
-    ) -> tuple[float, PairScores]:
+    ) -> tuple[Floats1d, PairScores]:
         """Negative log-likelihood of the gold relation, mean over pairs (Eq. 28); 0 without any pair."""
         ops, scores = self.model.ops, output.scores
         if not len(scores):
-            return 0.0, PairScores(ops.xp.zeros_like(scores))
+            return ops.alloc1f(1), PairScores(ops.xp.zeros_like(scores))
         d_scores = ops.softmax(scores)
         rows, columns = ops.xp.arange(len(scores)), ops.asarray(numpy.concatenate(gold))
         # As a difference, so that the loss of a certain but wrong prediction stays finite.
         shifted = scores - scores.max(axis=1, keepdims=True)
         log_sum = ops.xp.log(ops.xp.exp(shifted).sum(axis=1))
-        loss = (log_sum - shifted[rows, columns]).mean()
+        loss = (log_sum - shifted[rows, columns]).mean(keepdims=True)
         d_scores[rows, columns] -= 1
-        return float(loss), PairScores(d_scores / len(scores))
+        return loss, PairScores(d_scores / len(scores))
 
     def _get_gold(self, example: Example) -> "tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any]]":
         """RETURNS (Tuple[numpy.ndarray, numpy.ndarray]): The candidates of the gold entities, in tokens of

@@ -1,7 +1,7 @@
-"""`spacy-mmib.Adam.v1`: Thinc's Adam, computed by torch on CPU."""
+"""`spacy-mmib.Adam.v1`: Thinc's Adam, computed by torch."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -26,41 +26,37 @@ def make_adam_v1(
     L2_is_weight_decay: bool = True,
     use_averages: bool = False,
     lr_scale: Mapping[str, float] | None = None,
+    decay_1d: bool = True,
 ) -> "TorchAdam":
-    """Build Thinc's `Adam.v1` with the same settings and, but for rounding, the same results. On CPU a step
-    is one pass over the weights on all of torch's threads instead of several on one; on a GPU it is Thinc's
-    own. A BERT has 110 million weights, so with few posts in a batch the optimizer takes as long as the
-    network.
+    """Build Thinc's `Adam.v1` with the same settings and, but for rounding, the same results. A torch module
+    of this package takes a step as a whole: on a GPU a few kernels, and nothing that waits for them; on CPU
+    one pass over the weights on all of torch's threads. Other weights take theirs one by one: on CPU in such
+    a pass, on a GPU by Thinc. A BERT has 110 million weights, so with few posts in a batch the optimizer
+    takes as long as the network.
 
-    use_averages (bool): As Thinc's; averages of the weights never reach torch's.
+    use_averages (bool): As Thinc's, for the weights of Thinc's layers. Those of torch modules have none:
+        spaCy would never put them in place of the weights.
     lr_scale (Optional[Mapping[str, float]]): What the learning rate is multiplied by (and with it the weight
         decay), by the names of parameters: those of torch modules have several parts, such as
         "crf.transitions" or "encoder.layer.0.output.dense.weight", those of Thinc's layers one, such as "W".
         A key fits names that have it as a run of whole parts, so that "crf" fits "crf.transitions" and
         "head.crf.transitions", but not "crfs.w"; of several keys that fit the longest counts. A key that fits
         nothing that is trained is warned about: a misspelt one would leave the rate as it is, unnoticed.
+    decay_1d (bool): Whether L2 is also for parameters of one dimension: biases, and what LayerNorm and
+        BatchNorm multiply by. BERT was trained, and is mostly fine-tuned, without.
     RAISES (ValueError): A multiplier is negative or not finite.
     """
-    return TorchAdam(
-        learn_rate,
-        L2=L2,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        grad_clip=grad_clip,
-        L2_is_weight_decay=L2_is_weight_decay,
-        use_averages=use_averages,
-        lr_scale=lr_scale,
-    )
+    return TorchAdam(**locals())
 
 
 class TorchAdam(Optimizer):
     """See `make_adam_v1`."""
 
-    def __init__(
-        self, learn_rate: Any, *, lr_scale: Mapping[str, float] | None = None, **settings: Any
-    ) -> None:
-        super().__init__(learn_rate, **settings)
+    L2: float
+
+    def __init__(self, *, lr_scale: Mapping[str, float] | None, decay_1d: bool, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.decay_1d = decay_1d
         self.lr_scale = dict(lr_scale or {})
         for name, scale in self.lr_scale.items():
             if not (math.isfinite(scale) and scale >= 0):
@@ -70,6 +66,8 @@ class TorchAdam(Optimizer):
 
     def _get_scale(self, key: Any) -> float:
         """RETURNS (float): The multiplier for a parameter, 1 for those that no key of `lr_scale` fits."""
+        if not self.lr_scale:
+            return 1.0
         name = str(key[1])
         if name not in self._scales:
             fitting = [run for run in self.lr_scale if f".{run}." in f".{name}."]
@@ -87,46 +85,99 @@ class TorchAdam(Optimizer):
 
     def __call__(self, key: Any, weights: Any, gradient: Any, *, lr_scale: float = 1.0) -> tuple[Any, Any]:
         """RETURNS (Tuple[FloatsXd, FloatsXd]): The weights, updated in place, and the gradient set to 0."""
-        if self.lr_scale:
-            lr_scale *= self._get_scale(key)
-        if not (_fits(weights) and _fits(gradient)) or self.averages is not None:
-            return super().__call__(key, weights, gradient, lr_scale=lr_scale)
-        import torch
-        from torch.optim.adam import adam
+        if self.averages is None and _fits(weights) and _fits(gradient):
+            import torch
 
-        self.nr_update[key] += 1
-        step = self.nr_update[key]
-        w, g = torch.from_numpy(weights), torch.from_numpy(gradient)
-        if self.L2 and not self.L2_is_weight_decay:
-            g.add_(w, alpha=self.L2)
-        if self.grad_clip:
-            norm = float(torch.linalg.vector_norm(g))
-            if norm >= self.grad_clip:
-                g.mul_(self.grad_clip / norm)
-        for moments in (self.mom1, self.mom2):
-            if key not in moments:
-                moments[key] = numpy.zeros(weights.size, dtype="float32")
-        adam(
-            [w],
-            [g],
-            [torch.from_numpy(self.mom1[key]).view(w.shape)],
-            [torch.from_numpy(self.mom2[key]).view(w.shape)],
-            [],
-            [torch.tensor(float(step - 1))],
-            fused=True,
-            amsgrad=False,
-            beta1=self.b1,
-            beta2=self.b2,
-            lr=self.learn_rate * lr_scale,
-            weight_decay=0.0,
-            # torch adds it behind the correction of the second moment, Thinc before.
-            eps=self.eps / (1.0 - self.b2**step) ** 0.5,
-            maximize=False,
-        )
-        if self.L2 and self.L2_is_weight_decay:
-            w.mul_(1.0 - lr_scale * self.learn_rate * self.L2)
-        g.zero_()
-        return weights, gradient
+            for moments in (self.mom1, self.mom2):
+                if key not in moments:
+                    moments[key] = numpy.zeros(weights.size, dtype="float32")
+            moments = [x[key].reshape(weights.shape) for x in (self.mom1, self.mom2)]
+            self._step([key], [[torch.from_numpy(x)] for x in (weights, gradient, *moments)], lr_scale)
+            gradient.fill(0)
+            return weights, gradient
+        L2 = self.L2
+        self.L2 = self._get_decay(weights)
+        try:
+            return super().__call__(key, weights, gradient, lr_scale=lr_scale * self._get_scale(key))
+        finally:
+            self.L2 = L2
+
+    def update_module(self, module_id: int, parameters: Iterable[tuple[str, Any]]) -> None:
+        """Take a step with all parameters of a torch module at once. Their gradients are used up: what is in
+        them then means nothing.
+
+        module_id (int): The first part of the keys of its parameters, the second is the name.
+        parameters (Iterable[Tuple[str, torch.nn.Parameter]]): By names. Those without a gradient stay as they
+            are until they have one; from then on, no gradient is one of 0.
+        """
+        import torch
+
+        keys, rows = [], []
+        for name, parameter in parameters:
+            # .data, since an in-place change of the parameter itself would invalidate a pending backward.
+            key, w, g = (module_id, name), parameter.data, parameter.grad
+            if not w.numel() or (g is None and key not in self.mom1):
+                continue
+            if g is None or g.stride() != w.stride():  # torch's kernels go through all of them in one order
+                g = torch.zeros_like(w) if g is None else torch.empty_like(w).copy_(g)
+            if key not in self.mom1:
+                self.mom1[key], self.mom2[key] = torch.zeros_like(w), torch.zeros_like(w)
+            keys.append(key)
+            rows.append((w, g, self.mom1[key], self.mom2[key]))
+        self._step(keys, list(zip(*rows)))
+
+    def _step(self, keys: Sequence[Any], tensors: Sequence[Sequence[Any]], lr_scale: float = 1.0) -> None:
+        """Update weights in place.
+
+        tensors (Sequence[Sequence[torch.Tensor]]): Weights, gradients, and both moments, one a key each.
+        """
+        import torch
+        from torch.optim.adamw import adamw
+
+        groups: dict[tuple[int, float, float], list[int]] = {}
+        for i, key in enumerate(keys):
+            scale = lr_scale * self._get_scale(key)
+            self.nr_update[key] += 1
+            group = self.nr_update[key], scale, self._get_decay(tensors[0][i])
+            groups.setdefault(group, []).append(i)
+        for (step, scale, decay), members in groups.items():
+            w, g, mom1, mom2 = ([of_all[i] for i in members] for of_all in tensors)
+            if decay and not self.L2_is_weight_decay:
+                torch._foreach_add_(g, w, alpha=decay)
+            if self.grad_clip:
+                clip(g, self.grad_clip, on_host=g[0].is_cpu)
+            # Thinc decays the updated weights, torch the old ones: with a step that is that much shorter, it
+            # is the same.
+            decay *= self.learn_rate * scale if self.L2_is_weight_decay else 0.0
+            rate = self.learn_rate * scale * (1.0 - decay)
+            # torch adds eps behind the correction of the second moment, Thinc before.
+            eps = self.eps / (1.0 - self.b2**step) ** 0.5
+            settings: dict[str, Any] = {"beta1": self.b1, "beta2": self.b2, "eps": eps, "lr": rate}
+            settings["weight_decay"] = decay / rate if rate else 0.0
+            # Made on the device: nothing is copied to it.
+            steps = list(torch.full((len(w),), step - 1.0, device=w[0].device).unbind())
+            adamw(w, g, mom1, mom2, [], steps, fused=True, amsgrad=False, maximize=False, **settings)
+
+    def _get_decay(self, weights: Any) -> float:
+        return self.L2 if self.decay_1d or weights.ndim > 1 else 0.0
+
+
+def clip(gradients: list[Any], threshold: float, *, on_host: bool) -> None:
+    """Shorten gradients that are longer than a threshold to it, each by itself, in place.
+
+    gradients (List[torch.Tensor]): All on one device.
+    on_host (bool): Whether to look at their lengths, and leave those alone that are short. That saves a pass
+        over all of them, but waits for a GPU.
+    """
+    import torch
+
+    norms = torch.stack(torch._foreach_norm(gradients))
+    if not on_host:
+        torch._foreach_mul_(gradients, (threshold / norms.clamp(min=threshold)).unbind())
+        return
+    for gradient, norm in zip(gradients, norms.tolist()):
+        if norm >= threshold:
+            gradient.mul_(threshold / norm)
 
 
 def _fits(array: Any) -> bool:
