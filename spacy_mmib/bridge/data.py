@@ -1,8 +1,8 @@
 """What passes between components and layers. Free of torch, so that components can import it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy
 from spacy.tokens import Doc
@@ -10,6 +10,8 @@ from thinc.types import Floats1d, Floats2d
 
 from ..post.boxes import EntityRegion
 from ..post.regions import FoundRegions
+
+T = TypeVar("T")
 
 
 class PictureVectors(list[Floats2d]):
@@ -55,6 +57,23 @@ class TextVectors(list[Floats2d]):
         self.image = image
 
 
+def choose(values: Sequence[T], rows: Sequence[int]) -> Sequence[T]:
+    """RETURNS (Sequence): Of some posts of a batch, in order. Of all of them it is the very sequence, which
+    may be more than a list.
+    """
+    return values if len(rows) == len(values) else [values[i] for i in rows]
+
+
+def spread(
+    chosen: Sequence[T], rows: Sequence[int], posts: Sequence[Any], make: Callable[[int], T]
+) -> Sequence[T]:
+    """RETURNS (Sequence): Of all posts: the inverse of `choose`, with what `make` gives for the others."""
+    if len(rows) == len(posts):
+        return chosen
+    found = dict(zip(rows, chosen))
+    return [found[i] if i in found else make(i) for i in range(len(posts))]
+
+
 def sum_by_region(
     values: "numpy.ndarray[Any, Any]", rows: list[int] | None, n_regions: int
 ) -> "numpy.ndarray[Any, Any]":
@@ -85,8 +104,8 @@ class FusionInput:
     (`None`) apart.
     """
 
-    text: list[Floats2d]
-    image: list[Floats2d]
+    text: Sequence[Floats2d]
+    image: Sequence[Floats2d]
     image_keys: list[str | None]
     text_keys: list[str]
 
@@ -111,11 +130,11 @@ Posteriors: TypeAlias = dict[str, list[Posterior]]
 class PostVectors:
     """What a fusion makes of a batch of posts; as a gradient, the same with d(loss)/d(value).
 
-    context (List[Floats2d]): C, picture-aware text vectors, a row a token.
+    context (Sequence[Floats2d]): C, picture-aware text vectors, a row a token.
     losses (Dict[str, Floats1d]): The fusion's own losses, in training, by name, shape (1,).
     logs (Dict[str, float]): Numbers to watch, by name. No gradient.
-    borders (List[Floats2d]): What a head may tell the borders of entities from, a row a token: vectors that
-        the fusion gives for that, or those of the text. As a gradient empty if no head has used them.
+    borders (Sequence[Floats2d]): What a head may tell the borders of entities from, a row a token: vectors
+        that the fusion gives for that, or those of the text. As a gradient empty if no head has used them.
     weights (List[numpy.ndarray]): At inference, what each token attended to in the picture, mean over heads:
         a row a token. From the fusion a column a row of the picture vectors; from `encode_posts` a column for
         the whole picture and one for each of `doc._.regions`, or none if there is no picture. Empty list: the
@@ -127,10 +146,10 @@ class PostVectors:
     rows (List[Optional[List[int]]]): From `encode_posts`, as in `PictureVectors`. No gradient.
     """
 
-    context: list[Floats2d]
+    context: Sequence[Floats2d]
     losses: dict[str, Floats1d] = field(default_factory=dict)
     logs: dict[str, float] = field(default_factory=dict)
-    borders: list[Floats2d] = field(default_factory=list)
+    borders: Sequence[Floats2d] = field(default_factory=list)
     weights: list["numpy.ndarray[Any, Any]"] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
     found: list[FoundRegions | None] = field(default_factory=list)
@@ -146,8 +165,8 @@ class NERInput:
     probabilities of entities, these: post, first token and one past the last, label.
     """
 
-    context: list[Floats2d]
-    borders: list[Floats2d]
+    context: Sequence[Floats2d]
+    borders: Sequence[Floats2d]
     tags: list["numpy.ndarray[Any, Any]"] | None = None
     spans: list[tuple[int, int, int, int]] | None = None
 

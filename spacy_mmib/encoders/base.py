@@ -75,6 +75,9 @@ class VisionBackbone(nn.Module):
     RAISES (ValueError): The network can't give these rows.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
         *,

@@ -132,7 +132,7 @@ def forward(
 
 def _convert_inputs(
     model: Model[Any, Any], X: tuple[Windows, list[Floats2d]], is_train: bool
-) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], list[Floats2d]]]:
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], Sequence[Floats2d]]]:
     part, pictures = X
     posts, of_windows = numpy.unique(part.posts, return_inverse=True)
     vectors = [pictures[i] for i in posts]
@@ -145,9 +145,9 @@ def _convert_inputs(
     mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
     rows = tuple(map(tensor, (part.numbers, part.places, part.tokens, part.weights)))
 
-    def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
+    def backprop(d_inputs: ArgsKwargs) -> Sequence[Floats2d]:
         d_image = torch.zeros_like(image) if image.grad is None else image.grad  # if none is looked at
-        return unpad(d_image, list(map(len, vectors)))
+        return unpad(d_image, vectors)
 
     batch = Batch(ids, mask, image, image_mask)
     return ArgsKwargs((batch, tensor(of_windows), rows, part.n_tokens), {}), backprop

@@ -16,6 +16,8 @@ from ..bridge.data import (
     PostVectors,
     SpanWeights,
     TextVectors,
+    choose,
+    spread,
     sum_by_region,
 )
 from ..encoders.dropout import encode_pictures
@@ -50,7 +52,7 @@ def _classify_pooled(
     """
     rows = [i for i, pairs in enumerate(X.pairs) if len(pairs)]
     vectors, backprop_posts = encode_posts(model, X.docs, is_train, rows)
-    context = [vectors.context[i] for i in rows]
+    context = choose(vectors.context, rows)
     pairs_of_posts = [X.pairs[i] for i in rows]
     if model.attrs["entity_repr"] == "start":
         pairs_of_posts = [pairs[:, [0, 0, 2, 2]] + (0, 1, 0, 1) for pairs in pairs_of_posts]
@@ -62,9 +64,7 @@ def _classify_pooled(
             found.update({(a, b): [array[a:b].mean(axis=0)] for a, b in sorted(spans)})
 
     def backprop(dY: PairScores) -> list[Doc]:
-        d_context = list(vectors.context)
-        for i, d_rows in zip(rows, backprop_head(dY.scores)):
-            d_context[i] = d_rows
+        d_context = spread(backprop_head(dY.scores), rows, X.docs, vectors.context.__getitem__)
         return backprop_posts(PostVectors(d_context, dY.losses))
 
     Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors, vectors.found)

@@ -12,7 +12,7 @@ from spacy.training import Example, biluo_to_iob
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..bridge.data import DecodedEntities, NERInput, PointerInput, PostVectors, sum_by_region
+from ..bridge.data import DecodedEntities, NERInput, PointerInput, PostVectors, choose, spread, sum_by_region
 from ..post.boxes import ENTITY_REGIONS_KEY, get_boxes, has_boxes, is_one_of, set_entity_regions
 from ..post.extensions import (
     count_regions,
@@ -241,17 +241,16 @@ class MMIBEntityRecognizer(MMIBPipe):
         """Negative log-likelihood of the gold tags, mean over posts that have tokens (Eq. 27)."""
         head = self.model.get_ref("head")
         full = [i for i, tags in enumerate(gold) if len(tags)]
-        of_full = ([x[i] for i in full] for x in (output.context, output.borders, gold))
+        of_full: Any = (choose(x, full) for x in (output.context, output.borders, gold))
         loss, backprop_head = head.begin_update(NERInput(*of_full))
         d_loss = self.model.ops.xp.ones_like(loss)
         for i, name in enumerate(head.attrs["losses"], 1):
             output.losses[name] = loss[i : i + 1]
             d_loss[i] = weights.get(name, 0.0)
         d_context, d_borders = backprop_head(d_loss)
-        d_output = PostVectors(list(output.context), borders=list(output.borders) if d_borders else [])
-        for of_output, found in ((d_output.context, d_context), (d_output.borders, d_borders)):
-            for i, d_rows in zip(full, found):
-                of_output[i] = d_rows
+        d_output = PostVectors(spread(d_context, full, gold, output.context.__getitem__))
+        if d_borders:
+            d_output.borders = spread(d_borders, full, gold, output.borders.__getitem__)
         return float(loss[0]), d_output
 
     def _add_losses(
@@ -272,9 +271,11 @@ class MMIBEntityRecognizer(MMIBPipe):
         output.losses["pointer"] = loss
         d_output.image = [self.model.ops.xp.zeros_like(x) for x in output.image]
         d_loss = self.model.ops.xp.full_like(loss, weights["pointer"])
+        of_context = list(d_output.context)
         for i, d_context, d_image in zip(posts, *backprop(d_loss)):
-            d_output.context[i] = d_output.context[i] + d_context
+            of_context[i] = of_context[i] + d_context
             d_output.image[i] = d_image
+        d_output.context = of_context
 
     def _get_targets(self, example: Example, output: PostVectors, i: int) -> tuple[Any, list[Any], list[Any]]:
         """RETURNS (Tuple): `objects`, `spans` and `targets` of a post, as in `PointerInput`."""
