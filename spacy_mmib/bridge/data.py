@@ -44,6 +44,25 @@ def as_picture_vectors(vectors: Sequence[Floats2d]) -> PictureVectors:
     return PictureVectors(vectors, [None] * len(vectors))
 
 
+class EncodedPosts(list[Doc]):
+    """Docs whose pictures have been encoded: those of a batch together, in full batches of the network, while
+    models get groups of posts of similar length.
+
+    image (PictureVectors): Of each post.
+    encoder (Optional[Model]): The picture encoder they are from; `None` for a model without one of its own.
+    """
+
+    def __init__(self, docs: Iterable[Doc], image: PictureVectors, encoder: Any) -> None:
+        super().__init__(docs)
+        self.image, self.encoder = image, encoder
+
+    def take(self, rows: Sequence[int]) -> "EncodedPosts":
+        """RETURNS (EncodedPosts): Some of them."""
+        parts: Any = (self, self.image, self.image.rows, self.image.found)
+        docs, *image = ([part[i] for i in rows] for part in parts)
+        return EncodedPosts(docs, PictureVectors(*image), self.encoder)
+
+
 class TextVectors(list[Floats2d]):
     """What a text encoder that looks at pictures gives: a list, as any text encoder's, with the picture
     vectors that went into it.

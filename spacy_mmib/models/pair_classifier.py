@@ -75,9 +75,7 @@ def _classify_marked(
     model: Model[PairInput, PairScores], X: PairInput, is_train: bool
 ) -> tuple[PairScores, Backprop]:
     """Score pairs by C at the opening markers of head and tail, in the post written anew with markers round
-    them: a text encoding a pair, and in training all of a batch at once. A picture is encoded once a call:
-    where prediction spreads the pairs of a post over several, a listener's vectors are found each time, an
-    own encoder runs each time.
+    them: a text encoding a pair, and in training all of a batch at once.
     """
     owners = [i for i, pairs in enumerate(X.pairs) for _ in range(len(pairs))]
     marked = [

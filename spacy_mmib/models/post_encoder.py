@@ -132,8 +132,8 @@ def encode_posts(
     text, backprop_text = model.get_ref("tok2vec")(docs, is_train)
     image, backprop_image = encode_pictures(model, docs, is_train, text)
     rows = [i for i in (range(len(docs)) if rows is None else rows) if len(docs[i])]
-    chosen: Any = (choose(x, rows) for x in (docs, text, image))
-    Y, backprop_fusion = fuse(model, *chosen, is_train)
+    posts, texts, pictures = (choose(x, rows) for x in (docs, text, image))
+    Y, backprop_fusion = fuse(model, posts, texts, pictures, is_train)
     context, borders = (spread(x, rows, docs, lambda i: no_rows) for x in (Y.context, Y.borders))
     weights = []
     if Y.weights:

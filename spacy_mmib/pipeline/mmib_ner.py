@@ -13,6 +13,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model
 
 from ..bridge.data import DecodedEntities, NERInput, PointerInput, PostVectors, choose, spread, sum_by_region
+from ..encoders.dropout import encode_ahead
 from ..post.boxes import ENTITY_REGIONS_KEY, get_boxes, has_boxes, is_one_of, set_entity_regions
 from ..post.extensions import (
     count_regions,
@@ -152,8 +153,10 @@ class MMIBEntityRecognizer(MMIBPipe):
         docs = self._get_ready(docs)
         head = self.model.get_ref("head")
         predictions: list[Any] = [None] * len(docs)
-        for group in batches_by_length([len(doc) for doc in docs], self.max_batch_tokens):
-            vectors = self.model.predict([docs[i] for i in group])
+        full = [i for i, doc in enumerate(docs) if len(doc)]
+        posts = encode_ahead(self.model, [docs[i] for i in full])
+        for rows in batches_by_length([len(doc) for doc in posts], self.max_batch_tokens):
+            group, vectors = [full[k] for k in rows], self.model.predict(posts.take(rows))
             weights = vectors.weights or [None] * len(group)
             decoded = head.predict(NERInput(vectors.context, vectors.borders))
             for i, entities, of_tokens, found in zip(group, decoded, weights, vectors.found):
