@@ -100,8 +100,8 @@ def make_encoder(initialize: bool = True, seed: int = 0, **settings):
 
 def normalize(pictures, preset):
     """What a network sees of prepared pictures: 0-1, less the mean of the preset, over its std."""
-    mean, std = (numpy.float32(preset[name])[:, None, None] for name in ("mean", "std"))
-    return (pictures.float() / 255 - mean) / std
+    mean, std = (pictures.new_tensor(preset[name], dtype=float)[:, None, None] for name in ("mean", "std"))
+    return ((pictures / 255 - mean) / std).float()
 
 
 def encode(encoder, docs):

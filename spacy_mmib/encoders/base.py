@@ -31,28 +31,24 @@ class PictureTransform:
         resize = preset.get("resize", "shortest")
         if resize not in ("shortest", "exact"):
             raise ValueError(f"A preset's 'resize' is 'shortest' or 'exact', not {resize!r}.")
-        self._exact_size = int(preset["resize_size"]) if resize == "exact" else None
         self._crop_size = int(preset["crop_size"])
-        self._resampling = PIL.Image.Resampling[str(preset["interpolation"]).upper()]
+        self._size = [int(preset["resize_size"])] * (2 if resize == "exact" else 1)
         self._interpolation = InterpolationMode(preset["interpolation"])
-        self._resize_size = int(preset["resize_size"])
 
     def __call__(self, picture: PIL.Image.Image) -> torch.Tensor:
         """RETURNS (torch.Tensor): uint8, (3, crop_size, crop_size); `VisionBackbone` normalizes it."""
         keep = LARGEST_RATIO * min(picture.size)
-        if self._exact_size is not None:
-            picture = picture.resize((self._exact_size,) * 2, self._resampling)
-        elif max(picture.size) > keep:
+        if len(self._size) == 1 and max(picture.size) > keep:
             left, upper = max(0, (picture.width - keep) // 2), max(0, (picture.height - keep) // 2)
             picture = picture.crop((left, upper, picture.width - left, picture.height - upper))
-        picture = functional.resize(picture, [self._resize_size], self._interpolation)
+        picture = functional.resize(picture, self._size, self._interpolation)
         tensor: torch.Tensor = functional.pil_to_tensor(functional.center_crop(picture, [self._crop_size]))
         return tensor
 
     def stretch(self, picture: PIL.Image.Image) -> torch.Tensor:
         """RETURNS (torch.Tensor): The same, rescaled to that square without cutting anything off."""
-        picture = picture.resize((self._crop_size,) * 2, self._resampling)
-        tensor: torch.Tensor = functional.pil_to_tensor(picture)
+        square = functional.resize(picture, [self._crop_size] * 2, self._interpolation)
+        tensor: torch.Tensor = functional.pil_to_tensor(square)
         return tensor
 
 

@@ -106,12 +106,13 @@ def forward(
     windows = split(docs, module.pieces)
     learns = is_train and module.learns
     rows = model.ops.alloc2f(windows.n_tokens, module.bert.width)
+    sums = xp2torch(rows)  # the same memory: CuPy would compile a kernel for a sum
     backprop_network: Callable[[Floats2d], list[Floats2d]] | None = None
     # Training has one backward pass: each unscales all gradients, so that a second one would spoil those of
     # the first in mixed precision.
     for part in windows.in_parts(max(1, len(windows.ids)) if learns else AT_ONCE):
         of_part, backprop_network = network((part, image), learns)
-        rows[part.first : part.first + part.n_tokens] += of_part
+        sums[part.first : part.first + part.n_tokens] += xp2torch(of_part)
     ends = list(accumulate(map(len, docs)))
     vectors = [rows[end - len(doc) : end].copy() for doc, end in zip(docs, ends)]
 
