@@ -1,6 +1,6 @@
 """The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy
@@ -13,7 +13,7 @@ from torchcrf import CRF
 from ..bridge.data import DecodedEntities, NERInput
 from ..bridge.shim import pad, unpad
 
-Gradients: TypeAlias = tuple[list[Floats2d], list[Floats2d]]
+Gradients: TypeAlias = tuple[Sequence[Floats2d], Sequence[Floats2d]]
 """Of C, and of what borders are told from; no list of the latter if it isn't used."""
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
@@ -274,10 +274,9 @@ def convert_inputs(
         tags = torch.from_numpy(numpy.stack(rows).astype("int64"))
 
     def backprop(d_inputs: ArgsKwargs) -> Gradients:
-        lengths = [len(x) for x in X.context]
         d_context, d_borders = d_inputs.args[0], d_inputs.args[-1]
         d_context = torch.zeros_like(context) if d_context is None else d_context  # no entity to type
-        return unpad(d_context, lengths), [] if d_borders is None else unpad(d_borders, lengths)
+        return unpad(d_context, X.context), [] if d_borders is None else unpad(d_borders, X.context)
 
     return ArgsKwargs(args=(context, mask, tags, X.spans, borders), kwargs={}), backprop
 
