@@ -20,9 +20,13 @@ class Int8Linear(nn.Module):
     Scales for a whole batch, which torch and ONNX Runtime offer, would let a post's result depend on the
     posts beside it. Sums of integers are exact: here it depends on nothing but the post.
 
-    linear (nn.Linear): What it takes the place of. Taking its own result's place changes nothing.
+    linear (nn.Linear): What it takes the place of.
     scale (Optional[torch.Tensor]): Of each row of W, if its weights are such integers already.
     """
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(self, linear: nn.Linear, scale: torch.Tensor | None = None) -> None:
         super().__init__()
@@ -51,7 +55,7 @@ def find(module: nn.Module | None, kind: type[nn.Module]) -> dict[str, Any]:
     return {name: child for name, child in children if type(child) is kind}
 
 
-class Int8Shim(PyTorchShim):  # type: ignore[misc]
+class Int8Shim(PyTorchShim):
     """A shim that makes the linear parts of what it loads `Int8Linear`; a mixin. It reads what its kind of
     shim has written without it, too.
     """
@@ -90,7 +94,7 @@ class Int8ModuleShim(Int8Shim, Shim):
     """Of the modules of this package."""
 
 
-class Int8HFShim(Int8Shim, HFShim):  # type: ignore[misc]
+class Int8HFShim(Int8Shim, HFShim):
     """Of spacy-transformers."""
 
 
