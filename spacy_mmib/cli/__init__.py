@@ -5,7 +5,7 @@ loaded anyway (torch, Pillow, SQLite, scikit-learn) only when they run.
 """
 
 # Registers the commands.
-from . import audit, cache, contributions, errors, evaluate, gap, predict, report  # noqa: F401
+from . import audit, cache, contributions, errors, evaluate, gap, optimize, predict, report  # noqa: F401
 from .app import mmib_cli
 
 __all__ = ["mmib_cli"]
