@@ -26,6 +26,7 @@ from project.config import read_config
 from project.planning import Corpus, Options, Variant, make_config
 from spacy_mmib.bridge.data import NERInput
 from spacy_mmib.bridge.shim import pad
+from spacy_mmib.cli.optimize import optimize
 from spacy_mmib.post.extensions import set_image, set_regions
 
 CONFIGS = {"mmib_ner": "ner_trf", "ner": "baseline_trf"}
@@ -301,6 +302,13 @@ class Plain(Ours):
 Row = Released | Ours
 
 
+def make_optimized(setting: Setting, encoder: dict[str, Any]) -> Ours:
+    """RETURNS (Ours): mmib_ner as `spacy mmib optimize` writes it."""
+    folder = setting.folder / "optimized"
+    optimize(Ours(setting, encoder).nlp, folder)
+    return Ours(setting, encoder, nlp=spacy.load(folder))
+
+
 def choose_models(names: str) -> dict[str, Variant]:
     """RETURNS (Dict[str, Variant]): The trained systems of systems.yml that find entities, by name: "all", or
         names of systems or groups separated by commas. Not those that differ in their training pictures only,
@@ -355,6 +363,7 @@ def make_rows(setting: Setting, *, gpu: bool) -> dict[str, Callable[[], Row]]:
         "ours_exact": lambda: Ours(setting, encoders["exact"]),
         "ours_roi": lambda: Ours(setting, encoders["roi"]),
         "ours_cached": lambda: Ours(setting, encoders["cached"]),
+        "ours_optimized": lambda: make_optimized(setting, encoders["cached"]),
         "train_released": lambda: Released(setting, trains=True),
         "predict_plain": lambda: Plain(setting, encoders["cached"]),
         "train_cached": lambda: Ours(setting, encoders["cached"], trains=True),
