@@ -204,7 +204,7 @@ def forward(
     def backprop(d_vectors: list[Floats2d]) -> list[Doc]:
         if learns and backprop_network is not None:
             ordered = sorted(asked)
-            d_posts = torch.cat([xp2torch(d_vectors[i]) for i in dict(ordered)])
+            d_posts = torch.cat([xp2torch(d_vectors[i]) for i in dict(ordered)]).to(all_rows.dtype)
             if bool(d_posts.any()):
                 d_pictures = dict(zip(ordered, d_posts.split([asked[at] for at in ordered])))
                 d_rows = torch.zeros_like(all_rows)
