@@ -141,20 +141,17 @@ class AlignmentDiscriminator(nn.Module):
         RETURNS (torch.Tensor): (1,): mean of -log D over own pairs, plus mean of -log(1 - D) over
             negatives where there are any. A negative never pairs a text with a copy of its own picture.
         """
-        real = torch.nonzero(image_ids >= 0).squeeze(-1)
-        if not len(real):
-            return text.new_zeros(1)
-        ids = image_ids[real]
-        text_half, image_half = self.text(text[real]), self.image(image[real])
-        own = at_least_float32(self.output(text_half + image_half))
-        loss = F.binary_cross_entropy_with_logits(own, torch.ones_like(own))
+        # Which pairs count is decided by masks: to select them a GPU would have to be waited for.
+        real = image_ids >= 0
+        order = real.int().argsort(descending=True, stable=True)  # real ones first
+        n_real, ids = real.sum(), image_ids[order]
+        text_half, image_half = self.text(text[order]), self.image(image[order])
         # Shifts by 1, 2, ... pair every text with that many different posts of the batch.
-        negatives = []
-        for shift in range(1, min(self.max_negatives, len(real) - 1) + 1):
-            other = ids != ids.roll(shift)
-            if other.any():
-                negatives.append((text_half + image_half.roll(shift, 0))[other])
-        if negatives:
-            scores = at_least_float32(self.output(torch.cat(negatives)))
-            loss = loss + F.binary_cross_entropy_with_logits(scores, torch.zeros_like(scores))
-        return loss.reshape(1)
+        shifts = torch.arange(1 + min(self.max_negatives, len(ids) - 1), device=ids.device)
+        rows = torch.arange(len(ids), device=ids.device).unsqueeze(1)
+        others = (rows - shifts) % n_real.clamp(min=1)
+        scores = at_least_float32(self.output(text_half.unsqueeze(1) + image_half[others]))
+        counts = (rows < n_real) & (shifts < n_real) & ((ids[others] != ids.unsqueeze(1)) | (shifts == 0))
+        loss = F.softplus(torch.cat([-scores[:, :1], scores[:, 1:]], 1)).mean(-1)
+        sums, numbers = loss.where(counts, 0.0).sum(0), counts.sum(0)
+        return sums[:1] / numbers[:1].clamp(min=1) + sums[1:].sum() / numbers[1:].sum().clamp(min=1)

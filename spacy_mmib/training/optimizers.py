@@ -46,32 +46,16 @@ def make_adam_v1(
         BatchNorm multiply by. BERT was trained, and is mostly fine-tuned, without.
     RAISES (ValueError): A multiplier is negative or not finite.
     """
-    return TorchAdam(
-        learn_rate,
-        L2=L2,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        grad_clip=grad_clip,
-        L2_is_weight_decay=L2_is_weight_decay,
-        use_averages=use_averages,
-        lr_scale=lr_scale,
-        decay_1d=decay_1d,
-    )
+    return TorchAdam(**locals())
 
 
 class TorchAdam(Optimizer):
     """See `make_adam_v1`."""
 
-    def __init__(
-        self,
-        learn_rate: Any,
-        *,
-        lr_scale: Mapping[str, float] | None = None,
-        decay_1d: bool = True,
-        **settings: Any,
-    ) -> None:
-        super().__init__(learn_rate, **settings)
+    L2: float
+
+    def __init__(self, *, lr_scale: Mapping[str, float] | None, decay_1d: bool, **settings: Any) -> None:
+        super().__init__(**settings)
         self.decay_1d = decay_1d
         self.lr_scale = dict(lr_scale or {})
         for name, scale in self.lr_scale.items():
@@ -111,7 +95,7 @@ class TorchAdam(Optimizer):
             self._step([key], [[torch.from_numpy(x)] for x in (weights, gradient, *moments)], lr_scale)
             gradient.fill(0)
             return weights, gradient
-        L2: float = self.L2
+        L2 = self.L2
         self.L2 = self._get_decay(weights)
         try:
             return super().__call__(key, weights, gradient, lr_scale=lr_scale * self._get_scale(key))
@@ -166,24 +150,13 @@ class TorchAdam(Optimizer):
             # is the same.
             decay *= self.learn_rate * scale if self.L2_is_weight_decay else 0.0
             rate = self.learn_rate * scale * (1.0 - decay)
-            adamw(
-                w,
-                g,
-                mom1,
-                mom2,
-                [],
-                # Made on the device: nothing is copied to it.
-                list(torch.full((len(w),), step - 1.0, device=w[0].device).unbind()),
-                fused=True,
-                amsgrad=False,
-                beta1=self.b1,
-                beta2=self.b2,
-                lr=rate,
-                weight_decay=decay / rate if rate else 0.0,
-                # torch adds it behind the correction of the second moment, Thinc before.
-                eps=self.eps / (1.0 - self.b2**step) ** 0.5,
-                maximize=False,
-            )
+            # torch adds eps behind the correction of the second moment, Thinc before.
+            eps = self.eps / (1.0 - self.b2**step) ** 0.5
+            settings: dict[str, Any] = {"beta1": self.b1, "beta2": self.b2, "eps": eps, "lr": rate}
+            settings["weight_decay"] = decay / rate if rate else 0.0
+            # Made on the device: nothing is copied to it.
+            steps = list(torch.full((len(w),), step - 1.0, device=w[0].device).unbind())
+            adamw(w, g, mom1, mom2, [], steps, fused=True, amsgrad=False, maximize=False, **settings)
 
     def _get_decay(self, weights: Any) -> float:
         return self.L2 if self.decay_1d or weights.ndim > 1 else 0.0

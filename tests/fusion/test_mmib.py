@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spacy_mmib.fusion.bottleneck import (
     AlignmentDiscriminator,
@@ -183,12 +184,22 @@ def test_alignment_by_hand_for_a_batch_of_three():
     assert discriminator(text, image, torch.tensor([-1, -1, -1])).item() == 0
 
 
+def test_training_looks_at_no_numbers_on_a_gpu():
+    """Of one that isn't there: its tensors have shapes only, and what depends on a number raises."""
+    with FakeTensorMode(), torch.device("cuda"):
+        core = MMIB(text_width=6, image_width=5, width=D, heads=2)
+        text, image = torch.randn(4, 7, 6), torch.randn(4, 3, 5)
+        masks = torch.ones(4, 7).bool(), torch.ones(4, 3).bool()
+        output = core(text, masks[0], image, masks[1], torch.arange(4), training=True)
+    assert {loss.shape for loss in output.losses.values()} == {(1,)}
+
+
 def test_number_of_negatives_is_bounded():
     discriminator = AlignmentDiscriminator(D, max_negatives=1)
     seen = []
-    discriminator.output.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    discriminator.output.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     discriminator(torch.randn(5, D), torch.randn(5, D), torch.arange(5))
-    assert seen == [5, 5]  # own pairs, then one negative each
+    assert seen == [(5, 2, 1)]  # of each its own pair and one negative
 
 
 def test_vector_discriminator_scores_every_dimension():

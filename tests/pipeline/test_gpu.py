@@ -1,8 +1,11 @@
 """On a GPU: training, mixed precision, and the CPU's predictions within tolerance."""
 
+import copy
+
 import numpy
 import pytest
 import spacy
+import torch
 from conftest import (
     MODEL,
     entities,
@@ -13,7 +16,10 @@ from conftest import (
     relations,
     train,
 )
-from thinc.api import require_cpu, require_gpu
+from spacy.util import registry
+from thinc.api import get_current_ops, require_cpu, require_gpu
+
+from spacy_mmib.bridge.shim import Shim, fetch
 
 pytestmark = pytest.mark.gpu
 
@@ -49,6 +55,40 @@ def test_trains_on_gpu_and_predicts_the_same_on_cpu(autocast, tmp_path):
         assert [x[:2] for x in a] == [x[:2] for x in b]
         tolerance = 0.05 if autocast else 1e-3
         numpy.testing.assert_allclose([x[2] for x in a], [x[2] for x in b], atol=tolerance)
+
+
+@pytest.mark.parametrize("settings", [{}, {"L2": 0.1, "grad_clip": 0.1}, {"lr_scale": {"0": 3.0}}])
+def test_a_step_with_a_module_does_not_wait_for_the_gpu_and_is_that_of_the_cpu(settings):
+    torch.manual_seed(0)
+    on_cpu = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last))
+    on_cpu.append(torch.nn.Linear(6, 5))
+    on_gpu = copy.deepcopy(on_cpu).cuda()
+    shims = [
+        (Shim(module), registry.optimizers.get("spacy-mmib.Adam.v1")(**settings))
+        for module in (on_cpu, on_gpu)
+    ]
+    for _ in range(20):
+        for parameter, copied in zip(on_cpu.parameters(), on_gpu.parameters()):
+            parameter.grad = torch.randn_like(parameter)
+            copied.grad = parameter.grad.cuda()
+        for shim, optimizer in shims:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                shim.finish_update(optimizer)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    for parameter, copied in zip(on_cpu.parameters(), on_gpu.parameters()):
+        torch.testing.assert_close(copied.cpu(), parameter, rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_are_asked_for_without_waiting():
+    arrays = [get_current_ops().asarray1f([value]) for value in (1.5, -2.0)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        wait = fetch(arrays)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert wait() == [1.5, -2.0]
 
 
 @pytest.mark.filterwarnings("ignore::spacy_mmib.util.MMIBWarning")

@@ -31,6 +31,19 @@ def test_overfits_what_only_the_pictures_can_tell(trained):
     assert trained.evaluate(gold)["ents_f"] < 0.8
 
 
+def test_losses_are_floats_and_added_to():
+    nlp = make_nlp()
+    examples = make_examples(nlp)
+    nlp.initialize(lambda: examples)
+    losses, once = {}, {}
+    for _ in range(2):
+        spacy.util.fix_random_seed(0)
+        nlp.update(examples, sgd=False, losses=losses)
+        once = once or dict(losses)
+    assert {type(value) for value in losses.values()} == {float}
+    assert losses == pytest.approx({name: 2 * value for name, value in once.items()})
+
+
 def test_losses_have_their_own_keys_and_add_up():
     nlp = make_nlp(beta1=0.3, beta2=0.2, alignment_weight=0.5)
     losses = train(nlp, make_examples(nlp), steps=3)

@@ -5,11 +5,14 @@ import warnings
 import numpy
 import pytest
 import spacy
+import torch
 from conftest import make_examples, make_nlp
 from spacy.util import registry
 from thinc.api import Config
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from spacy_mmib.bridge.shim import get_module
+from spacy_mmib.training.optimizers import clip
 from spacy_mmib.util import MMIBWarning
 
 
@@ -94,6 +97,76 @@ def test_rates_are_scaled_by_the_names_of_parameters(settings):
     ours((1, "crf"), a["crf"], gradient.copy(), lr_scale=0.5)
     thincs((1, "crf"), b["crf"], gradient.copy(), lr_scale=1.5)
     numpy.testing.assert_allclose(a["crf"], b["crf"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"L2_is_weight_decay": False}, {"use_averages": True}])
+def test_vectors_without_decay(settings):
+    """Of torch modules, and of other weights by torch and by Thinc (with averages)."""
+    settings = {"learn_rate": 0.01, "grad_clip": 0.0, "use_averages": False, **settings}
+    steps = {}
+    for L2, decay_1d in ((0.0, True), (0.5, True), (0.5, False)):
+        optimizer = make("spacy-mmib.Adam.v1", L2=L2, decay_1d=decay_1d, **settings)
+        module = torch.nn.Linear(3, 4)
+        for parameter in module.parameters():
+            torch.nn.init.ones_(parameter)
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.update_module(0, module.named_parameters())
+        single = [numpy.ones(shape, dtype="float32") for shape in ((4, 3), (4,))]
+        for i, weights in enumerate(single):
+            single[i], _ = optimizer((1, str(i)), weights, numpy.ones_like(weights))
+        steps[L2, decay_1d] = [*(p.detach().numpy() for p in module.parameters()), *single]
+        assert optimizer.L2 == L2
+    for matrix, vector in ((0, 1), (2, 3)):
+        plain, everywhere, matrices = ([of[matrix], of[vector]] for of in steps.values())
+        numpy.testing.assert_array_equal(matrices[0], everywhere[0])
+        numpy.testing.assert_array_equal(matrices[1], plain[1])
+        if settings.get("L2_is_weight_decay", True):
+            numpy.testing.assert_allclose(everywhere[1], plain[1] * (1 - 0.01 * 0.5), rtol=1e-6)
+            assert not numpy.allclose(everywhere[0], plain[0])
+
+
+def test_rates_of_a_module_are_scaled_by_name_and_names_that_fit_nothing_said():
+    module = torch.nn.ModuleDict({"crf": torch.nn.Linear(2, 2), "crfs": torch.nn.Linear(2, 2)})
+    optimizer = make("spacy-mmib.Adam.v1", lr_scale={"crf": 0.0, "clasifier": 10.0})
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(12):
+            for parameter in module.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.update_module(1, module.named_parameters())
+            assert len(said) == (step >= 10)
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.startswith("crf.")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"L2": 0.1}, {"L2": 0.1, "L2_is_weight_decay": False, "decay_1d": False}]
+)
+def test_nothing_of_a_step_looks_at_numbers_on_a_gpu(settings):
+    """Of one that isn't there: its tensors have shapes only, and to read a number of one raises."""
+    optimizer = make("spacy-mmib.Adam.v1", **settings)
+    with FakeTensorMode(), torch.device("cuda"):
+        module = torch.nn.Linear(3, 4)
+        for _ in range(2):
+            for parameter in module.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.update_module(0, module.named_parameters())
+        with pytest.raises(DataDependentOutputException):
+            module.bias.sum().item()
+
+
+def test_clipping_without_looking_at_the_lengths():
+    rng = torch.Generator().manual_seed(0)
+    long, short = 3 * torch.randn(5, 4, generator=rng), 0.01 * torch.randn(7, generator=rng)
+    results = []
+    for on_host in (True, False):
+        results.append([x.clone() for x in (long, short, torch.zeros(2))])
+        clip(results[-1], 0.5, on_host=on_host)
+    for looked, blind, gradient in zip(*results, (long, short, torch.zeros(2))):
+        torch.testing.assert_close(blind, looked, rtol=1e-6, atol=0)
+        expected = gradient * (0.5 / max(0.5, numpy.linalg.norm(gradient.numpy())))
+        torch.testing.assert_close(looked, expected, rtol=1e-6, atol=0)
 
 
 def test_a_name_that_fits_nothing_is_said_once():
