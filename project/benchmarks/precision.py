@@ -39,8 +39,11 @@ def main(
         for autocast in (None, "bfloat16"):
             changes: dict[str, Any] = {"autocast": autocast}
             if transformer == name:
-                text = {"@architectures": "spacy-mmib.HFTextEncoder.v1", "name": name, "autocast": autocast}
-                changes["tok2vec"] = text
+                changes["tok2vec"] = {
+                    "@architectures": "spacy-mmib.HFTextEncoder.v1",
+                    "name": name,
+                    "autocast": autocast,
+                }
             variant = planning.Variant(name, model=changes, learn_rate=rate)
             config = planning.make_config(corpus, variant, seed, planning.Options(epochs=epochs, limit=limit))
             with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +59,8 @@ def main(
                     show = partial(evaluate, nlp, corpus.folder / "test.spacy", limit=limit, **paths)
                     without, own = show(images="none"), show(images="own")
                     scores = [f"{100 * found['ents_f']:.2f}" for found in (own, without)]
-                    row = [Path(name).name, autocast or "float32", predicting or "float32", *scores]
+                    text = "HFTextEncoder" if transformer == name else name
+                    row = [text, autocast or "float32", predicting or "float32", *scores]
                     row += [f"{seconds:.0f}", f"{own['speed']:.0f}"]
                     print(f"| {' | '.join(row)} |", flush=True)
 

@@ -8,6 +8,7 @@ from thinc.layers.pytorchwrapper import convert_pytorch_default_inputs, convert_
 from torch import nn
 
 from spacy_mmib.bridge.shim import get_module, wrap_module
+from spacy_mmib.training.optimizers import make_adam_v1
 from spacy_mmib.util import MMIBWarning
 
 
@@ -47,13 +48,13 @@ def make_batch(rows=12):
     return state.randn(rows, 8).astype("float32"), state.randn(rows, 3).astype("float32")
 
 
-def learn(layer, batches):
+def learn(layer, batches, optimizer=None):
     """RETURNS (Tuple): The gradients of all inputs, and the weights after a step from all batches."""
     d_inputs = []
     for X, dY in batches:
         _, backprop = layer.begin_update(layer.ops.asarray(X))
         d_inputs.append(to_numpy(backprop(layer.ops.asarray(dY))))
-    layer.finish_update(SGD(0.1, grad_clip=0.0))
+    layer.finish_update(optimizer or SGD(0.1, grad_clip=0.0))
     weights = [p.detach().cpu().numpy().copy() for p in get_module(layer).parameters()]
     return numpy.concatenate(d_inputs), weights
 
@@ -80,22 +81,24 @@ def test_accumulated_gradients_are_those_of_one_batch(autocast, scales):
     numpy.testing.assert_allclose(scaled[0], exact[0], atol=1e-5)  # a power of 2: the same digits
 
 
-def test_a_gradient_that_overflows_costs_a_step_and_half_the_scale():
+@pytest.mark.parametrize("make_optimizer", [lambda: SGD(0.1), lambda: make_adam_v1(0.1)])
+def test_a_gradient_that_overflows_costs_a_step_and_half_the_scale(make_optimizer):
     scaler = ScalerOnCPU(True, init_scale=1024.0)
     layer = make_layer(scaler=scaler)
     before = [p.detach().numpy().copy() for p in get_module(layer).parameters()]
     X, dY = make_batch()
     given = dY.copy()
     given[0, 0] = 1e38
-    d_inputs, after = learn(layer, [(X, dY), (X, given)])
+    optimizer = make_optimizer()
+    d_inputs, after = learn(layer, [(X, dY), (X, given)], optimizer)
     assert d_inputs[:12].any()
     assert not d_inputs[12:].any()
     assert given[0, 0] == numpy.float32(1e38)  # somebody else's array
     for x, y in zip(before, after):
         numpy.testing.assert_array_equal(x, y)
     assert float(scaler._scale) == 512.0
-    _, later = learn(layer, [(X, dY)])
-    expected = learn(make_layer(), [(X, dY)])[1]
+    _, later = learn(layer, [(X, dY)], optimizer)
+    expected = learn(make_layer(), [(X, dY)], make_optimizer())[1]
     for x, y in zip(later, expected):
         numpy.testing.assert_allclose(x, y, atol=1e-5)
 
