@@ -92,8 +92,8 @@ class Shim(PyTorchShim):
             warn(f"{setting} is ignored: it needs a GPU, and this pipeline runs on CPU.")
 
     def _run(self, inputs: ArgsKwargs, training: bool) -> Any:
-        # torch's cache of weights in half precision is one for all threads: one that predicts would put
-        # weights there that no gradient goes through, and one that trains would find them.
+        # torch's cache of weights in half precision is one for all threads: what one has put there another
+        # would find, though a step has changed the weights since.
         enabled = self.dtype is not None
         with torch.autocast(self.device.type, self.dtype, enabled=enabled, cache_enabled=False):
             return self._model(*inputs.args, **inputs.kwargs, training=training)

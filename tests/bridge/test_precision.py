@@ -1,5 +1,7 @@
 """Half precision, and gradients that are accumulated in it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy
 import pytest
 import torch
@@ -115,6 +117,18 @@ def test_weights_and_what_goes_out_stay_in_float32():
     with torch.autocast("cpu", torch.bfloat16):  # the setting decides, not what a caller is in
         numpy.testing.assert_array_equal(exact.predict(X), make_layer().predict(X))
     assert set(get_module(exact).seen) == {torch.float32}
+
+
+def test_weights_that_another_thread_has_converted_are_not_used():
+    layer, X = make_layer("bfloat16"), torch.from_numpy(make_batch()[0])
+    module = get_module(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = module(X, training=False)
+        module.outer.weight.data.mul_(2.0)
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(layer.predict, X.numpy()).result()
+    assert abs(found - before.detach().numpy()).max() > 0.1
+    numpy.testing.assert_array_equal(found, layer.predict(X.numpy()))
 
 
 def test_what_a_processor_cannot_do_is_said(monkeypatch):
