@@ -98,6 +98,12 @@ def make_encoder(initialize: bool = True, seed: int = 0, **settings):
     return encoder
 
 
+def normalize(pictures, preset):
+    """What a network sees of prepared pictures: 0-1, less the mean of the preset, over its std."""
+    mean, std = (pictures.new_tensor(preset[name], dtype=float)[:, None, None] for name in ("mean", "std"))
+    return ((pictures / 255 - mean) / std).float()
+
+
 def encode(encoder, docs):
     """Vectors by a picture encoder. What it found in pictures is attached to the docs, as components do."""
     vectors = encoder.predict(docs)

@@ -74,10 +74,13 @@ class ReleasedCore(nn.Module):
         fused = self.image_to_text(z_image, z_text)
         context = self.text_to_image(z_text, fused)
         pooled_text, pooled_image = z_text.mean(1), z_image.mean(1)
-        own = self._discriminate(pooled_text, pooled_image)
-        other = self._discriminate(pooled_text, pooled_image.roll(1, 0))
-        alignment = F.binary_cross_entropy(own, torch.ones_like(own))
-        alignment = alignment + F.binary_cross_entropy(other, torch.zeros_like(other))
+        # F.binary_cross_entropy refuses to run where autocast is on.
+        with torch.autocast(text.device.type, enabled=False):
+            pooled_text, pooled_image = pooled_text.float(), pooled_image.float()
+            own = self._discriminate(pooled_text, pooled_image)
+            other = self._discriminate(pooled_text, pooled_image.roll(1, 0))
+            alignment = F.binary_cross_entropy(own, torch.ones_like(own))
+            alignment = alignment + F.binary_cross_entropy(other, torch.zeros_like(other))
         return context, BETA * kl_text + BETA * kl_image + alignment
 
     @staticmethod

@@ -1,8 +1,8 @@
 """What passes between components and layers. Free of torch, so that components can import it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy
 from spacy.tokens import Doc
@@ -10,6 +10,8 @@ from thinc.types import Floats1d, Floats2d
 
 from ..post.boxes import EntityRegion
 from ..post.regions import FoundRegions
+
+T = TypeVar("T")
 
 
 class PictureVectors(list[Floats2d]):
@@ -42,6 +44,25 @@ def as_picture_vectors(vectors: Sequence[Floats2d]) -> PictureVectors:
     return PictureVectors(vectors, [None] * len(vectors))
 
 
+class EncodedPosts(list[Doc]):
+    """Docs whose pictures have been encoded: those of a batch together, in full batches of the network, while
+    models get groups of posts of similar length.
+
+    image (PictureVectors): Of each post.
+    encoder (Optional[Model]): The picture encoder they are from; `None` for a model without one of its own.
+    """
+
+    def __init__(self, docs: Iterable[Doc], image: PictureVectors, encoder: Any) -> None:
+        super().__init__(docs)
+        self.image, self.encoder = image, encoder
+
+    def take(self, rows: Sequence[int]) -> "EncodedPosts":
+        """RETURNS (EncodedPosts): Some of them."""
+        parts: Any = (self, self.image, self.image.rows, self.image.found)
+        docs, *image = ([part[i] for i in rows] for part in parts)
+        return EncodedPosts(docs, PictureVectors(*image), self.encoder)
+
+
 class TextVectors(list[Floats2d]):
     """What a text encoder that looks at pictures gives: a list, as any text encoder's, with the picture
     vectors that went into it.
@@ -53,6 +74,23 @@ class TextVectors(list[Floats2d]):
     def __init__(self, vectors: Iterable[Floats2d], image: PictureVectors) -> None:
         super().__init__(vectors)
         self.image = image
+
+
+def choose(values: Sequence[T], rows: Sequence[int]) -> Sequence[T]:
+    """RETURNS (Sequence): Of some posts of a batch, in order. Of all of them it is the very sequence, which
+    may be more than a list.
+    """
+    return values if len(rows) == len(values) else [values[i] for i in rows]
+
+
+def spread(
+    chosen: Sequence[T], rows: Sequence[int], posts: Sequence[Any], make: Callable[[int], T]
+) -> Sequence[T]:
+    """RETURNS (Sequence): Of all posts: the inverse of `choose`, with what `make` gives for the others."""
+    if len(rows) == len(posts):
+        return chosen
+    found = dict(zip(rows, chosen))
+    return [found[i] if i in found else make(i) for i in range(len(posts))]
 
 
 def sum_by_region(
@@ -85,8 +123,8 @@ class FusionInput:
     (`None`) apart.
     """
 
-    text: list[Floats2d]
-    image: list[Floats2d]
+    text: Sequence[Floats2d]
+    image: Sequence[Floats2d]
     image_keys: list[str | None]
     text_keys: list[str]
 
@@ -111,11 +149,11 @@ Posteriors: TypeAlias = dict[str, list[Posterior]]
 class PostVectors:
     """What a fusion makes of a batch of posts; as a gradient, the same with d(loss)/d(value).
 
-    context (List[Floats2d]): C, picture-aware text vectors, a row a token.
+    context (Sequence[Floats2d]): C, picture-aware text vectors, a row a token.
     losses (Dict[str, Floats1d]): The fusion's own losses, in training, by name, shape (1,).
     logs (Dict[str, Floats1d]): Numbers to watch, by name, shape (1,). No gradient.
-    borders (List[Floats2d]): What a head may tell the borders of entities from, a row a token: vectors that
-        the fusion gives for that, or those of the text. As a gradient empty if no head has used them.
+    borders (Sequence[Floats2d]): What a head may tell the borders of entities from, a row a token: vectors
+        that the fusion gives for that, or those of the text. As a gradient empty if no head has used them.
     weights (List[numpy.ndarray]): At inference, what each token attended to in the picture, mean over heads:
         a row a token. From the fusion a column a row of the picture vectors; from `encode_posts` a column for
         the whole picture and one for each of `doc._.regions`, or none if there is no picture. Empty list: the
@@ -127,10 +165,10 @@ class PostVectors:
     rows (List[Optional[List[int]]]): From `encode_posts`, as in `PictureVectors`. No gradient.
     """
 
-    context: list[Floats2d]
+    context: Sequence[Floats2d]
     losses: dict[str, Floats1d] = field(default_factory=dict)
     logs: dict[str, Floats1d] = field(default_factory=dict)
-    borders: list[Floats2d] = field(default_factory=list)
+    borders: Sequence[Floats2d] = field(default_factory=list)
     weights: list["numpy.ndarray[Any, Any]"] = field(default_factory=list)
     posteriors: Posteriors = field(default_factory=dict)
     found: list[FoundRegions | None] = field(default_factory=list)
@@ -146,8 +184,8 @@ class NERInput:
     probabilities of entities, these: post, first token and one past the last, label.
     """
 
-    context: list[Floats2d]
-    borders: list[Floats2d]
+    context: Sequence[Floats2d]
+    borders: Sequence[Floats2d]
     tags: list["numpy.ndarray[Any, Any]"] | None = None
     spans: list[tuple[int, int, int, int]] | None = None
 

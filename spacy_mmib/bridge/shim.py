@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy
 import safetensors.torch
 import srsly
 import torch
@@ -29,7 +30,6 @@ from thinc.layers.pytorchwrapper import forward as forward_wrapped
 from thinc.types import ArrayXd, Floats2d
 from thinc.util import convert_recursive, get_torch_default_device, iterate_recursive
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
 from ..util import warn
 
@@ -247,18 +247,44 @@ def deserialize_module(
     return result
 
 
+class PaddedRows(Sequence[Floats2d]):
+    """Arrays of posts that are the rows of one tensor. Layers of ours hand the tensor on; an array, a view of
+    it that is not to be written to, is made for whoever asks for it.
+
+    tensor (torch.Tensor): (b, rows, width), 0 in rows of padding; without gradient.
+    mask (torch.Tensor): Bool (b, rows), True for real rows.
+    lengths (Sequence[int]): Real rows of each post.
+    """
+
+    def __init__(self, tensor: torch.Tensor, mask: torch.Tensor, lengths: Sequence[int]) -> None:
+        self.tensor, self.mask, self.lengths = tensor, mask, lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        return torch2xp(self.tensor[i, : self.lengths[i]])
+
+
 def pad(arrays: Sequence[Floats2d], *, requires_grad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack arrays, filling up with zeros.
 
-    arrays (Sequence[Floats2d]): One a post, (rows, width); at least one.
+    arrays (Sequence[Floats2d]): One a post, (rows, width); at least one. From `unpad` they are stacked still.
     requires_grad (bool): Whether the tensor is to receive a gradient.
     RETURNS (Tuple[torch.Tensor, torch.Tensor]): (b, most rows, width), and the mask, bool (b, most rows).
     """
+    if isinstance(arrays, PaddedRows):
+        return arrays.tensor.detach().requires_grad_(requires_grad), arrays.mask
+    # Gathered from all rows and one of zeros: as few operators for many posts as for one.
     tensors = [xp2torch(array) for array in arrays]
-    padded = pad_sequence(tensors, batch_first=True).detach()
-    lengths = torch.tensor([len(array) for array in arrays], device=padded.device)
-    mask = torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1)
-    return padded.requires_grad_(requires_grad), mask
+    rows = torch.cat([*tensors, tensors[0].new_zeros(1, tensors[0].shape[1])])
+    lengths = numpy.array([len(array) for array in arrays])[:, None]
+    places = numpy.arange(lengths.max())
+    index = numpy.where(places < lengths, places + lengths.cumsum(0) - lengths, len(rows) - 1)
+    at = torch.from_numpy(index).to(rows.device)
+    return nn.functional.embedding(at, rows).detach().requires_grad_(requires_grad), at < len(rows) - 1
 
 
 def fetch(arrays: Sequence[ArrayXd]) -> Callable[[], list[float]]:
@@ -281,12 +307,16 @@ def fetch(arrays: Sequence[ArrayXd]) -> Callable[[], list[float]]:
     return wait
 
 
-def unpad(tensor: torch.Tensor, lengths: Sequence[int]) -> list[Floats2d]:
+def unpad(tensor: torch.Tensor, like: Sequence[Any]) -> PaddedRows:
     """The inverse of `pad`.
 
     tensor (torch.Tensor): (b, rows, width).
-    lengths (Sequence[int]): Real rows of each post.
-    RETURNS (List[Floats2d]): Arrays of their own, (rows of the post, width).
+    like (Sequence[Sized]): What has as many rows a post: the arrays that were padded, or docs.
     """
-    array: Any = torch2xp(tensor.detach())
-    return [array[i, :length].copy() for i, length in enumerate(lengths)]
+    if isinstance(like, PaddedRows):
+        mask, lengths = like.mask, like.lengths
+    else:
+        lengths = [*map(len, like)]
+        ends = torch.tensor(lengths, device=tensor.device).unsqueeze(1)
+        mask = torch.arange(tensor.shape[1], device=tensor.device) < ends
+    return PaddedRows(tensor.detach().masked_fill(~mask.unsqueeze(-1), 0), mask, lengths)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..images.errors import explain
-from ..regions.vision import ImageClassification, InterpolationMode, roi_align
+from ..regions.vision import InterpolationMode, functional, roi_align
 
 # Beyond this ratio of sides, what the central crop would discard anyway is cut off before resizing: a
 # picture of 1 x 20,000 pixels would first become one of 256 x 5,120,000.
@@ -21,41 +21,34 @@ class PictureTransform:
     """torchvision's classification preset, made from stored numbers and safe for any shape. It keeps no
     state between calls, so several threads may share one.
 
-    preset (Dict[str, Any]): crop_size and resize_size (pixels), mean and std (of 0-1), interpolation. If
-        "resize" is "exact", pictures are first rescaled to a square of resize_size (as for ViT and SigLIP),
-        otherwise ("shortest", or no such key) their shorter side is. The central crop follows either way.
+    preset (Dict[str, Any]): crop_size and resize_size (pixels), interpolation, and for `VisionBackbone` mean
+        and std (of 0-1). If "resize" is "exact", pictures are first rescaled to a square of resize_size (as
+        for ViT and SigLIP), otherwise ("shortest", or no such key) their shorter side is. The central crop
+        follows either way.
     """
 
     def __init__(self, preset: dict[str, Any]) -> None:
         resize = preset.get("resize", "shortest")
         if resize not in ("shortest", "exact"):
             raise ValueError(f"A preset's 'resize' is 'shortest' or 'exact', not {resize!r}.")
-        self._exact_size = int(preset["resize_size"]) if resize == "exact" else None
         self._crop_size = int(preset["crop_size"])
-        self._resampling = PIL.Image.Resampling[str(preset["interpolation"]).upper()]
-        settings = {
-            "crop_size": self._crop_size,
-            "mean": tuple(preset["mean"]),
-            "std": tuple(preset["std"]),
-            "interpolation": InterpolationMode(preset["interpolation"]),
-        }
-        self._transform = ImageClassification(resize_size=preset["resize_size"], **settings)
-        self._convert = ImageClassification(resize_size=self._crop_size, **settings)
+        self._size = [int(preset["resize_size"])] * (2 if resize == "exact" else 1)
+        self._interpolation = InterpolationMode(preset["interpolation"])
 
     def __call__(self, picture: PIL.Image.Image) -> torch.Tensor:
-        """RETURNS (torch.Tensor): float32, (3, crop_size, crop_size)."""
+        """RETURNS (torch.Tensor): uint8, (3, crop_size, crop_size); `VisionBackbone` normalizes it."""
         keep = LARGEST_RATIO * min(picture.size)
-        if self._exact_size is not None:
-            picture = picture.resize((self._exact_size,) * 2, self._resampling)
-        elif max(picture.size) > keep:
+        if len(self._size) == 1 and max(picture.size) > keep:
             left, upper = max(0, (picture.width - keep) // 2), max(0, (picture.height - keep) // 2)
             picture = picture.crop((left, upper, picture.width - left, picture.height - upper))
-        tensor: torch.Tensor = self._transform(picture)
+        picture = functional.resize(picture, self._size, self._interpolation)
+        tensor: torch.Tensor = functional.pil_to_tensor(functional.center_crop(picture, [self._crop_size]))
         return tensor
 
     def stretch(self, picture: PIL.Image.Image) -> torch.Tensor:
         """RETURNS (torch.Tensor): The same, rescaled to that square without cutting anything off."""
-        tensor: torch.Tensor = self._convert(picture.resize((self._crop_size,) * 2, self._resampling))
+        square = functional.resize(picture, [self._crop_size] * 2, self._interpolation)
+        tensor: torch.Tensor = functional.pil_to_tensor(square)
         return tensor
 
 
@@ -77,6 +70,9 @@ class VisionBackbone(nn.Module):
     own (Any): What the family builds the network from.
     RAISES (ValueError): The network can't give these rows.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(
         self,
@@ -105,6 +101,9 @@ class VisionBackbone(nn.Module):
         self.network: Any = (self._build() if network is None else network).float()
         self.network.to(memory_format=self.memory_format)
         self.has_statistics = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
+        for name in ("mean", "std"):
+            values = torch.tensor([float(x) for x in preset[name]]).view(1, -1, 1, 1)
+            self.register_buffer(name, values, persistent=False)  # in the settings, too
         self.requires_grad_(trainable).eval()
         # Sizes are asked of the network itself, in evaluation mode: one picture has no batch statistics.
         size = int(preset["crop_size"])
@@ -148,7 +147,8 @@ class VisionBackbone(nn.Module):
         """Encode pictures, and objects in them: an object is the average of what RoIAlign cuts out of the
         last feature map.
 
-        pictures (torch.Tensor): Prepared by the preset, (r, 3, height, width), at least one.
+        pictures (torch.Tensor): As `PictureTransform` gives them, uint8 (r, 3, height, width), at least one:
+            the copy to the device is a quarter of that of floats, which are taken as normalized already.
         at_once (int): Pictures in one pass through the network.
         boxes (Optional[Sequence[torch.Tensor]]): Objects of each, (k, 4), in pixels of the prepared picture.
         n_rows (Optional[Sequence[int]]): How many of its own rows each picture gets; `None` for all.
@@ -161,7 +161,10 @@ class VisionBackbone(nn.Module):
         precision = torch.autocast(device.type, self.autocast) if self.autocast else nullcontext()
         with torch.set_grad_enabled(grad), precision:
             for start in range(0, len(pictures), at_once):
-                part = pictures[start : start + at_once].to(device, memory_format=self.memory_format)
+                part = pictures[start : start + at_once].to(device)
+                if part.dtype == torch.uint8:
+                    part = (part.float() / 255 - self.mean) / self.std
+                part = part.contiguous(memory_format=self.memory_format)
                 # A single picture has no batch statistics (BatchNorm raises): use the running ones.
                 alone = self.has_statistics and len(part) == 1
                 learns = training and self.trainable and not alone

@@ -10,7 +10,7 @@ from spacy.tokens import Doc
 from thinc.api import Model, get_array_module
 from thinc.types import Floats2d
 
-from ..bridge.data import PictureVectors, TextVectors, as_picture_vectors
+from ..bridge.data import EncodedPosts, PictureVectors, TextVectors, as_picture_vectors
 from ..post.extensions import get_stored_image
 
 HOOK = "spacy_mmib_dropout"
@@ -62,6 +62,16 @@ def goes_without_picture(doc: Doc) -> bool:
     return draw is not None and bool(numpy.random.default_rng(draw.seed).random() < draw.picture)
 
 
+def encode_ahead(model: Model[Any, Any], docs: Sequence[Doc]) -> EncodedPosts:
+    """RETURNS (EncodedPosts): For prediction, from which `encode_pictures` takes them. A text encoder that
+    looks at pictures encodes them itself.
+    """
+    img2vec = model.maybe_get_ref("img2vec")
+    if img2vec not in model.layers or not docs:
+        return EncodedPosts(docs, as_picture_vectors([model.ops.alloc2f(0, 0) for _ in docs]), None)
+    return EncodedPosts(docs, as_picture_vectors(img2vec.predict(docs)), img2vec)
+
+
 def encode_pictures(
     model: Model[Any, Any], docs: Sequence[Doc], is_train: bool, text: Sequence[Floats2d] = ()
 ) -> tuple[PictureVectors, Callable[[list[Floats2d]], Any]]:
@@ -73,6 +83,8 @@ def encode_pictures(
         their gradient.
     """
     img2vec = model.maybe_get_ref("img2vec")
+    if isinstance(docs, EncodedPosts) and docs.encoder is img2vec:
+        return docs.image, lambda d_image: []
     if isinstance(text, TextVectors) and img2vec not in model.layers:
         return text.image, lambda d_image: []
     if img2vec is None:

@@ -152,25 +152,25 @@ def forward(
     units = queue.read(docs, requests)
     asked: Counter[At] = Counter()  # rows of the network, by picture
     none = model.ops.alloc2f(0, model.get_dim("nO"))
-    features = [none]
+    features: list[torch.Tensor] = []
     backprop_network: Callable[[Floats2d], Any] | None = None
     while batch := list(islice(units, None if learns else settings.batch_size)):
         for at, unit in batch:
             asked[at] += unit.n_rows + len(unit.boxes)
         rows, backprop_network = network(([unit for _, unit in batch], settings), learns)
-        features.append(rows)
-    all_rows = xp.concatenate(features)
-    places: dict[At, Any] = {}  # of a picture's rows among all
-    start = 0
+        features.append(xp2torch(rows))  # CuPy would compile kernels for what follows
+    places: list[int] = []  # of the rows of the first picture among all, then those of the next
     for at, n in asked.items():
-        places[at] = numpy.arange(start, start + n).reshape(len(requests[at].order), -1)
-        places[at] = places[at][requests[at].order].ravel().tolist()
-        requests[at].vectors = all_rows[places[at]]
-        start += n
+        of_parts = numpy.arange(len(places), len(places) + n).reshape(len(requests[at].order), -1)
+        places += of_parts[requests[at].order].ravel().tolist()
     encoded = [requests[at] for at in asked]
-    if not learns and not bool(xp.isfinite(all_rows).all()):
-        for request in encoded:
-            if not bool(xp.isfinite(request.vectors).all()):
+    all_rows = torch.cat(features)[places] if encoded else torch.zeros(0)
+    of_pictures = all_rows.split([*asked.values()]) if encoded else ()
+    for request, rows in zip(encoded, of_pictures):
+        request.vectors = torch2xp(rows)
+    if not learns and not bool(all_rows.isfinite().all()):
+        for request, rows in zip(encoded, of_pictures):
+            if not bool(rows.isfinite().all()):
                 request.vectors = none
                 request.problems.append(Problem("the network gives no finite numbers for it", "not_finite"))
     if encoded and settings.cache is not None:
@@ -199,14 +199,13 @@ def forward(
 
     def backprop(d_vectors: list[Floats2d]) -> list[Doc]:
         if learns and backprop_network is not None:
-            if any(d.any() for d in d_vectors):
-                d_rows = xp.zeros_like(all_rows)
-                of_posts: dict[int, list[int]] = {}
-                for at in sorted(places):
-                    of_posts.setdefault(at[0], []).extend(places[at])
-                for i, place in of_posts.items():
-                    d_rows[place] = d_vectors[i]
-                backprop_network(d_rows)
+            ordered = sorted(asked)
+            d_posts = torch.cat([xp2torch(d_vectors[i]) for i in dict(ordered)])
+            if bool(d_posts.any()):
+                d_pictures = dict(zip(ordered, d_posts.split([asked[at] for at in ordered])))
+                d_rows = torch.zeros_like(all_rows)
+                d_rows[places] = torch.cat([d_pictures[at] for at in asked])
+                backprop_network(torch2xp(d_rows))
             else:  # a batch that teaches nothing teaches BatchNorm nothing either
                 with torch.no_grad():
                     for name, buffer in module.named_buffers():

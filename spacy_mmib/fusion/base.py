@@ -1,6 +1,6 @@
 """The seam: what a fusion is, and the Thinc layer around it. To add one, write a file beside this one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -127,19 +127,19 @@ def build_fusion(
 
 def _convert_inputs(
     model: Model[Any, Any], X: FusionInput, is_train: bool
-) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], tuple[list[Floats2d], list[Floats2d]]]]:
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], tuple[Sequence[Floats2d], Sequence[Floats2d]]]]:
     text, text_mask = pad(X.text, requires_grad=is_train)
     image, image_mask = pad(X.image, requires_grad=is_train)
     numbers: dict[str, int] = {}
     ids = [-1 if key is None else numbers.setdefault(key, len(numbers)) for key in X.image_keys]
     image_ids = torch.tensor(ids, device=text.device)
 
-    def backprop(d_inputs: ArgsKwargs) -> tuple[list[Floats2d], list[Floats2d]]:
+    def backprop(d_inputs: ArgsKwargs) -> tuple[Sequence[Floats2d], Sequence[Floats2d]]:
         d_text, _, d_image, *_ = d_inputs.args
         # No gradient reaches pictures that are not used: those of a batch without any, or of a text model.
         d_text = torch.zeros_like(text) if d_text is None else d_text
         d_image = torch.zeros_like(image) if d_image is None else d_image
-        return unpad(d_text, [len(x) for x in X.text]), unpad(d_image, [len(x) for x in X.image])
+        return unpad(d_text, X.text), unpad(d_image, X.image)
 
     return ArgsKwargs(args=(text, text_mask, image, image_mask, image_ids), kwargs={}), backprop
 
@@ -169,10 +169,9 @@ def _convert_outputs(
                 for key, (real, *arrays) in zip(keys, rows)
                 if real.any()
             ]
-    lengths = [len(x) for x in X.text]
     borders = None if output.borders is None else at_least_float32(output.borders)
-    of_posts = [] if borders is None else unpad(borders, lengths)
-    Y = PostVectors(unpad(context, lengths), losses, logs, of_posts, weights, posteriors)
+    of_posts = [] if borders is None else unpad(borders, X.text)
+    Y = PostVectors(unpad(context, X.text), losses, logs, of_posts, weights, posteriors)
 
     def backprop(dY: PostVectors) -> ArgsKwargs:
         pairs = [(context, pad(dY.context)[0])]

@@ -1,6 +1,6 @@
 """The entity head: emission scores and a linear-chain CRF over BIO tags (Eq. 18, 27)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy
@@ -13,7 +13,7 @@ from torchcrf import CRF
 from ..bridge.data import DecodedEntities, NERInput
 from ..bridge.shim import pad, unpad
 
-Gradients: TypeAlias = tuple[list[Floats2d], list[Floats2d]]
+Gradients: TypeAlias = tuple[Sequence[Floats2d], Sequence[Floats2d]]
 """Of C, and of what borders are told from; no list of the latter if it isn't used."""
 
 # Stands for minus infinity: far below any score a trained CRF gives, and still exact in float32 sums.
@@ -64,7 +64,7 @@ class NERHead(nn.Module):
 
         context (torch.Tensor): C, (b, n, d).
         mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
-        tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown.
+        tags (Optional[torch.Tensor]): Long (b, n), -1 where the gold is unknown. On CPU.
         spans (Optional[List[Tuple[int, int, int, int]]]): As in `entity_probabilities`.
         bias (Optional[torch.Tensor]): Scores, (b, n, k), which count as much as the emissions: a mean of both
             is taken.
@@ -76,7 +76,7 @@ class NERHead(nn.Module):
         if bias is not None:
             emissions = (emissions + bias) / 2
         if tags is not None:
-            return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1)
+            return self.negative_log_likelihood(emissions, mask, tags).mean().reshape(1).to(emissions.dtype)
         if spans is not None:
             return self.entity_probabilities(emissions, mask, spans)
         return self.decode(emissions, mask)
@@ -87,20 +87,24 @@ class NERHead(nn.Module):
         """-log p(tags) (Eq. 27). Unknown tags are summed over, so that nothing is learned from them:
         -log of the total probability of all sequences that agree with the known ones.
 
-        RETURNS (torch.Tensor): (b,), in nats.
+        tags (torch.Tensor): As in `forward`; on CPU, or a GPU has to be waited for.
+        RETURNS (torch.Tensor): (b,), in nats; float64.
         """
-        known = tags >= 0
-        if bool((known | ~mask).all()):
-            return -self.crf(emissions, tags.clamp(min=0), mask, reduction="none")
-        only = nn.functional.one_hot(tags.clamp(min=0), self.n_tags).bool()
-        constrained = emissions.masked_fill(known.unsqueeze(-1) & ~only, FORBIDDEN)
-        # torchcrf's public interface gives likelihoods only: log Z - score(path). Of a path that agrees with
-        # what is known the score is the same on both sides and cancels.
-        path = self.find_best_paths(constrained, mask)
-        likelihood, known_likelihood = (
-            self.crf(scores, path, mask, reduction="none") for scores in (emissions, constrained)
-        )
-        return known_likelihood - likelihood
+        emissions, weights = self._in_float64(emissions)
+        log_total = sum_up(emissions, mask, *weights)
+        if (tags >= 0).all():
+            return log_total - score_paths(emissions, mask, tags.to(emissions.device), *weights)
+        tags = tags.to(emissions.device).unsqueeze(-1)
+        disagrees = (tags >= 0) & (tags != torch.arange(self.n_tags, device=tags.device))
+        return log_total - sum_up(emissions.masked_fill(disagrees, FORBIDDEN), mask, *weights)
+
+    def _in_float64(self, emissions: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """RETURNS (Tuple[torch.Tensor, List[torch.Tensor]]): Emissions, and transitions, start and end
+        scores, in float64, but for Apple's GPUs, which have none.
+        """
+        dtype = torch.float32 if emissions.device.type == "mps" else torch.float64
+        weights = (self.crf.transitions, self.crf.start_transitions, self.crf.end_transitions)
+        return emissions.to(dtype), [weight.to(dtype) for weight in weights]
 
     def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[DecodedEntities]:
         """RETURNS (List[DecodedEntities]): The best tag sequence of each post (Viterbi), read as entities."""
@@ -204,6 +208,60 @@ class NERHead(nn.Module):
         return forward, backward
 
 
+def sum_up(
+    emissions: torch.Tensor,
+    mask: torch.Tensor,
+    transitions: torch.Tensor,
+    start_scores: torch.Tensor,
+    end_scores: torch.Tensor,
+) -> torch.Tensor:
+    """log Z: the log of the summed exponentiated scores of all tag sequences. Matrices of the scores of steps
+    (from tag, to tag) are multiplied in the log semiring, all pairs of neighbours at a time, so that n tokens
+    take log2 n rounds and not n (Rush, "Torch-Struct", ACL 2020).
+
+    emissions (torch.Tensor): (b, n, k); float64, since products are of what is far from their largest term.
+    mask (torch.Tensor): Bool (b, n); True from the first token on, without holes.
+    transitions, start_scores, end_scores (torch.Tensor): (k, k), (k,), (k,).
+    RETURNS (torch.Tensor): (b,).
+    """
+    nowhere = torch.full_like(transitions, FORBIDDEN).fill_diagonal_(0.0)
+    steps = torch.where(mask[:, 1:, None, None], transitions + emissions[:, 1:].unsqueeze(2), nowhere)
+    while steps.shape[1] > 1:
+        pairs, rest = steps[:, : steps.shape[1] // 2 * 2], steps[:, steps.shape[1] // 2 * 2 :]
+        steps = torch.cat([_multiply(pairs[:, ::2], pairs[:, 1::2]), rest], 1)
+    scores = start_scores + emissions[:, 0]
+    if steps.shape[1]:
+        scores = (scores.unsqueeze(2) + steps[:, 0]).logsumexp(1)
+    return (scores + end_scores).logsumexp(1)
+
+
+def _multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """RETURNS (torch.Tensor): log(exp(a) @ exp(b)), computed by a product of matrices, not term by term."""
+    most_a, most_b = a.detach().amax(-1, keepdim=True), b.detach().amax(-2, keepdim=True)
+    product = (a - most_a).exp() @ (b - most_b).exp()
+    # 0 where no allowed sequence is; its log would be infinite, and its gradient no number.
+    return product.clamp(min=torch.finfo(a.dtype).tiny).log() + most_a + most_b
+
+
+def score_paths(
+    emissions: torch.Tensor,
+    mask: torch.Tensor,
+    tags: torch.Tensor,
+    transitions: torch.Tensor,
+    start_scores: torch.Tensor,
+    end_scores: torch.Tensor,
+) -> torch.Tensor:
+    """As `sum_up`, of one tag sequence a post.
+
+    tags (torch.Tensor): Long (b, n).
+    RETURNS (torch.Tensor): (b,).
+    """
+    steps = emissions.gather(2, tags.unsqueeze(2)).squeeze(2)
+    moves = transitions[tags[:, :-1], tags[:, 1:]].where(mask[:, 1:], steps.new_zeros(()))
+    last = tags.gather(1, mask.sum(1, keepdim=True) - 1).squeeze(1)
+    return start_scores[tags[:, 0]] + (steps * mask).sum(1) + moves.sum(1) + end_scores[last]
+
+
 def convert_inputs(
     model: Model[Any, Any], X: NERInput, is_train: bool
 ) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], Gradients]]:
@@ -213,13 +271,12 @@ def convert_inputs(
     tags = None
     if X.tags is not None:
         rows = [numpy.pad(t, (0, mask.shape[1] - len(t)), constant_values=0) for t in X.tags]
-        tags = torch.from_numpy(numpy.stack(rows).astype("int64")).to(context.device)
+        tags = torch.from_numpy(numpy.stack(rows).astype("int64"))
 
     def backprop(d_inputs: ArgsKwargs) -> Gradients:
-        lengths = [len(x) for x in X.context]
         d_context, d_borders = d_inputs.args[0], d_inputs.args[-1]
         d_context = torch.zeros_like(context) if d_context is None else d_context  # no entity to type
-        return unpad(d_context, lengths), [] if d_borders is None else unpad(d_borders, lengths)
+        return unpad(d_context, X.context), [] if d_borders is None else unpad(d_borders, X.context)
 
     return ArgsKwargs(args=(context, mask, tags, X.spans, borders), kwargs={}), backprop
 

@@ -1,6 +1,6 @@
 """`spacy-mmib.Pairs.v1`: relations of pairs of spans, by mean pooling and a softmax classifier (Eq. 19)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -88,7 +88,7 @@ def build_pairs_v1(hidden: bool = False, dropout: float = 0.0) -> Model[Relation
 
 def _convert_inputs(
     model: Model[Any, Any], X: RelationInput, is_train: bool
-) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], list[Floats2d]]]:
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], Sequence[Floats2d]]]:
     vectors, pairs_of_posts = X
     context, _ = pad(vectors, requires_grad=is_train)
     spans: list[dict[tuple[int, int], int]] = [{} for _ in vectors]
@@ -105,7 +105,7 @@ def _convert_inputs(
     index = torch.tensor(pairs, dtype=torch.long, device=context.device).view(-1, 3)
     args = (context, pooling.to(context.device), index)
 
-    def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
-        return unpad(d_inputs.args[0], [len(x) for x in vectors])
+    def backprop(d_inputs: ArgsKwargs) -> Sequence[Floats2d]:
+        return unpad(d_inputs.args[0], vectors)
 
     return ArgsKwargs(args=args, kwargs={}), backprop

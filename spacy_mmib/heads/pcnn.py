@@ -2,7 +2,7 @@
 Neural Networks", EMNLP 2015), as a head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -116,13 +116,13 @@ def build_pcnn_v1(
 
 def _convert_inputs(
     model: Model[Any, Any], X: RelationInput, is_train: bool
-) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], list[Floats2d]]]:
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], Sequence[Floats2d]]]:
     vectors, pairs_of_posts = X
     context, mask = pad(vectors, requires_grad=is_train)
     rows = [(post, *pair[[0, 2]]) for post, pairs in enumerate(pairs_of_posts) for pair in pairs]
     pairs = torch.from_numpy(numpy.asarray(rows, dtype="int64").reshape(-1, 3)).to(context.device)
 
-    def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
-        return unpad(d_inputs.args[0], [len(x) for x in vectors])
+    def backprop(d_inputs: ArgsKwargs) -> Sequence[Floats2d]:
+        return unpad(d_inputs.args[0], vectors)
 
     return ArgsKwargs(args=(context, mask, pairs), kwargs={}), backprop

@@ -5,7 +5,7 @@ Entity Recognition on Social Media"); the head is not theirs, it is the simplest
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -86,7 +86,7 @@ def build_pointer_v1() -> Model[PointerInput, Any]:
 
 def _convert_inputs(
     model: Model[Any, Any], X: PointerInput, is_train: bool
-) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], tuple[list[Floats2d], list[Floats2d]]]]:
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], tuple[Sequence[Floats2d], Sequence[Floats2d]]]]:
     context, image = (pad(x, requires_grad=is_train)[0] for x in (X.context, X.image))
     b, k, r = len(X.spans), max(map(len, X.spans)), max(max(of.shape[1] for of in X.objects), 1)
     spans = numpy.zeros((b, k, context.shape[1]), dtype="float32")
@@ -101,10 +101,10 @@ def _convert_inputs(
     arrays = (spans, objects[:, 1:], targets)
     tensors = [None if x is None else torch.from_numpy(x).to(context.device) for x in arrays]
 
-    def backprop(d_inputs: ArgsKwargs) -> tuple[list[Floats2d], list[Floats2d]]:
+    def backprop(d_inputs: ArgsKwargs) -> tuple[Sequence[Floats2d], Sequence[Floats2d]]:
         d_context, d_image = d_inputs.args[:2]
         d_image = torch.zeros_like(image) if d_image is None else d_image  # no picture in the batch
-        return unpad(d_context, [*map(len, X.context)]), unpad(d_image, [*map(len, X.image)])
+        return unpad(d_context, X.context), unpad(d_image, X.image)
 
     return ArgsKwargs(args=(context, image, *tensors), kwargs={}), backprop
 

@@ -64,17 +64,19 @@ class HFText(nn.Module):
         return x
 
     def forward(
-        self, X: Batch, posts: torch.Tensor, rows: tuple[torch.Tensor, ...], n_tokens: int, *, training: bool
+        self, X: Batch, posts: torch.Tensor, rows: tuple[torch.Tensor, ...], *, training: bool
     ) -> torch.Tensor:
         """Encode windows, and make rows of tokens of them.
 
         X (Batch): With a row a picture, not yet a window.
         posts (torch.Tensor): Of each window, which of the pictures is its post's, long (b,).
-        rows (Tuple[torch.Tensor, ...]): Number, place, token and weight, as in `Windows`.
-        RETURNS (torch.Tensor): (n_tokens, d); zeros for a token without pieces.
+        rows (Tuple[torch.Tensor, ...]): Of each piece its place among those of all windows, long, and its
+            weight; of each token its first piece, long.
+        RETURNS (torch.Tensor): A row a token, (tokens, d); zeros for a token without pieces.
         """
         X = X._replace(image=X.image[posts], image_mask=X.image_mask[posts])
-        hidden = at_least_float32(self.encode(X, training))
-        numbers, places, tokens, weights = rows
-        taken = hidden[numbers, places] * weights.unsqueeze(1)
-        return hidden.new_zeros(n_tokens, hidden.shape[-1]).index_add(0, tokens, taken)
+        hidden = at_least_float32(self.encode(X, training)).flatten(0, 1)
+        places, weights, first = rows
+        return nn.functional.embedding_bag(
+            places, hidden, first, mode="sum", per_sample_weights=weights.to(hidden.dtype)
+        )

@@ -141,7 +141,7 @@ def _convert_outputs(
     model: Model[Any, Any], inputs_outputs: tuple[tuple[list[Doc], Any], torch.Tensor], is_train: bool
 ) -> tuple[list[Floats2d], Callable[[list[Floats2d]], ArgsKwargs]]:
     (docs, _), output = inputs_outputs
-    Y = unpad(output, [len(doc) for doc in docs])
+    Y = [array.copy() for array in unpad(output, docs)]  # they may be kept for longer than the batch
     return Y, lambda dY: ArgsKwargs(([output],), {"grad_tensors": [pad(dY)[0]]})
 
 

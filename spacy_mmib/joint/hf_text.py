@@ -107,11 +107,12 @@ def forward(
     windows = split(docs, module.pieces)
     learns = is_train and module.learns
     rows = model.ops.alloc2f(windows.n_tokens, module.bert.width)
+    sums = xp2torch(rows)  # the same memory: CuPy would compile a kernel for a sum
     backprop_network: Callable[[Floats2d], list[Floats2d]] | None = None
     # Training has one pass, whose callback is the one that there is.
     for part in windows.in_parts(max(1, len(windows.ids)) if learns else AT_ONCE):
         of_part, backprop_network = network((part, image), learns)
-        rows[part.first : part.first + part.n_tokens] += of_part
+        sums[part.first : part.first + part.n_tokens] += xp2torch(of_part)
     ends = list(accumulate(map(len, docs)))
     vectors = [rows[end - len(doc) : end].copy() for doc, end in zip(docs, ends)]
 
@@ -132,7 +133,7 @@ def forward(
 
 def _convert_inputs(
     model: Model[Any, Any], X: tuple[Windows, list[Floats2d]], is_train: bool
-) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], list[Floats2d]]]:
+) -> tuple[ArgsKwargs, Callable[[ArgsKwargs], Sequence[Floats2d]]]:
     part, pictures = X
     posts, of_windows = numpy.unique(part.posts, return_inverse=True)
     vectors = [pictures[i] for i in posts]
@@ -143,14 +144,16 @@ def _convert_inputs(
     )
     lengths = tensor([len(x) for x in part.ids])
     mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
-    rows = tuple(map(tensor, (part.numbers, part.places, part.tokens, part.weights)))
+    places = part.numbers * ids.shape[1] + part.places
+    first = numpy.searchsorted(part.tokens, numpy.arange(part.n_tokens))
+    rows = tuple(map(tensor, (places, part.weights, first)))
 
-    def backprop(d_inputs: ArgsKwargs) -> list[Floats2d]:
+    def backprop(d_inputs: ArgsKwargs) -> Sequence[Floats2d]:
         d_image = torch.zeros_like(image) if image.grad is None else image.grad  # if none is looked at
-        return unpad(d_image, list(map(len, vectors)))
+        return unpad(d_image, vectors)
 
     batch = Batch(ids, mask, image, image_mask)
-    return ArgsKwargs((batch, tensor(of_windows), rows, part.n_tokens), {}), backprop
+    return ArgsKwargs((batch, tensor(of_windows), rows), {}), backprop
 
 
 def _convert_outputs(

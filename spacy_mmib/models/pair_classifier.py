@@ -16,6 +16,8 @@ from ..bridge.data import (
     PostVectors,
     SpanWeights,
     TextVectors,
+    choose,
+    spread,
     sum_by_region,
 )
 from ..encoders.dropout import encode_pictures
@@ -50,7 +52,7 @@ def _classify_pooled(
     """
     rows = [i for i, pairs in enumerate(X.pairs) if len(pairs)]
     vectors, backprop_posts = encode_posts(model, X.docs, is_train, rows)
-    context = [vectors.context[i] for i in rows]
+    context = choose(vectors.context, rows)
     pairs_of_posts = [X.pairs[i] for i in rows]
     if model.attrs["entity_repr"] == "start":
         pairs_of_posts = [pairs[:, [0, 0, 2, 2]] + (0, 1, 0, 1) for pairs in pairs_of_posts]
@@ -62,9 +64,7 @@ def _classify_pooled(
             found.update({(a, b): [array[a:b].mean(axis=0)] for a, b in sorted(spans)})
 
     def backprop(dY: PairScores) -> list[Doc]:
-        d_context = list(vectors.context)
-        for i, d_rows in zip(rows, backprop_head(dY.scores)):
-            d_context[i] = d_rows
+        d_context = spread(backprop_head(dY.scores), rows, X.docs, vectors.context.__getitem__)
         return backprop_posts(PostVectors(d_context, dY.losses))
 
     Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors, vectors.found)
@@ -75,9 +75,7 @@ def _classify_marked(
     model: Model[PairInput, PairScores], X: PairInput, is_train: bool
 ) -> tuple[PairScores, Backprop]:
     """Score pairs by C at the opening markers of head and tail, in the post written anew with markers round
-    them: a text encoding a pair, and in training all of a batch at once. A picture is encoded once a call:
-    where prediction spreads the pairs of a post over several, a listener's vectors are found each time, an
-    own encoder runs each time.
+    them: a text encoding a pair, and in training all of a batch at once.
     """
     owners = [i for i, pairs in enumerate(X.pairs) for _ in range(len(pairs))]
     marked = [

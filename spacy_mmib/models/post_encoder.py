@@ -10,7 +10,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.types import Floats2d
 
-from ..bridge.data import FusionInput, PostVectors, sum_by_region
+from ..bridge.data import FusionInput, PostVectors, choose, spread, sum_by_region
 from ..bridge.shim import Shim, get_module
 from ..encoders.dropout import encode_pictures
 from ..encoders.listener import get_image_width
@@ -20,7 +20,7 @@ from ..post.extensions import count_regions, get_image_key
 LAYERS = ("tok2vec", "img2vec", "fusion", "head")
 """Sub-layers of a model, its refs; some have a "pointer" besides."""
 
-FuseGradient: TypeAlias = Callable[[PostVectors], tuple[list[Floats2d], list[Floats2d]]]
+FuseGradient: TypeAlias = Callable[[PostVectors], tuple[Sequence[Floats2d], Sequence[Floats2d]]]
 
 
 def make_model(
@@ -131,15 +131,13 @@ def encode_posts(
     RETURNS (Tuple[PostVectors, Callable]): C of each doc, the losses and the attention weights; and the
         callback that takes their gradients to both encoders.
     """
+    no_rows = model.ops.alloc2f(0, 0)
     text, backprop_text = model.get_ref("tok2vec")(docs, is_train)
     image, backprop_image = encode_pictures(model, docs, is_train, text)
     rows = [i for i in (range(len(docs)) if rows is None else rows) if len(docs[i])]
-    texts, pictures = [text[i] for i in rows], [image[i] for i in rows]
-    Y, backprop_fusion = fuse(model, [docs[i] for i in rows], texts, pictures, is_train)
-    context: list[Floats2d] = [model.ops.alloc2f(0, 0) for _ in docs]
-    borders = list(context)
-    for i, vectors, of_borders in zip(rows, Y.context, Y.borders):
-        context[i], borders[i] = vectors, of_borders
+    posts, texts, pictures = (choose(x, rows) for x in (docs, text, image))
+    Y, backprop_fusion = fuse(model, posts, texts, pictures, is_train)
+    context, borders = (spread(x, rows, docs, lambda i: no_rows) for x in (Y.context, Y.borders))
     weights = []
     if Y.weights:
         weights = [numpy.zeros((len(doc), 0), dtype="float32") for doc in docs]
@@ -147,17 +145,17 @@ def encode_posts(
             weights[i] = sum_by_region(array, image.rows[i], count_regions(docs[i], image.found[i]))
 
     def backprop(dY: PostVectors) -> list[Doc]:
-        d_rows = PostVectors([dY.context[i] for i in rows], dY.losses)
-        d_rows.borders = [dY.borders[i] for i in rows] if dY.borders else []
-        d_text, d_image = ([model.ops.xp.zeros_like(x) for x in vectors] for vectors in (text, image))
-        for i, d_text_rows, d_image_rows in zip(rows, *backprop_fusion(d_rows)):
-            d_text[i], d_image[i] = d_text_rows, d_image_rows
-        for i, d_image_rows in enumerate(dY.image):  # of a pointer, which looks at the picture itself
-            d_image[i] = d_image[i] + d_image_rows
+        zeros_like, d_rows = model.ops.xp.zeros_like, PostVectors(choose(dY.context, rows), dY.losses)
+        d_rows.borders = choose(dY.borders, rows) if dY.borders else []
+        d_text, d_image = backprop_fusion(d_rows)
+        d_text = spread(d_text, rows, docs, lambda i: zeros_like(text[i]))
+        d_image = spread(d_image, rows, docs, lambda i: zeros_like(image[i]))
+        if dY.image:  # of a pointer, which looks at the picture itself
+            d_image = [d + d_pointer for d, d_pointer in zip(d_image, dY.image)]
         # Also where nothing is learned from this batch: only the last listener of a shared encoder makes
         # it learn, from what all of them have handed in.
-        backprop_image(d_image)
-        d_docs: list[Doc] = backprop_text(d_text)
+        backprop_image(list(d_image))
+        d_docs: list[Doc] = backprop_text(list(d_text))  # others' layers may want a list
         return d_docs
 
     Y = replace(Y, context=context, borders=borders, weights=weights, found=image.found)
@@ -165,7 +163,11 @@ def encode_posts(
 
 
 def fuse(
-    model: Model[Any, Any], docs: Sequence[Doc], text: list[Floats2d], image: list[Floats2d], is_train: bool
+    model: Model[Any, Any],
+    docs: Sequence[Doc],
+    text: Sequence[Floats2d],
+    image: Sequence[Floats2d],
+    is_train: bool,
 ) -> tuple[PostVectors, FuseGradient]:
     """Run the sub-layer `fusion` on text vectors, none of them empty, and picture vectors of posts. Without
     that sub-layer text vectors go to the head as they are. They are also what borders are told from, if the
@@ -186,10 +188,11 @@ def fuse(
         Y, backprop_fusion = fusion(X, is_train)
     gives_borders = bool(Y.borders)
 
-    def backprop(dY: PostVectors) -> tuple[list[Floats2d], list[Floats2d]]:
-        d_text, d_image = dY.context, [model.ops.xp.zeros_like(x) for x in image]
+    def backprop(dY: PostVectors) -> tuple[Sequence[Floats2d], Sequence[Floats2d]]:
         if backprop_fusion is not None:
             d_text, d_image = backprop_fusion(dY)
+        else:
+            d_text, d_image = dY.context, [model.ops.xp.zeros_like(x) for x in image]
         if dY.borders and not gives_borders:
             d_text = [d + d_borders for d, d_borders in zip(d_text, dY.borders)]
         return d_text, d_image

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy
+from spacy.attrs import ENT_IOB, IS_SPACE
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example, biluo_to_iob
@@ -11,7 +12,8 @@ from spacy.vocab import Vocab
 from thinc.api import Model
 from thinc.types import Floats1d
 
-from ..bridge.data import DecodedEntities, NERInput, PointerInput, PostVectors, sum_by_region
+from ..bridge.data import DecodedEntities, NERInput, PointerInput, PostVectors, choose, spread, sum_by_region
+from ..encoders.dropout import encode_ahead
 from ..post.boxes import ENTITY_REGIONS_KEY, get_boxes, has_boxes, is_one_of, set_entity_regions
 from ..post.extensions import (
     count_regions,
@@ -151,8 +153,10 @@ class MMIBEntityRecognizer(MMIBPipe):
         docs = self._get_ready(docs)
         head = self.model.get_ref("head")
         predictions: list[Any] = [None] * len(docs)
-        for group in batches_by_length([len(doc) for doc in docs], self.max_batch_tokens):
-            vectors = self.model.predict([docs[i] for i in group])
+        full = [i for i, doc in enumerate(docs) if len(doc)]
+        posts = encode_ahead(self.model, [docs[i] for i in full])
+        for rows in batches_by_length([len(doc) for doc in posts], self.max_batch_tokens):
+            group, vectors = [full[k] for k in rows], self.model.predict(posts.take(rows))
             weights = vectors.weights or [None] * len(group)
             decoded = head.predict(NERInput(vectors.context, vectors.borders))
             for i, entities, of_tokens, found in zip(group, decoded, weights, vectors.found):
@@ -196,17 +200,19 @@ class MMIBEntityRecognizer(MMIBPipe):
                 continue
             set_found_regions(doc, entities.found)
             before = get_predicted(doc, self.name)
-            own = [e for e in doc.ents if (e.start_char, e.end_char, e.label_) in before]
-            taken = {token.i for token in doc if token.ent_iob_ in ("B", "I")}
-            taken.difference_update(token.i for ent in own for token in ent)
+            iobs, spaces = doc.to_array([ENT_IOB, IS_SPACE]).T  # a Token each takes longer
+            taken = iobs % 2 == 1  # B or I: an entity of somebody else, or blocked
+            for ent in doc.ents if before else ():
+                if (ent.start_char, ent.end_char, ent.label_) in before:
+                    taken[ent.start : ent.end] = False
             found, confidences, weights, regions = [], {}, {}, {}
             for i, (start, end, label, confidence) in enumerate(zip(*entities[:4])):
                 # spaCy has no entities that begin or end with white space.
-                while start < end and doc[start].is_space:
+                while start < end and spaces[start]:
                     start += 1
-                while start < end and doc[end - 1].is_space:
+                while start < end and spaces[end - 1]:
                     end -= 1
-                if start < end and taken.isdisjoint(range(start, end)):
+                if start < end and not taken[start:end].any():
                     span = Span(doc, start, end, label=labels[label])
                     found.append(span)
                     confidences[span.start_char, span.end_char, span.label_] = confidence
@@ -219,9 +225,11 @@ class MMIBEntityRecognizer(MMIBPipe):
             set_region_weights(doc, self.name, weights)
             if regions or ENTITY_REGIONS_KEY in doc.user_data:
                 set_entity_regions(doc, self.name, regions)
-            predicted = {token.i for span in found for token in span}
-            rest = [doc[i : i + 1] for i in range(len(doc)) if i not in taken and i not in predicted]
-            doc.set_ents(found, outside=rest, default="unmodified")
+            for span in found:
+                taken[span.start : span.end] = True
+            edges = numpy.flatnonzero(numpy.diff(taken, prepend=True, append=True))
+            outside = [doc[start:end] for start, end in edges.reshape(-1, 2).tolist()]
+            doc.set_ents(found, outside=outside, default="unmodified")
 
     def _get_batch(self, examples: list[Example]) -> tuple[list[Doc], list[Any]]:
         return [eg.predicted for eg in examples], [self._get_tags(eg) for eg in examples]
@@ -232,17 +240,16 @@ class MMIBEntityRecognizer(MMIBPipe):
         """Negative log-likelihood of the gold tags, mean over posts that have tokens (Eq. 27)."""
         head = self.model.get_ref("head")
         full = [i for i, tags in enumerate(gold) if len(tags)]
-        of_full = ([x[i] for i in full] for x in (output.context, output.borders, gold))
+        of_full: Any = (choose(x, full) for x in (output.context, output.borders, gold))
         loss, backprop_head = head.begin_update(NERInput(*of_full))
         d_loss = self.model.ops.xp.ones_like(loss)
         for i, name in enumerate(head.attrs["losses"], 1):
             output.losses[name] = loss[i : i + 1]
             d_loss[i] = weights.get(name, 0.0)
         d_context, d_borders = backprop_head(d_loss)
-        d_output = PostVectors(list(output.context), borders=list(output.borders) if d_borders else [])
-        for of_output, found in ((d_output.context, d_context), (d_output.borders, d_borders)):
-            for i, d_rows in zip(full, found):
-                of_output[i] = d_rows
+        d_output = PostVectors(spread(d_context, full, gold, output.context.__getitem__))
+        if d_borders:
+            d_output.borders = spread(d_borders, full, gold, output.borders.__getitem__)
         return loss[:1], d_output
 
     def _add_losses(
@@ -263,9 +270,11 @@ class MMIBEntityRecognizer(MMIBPipe):
         output.losses["pointer"] = loss
         d_output.image = [self.model.ops.xp.zeros_like(x) for x in output.image]
         d_loss = self.model.ops.xp.full_like(loss, weights["pointer"])
+        of_context = list(d_output.context)
         for i, d_context, d_image in zip(posts, *backprop(d_loss)):
-            d_output.context[i] = d_output.context[i] + d_context
+            of_context[i] = of_context[i] + d_context
             d_output.image[i] = d_image
+        d_output.context = of_context
 
     def _get_targets(self, example: Example, output: PostVectors, i: int) -> tuple[Any, list[Any], list[Any]]:
         """RETURNS (Tuple): `objects`, `spans` and `targets` of a post, as in `PointerInput`."""

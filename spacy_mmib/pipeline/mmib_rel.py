@@ -10,10 +10,11 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy.vocab import Vocab
-from thinc.api import Model
+from thinc.api import Model, NumpyOps, to_numpy
 from thinc.types import Floats1d
 
 from ..bridge.data import PairArray, PairInput, PairScores, SpanWeights
+from ..encoders.dropout import encode_ahead
 from ..post.extensions import get_weighted_spans, set_found_regions, set_region_weights
 from ..post.regions import FoundRegions
 from ..post.relations import (
@@ -237,6 +238,8 @@ class MMIBRelationExtractor(MMIBPipe):
             if spans:
                 pairs = _to_array(spans)
                 encodings += [(i, part) for part in numpy.split(pairs, len(pairs) if per_pair else 1)]
+        numbers = {i: k for k, i in enumerate(dict(encodings))}
+        posts = encode_ahead(self.model, [docs[i] for i in numbers])
         lengths = [len(docs[i]) + (4 if per_pair else 0) for i, _ in encodings]  # with four markers
         rows: list[list[Any]] = [[] for _ in docs]
         weights: list[SpanWeights] = [{} for _ in docs]
@@ -245,9 +248,10 @@ class MMIBRelationExtractor(MMIBPipe):
             chosen: dict[int, list[PairArray]] = {}
             for i, part in map(encodings.__getitem__, group):
                 chosen.setdefault(i, []).append(part)
-            X = PairInput([docs[i] for i in chosen], [numpy.concatenate(parts) for parts in chosen.values()])
+            of_group = posts.take([numbers[i] for i in chosen])
+            X = PairInput(of_group, [numpy.concatenate(parts) for parts in chosen.values()])
             output = self.model.predict(X)
-            scores = self.model.ops.to_numpy(self.model.ops.softmax(output.scores))
+            scores: Any = NumpyOps().softmax(to_numpy(output.scores))  # CuPy would compile a kernel
             ends = numpy.cumsum([len(array) for array in X.pairs])
             for i, of_post in zip(chosen, numpy.split(scores, ends)):
                 rows[i].append(of_post)

@@ -93,11 +93,11 @@ class DetectorRegions(DetectingGetter):
     def _run(self, pictures: "list[PIL.Image.Image]", prompts: list[Prompt]) -> Iterator[Answer]:
         import torch
 
-        from .vision import to_tensor
+        from .vision import functional
 
         network, classes, all_wanted = self.loaded
         device = next(network.parameters()).device
-        for output in network([to_tensor(picture).to(device) for picture in pictures]):
+        for output in network([functional.to_tensor(picture).to(device) for picture in pictures]):
             boxes, scores, numbers = (output[key].cpu() for key in ("boxes", "scores", "labels"))
             wanted = torch.isin(numbers, all_wanted)
             yield boxes[wanted], scores[wanted], [classes[i] for i in numbers[wanted].tolist()]

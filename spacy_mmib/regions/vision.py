@@ -14,9 +14,8 @@ from ..images.errors import explain
 try:
     from torchvision import models, ops
     from torchvision.ops import roi_align
-    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import InterpolationMode, functional
     from torchvision.transforms._presets import ImageClassification
-    from torchvision.transforms.functional import to_tensor
 except (ImportError, RuntimeError, OSError, AttributeError) as err:
 
     def _version(package: str) -> str:
@@ -31,7 +30,7 @@ except (ImportError, RuntimeError, OSError, AttributeError) as err:
         "pip install --force-reinstall torchvision"
     ) from err
 
-__all__ = ["ImageClassification", "InterpolationMode", "models", "ops", "roi_align", "to_tensor"]
+__all__ = ["ImageClassification", "InterpolationMode", "functional", "models", "ops", "roi_align"]
 
 
 def load_network(arch: str, weights: str | None, num_classes: int | None) -> tuple[nn.Module, list[str]]:

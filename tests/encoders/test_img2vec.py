@@ -6,7 +6,8 @@ import pytest
 import spacy
 import torch
 import torchvision.models
-from conftest import make_doc, make_encoder, make_picture
+from conftest import make_doc, make_encoder, make_picture, normalize
+from torchvision.transforms._presets import ImageClassification
 
 from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.encoders.base import PictureTransform
@@ -199,7 +200,9 @@ def test_the_preset_is_torchvisions_own():
     picture = make_picture("red", (300, 200))
     preset = make_preset("resnet50", "IMAGENET1K_V2", None)
     assert preset["resize_size"] == 232
-    torch.testing.assert_close(PictureTransform(preset)(picture), weights.transforms()(picture))
+    found = PictureTransform(preset)(picture)
+    assert found.dtype == torch.uint8  # a quarter of the bytes to copy to a GPU
+    torch.testing.assert_close(normalize(found, preset), weights.transforms()(picture))
     assert make_preset("resnet50", None, None)["resize_size"] == 256
     assert PictureTransform(make_preset("resnet50", None, 48))(picture).shape == (3, 48, 48)
 
@@ -219,18 +222,17 @@ def test_what_is_cut_off_long_pictures_is_not_the_middle():
     picture.paste((255, 0, 0), (9_993, 0, 10_007, 10))
     preset = make_preset("resnet50", None, 48)
     shown = PictureTransform(preset)(picture)
-    red = torch.tensor([(1 - mean) / std for mean, std in zip(preset["mean"], preset["std"])])[0]
-    torch.testing.assert_close(shown[0].mean(), red, atol=0.05, rtol=0)
+    assert shown[0].float().mean() > 250
     upright = PictureTransform(preset)(picture.rotate(90, expand=True))
-    torch.testing.assert_close(upright[0].mean(), red, atol=0.05, rtol=0)
+    assert upright[0].float().mean() > 250
 
 
 def test_cutting_long_pictures_keeps_what_the_crop_shows():
     ramp = numpy.tile(numpy.arange(900, dtype="uint16").astype("uint8")[None, :, None], (100, 1, 3))
     picture = PIL.Image.fromarray(ramp)
     preset = make_preset("resnet50", None, None)
-    transform = PictureTransform(preset)
-    torch.testing.assert_close(transform(picture), transform._transform(picture), atol=0.03, rtol=0)
+    found = normalize(PictureTransform(preset)(picture), preset)
+    torch.testing.assert_close(found, ImageClassification(crop_size=224)(picture), atol=0.03, rtol=0)
 
 
 # Weights
@@ -248,8 +250,9 @@ def test_local_weights(tmp_path):
         make_encoder(weights=str(tmp_path / name)).predict([doc])[0]
         for name in ("weights.pth", "weights.safetensors")
     ]
-    transform = PictureTransform(make_preset("squeezenet1_1", None, 32))
-    expected = network.features(transform(PIL.Image.fromarray(doc._.image))[None])
+    preset = make_preset("squeezenet1_1", None, 32)
+    prepared = normalize(PictureTransform(preset)(PIL.Image.fromarray(doc._.image)), preset)
+    expected = network.features(prepared[None])
     for v in vectors:
         numpy.testing.assert_allclose(v, expected.mean((2, 3)).detach().numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="don't fit a torchvision 'resnet18'"):

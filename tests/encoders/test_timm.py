@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 import spacy
 import torch
+from conftest import normalize
 
 from spacy_mmib.encoders.base import PictureTransform
 from spacy_mmib.encoders.timm import (
@@ -59,7 +60,8 @@ def test_pictures_are_prepared_as_by_timm(name):
     expected = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config))
     noise = numpy.random.RandomState(0).randint(0, 256, (5, 7, 3)).astype("uint8")
     photo = PIL.Image.fromarray(noise).resize((300, 240), PIL.Image.Resampling.BICUBIC)
-    found = PictureTransform(make_preset(name, None))(photo)
+    preset = make_preset(name, None)
+    found = normalize(PictureTransform(preset)(photo), preset)
     torch.testing.assert_close(found, expected(photo), atol=1e-5, rtol=1e-5)
     assert PictureTransform(make_preset(name, 48))(photo).shape == (3, 48, 48)
 

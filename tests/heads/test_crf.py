@@ -49,6 +49,50 @@ def test_crf_likelihood_by_brute_force():
         torch.testing.assert_close(nll[i], torch.logsumexp(scores, 0) - gold)
 
 
+@pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])
+@pytest.mark.parametrize("n_labels", [1, 4])
+def test_likelihood_and_gradients_are_those_of_torchcrf(n_labels, scale):
+    head = make_head(n_labels)
+    lengths = torch.tensor([1, 33, 2, 32, 17, 9])
+    mask = torch.arange(33) < lengths.unsqueeze(1)
+    emissions = (scale * torch.randn(6, 33, head.n_tags, dtype=torch.float64)).requires_grad_()
+    tags = head.find_best_paths(torch.randn(6, 33, head.n_tags, dtype=torch.float64), mask)
+    inputs = (emissions, *head.crf.parameters())
+    ours = head.negative_log_likelihood(emissions, mask, tags)
+    theirs = -head.crf(emissions, tags, mask, reduction="none")
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn(6, dtype=torch.float64)  # of posts, so that none gets another's gradient
+    gradients, expected = (torch.autograd.grad(loss @ weights, inputs) for loss in (ours, theirs))
+    torch.testing.assert_close(gradients, expected)
+    assert gradients[0][~mask].abs().max() == 0
+
+
+def test_padding_means_nothing_to_the_likelihood():
+    head = make_head()
+    emissions = torch.randn(1, 5, head.n_tags).double()
+    tags = torch.tensor([[0, 1, 2, -1, 3]])
+    alone = head.negative_log_likelihood(emissions, torch.ones(1, 5).bool(), tags)
+    padded = torch.nn.functional.pad(emissions, (0, 0, 0, 6), value=50.0)
+    mask = torch.arange(11).unsqueeze(0) < 5
+    for value in (0, 3, -1):
+        more = torch.nn.functional.pad(tags, (0, 6), value=value)
+        torch.testing.assert_close(head.negative_log_likelihood(padded, mask, more), alone)
+
+
+def test_a_long_post_takes_few_rounds_and_loses_no_digits():
+    head = NERHead(width=D, n_labels=4)
+    emissions = torch.randn(1, 3000, head.n_tags, requires_grad=True)
+    mask = torch.ones(1, 3000).bool()
+    tags = head.find_best_paths(torch.randn(1, 3000, head.n_tags), mask)
+    with torch.profiler.profile() as profile:
+        loss = head.negative_log_likelihood(emissions, mask, tags)
+        loss.sum().backward()
+    assert sum(event.count for event in profile.key_averages()) < emissions.shape[1]
+    exact = -head.double().crf(emissions.detach().double(), tags, mask)
+    torch.testing.assert_close(loss[0], exact, rtol=1e-12, atol=0)
+    assert emissions.grad.isfinite().all()
+
+
 def test_unknown_tags_are_summed_over():
     head = make_head()
     emissions = torch.randn(1, 4, head.n_tags).double()

@@ -5,11 +5,24 @@ import warnings
 import numpy
 import pytest
 import spacy
-from conftest import MODEL, entities, make_examples, make_nlp, make_picture, new_docs, train
+from conftest import (
+    IMG2VEC,
+    LANGUAGE,
+    MODEL,
+    REL_MODEL,
+    entities,
+    make_examples,
+    make_nlp,
+    make_picture,
+    make_rel_examples,
+    new_docs,
+    train,
+)
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 
+from spacy_mmib.bridge.shim import get_module
 from spacy_mmib.evaluation.ablation import remove_images
 from spacy_mmib.pipeline.mmib_ner import batches_by_length
 from spacy_mmib.post.extensions import get_predicted
@@ -359,6 +372,32 @@ def test_batches_by_length_bound_padding():
     assert sorted(i for group in groups for i in group) == [0, 2, 3, 4, 5, 6]
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= 64
+
+
+@pytest.mark.parametrize("component", ["mmib_ner", "mmib_rel"])
+def test_posts_of_all_lengths_share_the_batches_of_the_picture_network(component):
+    """However many groups of similar length there are, pictures are encoded once and in full batches."""
+    settings = {"model": {**MODEL, "img2vec": {**IMG2VEC, "batch_size": 4}}, "max_batch_tokens": 12}
+    if component == "mmib_rel":
+        settings["model"] = {**settings["model"], "@architectures": REL_MODEL["@architectures"]}
+        settings["model"]["entity_repr"] = "marker"  # each pair is a text of its own
+        settings["get_instances"] = {"@misc": "spacy-mmib.given_pairs.v1"}
+    nlp = spacy.blank(LANGUAGE)
+    pipe = nlp.add_pipe(component, config=settings)
+    pipe.add_label("PER")
+    nlp.initialize(lambda: make_rel_examples(nlp))
+    docs = [eg.predicted for eg in make_rel_examples(nlp, ask=True)]
+    docs = [doc for doc in docs if doc._.image is not None and len(doc) > 2] + [nlp.make_doc("")]
+    for i, doc in enumerate(docs[:-1]):
+        doc._.image = numpy.asarray(make_picture("red", (20 + i, 20)))
+    sizes = []
+    module = get_module(pipe.model.get_ref("img2vec").layers[0])
+    module.network.register_forward_hook(lambda m, i, output: sizes.append(len(output)))
+    predicted = pipe.predict(docs)
+    assert len({len(doc) for doc in docs}) > 2
+    assert sizes == [4, 1]
+    if component == "mmib_rel":
+        assert [len(x.probabilities) for x in predicted] == [2, 2, 2, 2, 2, 0]
 
 
 def test_long_posts_lose_no_tag(trained):
