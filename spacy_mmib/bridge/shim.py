@@ -7,6 +7,7 @@ one, and no pickle is ever read.
 """
 
 import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from thinc.api import (
 )
 from thinc.layers.pytorchwrapper import forward as forward_wrapped
 from thinc.types import ArrayXd, Floats2d
-from thinc.util import get_torch_default_device
+from thinc.util import convert_recursive, get_torch_default_device, iterate_recursive
 from torch import nn
 
 from ..util import warn
@@ -54,33 +55,78 @@ class Shim(PyTorchShim):
     for all threads that use a pipeline: what one sets after its prediction, another meets in its own.
     """
 
-    def use_mixed_precision(self, grad_scaler_config: Mapping[str, Any] | None = None) -> None:
-        """Run whitelisted operations in half precision. GPU only: on CPU it is ignored with a warning.
+    dtype: torch.dtype | None = None
+    """What those operations run in that can stand it; `None` for that of the weights."""
 
+    def use_autocast(
+        self,
+        autocast: str | None,
+        mixed_precision: bool = False,
+        grad_scaler_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Run what can stand it in half precision, in prediction and in training. Weights, their gradients,
+        and what comes in and goes out stay in float32.
+
+        autocast (Optional[str]): "bfloat16"; or "float16", whose gradients are scaled so that small ones
+            don't become 0: GPU only, on CPU it is ignored with a warning.
+        mixed_precision (bool): An older name of "float16".
         grad_scaler_config (Optional[Mapping[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
         """
-        if not isinstance(get_current_ops(), CupyOps):
-            warn("mixed_precision = true is ignored: it needs a GPU, and this pipeline runs on CPU.")
+        if autocast is None and not mixed_precision:
             return
-        self._mixed_precision = True
-        self._grad_scaler = PyTorchGradScaler(True, **(grad_scaler_config or {}))
-        self._grad_scaler.to_(self.device)
+        self.dtype = getattr(torch, autocast or "float16")
+        if self.dtype == torch.bfloat16:
+            # Unknown, and so not said, of processors that aren't x86.
+            has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+            if self.device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") and not has_bf16():
+                warn(
+                    'autocast = "bfloat16" is slow on this processor, which has no instructions for it '
+                    "(avx512_bf16): set autocast = null."
+                )
+        elif isinstance(get_current_ops(), CupyOps):
+            self._grad_scaler = PyTorchGradScaler(True, **(grad_scaler_config or {}))
+            self._grad_scaler.to_(self.device)
+        else:
+            self.dtype = None
+            setting = 'autocast = "float16"' if autocast else "mixed_precision = true"
+            warn(f"{setting} is ignored: it needs a GPU, and this pipeline runs on CPU.")
+
+    def _run(self, inputs: ArgsKwargs, training: bool) -> Any:
+        # torch's cache of weights in half precision is one for all threads: what one has put there another
+        # would find, though a step has changed the weights since.
+        enabled = self.dtype is not None
+        with torch.autocast(self.device.type, self.dtype, enabled=enabled, cache_enabled=False):
+            return self._model(*inputs.args, **inputs.kwargs, training=training)
 
     def predict(self, inputs: ArgsKwargs) -> Any:
         """RETURNS (Any): What the module returns, without gradients."""
-        with torch.no_grad(), torch.autocast("cuda", enabled=self._mixed_precision):
-            return self._model(*inputs.args, **inputs.kwargs, training=False)
+        with torch.no_grad():
+            return self._run(inputs, training=False)
 
     def begin_update(self, inputs: ArgsKwargs) -> tuple[Any, Callable[[ArgsKwargs], ArgsKwargs]]:
         """RETURNS (Tuple[Any, Callable]): What the module returns, and the callback for the gradient."""
-        with_training = ArgsKwargs(inputs.args, {**inputs.kwargs, "training": True})
-        result: tuple[Any, Callable[[ArgsKwargs], ArgsKwargs]] = super().begin_update(with_training)
-        return result
+        output = self._run(inputs, training=True)
+
+        def backprop(grads: ArgsKwargs) -> ArgsKwargs:
+            # What comes from layers that aren't scaled is scaled here, and what goes to them is unscaled.
+            # Thinc's shim unscales the gradients of weights here as well: those of earlier batches
+            # ([training] accumulate_gradient) once more each time, so that they vanish.
+            scaled = self._grad_scaler.scale(grads.kwargs["grad_tensors"])
+            torch.autograd.backward(*grads.args, **{**grads.kwargs, "grad_tensors": scaled})
+            d_inputs = [x.grad for x in iterate_recursive(_has_grad, inputs) if x.grad is not None]
+            if self._grad_scaler.unscale(d_inputs):  # an overflow: the step is left out
+                for d_input in d_inputs:
+                    d_input.zero_()
+            result: ArgsKwargs = convert_recursive(_has_grad, lambda x: x.grad, inputs)
+            return result
+
+        return output, backprop
 
     def finish_update(self, optimizer: Any) -> None:
         """Take a step, and let the module mend what optimizers don't know about its weights. An optimizer
         that takes whole modules (`update_module`, as `spacy-mmib.Adam.v1` has it) gets this one as a whole.
         """
+        self._grad_scaler.unscale([p.grad for p in self._model.parameters() if p.grad is not None])
         update_module = getattr(optimizer, "update_module", None)
         if update_module is None:
             super().finish_update(optimizer)
@@ -90,6 +136,10 @@ class Shim(PyTorchShim):
             self._model.zero_grad()  # no gradients, not zeros: the next ones needn't be added to anything
             self._grad_scaler.update()
         _constrain(self._model)
+
+
+def _has_grad(x: Any) -> bool:
+    return hasattr(x, "grad")
 
 
 def _constrain(module: nn.Module) -> None:

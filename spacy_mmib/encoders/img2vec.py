@@ -77,8 +77,6 @@ def build_encoder(
         raise ValueError(f'With rows = "{rows}" no objects are encoded: set get_regions = null.')
     if rows not in ("auto", "regions") and region_features == "roi":
         raise ValueError(f'region_features = "roi" is for rows = "auto" or "regions", not "{rows}".')
-    if trainable and autocast is not None:
-        raise ValueError("autocast is for a frozen network; to train one, set mixed_precision.")
     if trainable and cache is not None:
         raise ValueError(
             "A cache holds vectors of a frozen network: set trainable = false, or cache = null (or its path)."
@@ -106,8 +104,7 @@ def build_encoder(
     if rows == "auto":  # also what is filled in for pipelines of version 0.1: what they were saved with holds
         del runtime_settings["rows"]
     network = wrap_module(network_class, _convert_inputs, _convert_outputs, runtime_settings=runtime_settings)
-    if settings.mixed_precision:
-        network.shims[0].use_mixed_precision()
+    network.shims[0].use_autocast(autocast if trainable else None, settings.mixed_precision)
     network.name = settings.name
     return Model(
         LAYER,
@@ -151,8 +148,7 @@ def forward(
     statistics = {name: x.clone() for name, x in module.named_buffers()} if learns else {}
 
     # Frozen: pictures are prepared only as the network gets to them, batch_size at a time. Training needs
-    # all of them until its one backward pass (each pass of the shim unscales all gradients, so that a
-    # second one would spoil those of the first in mixed precision).
+    # all of them until its one backward pass.
     units = queue.read(docs, requests)
     asked: Counter[At] = Counter()  # rows of the network, by picture
     none = model.ops.alloc2f(0, model.get_dim("nO"))

@@ -196,9 +196,9 @@ def build_torchvision_encoder_v1(
     cache (Optional[FeatureCache]): `spacy-mmib.feature_cache.v1`. `None`: nothing is kept.
     memory_format (str): "channels_last" or "contiguous" in the network; "auto": channels last if it is
         frozen: convolutions are faster so, on CPU and GPU.
-    autocast (Optional[str]): "bfloat16" or "float16": run a frozen network in this precision. Its vectors
-        differ in the third digit.
-    mixed_precision (bool): Train the network in half precision where that is safe. GPU only.
+    autocast (Optional[str]): "bfloat16" or "float16": run the network in this precision, see
+        `spacy-mmib.NER.v1`. Vectors of a frozen one differ in the third digit.
+    mixed_precision (bool): An older name of autocast = "float16", of a network that is trained.
     RETURNS (Model[List[Doc], List[Floats2d]]): The rows of each post, none without a picture.
     RAISES (ValueError): Settings that don't fit together.
     """

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..bridge.data import PairArray
 from ..bridge.shim import pad, unpad, wrap_module
+from ..fusion.blocks import at_least_float32
 
 RelationInput: TypeAlias = tuple[list[Floats2d], list[PairArray]]
 """C of each post, a row a token, and its pairs."""
@@ -58,7 +59,7 @@ class RelationHead(nn.Module):
         scores: torch.Tensor = heads[post, head] + tails[post, tail]
         if self.output is not None:
             scores = self.output(F.dropout(scores, self.dropout, training))
-        return scores
+        return at_least_float32(scores)
 
 
 @registry.architectures("spacy-mmib.Pairs.v1")

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..bridge.shim import pad, unpad, wrap_module
-from ..fusion.blocks import BUFFER
+from ..fusion.blocks import BUFFER, at_least_float32
 from .pairs import RelationInput
 
 FURTHEST = 128
@@ -67,8 +67,7 @@ class PCNN(nn.Module):
         # So many pairs at a time that memory doesn't grow with pairs x tokens.
         at_once = max(1, BUFFER // (context.shape[1] * self.convolution.out_channels))
         parts = [self._pool(context, mask, part) for part in pairs.split(at_once)]
-        scores: torch.Tensor = self.classifier(F.dropout(torch.cat(parts), self.dropout, training))
-        return scores
+        return at_least_float32(self.classifier(F.dropout(torch.cat(parts), self.dropout, training)))
 
     def _pool(self, context: torch.Tensor, mask: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
         """RETURNS (torch.Tensor): The three maxima of each filter, (p, 3 * filters)."""

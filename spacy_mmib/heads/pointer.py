@@ -17,6 +17,7 @@ from torch import nn
 
 from ..bridge.data import PointerInput
 from ..bridge.shim import pad, unpad, wrap_module
+from ..fusion.blocks import at_least_float32
 from ..post.boxes import EntityRegion
 
 
@@ -58,7 +59,8 @@ class Pointer(nn.Module):
         query = self.query(spans @ context) / math.sqrt(context.shape[-1])
         scores = query @ self.key(objects @ image).transpose(1, 2)
         scores = scores.masked_fill(~objects.any(-1).unsqueeze(1), -math.inf)
-        log_p = torch.cat([(query @ self.nowhere).unsqueeze(-1), scores], -1).log_softmax(-1)
+        scores = torch.cat([(query @ self.nowhere).unsqueeze(-1), scores], -1)
+        log_p = at_least_float32(scores).log_softmax(-1)
         if targets is None:
             return log_p.exp()
         taught = targets.any(-1)

@@ -24,6 +24,7 @@ from .windows import Windows, cut
 
 TextModel: TypeAlias = Model[list[Doc], list[Floats2d]]
 Pooling: TypeAlias = Literal["mean", "first"]
+Autocast: TypeAlias = Literal["bfloat16", "float16"] | None
 
 AT_ONCE = 64
 """Windows in one pass of a prediction: the bound on memory."""
@@ -40,6 +41,7 @@ def text_layer(
     trainable: bool,
     dropout: float,
     mixed_precision: bool,
+    autocast: str | None,
     **own: Any,
 ) -> TextModel:
     """Make the Thinc layer of a text encoder. The settings are those of `build_hf_text_encoder_v1`.
@@ -54,8 +56,7 @@ def text_layer(
     runtime: dict[str, Any] = {"trainable": trainable, "dropout": dropout}
     network = wrap_module(module_class, _convert_inputs, _convert_outputs, runtime_settings=runtime)
     network.name = module_class.__name__
-    if mixed_precision:
-        network.shims[0].use_mixed_precision()
+    network.shims[0].use_autocast(autocast, mixed_precision)
     build = partial(module_class, **runtime, **own)
     check = partial(_check, window=window, stride=stride)
     split = partial(cut, window=window, stride=stride, pooling=pooling)
@@ -108,8 +109,7 @@ def forward(
     rows = model.ops.alloc2f(windows.n_tokens, module.bert.width)
     sums = xp2torch(rows)  # the same memory: CuPy would compile a kernel for a sum
     backprop_network: Callable[[Floats2d], list[Floats2d]] | None = None
-    # Training has one backward pass: each unscales all gradients, so that a second one would spoil those of
-    # the first in mixed precision.
+    # Training has one pass, whose callback is the one that there is.
     for part in windows.in_parts(max(1, len(windows.ids)) if learns else AT_ONCE):
         of_part, backprop_network = network((part, image), learns)
         sums[part.first : part.first + part.n_tokens] += xp2torch(of_part)
@@ -179,6 +179,7 @@ def build_hf_text_encoder_v1(
     trainable: bool = True,
     dropout: float = 0.1,
     mixed_precision: bool = False,
+    autocast: Autocast = None,
 ) -> TextModel:
     """Build a text encoder from a transformer of the BERT family (BERT, CamemBERT, ELECTRA, RoBERTa,
     XLM-RoBERTa): a `tok2vec` for any component, spaCy's included, with a row of the last layer a token. It
@@ -196,7 +197,9 @@ def build_hf_text_encoder_v1(
     trainable (bool): Whether the transformer learns with the component. If it doesn't, and looks at no
         pictures, it has no dropout either.
     dropout (float): 0-1, in all layers, in training; 0.1 is BERT's. The rate in [training] doesn't reach it.
-    mixed_precision (bool): Run it in half precision where that is safe. GPU only.
+    mixed_precision (bool): An older name of autocast = "float16".
+    autocast (Optional[str]): "bfloat16" or "float16": run what can stand it in this precision, see
+        `spacy-mmib.NER.v1`. Rows of tokens are float32 in either case.
     RETURNS (Model[List[Doc], List[Floats2d]]): The layer.
     RAISES (ValueError): Settings that don't fit together, or, on initialization, no such model.
     """

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .base import Batch, HFText
-from .hf_text import Pooling, TextModel, text_layer
+from .hf_text import Autocast, Pooling, TextModel, text_layer
 
 PIECES = 4
 """Of a row, which the layers mix: as many as a ResNet has stages."""
@@ -111,6 +111,7 @@ def build_hvpnet_v1(
     trainable: bool = True,
     dropout: float = 0.1,
     mixed_precision: bool = False,
+    autocast: Autocast = None,
 ) -> TextModel:
     """Build HVPNeT as a `tok2vec`, to be used with `spacy-mmib.NoFusion.v1`. What isn't said here is as in
     `spacy-mmib.HFTextEncoder.v1`. Listeners can't share it: its rows depend on pictures.

@@ -12,7 +12,7 @@ from torch import nn
 from ..fusion.blocks import fill_mask, project
 from .base import Batch, HFText
 from .bert import Layer
-from .hf_text import Pooling, TextModel, text_layer
+from .hf_text import Autocast, Pooling, TextModel, text_layer
 
 
 class MKGformer(HFText):
@@ -85,6 +85,7 @@ def build_mkgformer_v1(
     trainable: bool = True,
     dropout: float = 0.1,
     mixed_precision: bool = False,
+    autocast: Autocast = None,
 ) -> TextModel:
     """Build MKGformer as a `tok2vec`, to be used with `spacy-mmib.NoFusion.v1`. What isn't said here is as in
     `spacy-mmib.HFTextEncoder.v1`. Listeners can't share it: its rows depend on pictures.

@@ -10,7 +10,7 @@ from spacy.util import registry
 from torch import nn
 
 from .base import Batch, HFText
-from .hf_text import Pooling, TextModel, text_layer
+from .hf_text import Autocast, Pooling, TextModel, text_layer
 
 
 class VisualBERT(HFText):
@@ -46,6 +46,7 @@ def build_visualbert_v1(
     trainable: bool = True,
     dropout: float = 0.1,
     mixed_precision: bool = False,
+    autocast: Autocast = None,
 ) -> TextModel:
     """Build VisualBERT as a `tok2vec`, to be used with `spacy-mmib.NoFusion.v1`. What isn't said here is as
     in `spacy-mmib.HFTextEncoder.v1`. Listeners can't share it: its rows depend on pictures.

@@ -1,6 +1,6 @@
 """`spacy-mmib.NER.v1`: text encoder, picture encoder, any fusion, CRF, and on demand a pointer at objects."""
 
-from typing import Any
+from typing import Any, Literal
 
 from spacy.tokens import Doc
 from spacy.util import registry
@@ -21,6 +21,7 @@ def build_ner_v1(
     head: Model[NERInput, Any] | None = None,
     pointer: Model[PointerInput, Any] | None = None,
     hidden_size: int | None = None,
+    autocast: Literal["bfloat16", "float16"] | None = None,
     mixed_precision: bool = False,
     grad_scaler_config: dict[str, Any] | None = None,
 ) -> Model[list[Doc], PostVectors]:
@@ -37,8 +38,11 @@ def build_ner_v1(
     pointer (Optional[Model[PointerInput, Any]]): `spacy-mmib.Pointer.v1`: says which object of the picture an
         entity is (`ent._.region`), and learns it from `ent._.boxes`. `None`: nobody says it.
     hidden_size (Optional[int]): d. `None`: the width of the text vectors; another number projects them.
-    mixed_precision (bool): Run the fusion in half precision where that is safe. GPU only, and not together
-        with [training] accumulate_gradient above 1: Thinc unscales what is accumulated once more each time.
+    autocast (Optional[str]): "bfloat16" or "float16": run what of fusion and pointer can stand it in this
+        precision, in training and prediction; the CRF stays in float32, and so do weights, gradients, and
+        what layers give each other. "float16" is for GPUs only, and scales gradients. `None`: float32. The
+        encoders have such settings of their own.
+    mixed_precision (bool): An older name of autocast = "float16".
     grad_scaler_config (Optional[Dict[str, Any]]): Settings of `thinc.api.PyTorchGradScaler`.
     RETURNS (Model[List[Doc], PostVectors]): Gives C; its ref "head" makes entities or a loss of it.
     RAISES (ValueError): The fusion needs pictures, and there is no picture encoder; or a pointer has no
@@ -53,6 +57,7 @@ def build_ner_v1(
         img2vec,
         pointer=pointer,
         hidden_size=hidden_size,
+        autocast=autocast,
         mixed_precision=mixed_precision,
         grad_scaler_config=grad_scaler_config,
     )

@@ -11,7 +11,7 @@ from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..bridge.data import FusionInput, PostVectors, choose, spread, sum_by_region
-from ..bridge.shim import get_module
+from ..bridge.shim import Shim, get_module
 from ..encoders.dropout import encode_pictures
 from ..encoders.listener import get_image_width
 from ..fusion.base import build_fusion
@@ -33,6 +33,7 @@ def make_model(
     *,
     pointer: Model[Any, Any] | None = None,
     hidden_size: int | None = None,
+    autocast: str | None = None,
     mixed_precision: bool = False,
     grad_scaler_config: dict[str, Any] | None = None,
     attrs: dict[str, Any] | None = None,
@@ -59,8 +60,10 @@ def make_model(
     img2vec = img2vec or within_text
     if pointer is not None and img2vec is None:
         raise ValueError("A pointer points at objects in pictures, but this model looks at none.")
-    if mixed_precision and fusion is not None:
-        fusion.shims[0].use_mixed_precision(grad_scaler_config)
+    for layer in (fusion, pointer, head):
+        if layer is not None and "borders" not in layer.attrs:  # a CRF, which stays in float32
+            for shim in (shim for shim in layer.shims if isinstance(shim, Shim)):
+                shim.use_autocast(autocast, mixed_precision, grad_scaler_config)
     layers = dict(zip(LAYERS, (tok2vec, img2vec, fusion, head)))
     if pointer is not None:
         layers["pointer"] = pointer

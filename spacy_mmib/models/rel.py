@@ -25,6 +25,7 @@ def build_rel_v1(
     entity_repr: Literal["pool", "start", "marker"] = "pool",
     markers: Sequence[str] = MARKERS,
     hidden_size: int | None = None,
+    autocast: Literal["bfloat16", "float16"] | None = None,
     mixed_precision: bool = False,
     grad_scaler_config: dict[str, Any] | None = None,
 ) -> Model[PairInput, PairScores]:
@@ -33,7 +34,8 @@ def build_rel_v1(
 
     tok2vec (Model[List[Doc], List[Floats2d]]): Text vectors, a row a token: any of spaCy's. With
         `entity_repr = "marker"` no listener: those know the posts as they are only.
-    fusion, hidden_size, mixed_precision, grad_scaler_config: As in `spacy-mmib.NER.v1`.
+    fusion, hidden_size, autocast, mixed_precision, grad_scaler_config: As in `spacy-mmib.NER.v1`; here the
+        head takes part in `autocast`.
     img2vec (Optional[Model[List[Doc], List[Floats2d]]]): As there; a listener in either case.
     head (Optional[Model[RelationInput, Floats2d]]): `spacy-mmib.Pairs.v1`, which is what `None` means too, or
         `spacy-mmib.PCNN.v1`.
@@ -67,6 +69,7 @@ def build_rel_v1(
         fusion,
         img2vec,
         hidden_size=hidden_size,
+        autocast=autocast,
         mixed_precision=mixed_precision,
         grad_scaler_config=grad_scaler_config,
         attrs={"entity_repr": entity_repr, "markers": [str(m) for m in markers]},

@@ -215,8 +215,12 @@ def test_half_precision(config):
         assert b.dtype == numpy.float32
         if len(a):
             assert 0 < numpy.abs(a - b).max() < 0.1 * numpy.abs(a).max()
-    with pytest.raises(ValueError, match="autocast is for a frozen network"):
-        make_encoder(config, trainable=True, autocast="bfloat16")
+    trained = make_encoder(config, trainable=True, autocast="bfloat16")
+    vectors, backprop = trained.begin_update(make_docs())
+    backprop([v / 10 for v in vectors])
+    gradients = [p.grad for p in get_module(trained.layers[0]).parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients)
     with pytest.warns(MMIBWarning, match="mixed_precision = true is ignored"):
         make_encoder(config, initialize=False, mixed_precision=True)
 

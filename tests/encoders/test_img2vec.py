@@ -192,17 +192,6 @@ def test_gradient_reaches_the_network_through_chunks():
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-4)
 
 
-def test_mixed_precision_scales_gradients_once(monkeypatch):
-    """Each backward pass of Thinc's shim unscales all gradients: there may be only one."""
-    encoder = make_encoder(trainable=True, batch_size=2)
-    scaler = encoder.layers[0].shims[0]._grad_scaler
-    calls = []
-    monkeypatch.setattr(scaler, "unscale", lambda tensors: bool(calls.append(1)))
-    vectors, backprop = encoder.begin_update([make_doc(picture) for picture in PICTURES[:5]])
-    backprop(vectors)
-    assert len(calls) == 1
-
-
 # Pre-processing
 
 

@@ -346,7 +346,7 @@ def test_more_padding_changes_no_training(name, settings, monkeypatch):
 
 @every_fusion
 def test_half_precision(name, settings):
-    """What mixed_precision does on a GPU: no types that don't fit, and nearly the same vectors."""
+    """What `autocast` does: no types that don't fit, and nearly the same vectors."""
     module = get_module(make_layer(name, settings))
     text, text_mask, image, image_mask, ids = make_tensors()
     inputs = (text, text_mask, image, image_mask, ids)
@@ -355,6 +355,7 @@ def test_half_precision(name, settings):
         found = module(*inputs, training=False).context
         output = module(*inputs, training=True)
     torch.testing.assert_close(found[text_mask].float(), exact[text_mask], atol=0.1, rtol=0.1)
+    assert {x.dtype for x in (*output.losses.values(), *output.logs.values())} <= {torch.float32}
     sum((value.float().sum() for value in output.losses.values()), output.context.float().sum()).backward()
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
 

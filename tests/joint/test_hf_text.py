@@ -265,3 +265,27 @@ def test_pickles_are_never_executed(folders, tmp_path, save):
     assert not ran.exists()
     pickle.loads(pickle.dumps(Payload(str(ran))))
     assert ran.exists()  # it would have worked
+
+
+@pytest.mark.filterwarnings("ignore:.*is slow on this processor")
+def test_half_precision(folders):
+    """bfloat16 in between, float32 outside, and no matter what a post is beside, but for rounding."""
+    docs = make_docs()
+    exact, half = (
+        make_encoder(folders["bert"], autocast=autocast, dropout=0.0) for autocast in (None, "bfloat16")
+    )
+    expected, rows = exact.predict(docs), half.predict(docs)
+    assert max(abs(x - y).max(initial=0) for x, y in zip(expected, rows)) > 1e-4
+    for doc, of_exact, of_half in zip(docs, expected, rows):
+        assert of_half.dtype == "float32"
+        numpy.testing.assert_allclose(of_half, of_exact, atol=0.05)
+        numpy.testing.assert_allclose(half.predict([doc])[0], of_half, atol=0.05)
+    for encoder in (exact, half):
+        vectors, backprop = encoder.begin_update(docs)
+        state = numpy.random.RandomState(0)
+        backprop([state.randn(*x.shape).astype("float32") for x in vectors])
+    of_both = [dict(get_module(x.layers[0]).named_parameters()) for x in (exact, half)]
+    for name in ("bert.layers.0.query.weight", "bert.layers.1.outer.weight"):
+        of_exact, of_half = (parameters[name].grad for parameters in of_both)
+        assert of_half.dtype == torch.float32
+        assert torch.cosine_similarity(of_exact.flatten(), of_half.flatten(), 0) > 0.99

@@ -31,17 +31,18 @@ def _gpu():
     require_cpu()
 
 
-def make_gpu_nlp(mixed_precision: bool):
+def make_gpu_nlp(autocast: str | None):
     nlp = spacy.blank("en")
-    img2vec = {**MODEL["img2vec"], "mixed_precision": mixed_precision}
-    model = {**MODEL, "img2vec": img2vec, "mixed_precision": mixed_precision}
+    half = {"mixed_precision": True} if autocast == "float16" else {"autocast": autocast}
+    img2vec = {**MODEL["img2vec"], **half}
+    model = {**MODEL, "img2vec": img2vec, "autocast": autocast}
     nlp.add_pipe("mmib_ner", config={"model": model, "beta1": 0.01, "beta2": 0.01})
     return nlp
 
 
-@pytest.mark.parametrize("mixed_precision", [False, True])
-def test_trains_on_gpu_and_predicts_the_same_on_cpu(mixed_precision, tmp_path):
-    nlp = make_gpu_nlp(mixed_precision)
+@pytest.mark.parametrize("autocast", [None, "float16", "bfloat16"])
+def test_trains_on_gpu_and_predicts_the_same_on_cpu(autocast, tmp_path):
+    nlp = make_gpu_nlp(autocast)
     train(nlp, make_examples(nlp), steps=100)
     assert nlp.evaluate(make_examples(nlp))["ents_f"] == 1.0
     core = nlp.get_pipe("mmib_ner").model.get_ref("fusion").shims[0]._model
@@ -52,7 +53,7 @@ def test_trains_on_gpu_and_predicts_the_same_on_cpu(mixed_precision, tmp_path):
     on_cpu = entities(spacy.load(tmp_path).pipe(new_docs(nlp)))
     for a, b in zip(expected, on_cpu):
         assert [x[:2] for x in a] == [x[:2] for x in b]
-        tolerance = 0.05 if mixed_precision else 1e-3
+        tolerance = 0.05 if autocast else 1e-3
         numpy.testing.assert_allclose([x[2] for x in a], [x[2] for x in b], atol=tolerance)
 
 
