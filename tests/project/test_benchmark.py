@@ -159,8 +159,15 @@ def test_operators_that_are_counted():
     row = operators.measure(
         "row", SimpleNamespace(make_input=lambda x: x, run=run), torch.ones(2, 3), gpu=False
     )
-    # A product, any, exp and sum; views are none.
-    assert row[:4] == ["row", "4", "2", "2"]
+    assert row[2:4] == ["2", "2"]
+
+    def event(name, *below):
+        return SimpleNamespace(name=name, cpu_children=below)
+
+    product = event("aten::linear", event("aten::t", event("aten::as_strided")), event("aten::addmm"))
+    assert operators.count_operators(product) == 1
+    assert operators.count_operators(event("aten::view")) == 0
+    assert operators.count_operators(event("backward", product, event("aten::add"))) == 2
 
 
 def test_slope():
