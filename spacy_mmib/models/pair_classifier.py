@@ -106,7 +106,7 @@ def _classify_marked(
             d_image[i] += d_vectors
         backprop_image(d_image)
         if backprop_text is not None:
-            backprop_text(d_text)
+            backprop_text(list(d_text))  # others' layers may want a list
         return []
 
     Y = PairScores(scores, vectors.losses, vectors.logs, weights, vectors.posteriors, image.found)
