@@ -179,13 +179,15 @@ def test_a_copy_of_the_own_picture_is_no_negative():
     posts = [("Rob is here", [(0, 3, "PER")], "red"), ("so is Mia", [(6, 9, "ORG")], "red")]
     train(nlp, make_examples(nlp, posts), steps=1)
     core = nlp.get_pipe("mmib_ner").model.get_ref("fusion").shims[0]._model
-    pairs = []
-    core.discriminator.output.register_forward_hook(lambda m, i, output: pairs.append(len(output)))
+    seen = []
+    core.discriminator.register_forward_pre_hook(lambda module, args: seen.append(args[2].tolist()))
     nlp.get_pipe("mmib_ner").update(make_examples(nlp, posts))
-    assert pairs == [2]
     other = [posts[0], (*posts[1][:2], "blue"), (*posts[1][:2], None)]
     nlp.get_pipe("mmib_ner").update(make_examples(nlp, other))
-    assert pairs == [2, 2, 2]
+    (first, copy), (red, blue, none) = seen
+    assert first == copy >= 0
+    assert red != blue
+    assert min(red, blue) >= 0 > none
 
 
 # Labels
