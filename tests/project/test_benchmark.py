@@ -47,6 +47,7 @@ def test_every_row_is_measured(quick):
         "ours_exact",
         "ours_roi",
         "ours_cached",
+        "ours_optimized",
         "predict_plain",
         "train_released",
         "train_cached",
