@@ -100,11 +100,11 @@ class NERHead(nn.Module):
 
     def _in_float64(self, emissions: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """RETURNS (Tuple[torch.Tensor, List[torch.Tensor]]): Emissions, and transitions, start and end
-        scores, in float64, but for Apple's GPUs, which have none.
+        scores, where the emissions are, in float64, but for Apple's GPUs, which have none.
         """
         dtype = torch.float32 if emissions.device.type == "mps" else torch.float64
         weights = (self.crf.transitions, self.crf.start_transitions, self.crf.end_transitions)
-        return emissions.to(dtype), [weight.to(dtype) for weight in weights]
+        return emissions.to(dtype), [weight.to(emissions.device, dtype) for weight in weights]
 
     def decode(self, emissions: torch.Tensor, mask: torch.Tensor) -> list[DecodedEntities]:
         """RETURNS (List[DecodedEntities]): The best tag sequence of each post (Viterbi), read as entities."""
@@ -159,10 +159,9 @@ class NERHead(nn.Module):
         posts, row = post.unique(return_inverse=True)
         begin, inside = 2 * label + 1, 2 * label + 2
         # On CPU in float64: many small steps, and the difference of large logarithms is exponentiated.
-        scores, real = emissions.cpu()[posts].double(), mask.cpu()[posts]
-        transitions = self.crf.transitions.cpu().double()
-        end_scores = self.crf.end_transitions.cpu().double()
-        forward, backward = self._forward_backward(scores, real, transitions, end_scores)
+        scores, weights = self._in_float64(emissions.cpu()[posts])
+        real, (transitions, _, end_scores) = mask.cpu()[posts], weights
+        forward, backward = sum_up_to(scores, real, *weights)
         so_far = nn.functional.pad(scores.cumsum(1), (0, 0, 1, 0))
         going_on = so_far[row, end, inside] - so_far[row, start + 1, inside] + transitions[begin, inside]
         going_on += (end - start - 2) * transitions[inside, inside]
@@ -183,29 +182,9 @@ class NERHead(nn.Module):
 
         RETURNS (torch.Tensor): float64 on CPU, (b, n, k). Rows of padding mean nothing.
         """
-        weights = (x.cpu().double() for x in (self.crf.transitions, self.crf.end_transitions))
-        forward, backward = self._forward_backward(emissions.cpu().double(), mask.cpu(), *weights)
+        scores, weights = self._in_float64(emissions.cpu())
+        forward, backward = sum_up_to(scores, mask.cpu(), *weights)
         return (forward + backward).softmax(-1)
-
-    def _forward_backward(
-        self, scores: torch.Tensor, mask: torch.Tensor, transitions: torch.Tensor, end_scores: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum up, for every token and tag, all tag sequences before it and all after it.
-
-        RETURNS (Tuple[torch.Tensor, torch.Tensor]): Log of the summed exponentiated scores up to the token,
-            its own emission included, and of those behind it; (b, n, k) each.
-        """
-        forward, backward = torch.empty_like(scores), torch.empty_like(scores)
-        forward[:, 0] = self.crf.start_transitions.cpu().double() + scores[:, 0]
-        for i in range(1, scores.shape[1]):
-            so_far = forward[:, i - 1].unsqueeze(-1) + transitions
-            forward[:, i] = torch.logsumexp(so_far, 1) + scores[:, i]
-        backward[:, -1] = ends = end_scores.expand_as(scores[:, 0])
-        for i in reversed(range(scores.shape[1] - 1)):
-            following = (scores[:, i + 1] + backward[:, i + 1]).unsqueeze(1) + transitions
-            is_last = ~mask[:, i + 1].unsqueeze(-1)
-            backward[:, i] = torch.where(is_last, ends, torch.logsumexp(following, -1))
-        return forward, backward
 
 
 def sum_up(
@@ -233,6 +212,31 @@ def sum_up(
     if steps.shape[1]:
         scores = (scores.unsqueeze(2) + steps[:, 0]).logsumexp(1)
     return (scores + end_scores).logsumexp(1)
+
+
+def sum_up_to(
+    emissions: torch.Tensor,
+    mask: torch.Tensor,
+    transitions: torch.Tensor,
+    start_scores: torch.Tensor,
+    end_scores: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `sum_up`, for every token and tag: all tag sequences before it and all after it.
+
+    RETURNS (Tuple[torch.Tensor, torch.Tensor]): Log of the summed exponentiated scores up to the token, its
+        own emission included, and of those behind it; (b, n, k) each.
+    """
+    forward, backward = torch.empty_like(emissions), torch.empty_like(emissions)
+    forward[:, 0] = start_scores + emissions[:, 0]
+    for i in range(1, emissions.shape[1]):
+        so_far = forward[:, i - 1].unsqueeze(-1) + transitions
+        forward[:, i] = torch.logsumexp(so_far, 1) + emissions[:, i]
+    backward[:, -1] = ends = end_scores.expand_as(emissions[:, 0])
+    for i in reversed(range(emissions.shape[1] - 1)):
+        following = (emissions[:, i + 1] + backward[:, i + 1]).unsqueeze(1) + transitions
+        is_last = ~mask[:, i + 1].unsqueeze(-1)
+        backward[:, i] = torch.where(is_last, ends, torch.logsumexp(following, -1))
+    return forward, backward
 
 
 def _multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
